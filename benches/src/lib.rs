@@ -1,0 +1,1 @@
+//! Benches, one file per seam.

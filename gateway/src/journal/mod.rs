@@ -1,0 +1,220 @@
+//! The journal seam: the durable log between intake and dispatch.
+//!
+//! ```text
+//!  append ──► commit block (per shard, checksummed) ──► fdatasync ──► Commit resolves ──► 2xx
+//!                 │ due now                    │ due later
+//!                 ▼                            ▼
+//!            claim (lease) ◄──────────── timer index
+//!                 │
+//!                 ▼
+//!            settle: timeline events + final states + follow-up entries, one atomic block
+//! ```
+//!
+//! An entry is opaque bytes with an id, an organization and a due time. Claiming an entry leases
+//! it; a lease that runs out makes the entry claimable again and fences the late settlement.
+//! An entry is finished by exactly one settlement with `done`, which may spawn follow-up entries
+//! (retries, chunks) in the same commit. Two backends pass the same `conformance` suite.
+
+use crate::BoxFuture;
+use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId, ShardId};
+use bytes::Bytes;
+
+pub mod conformance;
+pub mod disk;
+
+/// Whether an entry is a notification as accepted, or work that an earlier entry left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// Counts as accepted; found by id.
+    Root,
+    /// A chunk of a long recipient list, or a retry: belongs to the root with the same id.
+    FollowUp,
+}
+
+/// What intake or a settlement adds to the journal.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub notification: NotificationId,
+    pub org: OrganizationId,
+    pub kind: EntryKind,
+    /// Claimable from this instant on.
+    pub due: Millis,
+    pub payload: Bytes,
+}
+
+/// Remembers a request so that its repetition gets the first answer again.
+#[derive(Clone, Debug)]
+pub struct IdempotencyRecord {
+    /// Hash of organization, path and key.
+    pub key: [u8; 16],
+    /// Hash of the request body.
+    pub body: [u8; 16],
+    pub created: Millis,
+    /// The first answer: status, notification id and body.
+    pub answer: Bytes,
+}
+
+/// One atomic addition: all of it is durable or none of it.
+#[derive(Clone, Debug, Default)]
+pub struct Append {
+    pub entries: Vec<Entry>,
+    pub idempotency: Option<IdempotencyRecord>,
+}
+
+/// Names one claimed entry and the lease it was claimed under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClaimId {
+    pub position: u64,
+    pub index: u32,
+    /// Grows with every claim of the same entry; a settlement with an older one is refused.
+    pub lease: u64,
+}
+
+/// One leased entry.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    pub id: ClaimId,
+    pub notification: NotificationId,
+    pub org: OrganizationId,
+    pub kind: EntryKind,
+    pub payload: Bytes,
+    /// Deliveries of this entry that already have a final state or a follow-up entry: skip them.
+    pub settled: Vec<DeliveryId>,
+}
+
+/// A final state, or the removal of a delivery into a follow-up entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    Final(FinalState),
+    /// A follow-up entry in the same settlement carries the delivery on.
+    Moved,
+}
+
+/// Progress on one claimed entry.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    pub claim: ClaimId,
+    pub notification: NotificationId,
+    pub org: OrganizationId,
+    /// Deliveries that need no further work under this claim.
+    pub resolved: Vec<(DeliveryId, Resolution)>,
+    /// Timeline lines, encoded by the caller.
+    pub events: Vec<Bytes>,
+    /// Follow-up entries.
+    pub follow_ups: Vec<Entry>,
+    /// Copies of work given up on, kept for replay.
+    pub dead: Vec<(DeliveryId, Bytes)>,
+    /// Nothing of the entry is left: release it.
+    pub done: bool,
+}
+
+/// What is in the journal for one shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Entries not yet done, timers included.
+    pub pending: u64,
+    pub claimed: u64,
+    pub timers: u64,
+    /// Bytes appended and not yet done.
+    pub bytes: u64,
+}
+
+/// The books: accepted notifications and deliveries by final state since the journal was created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Books {
+    pub accepted: u64,
+    /// In the order of `FinalState::ALL`.
+    pub finals: [u64; 6],
+    pub dead_letters: u64,
+}
+
+/// A notification's stored life.
+#[derive(Clone, Debug)]
+pub struct Timeline {
+    /// The root entry's payload; `None` once retention dropped its segment.
+    pub root: Option<Bytes>,
+    /// In the order they were settled.
+    pub events: Vec<Bytes>,
+}
+
+/// What the journal knows of an idempotency key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remembered {
+    /// Never seen, or older than the retention of keys.
+    No,
+    /// The first answer, and the hash of the body that got it.
+    Yes { body: [u8; 16], answer: Bytes },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// The write queue or the disk is full; nothing was stored. Ask again after a while.
+    #[error("the journal is full")]
+    Full,
+    /// A write or sync failed: nothing more is acknowledged until a restart re-reads the disk.
+    #[error("the journal failed and stopped accepting")]
+    Poisoned,
+    #[error("the journal is closed")]
+    Closed,
+    /// The lease ran out and somebody else holds the entry: the settlement changed nothing.
+    #[error("the claim's lease has passed to another claim")]
+    Fenced,
+    /// Stored bytes could not be read back.
+    #[error("journal data could not be read")]
+    Unreadable,
+}
+
+/// Resolves when what was appended is durable; dropping it changes nothing.
+pub type Commit = BoxFuture<'static, Result<(), JournalError>>;
+
+/// A durable log of work in independent shards.
+pub trait Journal: Send + Sync + std::fmt::Debug {
+    fn shards(&self) -> u16;
+
+    /// Enqueues or refuses, never waits. The promise is in the returned future.
+    fn append(&self, shard: ShardId, append: Append) -> Result<Commit, JournalError>;
+
+    /// Leases up to `max` due entries of `shard`, waiting until there is at least one.
+    ///
+    /// Cancel safe: a dropped future leases nothing.
+    fn claim(&self, shard: ShardId, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>>;
+
+    /// Records progress. Enqueues or refuses like `append`; an answered settlement survives a
+    /// crash, an unanswered one may be repeated by the next holder of the entry.
+    fn settle(&self, shard: ShardId, settlements: Vec<Settlement>) -> Result<Commit, JournalError>;
+
+    /// Prolongs the leases of claims that are still being worked on.
+    fn renew(&self, shard: ShardId, claims: &[ClaimId]);
+
+    fn backlog(&self, shard: ShardId) -> Backlog;
+
+    fn books(&self) -> Books;
+
+    /// The stored life of a notification of `org`; `None` if there is no such one.
+    fn timeline(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<Option<Timeline>, JournalError>>;
+
+    fn remembered(
+        &self,
+        key: [u8; 16],
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Remembered, JournalError>>;
+
+    /// Dead letters, oldest first: delivery, notification and the copy kept for replay.
+    fn dead_letters(
+        &self,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(DeliveryId, NotificationId, Bytes)>, JournalError>>;
+
+    /// Durability class shown to callers (`D2`, …).
+    fn durability(&self) -> &'static str;
+
+    /// False once a write failed: readiness and admission look here.
+    fn is_healthy(&self) -> bool;
+
+    /// Flushes and closes; later calls answer `Closed`.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}

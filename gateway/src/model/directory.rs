@@ -1,0 +1,144 @@
+//! Who exists: organizations with their four names, users, roles, devices, solutions, subscriptions.
+
+use super::{DeviceId, Millis, ObjectId, OrganizationId, RoleId, SubscriptionId, UserId};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use uuid::Uuid;
+
+/// A value that must not be printed: `Debug` and `Display` show `***`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `value`.
+    #[must_use]
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The wrapped value, for the one place that sends or compares it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// One account and its name in every dialect. All names are unique on the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Organization {
+    pub id: OrganizationId,
+    /// Jigx's form.
+    pub uuid: Uuid,
+    /// Applivery's form.
+    pub object_id: ObjectId,
+    /// Applivery's readable form: never all digits, an uuid or 24 hex digits.
+    pub slug: String,
+    /// ZITADEL's form: up to 20 decimal digits.
+    pub numeric: String,
+    pub name: String,
+    /// The organization tree decides who may act on whom, in every dialect.
+    pub parent: Option<OrganizationId>,
+    /// IANA name used for users without one.
+    pub tz: String,
+    pub created_at: Millis,
+}
+
+/// Where a user stands in an organization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserStatus {
+    Pending,
+    Active,
+    Suspended,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub id: UserId,
+    /// Jigx's form.
+    pub uuid: Uuid,
+    pub org: OrganizationId,
+    /// Lower case; unique on the server.
+    pub email: String,
+    pub name: String,
+    pub role: RoleId,
+    pub status: UserStatus,
+    pub tz: Option<String>,
+    pub locale: Option<String>,
+    /// Free key/value pairs a rule may read.
+    pub prefs: Vec<(String, String)>,
+    pub created_at: Millis,
+}
+
+/// A named set of permissions. 1 Admin, 2 Staff and 3 User exist in every organization.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Role {
+    pub id: RoleId,
+    pub org: OrganizationId,
+    pub name: String,
+    pub permissions: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Platform {
+    Apns,
+    Fcm,
+}
+
+/// One push token. `app` names the configured credential (`[providers.apns.<app>]`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    pub id: DeviceId,
+    pub user: UserId,
+    pub platform: Platform,
+    pub app: String,
+    pub token: Secret,
+    pub registered_at: Millis,
+}
+
+/// A Jigx solution and the groups each of its members is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    pub solution: Uuid,
+    pub user: UserId,
+    pub groups: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Endpoint {
+    /// An incoming-webhook URL is itself the credential.
+    Slack { url: Secret, team: String, channel: String },
+    /// `secret` is `whsec_` + base64, as Standard Webhooks writes it.
+    Webhook { url: String, secret: Secret },
+}
+
+/// An organization's wish to get events by Slack or webhook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscription {
+    pub id: SubscriptionId,
+    pub org: OrganizationId,
+    pub description: String,
+    /// Event names; `*` is every event.
+    pub events: Vec<String>,
+    pub endpoint: Endpoint,
+    pub enabled: bool,
+    pub created_at: Millis,
+    pub updated_at: Millis,
+}
+
+impl Subscription {
+    /// True if this subscription wants `event`.
+    #[must_use]
+    pub fn wants(&self, event: &str) -> bool {
+        self.enabled && self.events.iter().any(|e| e == "*" || e == event)
+    }
+}

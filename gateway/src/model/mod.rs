@@ -1,0 +1,13 @@
+//! The domain's nouns: identities, organizations, users, devices, subscriptions, notifications, outcomes.
+//!
+//! Nothing here knows HTTP, Redis, a provider's JSON or the clock.
+
+mod directory;
+mod ids;
+mod notification;
+mod outcome;
+
+pub use directory::*;
+pub use ids::*;
+pub use notification::*;
+pub use outcome::*;

@@ -1,0 +1,161 @@
+//! A notification, whom it is for, and the unit a provider sends: a delivery to one target.
+
+use super::{
+    DeliveryId, DeviceId, Millis, NotificationId, OrganizationId, Secret, SubscriptionId, UserId,
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// The dialect that accepted a notification; decides how its state is rendered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    Jigx,
+    Applivery,
+    Blynk,
+    Zitadel,
+    Native,
+}
+
+/// Whom a notification is for. Resolved to users and devices at dispatch, never at intake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Audience {
+    Users(Vec<UserId>),
+    /// Unknown addresses are skipped and counted.
+    Emails(Vec<String>),
+    /// Everybody in the organization.
+    Organization,
+    /// Every member of a solution.
+    Solution(Uuid),
+    /// Members of the named groups of a solution.
+    Groups {
+        solution: Uuid,
+        groups: Vec<String>,
+    },
+    /// Nobody: only subscriptions that want the event.
+    Subscriptions,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    Low,
+    #[default]
+    Normal,
+    High,
+    Critical,
+}
+
+/// What is shown. Lengths were checked at intake against the dialect's limits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    pub title: String,
+    pub body: String,
+    pub image_url: Option<String>,
+    /// A JSON object in text form, passed through untouched; empty when the caller sent none.
+    pub data: String,
+}
+
+/// What a caller asked to send, accepted once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notification {
+    pub id: NotificationId,
+    pub org: OrganizationId,
+    pub source: Source,
+    /// Event type: what subscriptions and rules select on (`push.direct`, `buildCreated`, …).
+    pub event: String,
+    pub audience: Audience,
+    pub content: Content,
+    pub priority: Priority,
+    pub collapse_key: Option<String>,
+    pub created_at: Millis,
+    pub created_by: String,
+    pub start_at: Millis,
+    /// Past this instant nothing is sent any more.
+    pub expires_at: Millis,
+    /// Fields only the accepting dialect knows, as JSON text, for its own read operations.
+    pub dialect_fields: String,
+}
+
+/// Where one delivery goes, with the credential it needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    Apns { device: DeviceId, user: UserId, app: String, token: Secret },
+    Fcm { device: DeviceId, user: UserId, app: String, token: Secret },
+    Slack { subscription: SubscriptionId, url: Secret },
+    Webhook { subscription: SubscriptionId, url: String, secret: Secret },
+}
+
+impl Target {
+    /// Stable name of the target: part of the delivery id, safe to log (no token, no URL).
+    #[must_use]
+    pub fn key(&self) -> String {
+        match self {
+            Self::Apns { device, .. } => format!("apns:{device}"),
+            Self::Fcm { device, .. } => format!("fcm:{device}"),
+            Self::Slack { subscription, .. } => format!("slack:{subscription}"),
+            Self::Webhook { subscription, .. } => format!("webhook:{subscription}"),
+        }
+    }
+
+    #[must_use]
+    pub fn provider(&self) -> ProviderName {
+        match self {
+            Self::Apns { .. } => ProviderName::Apns,
+            Self::Fcm { .. } => ProviderName::Fcm,
+            Self::Slack { .. } => ProviderName::Slack,
+            Self::Webhook { .. } => ProviderName::Webhook,
+        }
+    }
+
+    /// The credential whose lane this target uses: the app for push, the subscription otherwise.
+    #[must_use]
+    pub fn credential(&self) -> String {
+        match self {
+            Self::Apns { app, .. } | Self::Fcm { app, .. } => app.clone(),
+            Self::Slack { subscription, .. } | Self::Webhook { subscription, .. } => {
+                subscription.to_string()
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderName {
+    Apns,
+    Fcm,
+    Slack,
+    Webhook,
+}
+
+impl ProviderName {
+    pub const ALL: [Self; 4] = [Self::Apns, Self::Fcm, Self::Slack, Self::Webhook];
+
+    /// Metric label, configuration section and timeline word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Apns => "apns",
+            Self::Fcm => "fcm",
+            Self::Slack => "slack",
+            Self::Webhook => "webhook",
+        }
+    }
+}
+
+/// Notification × target, as a provider sees it.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub id: DeliveryId,
+    pub notification: Arc<Notification>,
+    pub target: Target,
+    /// 1 for the first try.
+    pub attempt: u16,
+    /// From the rules' plan; defaults to the notification's own.
+    pub priority: Priority,
+    pub collapse_key: Option<String>,
+    pub expires_at: Millis,
+}

@@ -1,0 +1,131 @@
+//! How tries end and how deliveries end.
+
+use super::{DeliveryId, Millis, ProviderName};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What one try came to. `cause` words are stable: metric label, timeline and dead-letter group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Delivered,
+    /// Try again: after the provider's own wait if it named one, else by the retry policy.
+    Retry {
+        after: Option<Duration>,
+        cause: &'static str,
+    },
+    /// The request left and no answer came: the receiver may have it.
+    Unknown {
+        cause: &'static str,
+    },
+    /// The target no longer exists: remove the device or disable the subscription.
+    Gone {
+        cause: &'static str,
+    },
+    /// The provider refuses this delivery for good.
+    Rejected {
+        cause: &'static str,
+    },
+    /// Our credential or configuration is wrong: wait long, nothing is the target's fault.
+    Hold {
+        cause: &'static str,
+    },
+}
+
+/// One try as a provider reports it.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub outcome: Outcome,
+    /// HTTP status, when an answer came.
+    pub status: Option<u16>,
+    /// The provider's own word for it (APNs `reason`, FCM `errorCode`, …), at most 256 bytes.
+    pub reason: Option<String>,
+    /// The provider's id of the message.
+    pub provider_id: Option<String>,
+    pub elapsed: Duration,
+}
+
+/// The one state a delivery ends in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinalState {
+    Delivered,
+    Rejected,
+    Expired,
+    Suppressed,
+    Canceled,
+    Dead,
+}
+
+impl FinalState {
+    pub const ALL: [Self; 6] = [
+        Self::Delivered,
+        Self::Rejected,
+        Self::Expired,
+        Self::Suppressed,
+        Self::Canceled,
+        Self::Dead,
+    ];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::Suppressed => "suppressed",
+            Self::Canceled => "canceled",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// One answer of one rule about one recipient, as the timeline shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleDecision {
+    pub rule: String,
+    pub version: String,
+    /// `abstain`, `deliver`, `hold-until`, `digest`, `drop`, `error` or `skipped`.
+    pub decision: String,
+    /// The rule's stable machine word; for `error` the kind: `trap`, `deadline`, `fuel`, `memory`, `output`.
+    pub code: String,
+    pub detail: Option<String>,
+    pub fuel: u64,
+    pub micros: u32,
+}
+
+/// One line of a notification's timeline, stored with the settlement that caused it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum TimelineEvent {
+    /// Audience resolved: how many deliveries there are and how many recipients were not found.
+    Expanded { at: Millis, deliveries: u32, unknown_recipients: u32, no_device: u32 },
+    /// The rules' answers for one recipient.
+    Ruled { at: Millis, recipient: String, decisions: Vec<RuleDecision> },
+    /// One try, final or not.
+    Attempted {
+        at: Millis,
+        delivery: DeliveryId,
+        target: String,
+        provider: ProviderName,
+        attempt: u16,
+        /// `delivered`, `retry`, `unknown`, `gone`, `rejected`, `hold`.
+        outcome: String,
+        cause: Option<String>,
+        status: Option<u16>,
+        reason: Option<String>,
+        provider_id: Option<String>,
+        elapsed_ms: u32,
+        retry_at: Option<Millis>,
+    },
+    /// A delivery reached its final state.
+    Settled {
+        at: Millis,
+        delivery: DeliveryId,
+        target: String,
+        state: FinalState,
+        cause: Option<String>,
+    },
+    /// Work was set aside until `until`: by a rule, or because a lane was full.
+    Held { at: Millis, recipient: String, until: Millis, cause: String },
+}
