@@ -151,6 +151,9 @@ pub enum JournalError {
     /// The write queue or the disk is full; nothing was stored. Ask again after a while.
     #[error("the journal is full")]
     Full,
+    /// One addition must fit into a commit block; split it.
+    #[error("the addition is larger than a journal segment")]
+    TooLarge,
     /// A write or sync failed: nothing more is acknowledged until a restart re-reads the disk.
     #[error("the journal failed and stopped accepting")]
     Poisoned,

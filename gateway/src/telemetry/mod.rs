@@ -1,1 +1,13 @@
-//! Placeholder until its owner writes it.
+//! Logs and metrics.
+
+/// An error with its sources, for one log line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

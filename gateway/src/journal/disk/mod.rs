@@ -1,1 +1,264 @@
-//! Placeholder until its owner writes it.
+//! The embedded journal: an own segmented log with group commit, and an index projected from it.
+//!
+//! Threads: `writer` (group commit), `prepare` (next segment), `project` (index), `timers`.
+//! A crash at any instant leaves whole commits and perhaps a torn tail, which `recovery` cuts.
+
+mod core;
+mod index;
+mod projector;
+mod record;
+mod recovery;
+mod segment;
+mod state;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::core::{CommitStats, DiskOptions, FsyncPolicy};
+pub use recovery::{OpenError, Recovered};
+pub use segment::SegmentError;
+
+use self::core::{Core, entry_mark};
+use self::index::Granule;
+use self::record::encode_append;
+use self::state::BlockMarks;
+use self::writer::Writer;
+use super::{
+    Append, Backlog, Books, Claim, ClaimId, Commit, Journal, JournalError, Remembered, Settlement,
+    Timeline,
+};
+use crate::BoxFuture;
+use crate::clock::Clock;
+use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
+
+/// Groups the index may lag behind before the writer waits for it.
+const PROJECTOR_LAG_MAX: usize = 256;
+
+/// A journal on local disk. One process at a time: the directory is locked.
+pub struct DiskJournal {
+    core: Arc<Core>,
+    recovered: Recovered,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lock: Mutex<Option<File>>,
+}
+
+impl std::fmt::Debug for DiskJournal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiskJournal").field("options", &self.core.options).finish_non_exhaustive()
+    }
+}
+
+impl DiskJournal {
+    /// Opens the journal in `dir`, creating it if it is not there, and recovers what a crash left.
+    ///
+    /// Blocks on the disk: call it before serving, or from a blocking task.
+    pub fn open(
+        dir: &Path,
+        options: DiskOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let opened = recovery::open(dir, options, clock)?;
+        let (core, recovered) = (opened.core, opened.recovered);
+        let threads = start(&core, &opened.segment, opened.position, opened.granule);
+        let threads = threads.map_err(|source| OpenError::Io {
+            action: "start the threads of",
+            path: dir.to_path_buf(),
+            source,
+        })?;
+        Ok(Self {
+            core,
+            recovered,
+            threads: Mutex::new(threads),
+            lock: Mutex::new(Some(opened.lock)),
+        })
+    }
+
+    /// What opening had to repair.
+    #[must_use]
+    pub fn recovered(&self) -> Recovered {
+        self.recovered
+    }
+
+    #[must_use]
+    pub fn stats(&self) -> &CommitStats {
+        &self.core.stats
+    }
+
+    fn shut(core: &Core, threads: Vec<JoinHandle<()>>, lock: Option<File>) {
+        core.inbox.close();
+        core.closed.store(true, Ordering::Release);
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a journal thread panicked");
+            }
+        }
+        projector::wake_all(core);
+        drop(lock);
+    }
+}
+
+fn start(
+    core: &Arc<Core>,
+    segment: &Arc<segment::Segment>,
+    position: u64,
+    granule: Granule,
+) -> std::io::Result<Vec<JoinHandle<()>>> {
+    let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let (to_projector, projected) = sync_channel(PROJECTOR_LAG_MAX);
+    let writer =
+        Writer::new(Arc::clone(core), to_projector, Arc::clone(segment), position, granule)?;
+    let (for_index, for_timers) = (Arc::clone(core), Arc::clone(core));
+    Ok(vec![
+        named("journal-write").spawn(move || writer.run())?,
+        named("journal-index").spawn(move || projector::project(&for_index, &projected))?,
+        named("journal-timers").spawn(move || projector::tick(&for_timers))?,
+    ])
+}
+
+impl Drop for DiskJournal {
+    fn drop(&mut self) {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        Self::shut(&self.core, threads, self.lock.lock().take());
+    }
+}
+
+impl Journal for DiskJournal {
+    fn shards(&self) -> u16 {
+        self.core.options.shards
+    }
+
+    fn append(&self, shard: ShardId, append: Append) -> Result<Commit, JournalError> {
+        let marks = BlockMarks {
+            entries: append.entries.iter().map(entry_mark).collect(),
+            settles: Vec::new(),
+            idempotency: append.idempotency.iter().cloned().collect(),
+        };
+        self.core.enqueue(shard, encode_append(&append), marks, 1)
+    }
+
+    fn claim(&self, shard: ShardId, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>> {
+        Box::pin(async move {
+            let cell = self.core.shards.get(usize::from(shard.0)).ok_or(JournalError::Closed)?;
+            loop {
+                // Armed before looking, so that a commit in between is not missed.
+                let woken = cell.notify.notified();
+                if self.core.closed.load(Ordering::Acquire) {
+                    return Err(JournalError::Closed);
+                }
+                let claims = self.core.try_claim(shard, max);
+                if !claims.is_empty() {
+                    return Ok(claims);
+                }
+                // Leases run out without a commit, so look again now and then.
+                tokio::time::timeout(std::time::Duration::from_millis(500), woken).await.ok();
+            }
+        })
+    }
+
+    fn settle(&self, shard: ShardId, settlements: Vec<Settlement>) -> Result<Commit, JournalError> {
+        self.core.settle(shard, settlements)
+    }
+
+    fn renew(&self, shard: ShardId, claims: &[ClaimId]) {
+        self.core.renew(shard, claims);
+    }
+
+    fn backlog(&self, shard: ShardId) -> Backlog {
+        let cell = self.core.shards.get(usize::from(shard.0));
+        cell.map(|cell| cell.state.lock().backlog()).unwrap_or_default()
+    }
+
+    fn books(&self) -> Books {
+        *self.core.books.lock()
+    }
+
+    fn timeline(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<Option<Timeline>, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            blocking(move || {
+                let root = core.root(notification).map_err(unreadable)?;
+                let events = core.index.events(notification).map_err(unreadable)?;
+                let is_ours = match &root {
+                    Some(root) => root.org == org,
+                    None => events.first().is_some_and(|(of, _)| *of == org),
+                };
+                Ok(is_ours.then(|| Timeline {
+                    root: root.map(|root| root.payload),
+                    events: events.into_iter().map(|(_, event)| event).collect(),
+                }))
+            })
+            .await
+        })
+    }
+
+    fn remembered(
+        &self,
+        key: [u8; 16],
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Remembered, JournalError>> {
+        Box::pin(async move {
+            let recent = self.core.recent_keys.lock().get(&key).cloned();
+            if let Some(record) = recent {
+                return Ok(Remembered::Yes { body: record.body, answer: record.answer });
+            }
+            let (created, found) = self.core.index.remembered(key).map_err(unreadable)?;
+            let ttl = u64::try_from(self.core.options.keys_ttl.as_millis()).unwrap_or(u64::MAX);
+            Ok(if now.since(created) > ttl { Remembered::No } else { found })
+        })
+    }
+
+    fn dead_letters(
+        &self,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(DeliveryId, NotificationId, Bytes)>, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            blocking(move || core.index.dead_letters(limit).map_err(unreadable)).await
+        })
+    }
+
+    fn durability(&self) -> &'static str {
+        match self.core.options.fsync {
+            FsyncPolicy::Commit => "D2",
+            FsyncPolicy::Interval(_) => "D1",
+            FsyncPolicy::Never => "D0",
+        }
+    }
+
+    fn is_healthy(&self) -> bool {
+        !self.core.poisoned.load(Ordering::Acquire)
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let lock = self.lock.lock().take();
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            tokio::task::spawn_blocking(move || Self::shut(&core, threads, lock)).await.ok();
+        })
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
+) -> Result<T, JournalError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(JournalError::Closed))
+}
+
+fn unreadable(error: impl std::error::Error) -> JournalError {
+    tracing::error!(error = %crate::telemetry::chain(&error), "journal data could not be read");
+    JournalError::Unreadable
+}

@@ -1,0 +1,407 @@
+//! The journal's index: timers, timelines, idempotency keys and dead letters, in redb.
+//!
+//! The log is the truth and this is a projection of it: every row can be made again from the
+//! blocks after the last checkpoint, so ordinary commits are not synced and cost no `fsync`.
+//! A checkpoint is one synced commit that also stores how far the log was applied. Keys are
+//! big-endian, so that ranges are in time order.
+
+use super::record::SettleRecord;
+use super::state::{BlockMarks, Place, ShardSnapshot, is_timer};
+use crate::journal::{Books, IdempotencyRecord, Remembered};
+use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
+use bytes::Bytes;
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use uuid::Uuid;
+
+/// notification 16 | settlement position 8 | ordinal 4 → organization 4 | event
+const EVENTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("events");
+/// shard 2 | due 8 | position 8 | index 4 → nothing
+const TIMERS: TableDefinition<'_, &[u8], ()> = TableDefinition::new("timers");
+/// key 16 → body 16 | created 8 | answer
+const KEYS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("idempotency");
+/// created 8 | key 16 → nothing
+const KEYS_BY_TIME: TableDefinition<'_, &[u8], ()> = TableDefinition::new("idempotency_by_time");
+/// settlement position 8 | ordinal 4 → delivery 16 | notification 16 | copy
+const DEAD: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("dead_letters");
+/// position 8 → first root id 8 | last root id 8 | end 8
+const GRANULES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("granules");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const CHECKPOINT: &str = "checkpoint";
+
+/// The index could not be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("the journal's index failed")]
+pub struct IndexError(#[source] Box<redb::Error>);
+
+impl<E: Into<redb::Error>> From<E> for IndexError {
+    fn from(error: E) -> Self {
+        Self(Box::new(error.into()))
+    }
+}
+
+/// A stretch of the log and the root ids in it, by which a notification is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Granule {
+    pub(super) position: u64,
+    pub(super) end: u64,
+    pub(super) first_root: u64,
+    pub(super) last_root: u64,
+}
+
+/// How far the log was applied, and the claim state there.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Checkpoint {
+    pub(super) position: u64,
+    pub(super) shards: Vec<ShardSnapshot>,
+    pub(super) accepted: u64,
+    pub(super) finals: [u64; 6],
+    pub(super) dead_letters: u64,
+}
+
+impl Checkpoint {
+    pub(super) fn books(&self) -> Books {
+        Books { accepted: self.accepted, finals: self.finals, dead_letters: self.dead_letters }
+    }
+}
+
+/// What one block changes in the index.
+#[derive(Debug, Default)]
+pub(super) struct Projection {
+    position: u64,
+    shard: u16,
+    timers: Vec<(Millis, Place)>,
+    settles: Vec<SettleRecord>,
+    keys: Vec<IdempotencyRecord>,
+}
+
+impl Projection {
+    /// The index changes of a block, `None` if it has none.
+    pub(super) fn of(
+        position: u64,
+        shard: ShardId,
+        committed_at: Millis,
+        marks: BlockMarks,
+    ) -> Option<Self> {
+        let timers: Vec<_> = (0u32..)
+            .zip(&marks.entries)
+            .filter(|(_, entry)| is_timer(entry.due, committed_at))
+            .map(|(index, entry)| (entry.due, (position, index)))
+            .collect();
+        if timers.is_empty() && marks.settles.is_empty() && marks.idempotency.is_empty() {
+            return None;
+        }
+        let (settles, keys) = (marks.settles, marks.idempotency);
+        Some(Self { position, shard: shard.0, timers, settles, keys })
+    }
+
+    pub(super) fn shard(&self) -> usize {
+        usize::from(self.shard)
+    }
+
+    /// Timers whose rows this block removes.
+    pub(super) fn timers_done(&self) -> impl Iterator<Item = Place> {
+        let done = self.settles.iter().filter(|s| s.done && s.due != Millis(0));
+        done.map(|s| (s.position, s.index))
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = [u8; 16]> {
+        self.keys.iter().map(|key| key.key)
+    }
+
+    /// The earliest timer this block adds.
+    pub(super) fn first_due(&self) -> Option<Millis> {
+        self.timers.iter().map(|(due, _)| *due).min()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Index {
+    database: Database,
+}
+
+impl Index {
+    /// Opens the index, creating it if the file is not there.
+    pub(super) fn open(path: &Path) -> Result<Self, IndexError> {
+        let database = Database::builder().set_cache_size(16 << 20).create(path)?;
+        let txn = database.begin_write()?;
+        txn.open_table(EVENTS)?;
+        txn.open_table(TIMERS)?;
+        txn.open_table(KEYS)?;
+        txn.open_table(KEYS_BY_TIME)?;
+        txn.open_table(DEAD)?;
+        txn.open_table(GRANULES)?;
+        txn.open_table(META)?;
+        txn.commit()?;
+        Ok(Self { database })
+    }
+
+    pub(super) fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
+        let txn = self.database.begin_read()?;
+        let stored = txn.open_table(META)?.get(CHECKPOINT)?;
+        Ok(stored.and_then(|bytes| postcard::from_bytes(bytes.value()).ok()))
+    }
+
+    pub(super) fn granules(&self) -> Result<Vec<Granule>, IndexError> {
+        let txn = self.database.begin_read()?;
+        let table = txn.open_table(GRANULES)?;
+        let mut granules = Vec::new();
+        for row in table.iter()? {
+            let (key, value) = row?;
+            let mut value = value.value();
+            let mut next = || split_u64(&mut value);
+            if let (Some(position), Some(first_root), Some(last_root), Some(end)) =
+                (split_u64(&mut key.value()), next(), next(), next())
+            {
+                granules.push(Granule { position, end, first_root, last_root });
+            }
+        }
+        Ok(granules)
+    }
+
+    /// Applies projections; with a checkpoint, durably.
+    pub(super) fn write(
+        &self,
+        projections: &[Projection],
+        granules: &[Granule],
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<(), IndexError> {
+        let mut txn = self.database.begin_write()?;
+        txn.set_quick_repair(checkpoint.is_some());
+        if checkpoint.is_none() {
+            txn.set_durability(Durability::None).map_err(redb::Error::from)?;
+        }
+        for projection in projections {
+            apply(&txn, projection)?;
+        }
+        {
+            let mut table = txn.open_table(GRANULES)?;
+            for granule in granules {
+                let mut value = Vec::with_capacity(24);
+                for part in [granule.first_root, granule.last_root, granule.end] {
+                    value.extend_from_slice(&part.to_be_bytes());
+                }
+                table.insert(granule.position.to_be_bytes().as_slice(), value.as_slice())?;
+            }
+        }
+        if let Some(checkpoint) = checkpoint {
+            let bytes = postcard::to_allocvec(checkpoint).unwrap_or_default();
+            txn.open_table(META)?.insert(CHECKPOINT, bytes.as_slice())?;
+        }
+        txn.commit()?;
+        Ok(())
+    }
+
+    /// Timers of `shard` that are due, oldest first, leaving out those for which `skip` is true.
+    pub(super) fn due(
+        &self,
+        shard: ShardId,
+        now: Millis,
+        limit: usize,
+        skip: impl Fn(Place) -> bool,
+    ) -> Result<Vec<(Millis, Place)>, IndexError> {
+        let txn = self.database.begin_read()?;
+        let table = txn.open_table(TIMERS)?;
+        let (low, high) =
+            (timer_key(shard, Millis(0), (0, 0)), timer_key(shard, now.plus(1), (0, 0)));
+        let mut due = Vec::new();
+        for row in table.range(low.as_slice()..high.as_slice())? {
+            if due.len() >= limit {
+                break;
+            }
+            let (key, _) = row?;
+            let Some(timer) = read_timer_key(key.value()) else { continue };
+            if !skip(timer.1) {
+                due.push(timer);
+            }
+        }
+        Ok(due)
+    }
+
+    /// The earliest timer of `shard` due later than `now`.
+    pub(super) fn first_due_after(
+        &self,
+        shard: ShardId,
+        now: Millis,
+    ) -> Result<Option<Millis>, IndexError> {
+        let txn = self.database.begin_read()?;
+        let table = txn.open_table(TIMERS)?;
+        let low = timer_key(shard, now.plus(1), (0, 0));
+        let high = timer_key(shard, Millis(u64::MAX), (u64::MAX, u32::MAX));
+        let first = table.range(low.as_slice()..=high.as_slice())?.next().transpose()?;
+        Ok(first.and_then(|(key, _)| read_timer_key(key.value())).map(|(due, _)| due))
+    }
+
+    /// Positions that waiting timers still need.
+    pub(super) fn timer_positions(&self) -> Result<Vec<u64>, IndexError> {
+        let txn = self.database.begin_read()?;
+        let table = txn.open_table(TIMERS)?;
+        let mut positions = Vec::new();
+        for row in table.iter()? {
+            positions.extend(read_timer_key(row?.0.value()).map(|(_, place)| place.0));
+        }
+        Ok(positions)
+    }
+
+    /// Timeline events of a notification, oldest first, with the organization they belong to.
+    pub(super) fn events(
+        &self,
+        id: NotificationId,
+    ) -> Result<Vec<(OrganizationId, Bytes)>, IndexError> {
+        let txn = self.database.begin_read()?;
+        let table = txn.open_table(EVENTS)?;
+        let low = id.0.into_bytes();
+        let mut high = low.to_vec();
+        high.extend_from_slice(&[0xff; 12]);
+        let mut events = Vec::new();
+        for row in table.range(low.as_slice()..=high.as_slice())? {
+            let (_, value) = row?;
+            if let Some((org, event)) = value.value().split_first_chunk::<4>() {
+                let org = OrganizationId(i32::from_be_bytes(*org));
+                events.push((org, Bytes::copy_from_slice(event)));
+            }
+        }
+        Ok(events)
+    }
+
+    pub(super) fn remembered(&self, key: [u8; 16]) -> Result<(Millis, Remembered), IndexError> {
+        let txn = self.database.begin_read()?;
+        let table = txn.open_table(KEYS)?;
+        let found = table.get(key.as_slice())?;
+        let parsed = found.as_ref().and_then(|row| {
+            let (body, rest) = row.value().split_first_chunk::<16>()?;
+            let (created, answer) = rest.split_first_chunk::<8>()?;
+            let answer = Bytes::copy_from_slice(answer);
+            Some((Millis(u64::from_be_bytes(*created)), Remembered::Yes { body: *body, answer }))
+        });
+        Ok(parsed.unwrap_or((Millis(0), Remembered::No)))
+    }
+
+    pub(super) fn dead_letters(
+        &self,
+        limit: usize,
+    ) -> Result<Vec<(DeliveryId, NotificationId, Bytes)>, IndexError> {
+        let txn = self.database.begin_read()?;
+        let table = txn.open_table(DEAD)?;
+        let mut found = Vec::new();
+        for row in table.iter()?.take(limit) {
+            let (_, value) = row?;
+            let Some((delivery, rest)) = value.value().split_first_chunk::<16>() else { continue };
+            let Some((notification, copy)) = rest.split_first_chunk::<16>() else { continue };
+            let delivery = DeliveryId(Uuid::from_bytes(*delivery));
+            let notification = NotificationId(Uuid::from_bytes(*notification));
+            found.push((delivery, notification, Bytes::copy_from_slice(copy)));
+        }
+        Ok(found)
+    }
+
+    /// Drops what retention no longer keeps: old keys, old timelines, granules of dropped segments.
+    pub(super) fn retain(
+        &self,
+        keys_before: Millis,
+        events_before: Millis,
+        log_before: u64,
+    ) -> Result<(), IndexError> {
+        let txn = self.database.begin_write()?;
+        {
+            let mut by_time = txn.open_table(KEYS_BY_TIME)?;
+            let mut keys = txn.open_table(KEYS)?;
+            let until = keys_before.0.to_be_bytes();
+            for row in by_time.extract_from_if(..until.as_slice(), |_, ()| true)? {
+                let (key, _) = row?;
+                if let Some(key) = key.value().get(8..) {
+                    keys.remove(key)?;
+                }
+            }
+            // A version 7 UUID starts with 48 bits of milliseconds.
+            let until = (events_before.0 << 16).to_be_bytes();
+            txn.open_table(EVENTS)?.retain_in(..until.as_slice(), |_, _| false)?;
+            let until = log_before.to_be_bytes();
+            txn.open_table(GRANULES)?.retain_in(..until.as_slice(), |_, _| false)?;
+        }
+        txn.commit()?;
+        Ok(())
+    }
+}
+
+fn apply(txn: &WriteTransaction, projection: &Projection) -> Result<(), IndexError> {
+    let shard = ShardId(projection.shard);
+    if !projection.timers.is_empty() {
+        let mut timers = txn.open_table(TIMERS)?;
+        for (due, place) in &projection.timers {
+            timers.insert(timer_key(shard, *due, *place).as_slice(), ())?;
+        }
+    }
+    if !projection.keys.is_empty() {
+        let mut keys = txn.open_table(KEYS)?;
+        let mut by_time = txn.open_table(KEYS_BY_TIME)?;
+        for record in &projection.keys {
+            let created = record.created.0.to_be_bytes();
+            let value = [&record.body, created.as_slice(), &record.answer].concat();
+            keys.insert(record.key.as_slice(), value.as_slice())?;
+            by_time.insert([created.as_slice(), &record.key].concat().as_slice(), ())?;
+        }
+    }
+    if !projection.settles.is_empty() {
+        apply_settles(txn, shard, projection)?;
+    }
+    Ok(())
+}
+
+fn apply_settles(
+    txn: &WriteTransaction,
+    shard: ShardId,
+    projection: &Projection,
+) -> Result<(), IndexError> {
+    let mut timers = txn.open_table(TIMERS)?;
+    let mut events = txn.open_table(EVENTS)?;
+    let mut dead = txn.open_table(DEAD)?;
+    let mut ordinal = 0u32;
+    let mut next_key = |prefix: &[u8]| {
+        let key = [prefix, &projection.position.to_be_bytes(), &ordinal.to_be_bytes()].concat();
+        ordinal += 1;
+        key
+    };
+    for settle in &projection.settles {
+        let notification = settle.notification.0.into_bytes();
+        if settle.done && settle.due != Millis(0) {
+            let place = (settle.position, settle.index);
+            timers.remove(timer_key(shard, settle.due, place).as_slice())?;
+        }
+        for event in &settle.events {
+            let value = [&settle.org.0.to_be_bytes(), event.as_ref()].concat();
+            events.insert(next_key(&notification).as_slice(), value.as_slice())?;
+        }
+        for (delivery, copy) in &settle.dead {
+            let value = [delivery.0.as_bytes(), &notification, copy.as_ref()].concat();
+            dead.insert(next_key(&[]).as_slice(), value.as_slice())?;
+        }
+    }
+    Ok(())
+}
+
+fn timer_key(shard: ShardId, due: Millis, place: Place) -> [u8; 22] {
+    let mut key = [0; 22];
+    key[..2].copy_from_slice(&shard.0.to_be_bytes());
+    key[2..10].copy_from_slice(&due.0.to_be_bytes());
+    key[10..18].copy_from_slice(&place.0.to_be_bytes());
+    key[18..].copy_from_slice(&place.1.to_be_bytes());
+    key
+}
+
+fn read_timer_key(key: &[u8]) -> Option<(Millis, Place)> {
+    let mut rest = key.get(2..)?;
+    let due = split_u64(&mut rest)?;
+    let position = split_u64(&mut rest)?;
+    let index = u32::from_be_bytes(*rest.first_chunk::<4>()?);
+    Some((Millis(due), (position, index)))
+}
+
+fn split_u64(bytes: &mut &[u8]) -> Option<u64> {
+    let (head, rest) = bytes.split_first_chunk::<8>()?;
+    *bytes = rest;
+    Some(u64::from_be_bytes(*head))
+}

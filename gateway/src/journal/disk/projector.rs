@@ -1,0 +1,122 @@
+//! Two threads behind the writer: one applies blocks to the index, one wakes due timers.
+
+use super::core::Core;
+use super::index::{Checkpoint, Granule, Projection};
+use super::writer::ToProjector;
+use crate::model::{Millis, ShardId};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+/// Blocks applied in one index transaction.
+const BATCH_MAX: usize = 1024;
+const TIMER_TICK: Duration = Duration::from_millis(20);
+const RETENTION_TICKS: u32 = 3000;
+
+/// Applies what the writer committed, in order, until the writer is gone.
+pub(super) fn project(core: &Arc<Core>, from: &Receiver<ToProjector>) {
+    while let Ok(first) = from.recv() {
+        let mut batch = Vec::new();
+        let mut checkpoint = None;
+        let mut next = Some(first);
+        while let Some(message) = next.take() {
+            match message {
+                ToProjector::Blocks(blocks) => batch.extend(blocks),
+                ToProjector::Checkpoint(at, granules) => checkpoint = Some((at, granules)),
+            }
+            // A checkpoint names exactly the blocks before it, so nothing may follow it.
+            if checkpoint.is_none() && batch.len() < BATCH_MAX {
+                next = from.try_recv().ok();
+            }
+        }
+        write(core, &batch, checkpoint);
+    }
+}
+
+fn write(core: &Core, batch: &[Projection], checkpoint: Option<(Box<Checkpoint>, Vec<Granule>)>) {
+    let (checkpoint, granules) = checkpoint.unzip();
+    let granules = granules.unwrap_or_default();
+    if let Err(error) = core.index.write(batch, &granules, checkpoint.as_deref()) {
+        tracing::error!(error = %crate::telemetry::chain(&error), "the journal's index cannot be written");
+        core.poison("the journal's index cannot be written");
+        return;
+    }
+    {
+        let mut recent = core.recent_keys.lock();
+        for key in batch.iter().flat_map(Projection::keys) {
+            recent.remove(&key);
+        }
+    }
+    for projection in batch {
+        let Some(cell) = core.shards.get(projection.shard()) else { continue };
+        let mut done = projection.timers_done().peekable();
+        if done.peek().is_some() {
+            let mut state = cell.state.lock();
+            done.for_each(|place| {
+                state.timers_loaded.remove(&place);
+            });
+        }
+        if let Some(first) = projection.first_due() {
+            let mut next = cell.next_due.lock();
+            *next = (*next).min(first);
+        }
+    }
+}
+
+/// Loads due timers and, now and then, drops what retention no longer keeps.
+pub(super) fn tick(core: &Arc<Core>) {
+    let mut ticks = 0u32;
+    while !core.closed.load(Ordering::Acquire) {
+        core.load_timers(core.clock.now());
+        ticks = ticks.wrapping_add(1);
+        if ticks.is_multiple_of(RETENTION_TICKS)
+            && let Err(error) = retain(core)
+        {
+            tracing::warn!(error = %crate::telemetry::chain(error.as_ref()), "retention could not drop old data; it is tried again");
+        }
+        std::thread::sleep(TIMER_TICK);
+    }
+}
+
+/// Drops whole segments that are older than retention and that no work needs any more.
+pub(super) fn retain(core: &Core) -> Result<(), Box<dyn std::error::Error>> {
+    let now = core.clock.now();
+    let ago = |age: Duration| {
+        Millis(now.0.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
+    };
+    let horizon = ago(core.options.retention);
+    let segments = core.segments.all();
+    let end = segments.last().map_or(0, |s| s.base);
+    let low = (0u16..)
+        .zip(&core.shards)
+        .map(|(_, cell)| cell.state.lock().low_water(end))
+        .min()
+        .unwrap_or(end);
+    let waiting = core.index.timer_positions()?;
+    let mut kept_from = None;
+    for segment in segments {
+        // The first block behind a segment was written after all of that segment's.
+        let behind = core.segments.header(segment.end() + super::record::HEADER_BYTES as u64);
+        let is_old = behind.is_some_and(|header| header.committed_at < horizon);
+        let is_free = segment.end() <= low
+            && !waiting.iter().any(|at| (segment.base..segment.end()).contains(at));
+        if is_old && is_free {
+            tracing::info!(file = %segment.path.display(), "dropping a segment past retention");
+            core.segments.remove(segment.base)?;
+        } else {
+            kept_from.get_or_insert(segment.base);
+        }
+    }
+    let kept_from = kept_from.unwrap_or(0);
+    core.drop_granules_before(kept_from);
+    core.index.retain(ago(core.options.keys_ttl), horizon, kept_from)?;
+    Ok(())
+}
+
+/// Wakes every shard: something outside the log changed what is claimable.
+pub(super) fn wake_all(core: &Core) {
+    for shard in 0..core.options.shards {
+        core.wake(ShardId(shard));
+    }
+}

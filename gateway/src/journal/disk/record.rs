@@ -1,0 +1,361 @@
+//! Byte layouts of the journal: blocks, the records inside them, and their checks.
+//!
+//! ```text
+//! segment file   = segment header (64 B) block* zeros
+//! block          = block header (64 B) record* padding to 8 B
+//! block header   = magic 4 | version 1 | flags 1 | shard 2 | payload bytes 4 | entries 4
+//!                | position 8 | durable floor 8 | committed at, ms 8 | first root id 8
+//!                | last root id 8 | crc32c 4 | reserved 4
+//! record         = kind 1 | body
+//! ```
+//! All integers are little-endian. The checksum covers header (with its own field zero) and
+//! payload. `position` is where the block belongs, so a block copied elsewhere is no block.
+//! `durable floor` says how far the log was synced when the block was written: an unreadable
+//! block below a later block's floor was acknowledged (damage), one above was not (torn tail).
+
+use crate::journal::{Append, Entry, EntryKind, IdempotencyRecord, Resolution, Settlement};
+use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId, ShardId};
+use bytes::{Buf, BufMut, Bytes};
+use uuid::Uuid;
+
+/// Bytes before the payload of a block, and before the first block of a segment.
+pub(super) const HEADER_BYTES: usize = 64;
+const BLOCK_MAGIC: [u8; 4] = *b"BGLb";
+const SEGMENT_MAGIC: [u8; 8] = *b"BGLsegm1";
+const FORMAT_VERSION: u8 = 1;
+const CRC_OFFSET: usize = 56;
+
+const RECORD_ENTRY: u8 = 1;
+const RECORD_SETTLE: u8 = 2;
+const RECORD_IDEMPOTENCY: u8 = 3;
+
+/// The first 64 bytes of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BlockHeader {
+    pub(super) shard: ShardId,
+    pub(super) payload_bytes: u32,
+    pub(super) entries: u32,
+    pub(super) position: u64,
+    pub(super) durable_floor: u64,
+    pub(super) committed_at: Millis,
+    /// Leading 8 bytes of the smallest and largest root id inside; `u64::MAX`, 0 when there is none.
+    pub(super) first_root: u64,
+    pub(super) last_root: u64,
+}
+
+impl BlockHeader {
+    /// Bytes of the whole block in the file, padding included.
+    pub(super) fn block_bytes(&self) -> usize {
+        HEADER_BYTES + padded(self.payload_bytes as usize)
+    }
+}
+
+fn padded(bytes: usize) -> usize {
+    bytes.div_ceil(8) * 8
+}
+
+/// Why bytes are not the block they should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BlockFault {
+    /// All zeros: nothing was written here.
+    Empty,
+    /// Not a block, not this position, cut short, or the checksum differs.
+    Invalid,
+}
+
+/// Appends one block with `payload` to `out`.
+pub(super) fn put_block(out: &mut Vec<u8>, header: &BlockHeader, payload: &[&[u8]]) {
+    let start = out.len();
+    out.extend_from_slice(&BLOCK_MAGIC);
+    out.put_u8(FORMAT_VERSION);
+    out.put_u8(0);
+    out.put_u16_le(header.shard.0);
+    out.put_u32_le(header.payload_bytes);
+    out.put_u32_le(header.entries);
+    out.put_u64_le(header.position);
+    out.put_u64_le(header.durable_floor);
+    out.put_u64_le(header.committed_at.0);
+    out.put_u64_le(header.first_root);
+    out.put_u64_le(header.last_root);
+    out.put_u32_le(0);
+    out.put_u32_le(0);
+    for part in payload {
+        out.extend_from_slice(part);
+    }
+    let end = start + HEADER_BYTES + header.payload_bytes as usize;
+    let crc = crc32c::crc32c(&out[start..end]);
+    out[start + CRC_OFFSET..start + CRC_OFFSET + 4].copy_from_slice(&crc.to_le_bytes());
+    out.resize(start + header.block_bytes(), 0);
+}
+
+/// Reads a header; says nothing about the payload.
+pub(super) fn read_header(mut bytes: &[u8], position: u64) -> Result<BlockHeader, BlockFault> {
+    if bytes.len() < HEADER_BYTES {
+        return Err(BlockFault::Invalid);
+    }
+    if bytes[..HEADER_BYTES].iter().all(|b| *b == 0) {
+        return Err(BlockFault::Empty);
+    }
+    let mut magic = [0; 4];
+    bytes.copy_to_slice(&mut magic);
+    let version = bytes.get_u8();
+    let _flags = bytes.get_u8();
+    let header = BlockHeader {
+        shard: ShardId(bytes.get_u16_le()),
+        payload_bytes: bytes.get_u32_le(),
+        entries: bytes.get_u32_le(),
+        position: bytes.get_u64_le(),
+        durable_floor: bytes.get_u64_le(),
+        committed_at: Millis(bytes.get_u64_le()),
+        first_root: bytes.get_u64_le(),
+        last_root: bytes.get_u64_le(),
+    };
+    if magic != BLOCK_MAGIC || version != FORMAT_VERSION || header.position != position {
+        return Err(BlockFault::Invalid);
+    }
+    Ok(header)
+}
+
+/// Reads and checks the block at the start of `bytes`; the payload is a slice of it.
+pub(super) fn read_block(bytes: &[u8], position: u64) -> Result<(BlockHeader, &[u8]), BlockFault> {
+    let header = read_header(bytes, position)?;
+    let end = HEADER_BYTES + header.payload_bytes as usize;
+    let Some(block) = bytes.get(..end) else { return Err(BlockFault::Invalid) };
+    let (head, payload) = block.split_at(HEADER_BYTES);
+    let mut unsigned = [0; HEADER_BYTES];
+    unsigned.copy_from_slice(head);
+    let stored = u32::from_le_bytes([head[56], head[57], head[58], head[59]]);
+    unsigned[CRC_OFFSET..CRC_OFFSET + 4].fill(0);
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&unsigned), payload);
+    if crc == stored { Ok((header, payload)) } else { Err(BlockFault::Invalid) }
+}
+
+/// The first bytes of a segment file: magic, base position, capacity, checksum.
+pub(super) fn segment_header(base: u64, capacity: u64) -> [u8; HEADER_BYTES] {
+    let mut bytes = [0; HEADER_BYTES];
+    bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
+    bytes[8..16].copy_from_slice(&base.to_le_bytes());
+    bytes[16..24].copy_from_slice(&capacity.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..24]);
+    bytes[24..28].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// Base position and capacity of a segment, if `bytes` is a segment header.
+pub(super) fn read_segment_header(mut bytes: &[u8]) -> Option<(u64, u64)> {
+    let head = bytes.get(..24)?;
+    let crc = crc32c::crc32c(head);
+    let stored = bytes.get(24..28)?;
+    if head.get(..8)? != SEGMENT_MAGIC || stored != crc.to_le_bytes() {
+        return None;
+    }
+    bytes.advance(8);
+    Some((bytes.get_u64_le(), bytes.get_u64_le()))
+}
+
+/// The leading bytes of a notification id, by which blocks are found again.
+pub(super) fn id_prefix(id: NotificationId) -> u64 {
+    id.0.as_u64_pair().0
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.put_u32_le(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    out.extend_from_slice(bytes);
+}
+
+fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
+    out.put_u8(RECORD_ENTRY);
+    out.extend_from_slice(entry.notification.0.as_bytes());
+    out.put_i32_le(entry.org.0);
+    out.put_u8(match entry.kind {
+        EntryKind::Root => 0,
+        EntryKind::FollowUp => 1,
+    });
+    out.put_u64_le(entry.due.0);
+    put_bytes(out, &entry.payload);
+}
+
+/// Encodes everything an `append` adds.
+pub(super) fn encode_append(append: &Append) -> Vec<u8> {
+    let bytes: usize = append.entries.iter().map(|e| e.payload.len() + 48).sum();
+    let mut out = Vec::with_capacity(bytes + 128);
+    for entry in &append.entries {
+        put_entry(&mut out, entry);
+    }
+    if let Some(idempotency) = &append.idempotency {
+        out.put_u8(RECORD_IDEMPOTENCY);
+        out.extend_from_slice(&idempotency.key);
+        out.extend_from_slice(&idempotency.body);
+        out.put_u64_le(idempotency.created.0);
+        put_bytes(&mut out, &idempotency.answer);
+    }
+    out
+}
+
+/// Encodes a settlement and its follow-up entries. `due` is that of a claimed timer, else 0.
+pub(super) fn encode_settlement(settlement: &Settlement, due: Millis, out: &mut Vec<u8>) {
+    for entry in &settlement.follow_ups {
+        put_entry(out, entry);
+    }
+    out.put_u8(RECORD_SETTLE);
+    out.put_u64_le(settlement.claim.position);
+    out.put_u32_le(settlement.claim.index);
+    out.put_u64_le(due.0);
+    out.put_u8(u8::from(settlement.done));
+    out.extend_from_slice(settlement.notification.0.as_bytes());
+    out.put_i32_le(settlement.org.0);
+    out.put_u32_le(u32::try_from(settlement.resolved.len()).unwrap_or(u32::MAX));
+    for (delivery, resolution) in &settlement.resolved {
+        out.extend_from_slice(delivery.0.as_bytes());
+        out.put_u8(resolution_code(*resolution));
+    }
+    out.put_u32_le(u32::try_from(settlement.events.len()).unwrap_or(u32::MAX));
+    for event in &settlement.events {
+        put_bytes(out, event);
+    }
+    out.put_u32_le(u32::try_from(settlement.dead.len()).unwrap_or(u32::MAX));
+    for (delivery, copy) in &settlement.dead {
+        out.extend_from_slice(delivery.0.as_bytes());
+        put_bytes(out, copy);
+    }
+}
+
+fn resolution_code(resolution: Resolution) -> u8 {
+    match resolution {
+        Resolution::Moved => 0,
+        Resolution::Final(state) => match state {
+            FinalState::Delivered => 1,
+            FinalState::Rejected => 2,
+            FinalState::Expired => 3,
+            FinalState::Suppressed => 4,
+            FinalState::Canceled => 5,
+            FinalState::Dead => 6,
+        },
+    }
+}
+
+fn resolution(code: u8) -> Option<Resolution> {
+    match code.checked_sub(1) {
+        None => Some(Resolution::Moved),
+        Some(index) => FinalState::ALL.get(usize::from(index)).copied().map(Resolution::Final),
+    }
+}
+
+/// A settlement as stored.
+#[derive(Clone, Debug)]
+pub(super) struct SettleRecord {
+    pub(super) position: u64,
+    pub(super) index: u32,
+    pub(super) due: Millis,
+    pub(super) done: bool,
+    pub(super) notification: NotificationId,
+    pub(super) org: OrganizationId,
+    pub(super) resolved: Vec<(DeliveryId, Resolution)>,
+    pub(super) events: Vec<Bytes>,
+    pub(super) dead: Vec<(DeliveryId, Bytes)>,
+}
+
+/// One record of a block.
+#[derive(Clone, Debug)]
+pub(super) enum Record {
+    Entry(Entry),
+    Settle(SettleRecord),
+    Idempotency(IdempotencyRecord),
+}
+
+/// Walks over the records of a checked payload. Stops with `None` at the end, and with
+/// `Some(None)` if the bytes are no record, which a matching checksum makes a format error.
+pub(super) struct Records(Bytes);
+
+impl Records {
+    pub(super) fn new(payload: Bytes) -> Self {
+        Self(payload)
+    }
+
+    fn id(&mut self) -> Option<Uuid> {
+        (self.0.remaining() >= 16).then(|| Uuid::from_u128(self.0.get_u128()))
+    }
+
+    fn bytes(&mut self) -> Option<Bytes> {
+        let len = self.0.try_get_u32_le().ok()? as usize;
+        (self.0.remaining() >= len).then(|| self.0.split_to(len))
+    }
+
+    fn hash(&mut self) -> Option<[u8; 16]> {
+        self.id().map(Uuid::into_bytes)
+    }
+
+    fn entry(&mut self) -> Option<Record> {
+        let notification = NotificationId(self.id()?);
+        let org = OrganizationId(self.0.try_get_i32_le().ok()?);
+        let kind = match self.0.try_get_u8().ok()? {
+            0 => EntryKind::Root,
+            1 => EntryKind::FollowUp,
+            _ => return None,
+        };
+        let due = Millis(self.0.try_get_u64_le().ok()?);
+        let payload = self.bytes()?;
+        Some(Record::Entry(Entry { notification, org, kind, due, payload }))
+    }
+
+    fn settle(&mut self) -> Option<Record> {
+        let position = self.0.try_get_u64_le().ok()?;
+        let index = self.0.try_get_u32_le().ok()?;
+        let due = Millis(self.0.try_get_u64_le().ok()?);
+        let done = self.0.try_get_u8().ok()? == 1;
+        let notification = NotificationId(self.id()?);
+        let org = OrganizationId(self.0.try_get_i32_le().ok()?);
+        let mut resolved = Vec::new();
+        for _ in 0..self.0.try_get_u32_le().ok()? {
+            let delivery = DeliveryId(self.id()?);
+            let code = self.0.try_get_u8().ok()?;
+            resolved.push((delivery, resolution(code)?));
+        }
+        let mut events = Vec::new();
+        for _ in 0..self.0.try_get_u32_le().ok()? {
+            events.push(self.bytes()?);
+        }
+        let mut dead = Vec::new();
+        for _ in 0..self.0.try_get_u32_le().ok()? {
+            let delivery = DeliveryId(self.id()?);
+            dead.push((delivery, self.bytes()?));
+        }
+        Some(Record::Settle(SettleRecord {
+            position,
+            index,
+            due,
+            done,
+            notification,
+            org,
+            resolved,
+            events,
+            dead,
+        }))
+    }
+
+    fn idempotency(&mut self) -> Option<Record> {
+        let key = self.hash()?;
+        let body = self.hash()?;
+        let created = Millis(self.0.try_get_u64_le().ok()?);
+        let answer = self.bytes()?;
+        Some(Record::Idempotency(IdempotencyRecord { key, body, created, answer }))
+    }
+}
+
+impl Iterator for Records {
+    type Item = Option<Record>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let kind = self.0.try_get_u8().ok()?;
+        let record = match kind {
+            RECORD_ENTRY => self.entry(),
+            RECORD_SETTLE => self.settle(),
+            RECORD_IDEMPOTENCY => self.idempotency(),
+            _ => None,
+        };
+        if record.is_none() {
+            self.0.clear();
+        }
+        Some(record)
+    }
+}

@@ -1,0 +1,383 @@
+//! Opening a journal: lock, check every block that still matters, cut a torn tail, replay.
+//!
+//! A checkpoint in the index says how far the log was applied; blocks after it are applied
+//! again. An unreadable block is a torn tail (and cut) only if nothing proves that it was ever
+//! acknowledged: no checkpoint beyond it and no later block written after a sync beyond it.
+
+use super::core::{Core, DiskOptions};
+use super::index::{Checkpoint, Granule, Index, IndexError, Projection};
+use super::record::{BlockFault, BlockHeader, HEADER_BYTES, read_block};
+use super::segment::{Segment, SegmentError, Segments, sync_dir};
+use super::state::{BlockMarks, BlockRef, Shard};
+use super::writer::count;
+use crate::clock::Clock;
+use crate::model::ShardId;
+use bytes::Bytes;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Projections applied to the index in one transaction while replaying.
+const REPLAY_BATCH: usize = 4096;
+
+/// Why a journal cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "the data directory {} is in use by process {pid}: stop it, or give this one another store.dir",
+        dir.display()
+    )]
+    InUse { dir: PathBuf, pid: String },
+    #[error(
+        "the journal in {} has {found} shards and the configuration says {wanted}: set store.shards = {found}",
+        dir.display()
+    )]
+    Shards { dir: PathBuf, found: u16, wanted: u16 },
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    #[error(
+        "the journal's index {} cannot be used; move it away and it is built again from the log",
+        path.display()
+    )]
+    Index {
+        path: PathBuf,
+        #[source]
+        source: IndexError,
+    },
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    let path = path.to_path_buf();
+    move |source| OpenError::Io { action, path, source }
+}
+
+/// What opening found, for the log and for `doctor`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Blocks applied again after the last checkpoint.
+    pub replayed_blocks: u64,
+    /// Bytes of an unacknowledged tail that were cut.
+    pub cut_bytes: u64,
+}
+
+/// A journal ready to be written at `position`.
+pub(super) struct Opened {
+    pub(super) core: Arc<Core>,
+    pub(super) segment: Arc<Segment>,
+    pub(super) position: u64,
+    pub(super) granule: Granule,
+    pub(super) recovered: Recovered,
+    pub(super) lock: File,
+}
+
+/// Opens or creates the journal in `dir`.
+pub(super) fn open(
+    dir: &Path,
+    options: DiskOptions,
+    clock: Arc<dyn Clock>,
+) -> Result<Opened, OpenError> {
+    fs::create_dir_all(dir).map_err(io_error("create", dir))?;
+    let lock = lock(dir)?;
+    check_shards(dir, options.shards)?;
+    let segments = Segments::open(dir)?;
+    let index_path = dir.join("index.redb");
+    let index_error = |source| OpenError::Index { path: index_path.clone(), source };
+    let index = Index::open(&index_path).map_err(index_error)?;
+    let checkpoint = index.checkpoint().map_err(index_error)?;
+    let granules = index.granules().map_err(index_error)?;
+    let first = segments.all().first().map_or(0, |s| s.base);
+    if segments.all().is_empty() {
+        segments.adopt(segments.create(0, options.segment_bytes)?);
+    }
+    drop_unused(&segments)?;
+    let mut replay = Replay::new(checkpoint, options.shards, first, granules);
+    let end = replay.run(&segments, &index).map_err(|error| match error {
+        ReplayError::Segment(error) => OpenError::Segment(error),
+        ReplayError::Index(source) => index_error(source),
+    })?;
+    let segment = segments.at(end.position.saturating_sub(1)).ok_or_else(|| {
+        io_error("find the last segment of", dir)(io::Error::from(io::ErrorKind::NotFound))
+    })?;
+    let Replay { shards, books, granules, recovered, .. } = replay;
+    let granule = granules.last().copied().unwrap_or(Granule {
+        position: end.position,
+        end: end.position,
+        first_root: u64::MAX,
+        last_root: 0,
+    });
+    let core = Core::new(options, clock, segments, index, shards, granules);
+    *core.books.lock() = books;
+    Ok(Opened {
+        core: Arc::new(core),
+        segment,
+        position: end.position,
+        granule,
+        recovered: Recovered { cut_bytes: end.cut_bytes, ..recovered },
+        lock,
+    })
+}
+
+/// Removes segments that were made ahead and never written to.
+fn drop_unused(segments: &Segments) -> Result<(), SegmentError> {
+    let all = segments.all();
+    for segment in all.iter().skip(1).rev() {
+        let mut first = [0; HEADER_BYTES];
+        let read = segment
+            .read(segment.base + HEADER_BYTES as u64, &mut first)
+            .map_err(SegmentError::io("read", &segment.path))?;
+        if first.get(..read).unwrap_or_default().iter().any(|b| *b != 0) {
+            break;
+        }
+        segments.remove(segment.base)?;
+    }
+    Ok(())
+}
+
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let path = dir.join("LOCK");
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(io_error("open", &path))?;
+    if file.try_lock().is_err() {
+        let mut pid = String::new();
+        file.read_to_string(&mut pid).ok();
+        let pid =
+            if pid.trim().is_empty() { String::from("unknown") } else { pid.trim().to_owned() };
+        return Err(OpenError::InUse { dir: dir.to_path_buf(), pid });
+    }
+    file.set_len(0).map_err(io_error("write", &path))?;
+    file.rewind().map_err(io_error("write", &path))?;
+    file.write_all(std::process::id().to_string().as_bytes()).map_err(io_error("write", &path))?;
+    Ok(file)
+}
+
+fn check_shards(dir: &Path, wanted: u16) -> Result<(), OpenError> {
+    let path = dir.join("SHARDS");
+    match fs::read_to_string(&path) {
+        Ok(text) => match text.trim().parse() {
+            Ok(found) if found != wanted => {
+                Err(OpenError::Shards { dir: dir.to_path_buf(), found, wanted })
+            }
+            Ok(_) => Ok(()),
+            Err(_) => Err(OpenError::Segment(SegmentError::Damaged {
+                path,
+                offset: 0,
+                what: "it should hold the number of shards",
+            })),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let temporary = dir.join("SHARDS.new");
+            fs::write(&temporary, wanted.to_string()).map_err(io_error("write", &temporary))?;
+            File::open(&temporary)
+                .and_then(|file| file.sync_all())
+                .map_err(io_error("sync", &temporary))?;
+            fs::rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
+            sync_dir(dir).map_err(io_error("sync", dir))
+        }
+        Err(error) => Err(io_error("read", &path)(error)),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ReplayError {
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+/// Where the log ends.
+struct End {
+    position: u64,
+    cut_bytes: u64,
+}
+
+struct Replay {
+    /// Blocks below this were applied before the checkpoint.
+    applied: u64,
+    start: u64,
+    shards: Vec<Shard>,
+    books: crate::journal::Books,
+    granules: Vec<Granule>,
+    projections: Vec<Projection>,
+    recovered: Recovered,
+}
+
+impl Replay {
+    fn new(
+        checkpoint: Option<Checkpoint>,
+        shards: u16,
+        first: u64,
+        granules: Vec<Granule>,
+    ) -> Self {
+        let books = checkpoint.as_ref().map(Checkpoint::books).unwrap_or_default();
+        let applied = checkpoint.as_ref().map_or(first, |c| c.position);
+        let mut shards: Vec<_> = match checkpoint {
+            Some(checkpoint) => {
+                checkpoint.shards.into_iter().map(|s| Shard::restore(s, applied)).collect()
+            }
+            None => (0..shards).map(|_| Shard::default()).collect(),
+        };
+        shards.resize_with(shards.len(), Shard::default);
+        let low = shards.iter().map(|s| s.low_water(applied)).min().unwrap_or(applied);
+        Self {
+            applied,
+            start: low.min(applied),
+            shards,
+            books,
+            granules,
+            projections: Vec::new(),
+            recovered: Recovered::default(),
+        }
+    }
+
+    /// Checks from the first segment that still matters to the end, applying what is new.
+    fn run(&mut self, segments: &Segments, index: &Index) -> Result<End, ReplayError> {
+        let all = segments.all();
+        let first = segments.at(self.start).map_or(0, |s| s.base);
+        let live: Vec<_> = all.into_iter().filter(|s| s.base >= first).collect();
+        let mut end = End { position: self.applied.max(HEADER_BYTES as u64), cut_bytes: 0 };
+        for (number, segment) in live.iter().enumerate() {
+            let is_last = number + 1 == live.len();
+            end = self.segment(segment, is_last, index)?;
+        }
+        self.flush(index)?;
+        Ok(end)
+    }
+
+    fn segment(
+        &mut self,
+        segment: &Arc<Segment>,
+        is_last: bool,
+        index: &Index,
+    ) -> Result<End, ReplayError> {
+        let capacity = usize::try_from(segment.capacity).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; capacity];
+        let read = segment
+            .read(segment.base, &mut bytes)
+            .map_err(SegmentError::io("read", &segment.path))?;
+        bytes.truncate(read);
+        let bytes = Bytes::from(bytes);
+        let mut offset = HEADER_BYTES;
+        loop {
+            let position = segment.base + offset as u64;
+            let rest = bytes.get(offset..).unwrap_or_default();
+            let fault = match read_block(rest, position) {
+                Ok((header, _)) => {
+                    let from = offset + HEADER_BYTES;
+                    let payload = bytes.slice(from..from + header.payload_bytes as usize);
+                    offset += header.block_bytes();
+                    self.block(segment, &header, payload, index)?;
+                    continue;
+                }
+                Err(fault) => fault,
+            };
+            let damaged = || SegmentError::Damaged {
+                path: segment.path.clone(),
+                offset: offset as u64,
+                what: "a block that was acknowledged is unreadable",
+            };
+            // The unused end of a rolled segment is all zeros.
+            let nothing_left = rest.len() < HEADER_BYTES || fault == BlockFault::Empty;
+            let checkpointed = position < self.applied && self.applied <= segment.end();
+            if checkpointed || acknowledged_beyond(rest, position) {
+                return Err(damaged().into());
+            }
+            if !is_last && !nothing_left {
+                return Err(damaged().into());
+            }
+            let cut_bytes = if is_last { cut(segment, position, rest)? } else { 0 };
+            return Ok(End { position, cut_bytes });
+        }
+    }
+
+    fn block(
+        &mut self,
+        segment: &Segment,
+        header: &BlockHeader,
+        payload: Bytes,
+        index: &Index,
+    ) -> Result<(), ReplayError> {
+        if header.position < self.applied {
+            return Ok(());
+        }
+        let unreadable = || SegmentError::Damaged {
+            path: segment.path.clone(),
+            offset: header.position - segment.base,
+            what: "a block holds records this version does not know; use the version that wrote it",
+        };
+        let marks = BlockMarks::decode(payload).ok_or_else(unreadable)?;
+        let shard = self.shards.get_mut(usize::from(header.shard.0)).ok_or_else(unreadable)?;
+        count(&mut self.books, &marks);
+        let end = header.position + header.block_bytes() as u64;
+        let reference = BlockRef { position: header.position, hot: None };
+        shard.apply(reference, end, header.committed_at, &marks);
+        self.recovered.replayed_blocks += 1;
+        self.granule(header, end);
+        let shard = ShardId(header.shard.0);
+        self.projections.extend(Projection::of(header.position, shard, header.committed_at, marks));
+        if self.projections.len() >= REPLAY_BATCH {
+            self.flush(index)?;
+        }
+        Ok(())
+    }
+
+    fn granule(&mut self, header: &BlockHeader, end: u64) {
+        let grows = |g: &&mut Granule| end - g.position <= 256 << 10;
+        match self.granules.last_mut().filter(grows) {
+            Some(last) => {
+                last.end = end;
+                last.first_root = last.first_root.min(header.first_root);
+                last.last_root = last.last_root.max(header.last_root);
+            }
+            None => self.granules.push(Granule {
+                position: header.position,
+                end,
+                first_root: header.first_root,
+                last_root: header.last_root,
+            }),
+        }
+    }
+
+    fn flush(&mut self, index: &Index) -> Result<(), IndexError> {
+        if self.projections.is_empty() {
+            return Ok(());
+        }
+        index.write(&self.projections, &self.granules, None)?;
+        self.projections.clear();
+        Ok(())
+    }
+}
+
+/// True if `rest`, which starts at `position`, holds a whole block that was written after the
+/// log had been synced beyond `position`.
+fn acknowledged_beyond(rest: &[u8], position: u64) -> bool {
+    (8..rest.len().saturating_sub(HEADER_BYTES)).step_by(8).any(|offset| {
+        let Some(bytes) = rest.get(offset..) else { return false };
+        let found = bytes.starts_with(b"BGLb").then(|| read_block(bytes, position + offset as u64));
+        found.is_some_and(|block| block.is_ok_and(|(header, _)| header.durable_floor > position))
+    })
+}
+
+/// Overwrites an unacknowledged tail with zeros, so that nothing stale follows new blocks.
+fn cut(segment: &Segment, position: u64, rest: &[u8]) -> Result<u64, SegmentError> {
+    let Some(last) = rest.iter().rposition(|b| *b != 0) else { return Ok(0) };
+    let zeros = vec![0; last + 1];
+    segment
+        .write(position, &zeros)
+        .and_then(|()| segment.sync())
+        .map_err(SegmentError::io("cut the torn tail of", &segment.path))?;
+    Ok(zeros.len() as u64)
+}

@@ -1,0 +1,230 @@
+//! Segment files: created zero-filled ahead of the writer, read by position, dropped whole.
+//!
+//! Zero-filling before use keeps `fdatasync` from having to commit block allocation: the write
+//! that a caller waits for touches only data. A new segment is written under a temporary name,
+//! synced, renamed, and the directory synced, so a crash leaves the old set or the new one.
+
+use super::record::{
+    BlockFault, BlockHeader, HEADER_BYTES, read_block, read_header, read_segment_header,
+    segment_header,
+};
+use bytes::Bytes;
+use parking_lot::RwLock;
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const FILL_CHUNK: usize = 1 << 20;
+
+/// One open segment file.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) base: u64,
+    pub(super) capacity: u64,
+    pub(super) path: PathBuf,
+    file: File,
+}
+
+impl Segment {
+    /// One past the last position this segment can hold.
+    pub(super) fn end(&self) -> u64 {
+        self.base + self.capacity
+    }
+
+    /// Writes `bytes` at `position`, which lies inside this segment.
+    pub(super) fn write(&self, position: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, position - self.base)
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Fills `buffer` from `position` as far as the segment reaches; answers the bytes read.
+    pub(super) fn read(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut read = 0;
+        while read < buffer.len() {
+            let at = position - self.base + read as u64;
+            match self.file.read_at(&mut buffer[read..], at) {
+                Ok(0) => break,
+                Ok(n) => read += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// The segments of one journal, by base position.
+#[derive(Debug)]
+pub(super) struct Segments {
+    dir: PathBuf,
+    by_base: RwLock<BTreeMap<u64, Arc<Segment>>>,
+}
+
+/// A segment file that cannot be used as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentError {
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "{} is damaged at byte {offset}: {what}. Restore the data directory from a backup, \
+         or move the file away to give up what it holds", path.display()
+    )]
+    Damaged { path: PathBuf, offset: u64, what: &'static str },
+}
+
+impl SegmentError {
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+impl Segments {
+    /// Opens every segment file in `dir`.
+    pub(super) fn open(dir: &Path) -> Result<Self, SegmentError> {
+        let mut by_base = BTreeMap::new();
+        let listing = fs::read_dir(dir).map_err(SegmentError::io("list", dir))?;
+        for found in listing {
+            let path = found.map_err(SegmentError::io("list", dir))?.path();
+            match path.extension().and_then(|e| e.to_str()) {
+                Some("log") => {}
+                Some("tmp") => {
+                    fs::remove_file(&path).map_err(SegmentError::io("remove", &path))?;
+                    continue;
+                }
+                _ => continue,
+            }
+            let segment = open_segment(path)?;
+            by_base.insert(segment.base, Arc::new(segment));
+        }
+        Ok(Self { dir: dir.to_path_buf(), by_base: RwLock::new(by_base) })
+    }
+
+    /// Creates the segment that starts at `base`, ready to be written.
+    pub(super) fn create(&self, base: u64, capacity: u64) -> Result<Arc<Segment>, SegmentError> {
+        let path = self.dir.join(format!("{base:016x}.log"));
+        let temporary = self.dir.join(format!("{base:016x}.tmp"));
+        let file = fill(&temporary, base, capacity).inspect_err(|_| {
+            // A half-filled file is useless and may be what filled the disk.
+            fs::remove_file(&temporary).ok();
+        });
+        let file = file.map_err(SegmentError::io("create", &temporary))?;
+        fs::rename(&temporary, &path).map_err(SegmentError::io("rename", &temporary))?;
+        sync_dir(&self.dir).map_err(SegmentError::io("sync", &self.dir))?;
+        Ok(Arc::new(Segment { base, capacity, path, file }))
+    }
+
+    /// Makes a created segment visible to readers.
+    pub(super) fn adopt(&self, segment: Arc<Segment>) {
+        self.by_base.write().insert(segment.base, segment);
+    }
+
+    /// The segment that holds `position`.
+    pub(super) fn at(&self, position: u64) -> Option<Arc<Segment>> {
+        let segments = self.by_base.read();
+        let (_, segment) = segments.range(..=position).next_back()?;
+        (position < segment.end()).then(|| Arc::clone(segment))
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Segment>> {
+        self.by_base.read().values().cloned().collect()
+    }
+
+    /// Bytes of all segment files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.by_base.read().values().map(|s| s.capacity).sum()
+    }
+
+    /// Deletes a whole segment.
+    pub(super) fn remove(&self, base: u64) -> Result<(), SegmentError> {
+        let Some(segment) = self.by_base.write().remove(&base) else { return Ok(()) };
+        fs::remove_file(&segment.path).map_err(SegmentError::io("remove", &segment.path))?;
+        sync_dir(&self.dir).map_err(SegmentError::io("sync", &self.dir))
+    }
+
+    /// Reads the header of the block at `position`; `None` at the end of what is written there.
+    pub(super) fn header(&self, position: u64) -> Option<BlockHeader> {
+        let segment = self.at(position)?;
+        let mut bytes = [0; HEADER_BYTES];
+        let read = segment.read(position, &mut bytes).ok()?;
+        read_header(bytes.get(..read)?, position).ok()
+    }
+
+    /// Reads and checks the block at `position`.
+    pub(super) fn block(&self, position: u64) -> Result<(BlockHeader, Bytes), SegmentError> {
+        let missing = || SegmentError::Damaged {
+            path: self.dir.clone(),
+            offset: position,
+            what: "the segment that holds this position is missing",
+        };
+        let segment = self.at(position).ok_or_else(missing)?;
+        let damaged = |what| SegmentError::Damaged {
+            path: segment.path.clone(),
+            offset: position - segment.base,
+            what,
+        };
+        let header = self.header(position).ok_or_else(|| damaged("no block header"))?;
+        let mut bytes =
+            vec![
+                0;
+                header.block_bytes().min(usize::try_from(segment.capacity).unwrap_or(usize::MAX))
+            ];
+        let read =
+            segment.read(position, &mut bytes).map_err(SegmentError::io("read", &segment.path))?;
+        bytes.truncate(read);
+        let payload_end = HEADER_BYTES + header.payload_bytes as usize;
+        match read_block(&bytes, position) {
+            Ok((header, _)) => Ok((header, Bytes::from(bytes).slice(HEADER_BYTES..payload_end))),
+            Err(BlockFault::Empty | BlockFault::Invalid) => Err(damaged("checksum mismatch")),
+        }
+    }
+}
+
+fn open_segment(path: PathBuf) -> Result<Segment, SegmentError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(SegmentError::io("open", &path))?;
+    let mut head = [0; HEADER_BYTES];
+    let read = file.read_at(&mut head, 0).map_err(SegmentError::io("read", &path))?;
+    let header = head.get(..read).and_then(read_segment_header);
+    let Some((base, capacity)) = header else {
+        return Err(SegmentError::Damaged {
+            path,
+            offset: 0,
+            what: "the segment header is unreadable",
+        });
+    };
+    Ok(Segment { base, capacity, path, file })
+}
+
+fn fill(path: &Path, base: u64, capacity: u64) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+    let zeros = vec![0; FILL_CHUNK];
+    let mut at = 0;
+    while at < capacity {
+        let take = usize::try_from(capacity - at).unwrap_or(FILL_CHUNK).min(FILL_CHUNK);
+        file.write_all_at(&zeros[..take], at)?;
+        at += take as u64;
+    }
+    file.write_all_at(&segment_header(base, capacity), 0)?;
+    file.sync_all()?;
+    Ok(file)
+}
+
+/// Makes created, renamed and removed names durable.
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
