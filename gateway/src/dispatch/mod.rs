@@ -1,1 +1,190 @@
-//! Placeholder until its owner writes it.
+//! The dispatcher: claims entries, expands them, asks the rules, sends through lanes, settles.
+//!
+//! One loop per shard. What bounds it: `max_in_flight` deliveries over the whole process (their
+//! permits come back after the settling commit), `lane_capacity` per lane, and `claim_batch`
+//! entries per claim. Nothing waits in memory beyond these; everything else stays in the journal.
+
+pub mod retry;
+pub mod work;
+
+mod expand;
+mod finish;
+mod lane;
+mod settle;
+mod shard;
+
+#[cfg(test)]
+mod tests;
+
+use crate::clock::Clock;
+use crate::dispatch::finish::Finisher;
+use crate::dispatch::lane::Lanes;
+use crate::dispatch::retry::RetryPolicy;
+use crate::journal::Journal;
+use crate::model::{Millis, Notification, ProviderName, ShardId, Target};
+use crate::providers::Provider;
+use crate::rules::RuleEngine;
+use crate::store::Store;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// How the dispatcher runs.
+#[derive(Clone, Debug)]
+pub struct DispatchSettings {
+    /// Deliveries between "handed to a lane" and "result committed", over the whole process.
+    pub max_in_flight: usize,
+    /// Entries claimed at once per shard.
+    pub claim_batch: usize,
+    /// Deliveries that may wait in one lane.
+    pub lane_capacity: usize,
+    /// The journal's lease; renewed at a third of it.
+    pub lease: Duration,
+    pub retry: RetryPolicy,
+    /// How long a delivery is worth sending, by provider.
+    pub ttl_push: Duration,
+    pub ttl_slack: Duration,
+    pub ttl_webhook: Duration,
+    /// Tries in flight at once to one webhook subscription.
+    pub webhook_in_flight: usize,
+}
+
+impl Default for DispatchSettings {
+    fn default() -> Self {
+        Self {
+            max_in_flight: 1024,
+            claim_batch: 256,
+            lane_capacity: 256,
+            lease: Duration::from_mins(1),
+            retry: RetryPolicy::default(),
+            ttl_push: Duration::from_hours(24),
+            ttl_slack: Duration::from_hours(1),
+            ttl_webhook: Duration::from_hours(96),
+            webhook_in_flight: 8,
+        }
+    }
+}
+
+/// The configured providers: push by app, Slack and webhooks once.
+#[derive(Clone, Debug, Default)]
+pub struct Providers {
+    pub push: HashMap<(ProviderName, String), Arc<dyn Provider>>,
+    pub slack: Option<Arc<dyn Provider>>,
+    pub webhook: Option<Arc<dyn Provider>>,
+}
+
+impl Providers {
+    /// The provider that serves `target`, if one is configured.
+    fn of(&self, target: &Target) -> Option<&Arc<dyn Provider>> {
+        match target {
+            Target::Apns { app, .. } | Target::Fcm { app, .. } => {
+                self.push.get(&(target.provider(), app.clone()))
+            }
+            Target::Slack { .. } => self.slack.as_ref(),
+            Target::Webhook { .. } => self.webhook.as_ref(),
+        }
+    }
+}
+
+/// What every part of the dispatcher uses.
+#[derive(Debug)]
+struct Context {
+    journal: Arc<dyn Journal>,
+    store: Arc<dyn Store>,
+    rules: Arc<dyn RuleEngine>,
+    providers: Providers,
+    clock: Arc<dyn Clock>,
+    settings: DispatchSettings,
+    in_flight: Arc<Semaphore>,
+}
+
+impl Context {
+    /// When a delivery of `notification` by `provider` is no longer worth sending.
+    fn expiry(&self, notification: &Notification, provider: ProviderName) -> Millis {
+        let ttl = match provider {
+            ProviderName::Apns | ProviderName::Fcm => self.settings.ttl_push,
+            ProviderName::Slack => self.settings.ttl_slack,
+            ProviderName::Webhook => self.settings.ttl_webhook,
+        };
+        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        notification.expires_at.unwrap_or_else(|| notification.start_at.plus(ttl))
+    }
+
+    /// Tries that may be in flight at once in one lane of `provider`.
+    fn lane_in_flight(&self, provider: ProviderName) -> usize {
+        match provider {
+            ProviderName::Apns | ProviderName::Fcm => self.settings.max_in_flight,
+            ProviderName::Slack => 1,
+            ProviderName::Webhook => self.settings.webhook_in_flight,
+        }
+    }
+}
+
+/// What the dispatcher is built from.
+#[derive(Debug)]
+pub struct DispatcherParts {
+    pub journal: Arc<dyn Journal>,
+    pub store: Arc<dyn Store>,
+    pub rules: Arc<dyn RuleEngine>,
+    pub providers: Providers,
+    pub clock: Arc<dyn Clock>,
+    pub settings: DispatchSettings,
+}
+
+/// The running shard loops.
+#[derive(Debug)]
+pub struct Dispatcher {
+    stop: watch::Sender<bool>,
+    loops: JoinSet<()>,
+    context: Arc<Context>,
+    lanes: Arc<Lanes>,
+}
+
+impl Dispatcher {
+    /// Starts one loop per shard.
+    #[must_use]
+    pub fn start(parts: DispatcherParts) -> Self {
+        let DispatcherParts { journal, store, rules, providers, clock, settings } = parts;
+        let in_flight = Arc::new(Semaphore::new(settings.max_in_flight));
+        let context =
+            Arc::new(Context { journal, store, rules, providers, clock, settings, in_flight });
+        let finisher = Finisher::new(Arc::clone(&context));
+        let lanes = Lanes::new(context.settings.lane_capacity, Arc::new(finisher));
+        let (stop, stopped) = watch::channel(false);
+        let mut loops = JoinSet::new();
+        for shard in 0..context.journal.shards() {
+            let (context, lanes) = (Arc::clone(&context), Arc::clone(&lanes));
+            loops.spawn(shard::run(context, lanes, ShardId(shard), stopped.clone()));
+        }
+        Self { stop, loops, context, lanes }
+    }
+
+    /// Deliveries handed to lanes and not yet settled.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.context.settings.max_in_flight - self.context.in_flight.available_permits()
+    }
+
+    /// Deliveries waiting in lanes.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.lanes.waiting()
+    }
+
+    /// Stops claiming, then waits up to `deadline` for what is in flight. What is not settled by
+    /// then stays leased in the journal and is claimed again after the next start.
+    pub async fn drain(mut self, deadline: Duration) {
+        self.stop.send_replace(true);
+        let all = u32::try_from(self.context.settings.max_in_flight).unwrap_or(u32::MAX);
+        let settled = self.context.in_flight.acquire_many(all);
+        if tokio::time::timeout(deadline, settled).await.is_err() {
+            tracing::warn!(
+                in_flight = self.in_flight(),
+                "the grace period ended before every attempt did; these are sent again"
+            );
+        }
+        self.loops.shutdown().await;
+    }
+}

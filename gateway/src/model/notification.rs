@@ -73,8 +73,8 @@ pub struct Notification {
     pub created_at: Millis,
     pub created_by: String,
     pub start_at: Millis,
-    /// Past this instant nothing is sent any more.
-    pub expires_at: Millis,
+    /// Past this instant nothing is sent any more; `None` leaves it to each provider's default.
+    pub expires_at: Option<Millis>,
     /// Fields only the accepting dialect knows, as JSON text, for its own read operations.
     pub dialect_fields: String,
 }
@@ -89,15 +89,31 @@ pub enum Target {
 }
 
 impl Target {
+    /// What names the target in the journal: everything but the secrets, which are looked up again.
+    #[must_use]
+    pub fn reference(&self) -> TargetRef {
+        match self {
+            Self::Apns { device, user, .. } => {
+                TargetRef::Device { provider: ProviderName::Apns, device: *device, user: *user }
+            }
+            Self::Fcm { device, user, .. } => {
+                TargetRef::Device { provider: ProviderName::Fcm, device: *device, user: *user }
+            }
+            Self::Slack { subscription, .. } => TargetRef::Subscription {
+                provider: ProviderName::Slack,
+                subscription: *subscription,
+            },
+            Self::Webhook { subscription, .. } => TargetRef::Subscription {
+                provider: ProviderName::Webhook,
+                subscription: *subscription,
+            },
+        }
+    }
+
     /// Stable name of the target: part of the delivery id, safe to log (no token, no URL).
     #[must_use]
     pub fn key(&self) -> String {
-        match self {
-            Self::Apns { device, .. } => format!("apns:{device}"),
-            Self::Fcm { device, .. } => format!("fcm:{device}"),
-            Self::Slack { subscription, .. } => format!("slack:{subscription}"),
-            Self::Webhook { subscription, .. } => format!("webhook:{subscription}"),
-        }
+        self.reference().key()
     }
 
     #[must_use]
@@ -118,6 +134,33 @@ impl Target {
             Self::Slack { subscription, .. } | Self::Webhook { subscription, .. } => {
                 subscription.to_string()
             }
+        }
+    }
+}
+
+/// A target without its secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum TargetRef {
+    Device { provider: ProviderName, device: DeviceId, user: UserId },
+    Subscription { provider: ProviderName, subscription: SubscriptionId },
+}
+
+impl TargetRef {
+    /// `provider:id`, as timelines and logs show it.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match self {
+            Self::Device { provider, device, .. } => format!("{}:{device}", provider.as_str()),
+            Self::Subscription { provider, subscription } => {
+                format!("{}:{subscription}", provider.as_str())
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn provider(&self) -> ProviderName {
+        match self {
+            Self::Device { provider, .. } | Self::Subscription { provider, .. } => *provider,
         }
     }
 }

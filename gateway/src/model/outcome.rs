@@ -1,6 +1,6 @@
 //! How tries end and how deliveries end.
 
-use super::{DeliveryId, Millis, ProviderName};
+use super::{DeliveryId, Millis};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -94,20 +94,40 @@ pub struct RuleDecision {
     pub micros: u32,
 }
 
+/// Which part of a notification's audience an expansion covered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Part {
+    Root,
+    /// A later page of a long recipient list.
+    Chunk,
+    /// A recipient that a rule had held.
+    Resumed,
+    /// A later step of a rule's plan.
+    Step,
+}
+
 /// One line of a notification's timeline, stored with the settlement that caused it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum TimelineEvent {
-    /// Audience resolved: how many deliveries there are and how many recipients were not found.
-    Expanded { at: Millis, deliveries: u32, unknown_recipients: u32, no_device: u32 },
+    /// Part of the audience resolved: how many deliveries that gave, who was not found or has no
+    /// device, and whether a further chunk follows.
+    Expanded {
+        at: Millis,
+        part: Part,
+        deliveries: u32,
+        unknown_recipients: u32,
+        no_device: u32,
+        more: bool,
+    },
     /// The rules' answers for one recipient.
     Ruled { at: Millis, recipient: String, decisions: Vec<RuleDecision> },
-    /// One try, final or not.
+    /// One try; `state` is set when it was the last.
     Attempted {
         at: Millis,
         delivery: DeliveryId,
         target: String,
-        provider: ProviderName,
         attempt: u16,
         /// `delivered`, `retry`, `unknown`, `gone`, `rejected`, `hold`.
         outcome: String,
@@ -117,15 +137,40 @@ pub enum TimelineEvent {
         provider_id: Option<String>,
         elapsed_ms: u32,
         retry_at: Option<Millis>,
+        state: Option<FinalState>,
     },
-    /// A delivery reached its final state.
-    Settled {
-        at: Millis,
-        delivery: DeliveryId,
-        target: String,
-        state: FinalState,
-        cause: Option<String>,
-    },
-    /// Work was set aside until `until`: by a rule, or because a lane was full.
+    /// A delivery reached its final state without a further try.
+    Settled { at: Millis, delivery: DeliveryId, target: String, state: FinalState, cause: String },
+    /// A rule set a recipient, or a later step of its plan, aside until `until`.
     Held { at: Millis, recipient: String, until: Millis, cause: String },
+}
+
+impl TimelineEvent {
+    /// The event as one JSON object with its kind in `type`.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let tagged = serde_json::to_value(self).unwrap_or_default();
+        let serde_json::Value::Object(tagged) = tagged else { return tagged };
+        let mut flat = serde_json::Map::new();
+        for (kind, fields) in tagged {
+            flat.insert(String::from("type"), kind.into());
+            if let serde_json::Value::Object(fields) = fields {
+                flat.extend(fields.into_iter().filter(|(_, value)| !value.is_null()));
+            }
+        }
+        flat.into()
+    }
+
+    /// The delivery this event finished, and how.
+    #[must_use]
+    pub fn finished(&self) -> Option<(DeliveryId, FinalState)> {
+        match self {
+            Self::Attempted { delivery, state: Some(state), .. }
+            | Self::Settled { delivery, state, .. } => Some((*delivery, *state)),
+            Self::Attempted { .. }
+            | Self::Expanded { .. }
+            | Self::Ruled { .. }
+            | Self::Held { .. } => None,
+        }
+    }
 }

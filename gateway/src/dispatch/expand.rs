@@ -1,0 +1,176 @@
+//! From an audience to recipients with their targets.
+
+use crate::dispatch::work::RecipientRef;
+use crate::model::{
+    Audience, Device, Endpoint, Notification, Platform, ProviderName, Role, Subscription, Target,
+    TargetRef, User, UserId, UserStatus,
+};
+use crate::rules::{RecipientKind, RecipientView, TargetView};
+use crate::store::{Recipient, Store, StoreError};
+
+/// Recipients resolved in one step; a longer audience goes on in a chunk of its own.
+pub(super) const PAGE: usize = 256;
+
+/// One recipient and everywhere it can be reached.
+#[derive(Debug)]
+pub(super) struct Expanded {
+    pub(super) recipient: RecipientRef,
+    pub(super) view: RecipientView,
+    pub(super) targets: Vec<Target>,
+}
+
+/// One page of a notification's recipients.
+#[derive(Debug, Default)]
+pub(super) struct Expansion {
+    pub(super) recipients: Vec<Expanded>,
+    pub(super) unknown: u32,
+    pub(super) no_device: u32,
+    pub(super) next: Option<UserId>,
+}
+
+/// Resolves the page of `notification`'s audience that starts after `after`; the first page also
+/// holds the subscriptions that want its event.
+pub(super) async fn page(
+    store: &dyn Store,
+    notification: &Notification,
+    after: Option<UserId>,
+) -> Result<Expansion, StoreError> {
+    let org = notification.org;
+    let mut expansion = Expansion::default();
+    if notification.audience != Audience::Subscriptions {
+        let page = store.recipients(org, &notification.audience, after, PAGE).await?;
+        expansion.unknown = page.unknown;
+        expansion.next = page.next;
+        for recipient in page.recipients {
+            if recipient.devices.is_empty() {
+                expansion.no_device += 1;
+                continue;
+            }
+            let role = store.role(org, recipient.user.role).await?;
+            expansion.recipients.push(user(recipient, role));
+        }
+    }
+    if after.is_none() {
+        for subscription in store.subscriptions(org, &notification.event).await? {
+            expansion.recipients.push(subscriber(&subscription));
+        }
+    }
+    Ok(expansion)
+}
+
+/// One recipient again, as it is now; `None` if it is gone or unreachable.
+pub(super) async fn one(
+    store: &dyn Store,
+    notification: &Notification,
+    recipient: RecipientRef,
+) -> Result<Option<Expanded>, StoreError> {
+    let org = notification.org;
+    match recipient {
+        RecipientRef::User(id) => {
+            let audience = Audience::Users(vec![id]);
+            let page = store.recipients(org, &audience, None, 1).await?;
+            let Some(found) = page.recipients.into_iter().find(|r| !r.devices.is_empty()) else {
+                return Ok(None);
+            };
+            let role = store.role(org, found.user.role).await?;
+            Ok(Some(user(found, role)))
+        }
+        RecipientRef::Subscription(id) => {
+            let found = store.subscription(org, id).await?;
+            Ok(found.filter(|s| s.enabled).map(|s| subscriber(&s)))
+        }
+    }
+}
+
+/// An expansion of just one recipient.
+pub(super) async fn only(
+    store: &dyn Store,
+    notification: &Notification,
+    recipient: RecipientRef,
+) -> Result<Expansion, StoreError> {
+    let found = one(store, notification, recipient).await?;
+    let no_device = u32::from(found.is_none());
+    Ok(Expansion { recipients: found.into_iter().collect(), no_device, ..Expansion::default() })
+}
+
+/// A target again, with its present secrets; `None` if it was removed or disabled.
+pub(super) async fn target(
+    store: &dyn Store,
+    notification: &Notification,
+    wanted: TargetRef,
+) -> Result<Option<Target>, StoreError> {
+    let recipient = match wanted {
+        TargetRef::Device { user, .. } => RecipientRef::User(user),
+        TargetRef::Subscription { subscription, .. } => RecipientRef::Subscription(subscription),
+    };
+    let found = one(store, notification, recipient).await?;
+    Ok(found.and_then(|r| r.targets.into_iter().find(|target| target.reference() == wanted)))
+}
+
+fn user(found: Recipient, role: Option<Role>) -> Expanded {
+    let Recipient { user, devices } = found;
+    let targets: Vec<_> = devices.into_iter().map(device).collect();
+    let views = targets.iter().map(|target| TargetView {
+        provider: target.provider(),
+        handle: target.key(),
+        app: target.credential(),
+    });
+    let view = user_view(&user, role, views.collect());
+    Expanded { recipient: RecipientRef::User(user.id), view, targets }
+}
+
+fn user_view(user: &User, role: Option<Role>, targets: Vec<TargetView>) -> RecipientView {
+    RecipientView {
+        kind: RecipientKind::User,
+        id: user.id.to_string(),
+        org: user.org.to_string(),
+        email: Some(user.email.clone()),
+        tz: user.tz.clone(),
+        locale: user.locale.clone(),
+        status: match user.status {
+            UserStatus::Pending => "pending",
+            UserStatus::Active => "active",
+            UserStatus::Suspended => "suspended",
+        },
+        roles: role.into_iter().map(|role| role.name).collect(),
+        prefs: user.prefs.clone(),
+        targets,
+    }
+}
+
+fn device(device: Device) -> Target {
+    let Device { id, user, platform, app, token, .. } = device;
+    match platform {
+        Platform::Apns => Target::Apns { device: id, user, app, token },
+        Platform::Fcm => Target::Fcm { device: id, user, app, token },
+    }
+}
+
+fn subscriber(subscription: &Subscription) -> Expanded {
+    let id = subscription.id;
+    let (target, app) = match &subscription.endpoint {
+        Endpoint::Slack { url, team, .. } => {
+            (Target::Slack { subscription: id, url: url.clone() }, team.clone())
+        }
+        Endpoint::Webhook { url, secret } => {
+            let host = url::Url::parse(url).ok().and_then(|u| u.host_str().map(str::to_owned));
+            let target =
+                Target::Webhook { subscription: id, url: url.clone(), secret: secret.clone() };
+            (target, host.unwrap_or_default())
+        }
+    };
+    let provider: ProviderName = target.provider();
+    let view = RecipientView {
+        kind: RecipientKind::Subscription,
+        id: id.to_string(),
+        org: subscription.org.to_string(),
+        email: None,
+        tz: None,
+        locale: None,
+        status: "active",
+        roles: Vec::new(),
+        prefs: Vec::new(),
+        targets: vec![TargetView { provider, handle: target.key(), app }],
+    };
+    Expanded { recipient: RecipientRef::Subscription(id), view, targets: vec![target] }
+}

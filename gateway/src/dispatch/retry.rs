@@ -1,0 +1,168 @@
+//! When a delivery is tried again, and when it is given up.
+
+use crate::model::{Attempt, FinalState, Millis, Outcome, ProviderName};
+use std::time::Duration;
+
+/// Longest wait a provider's Retry-After can ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
+/// Waits after "our credential is wrong": nobody gains from asking sooner.
+const HOLD: Duration = Duration::from_mins(1);
+
+/// Delays between tries.
+#[derive(Clone, Debug)]
+pub struct RetryPolicy {
+    /// Push and Slack: doubling from here, full jitter.
+    pub base: Duration,
+    pub cap: Duration,
+    pub attempts_max: u16,
+    /// Webhooks: one delay per try, with `jitter` as a share of it either way.
+    pub webhook: Vec<Duration>,
+    pub jitter: f64,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        let minutes = |m| Duration::from_mins(m);
+        Self {
+            base: Duration::from_secs(1),
+            cap: minutes(15),
+            attempts_max: 8,
+            // Standard Webhooks' example schedule: 75 h 35 m in all.
+            webhook: vec![
+                Duration::from_secs(5),
+                minutes(5),
+                minutes(30),
+                minutes(120),
+                minutes(300),
+                minutes(600),
+                minutes(840),
+                minutes(1200),
+                minutes(1440),
+            ],
+            jitter: 0.2,
+        }
+    }
+}
+
+/// What to do with a delivery after a try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Final(FinalState),
+    /// The target is gone: final, and its record goes too.
+    Gone,
+    Again(Millis),
+}
+
+impl RetryPolicy {
+    /// Decides after try number `made` (from 1). `random` is uniform in 0..1.
+    #[must_use]
+    pub fn after(
+        &self,
+        provider: ProviderName,
+        attempt: &Attempt,
+        made: u16,
+        now: Millis,
+        expires_at: Millis,
+        random: f64,
+    ) -> Next {
+        let asked = match attempt.outcome {
+            Outcome::Delivered => return Next::Final(FinalState::Delivered),
+            Outcome::Rejected { .. } => return Next::Final(FinalState::Rejected),
+            Outcome::Gone { .. } => return Next::Gone,
+            Outcome::Retry { after, .. } => after,
+            Outcome::Unknown { .. } => None,
+            Outcome::Hold { .. } => Some(HOLD),
+        };
+        let scheduled = match provider {
+            ProviderName::Webhook => self.scheduled(made, random),
+            ProviderName::Apns | ProviderName::Fcm | ProviderName::Slack => {
+                (made < self.attempts_max).then(|| self.backoff(made, random))
+            }
+        };
+        let Some(scheduled) = scheduled else { return Next::Final(FinalState::Dead) };
+        // A provider's own wait is a floor, spread a little so that waiters do not return at once.
+        let wait = asked.map_or(scheduled, |asked| {
+            asked.min(RETRY_AFTER_MAX) + Duration::from_secs(1).mul_f64(random)
+        });
+        let again = now.plus(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        if again >= expires_at { Next::Final(FinalState::Expired) } else { Next::Again(again) }
+    }
+
+    fn scheduled(&self, made: u16, random: f64) -> Option<Duration> {
+        let delay = self.webhook.get(usize::from(made.saturating_sub(1)))?;
+        Some(delay.mul_f64(1.0 + self.jitter * (2.0 * random - 1.0)))
+    }
+
+    fn backoff(&self, made: u16, random: f64) -> Duration {
+        let doublings = u32::from(made.saturating_sub(1)).min(20);
+        let ceiling = self.base.saturating_mul(1 << doublings).min(self.cap);
+        // Full jitter, but never at once: a tenth of the ceiling at least.
+        ceiling.mul_f64(0.1 + 0.9 * random)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Millis = Millis(1_000_000);
+    const FAR: Millis = Millis(u64::MAX);
+
+    fn attempt(outcome: Outcome) -> Attempt {
+        let elapsed = Duration::from_millis(3);
+        Attempt { outcome, status: None, reason: None, provider_id: None, elapsed }
+    }
+
+    fn retry(after: Option<u64>) -> Attempt {
+        let after = after.map(Duration::from_secs);
+        attempt(Outcome::Retry { after, cause: "status" })
+    }
+
+    #[test]
+    fn final_answers_end_a_delivery() {
+        let policy = RetryPolicy::default();
+        let after = |outcome| policy.after(ProviderName::Apns, &attempt(outcome), 1, NOW, FAR, 0.5);
+        assert_eq!(after(Outcome::Delivered), Next::Final(FinalState::Delivered));
+        assert_eq!(after(Outcome::Gone { cause: "x" }), Next::Gone);
+        assert_eq!(after(Outcome::Rejected { cause: "x" }), Next::Final(FinalState::Rejected));
+    }
+
+    #[test]
+    fn push_backs_off_exponentially_up_to_the_cap_and_then_dies() {
+        let policy = RetryPolicy::default();
+        let at =
+            |made, random| policy.after(ProviderName::Fcm, &retry(None), made, NOW, FAR, random);
+        assert_eq!(at(1, 1.0), Next::Again(NOW.plus(1_000)));
+        assert_eq!(at(4, 1.0), Next::Again(NOW.plus(8_000)));
+        assert_eq!(at(4, 0.0), Next::Again(NOW.plus(800)));
+        assert_eq!(at(8, 1.0), Next::Final(FinalState::Dead));
+    }
+
+    #[test]
+    fn webhooks_follow_their_schedule_with_jitter() {
+        let policy = RetryPolicy::default();
+        let at = |made, random| {
+            policy.after(ProviderName::Webhook, &retry(None), made, NOW, FAR, random)
+        };
+        assert_eq!(at(1, 0.5), Next::Again(NOW.plus(5_000)));
+        assert_eq!(at(2, 0.0), Next::Again(NOW.plus(240_000)));
+        assert_eq!(at(2, 1.0), Next::Again(NOW.plus(360_000)));
+        assert_eq!(at(10, 0.5), Next::Final(FinalState::Dead));
+    }
+
+    #[test]
+    fn a_providers_wait_is_a_floor_of_at_most_an_hour() {
+        let policy = RetryPolicy::default();
+        let at = |after| policy.after(ProviderName::Slack, &retry(after), 1, NOW, FAR, 0.0);
+        assert_eq!(at(Some(30)), Next::Again(NOW.plus(30_000)));
+        assert_eq!(at(Some(1_000_000)), Next::Again(NOW.plus(3_600_000)));
+    }
+
+    #[test]
+    fn nothing_is_retried_past_its_expiry() {
+        let policy = RetryPolicy::default();
+        let next =
+            policy.after(ProviderName::Apns, &retry(Some(60)), 1, NOW, NOW.plus(59_000), 0.0);
+        assert_eq!(next, Next::Final(FinalState::Expired));
+    }
+}

@@ -1,0 +1,165 @@
+//! Collects what became of claimed work and settles it in the journal, many results per commit.
+//!
+//! A claim is finished by whoever reports its last unit. Permits of deliveries come back only
+//! after the commit, so that repeats after a crash stay within `max_in_flight`.
+
+use crate::dispatch::work::encode_event;
+use crate::journal::{Claim, ClaimId, Entry, Journal, JournalError, Resolution, Settlement};
+use crate::model::{DeliveryId, NotificationId, OrganizationId, ShardId, TimelineEvent};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+/// Results settled in one commit.
+const BATCH_MAX: usize = 512;
+const FULL_PAUSE: Duration = Duration::from_millis(100);
+
+/// One claim being worked on; done when every unit has been reported.
+#[derive(Debug)]
+pub(super) struct Tracker {
+    pub(super) claim: ClaimId,
+    pub(super) notification: NotificationId,
+    pub(super) org: OrganizationId,
+    units: AtomicUsize,
+}
+
+impl Tracker {
+    /// Starts with one unit: the expansion itself.
+    pub(super) fn new(claim: &Claim) -> Arc<Self> {
+        Arc::new(Self {
+            claim: claim.id,
+            notification: claim.notification,
+            org: claim.org,
+            units: AtomicUsize::new(1),
+        })
+    }
+
+    /// Announces a delivery, before the expansion is reported.
+    pub(super) fn expect(&self) {
+        self.units.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// The result of one unit of a claim.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub(super) resolved: Vec<(DeliveryId, Resolution)>,
+    pub(super) events: Vec<TimelineEvent>,
+    pub(super) follow_ups: Vec<Entry>,
+    pub(super) dead: Vec<(DeliveryId, Bytes)>,
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Where units of one shard are reported.
+#[derive(Clone, Debug)]
+pub(super) struct Settler {
+    to: mpsc::Sender<(Arc<Tracker>, Report)>,
+    held: Arc<Mutex<HashMap<ClaimId, ()>>>,
+}
+
+impl Settler {
+    /// A settler and the loop that must run for it.
+    pub(super) fn new(
+        journal: Arc<dyn Journal>,
+        shard: ShardId,
+        capacity: usize,
+    ) -> (Self, impl Future<Output = ()>) {
+        let (to, from) = mpsc::channel(capacity);
+        let held = Arc::new(Mutex::new(HashMap::new()));
+        (Self { to, held: Arc::clone(&held) }, run(journal, shard, from, held))
+    }
+
+    /// Notes that a claim is being worked on, so that its lease is renewed.
+    pub(super) fn hold(&self, claim: ClaimId) {
+        self.held.lock().insert(claim, ());
+    }
+
+    /// Claims whose leases need renewing.
+    pub(super) fn held(&self) -> Vec<ClaimId> {
+        self.held.lock().keys().copied().collect()
+    }
+
+    /// Reports one unit. Waits while the journal is behind.
+    pub(super) async fn report(&self, tracker: Arc<Tracker>, report: Report) {
+        if self.to.send((tracker, report)).await.is_err() {
+            tracing::debug!("a result came after its shard stopped; the entry is claimed again");
+        }
+    }
+}
+
+async fn run(
+    journal: Arc<dyn Journal>,
+    shard: ShardId,
+    mut from: mpsc::Receiver<(Arc<Tracker>, Report)>,
+    held: Arc<Mutex<HashMap<ClaimId, ()>>>,
+) {
+    let mut reports = Vec::with_capacity(BATCH_MAX);
+    while from.recv_many(&mut reports, BATCH_MAX).await > 0 {
+        let mut permits = Vec::with_capacity(reports.len());
+        let settlements = merge(reports.drain(..), &mut permits);
+        let done: Vec<_> = settlements.iter().filter(|s| s.done).map(|s| s.claim).collect();
+        commit(journal.as_ref(), shard, settlements).await;
+        let mut held = held.lock();
+        for claim in done {
+            held.remove(&claim);
+        }
+    }
+}
+
+/// One settlement per claim, `done` for those whose last unit is among the reports.
+fn merge(
+    reports: impl Iterator<Item = (Arc<Tracker>, Report)>,
+    permits: &mut Vec<OwnedSemaphorePermit>,
+) -> Vec<Settlement> {
+    let mut merged: Vec<Settlement> = Vec::new();
+    let mut places: HashMap<ClaimId, usize> = HashMap::new();
+    for (tracker, report) in reports {
+        let place = *places.entry(tracker.claim).or_insert_with(|| {
+            merged.push(Settlement {
+                claim: tracker.claim,
+                notification: tracker.notification,
+                org: tracker.org,
+                resolved: Vec::new(),
+                events: Vec::new(),
+                follow_ups: Vec::new(),
+                dead: Vec::new(),
+                done: false,
+            });
+            merged.len() - 1
+        });
+        let Some(settlement) = merged.get_mut(place) else { continue };
+        settlement.done |= tracker.units.fetch_sub(1, Ordering::AcqRel) == 1;
+        settlement.resolved.extend(report.resolved);
+        settlement.events.extend(report.events.iter().map(encode_event));
+        settlement.follow_ups.extend(report.follow_ups);
+        settlement.dead.extend(report.dead);
+        permits.extend(report.permit);
+    }
+    merged
+}
+
+async fn commit(journal: &dyn Journal, shard: ShardId, settlements: Vec<Settlement>) {
+    loop {
+        let committed = match journal.settle(shard, settlements.clone()) {
+            Ok(commit) => commit.await,
+            Err(error) => Err(error),
+        };
+        match committed {
+            Ok(()) => return,
+            // Settling frees space, so it is worth waiting for.
+            Err(JournalError::Full) => tokio::time::sleep(FULL_PAUSE).await,
+            Err(JournalError::Fenced) => {
+                tracing::warn!(shard = shard.0, "a lease ran out before its work was settled");
+                return;
+            }
+            Err(error) => {
+                tracing::error!(shard = shard.0, %error, "results could not be settled; their entries are claimed again after a restart");
+                return;
+            }
+        }
+    }
+}

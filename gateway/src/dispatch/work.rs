@@ -1,0 +1,123 @@
+//! What a journal entry carries: a whole notification, or a part of it that is still to do.
+
+use crate::journal::{Entry, EntryKind};
+use crate::model::{
+    Millis, Notification, Priority, SubscriptionId, TargetRef, TimelineEvent, UserId,
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Stands before every payload, so that a later release can read what this one wrote.
+const FORMAT: u8 = 1;
+
+/// One recipient, named without secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecipientRef {
+    User(UserId),
+    Subscription(SubscriptionId),
+}
+
+impl RecipientRef {
+    /// `user:7` or `subscription:5f1d…`, as timelines show it.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match self {
+            Self::User(user) => format!("user:{user}"),
+            Self::Subscription(subscription) => format!("subscription:{subscription}"),
+        }
+    }
+}
+
+/// Changes a plan makes to how a delivery goes out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overrides {
+    pub priority: Option<Priority>,
+    pub collapse_key: Option<String>,
+    pub expires_at: Option<Millis>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// As accepted.
+    Notification(Notification),
+    /// The rest of a long audience, from after this user on.
+    Chunk { notification: Notification, after: UserId },
+    /// One recipient that a rule held: rules are asked again.
+    Recipient { notification: Notification, recipient: RecipientRef },
+    /// Later steps of a plan: sent only if none of `unless` was delivered by now.
+    Step {
+        notification: Notification,
+        unless: Vec<TargetRef>,
+        steps: Vec<(Vec<TargetRef>, u32)>,
+        overrides: Overrides,
+    },
+    /// One delivery to try again.
+    Retry {
+        notification: Notification,
+        target: TargetRef,
+        /// Tries made so far.
+        attempts: u16,
+        overrides: Overrides,
+    },
+}
+
+impl Work {
+    #[must_use]
+    pub fn notification(&self) -> &Notification {
+        match self {
+            Self::Notification(notification)
+            | Self::Chunk { notification, .. }
+            | Self::Recipient { notification, .. }
+            | Self::Step { notification, .. }
+            | Self::Retry { notification, .. } => notification,
+        }
+    }
+
+    /// The payload of a journal entry.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        // Serializing into memory cannot fail for these types.
+        postcard::to_extend(self, vec![FORMAT]).map(Bytes::from).unwrap_or_default()
+    }
+
+    /// Reads a payload; `None` if it is none or of a later release.
+    #[must_use]
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        let (format, rest) = payload.split_first()?;
+        (*format == FORMAT).then(|| postcard::from_bytes(rest).ok()).flatten()
+    }
+
+    /// A journal entry for work that an earlier entry leaves behind.
+    #[must_use]
+    pub fn follow_up(&self, due: Millis) -> Entry {
+        let notification = self.notification();
+        Entry {
+            notification: notification.id,
+            org: notification.org,
+            kind: EntryKind::FollowUp,
+            due,
+            payload: self.encode(),
+        }
+    }
+
+    /// The journal entry of a notification as accepted.
+    #[must_use]
+    pub fn root(notification: Notification) -> Entry {
+        let (id, org, due) = (notification.id, notification.org, notification.start_at);
+        let payload = Self::Notification(notification).encode();
+        Entry { notification: id, org, kind: EntryKind::Root, due, payload }
+    }
+}
+
+/// A timeline event as the journal stores it.
+#[must_use]
+pub fn encode_event(event: &TimelineEvent) -> Bytes {
+    postcard::to_extend(event, vec![FORMAT]).map(Bytes::from).unwrap_or_default()
+}
+
+/// Reads a stored timeline event.
+#[must_use]
+pub fn decode_event(bytes: &[u8]) -> Option<TimelineEvent> {
+    let (format, rest) = bytes.split_first()?;
+    (*format == FORMAT).then(|| postcard::from_bytes(rest).ok()).flatten()
+}
