@@ -56,7 +56,7 @@ fn entry(text: &str, due: Millis) -> Entry {
 }
 
 fn append(entries: Vec<Entry>) -> Append {
-    Append { entries, idempotency: None }
+    Append { entries, idempotency: Vec::new() }
 }
 
 async fn put(fixture: &impl Fixture, shard: ShardId, entries: Vec<Entry>) {
@@ -258,7 +258,7 @@ async fn keys_are_remembered_for_their_time(mut f: impl Fixture) {
         created: f.now(),
         answer: Bytes::from_static(b"201"),
     };
-    let with_key = Append { entries: vec![entry("a", f.now())], idempotency: Some(record.clone()) };
+    let with_key = Append { entries: vec![entry("a", f.now())], idempotency: vec![record.clone()] };
     f.journal().append(SHARD, with_key).expect("accepted").await.expect("committed");
     let answer = Remembered::Yes { body: [9; 16], answer: record.answer };
     let now = f.now();

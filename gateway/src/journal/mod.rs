@@ -58,7 +58,7 @@ pub struct IdempotencyRecord {
 #[derive(Clone, Debug, Default)]
 pub struct Append {
     pub entries: Vec<Entry>,
-    pub idempotency: Option<IdempotencyRecord>,
+    pub idempotency: Vec<IdempotencyRecord>,
 }
 
 /// Names one claimed entry and the lease it was claimed under.

@@ -140,7 +140,7 @@ impl Journal for DiskJournal {
         let marks = BlockMarks {
             entries: append.entries.iter().map(entry_mark).collect(),
             settles: Vec::new(),
-            idempotency: append.idempotency.iter().cloned().collect(),
+            idempotency: append.idempotency.clone(),
         };
         self.core.enqueue(shard, encode_append(&append), marks, 1)
     }

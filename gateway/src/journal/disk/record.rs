@@ -182,7 +182,7 @@ pub(super) fn encode_append(append: &Append) -> Vec<u8> {
     for entry in &append.entries {
         put_entry(&mut out, entry);
     }
-    if let Some(idempotency) = &append.idempotency {
+    for idempotency in &append.idempotency {
         out.put_u8(RECORD_IDEMPOTENCY);
         out.extend_from_slice(&idempotency.key);
         out.extend_from_slice(&idempotency.body);

@@ -102,7 +102,7 @@ fn small_entry(n: u32) -> Entry {
 async fn fill(dir: &Path, clock: &TestClock, entries: u32) {
     let journal = open(dir, clock).expect("opens");
     for n in 0..entries {
-        let append = Append { entries: vec![small_entry(n)], idempotency: None };
+        let append = Append { entries: vec![small_entry(n)], idempotency: Vec::new() };
         journal.append(ShardId(0), append).expect("accepted").await.expect("committed");
     }
     journal.close().await;
@@ -143,7 +143,7 @@ async fn a_tail_torn_at_any_byte_is_cut_at_the_last_whole_commit() {
         std::fs::write(&path, &torn).expect("torn");
         let journal = open(home.path(), &clock).expect("a torn tail is no damage");
         assert_eq!(all_texts(&journal).await, ["entry 0", "entry 1"], "cut at {cut}");
-        let append = Append { entries: vec![small_entry(9)], idempotency: None };
+        let append = Append { entries: vec![small_entry(9)], idempotency: Vec::new() };
         journal.append(ShardId(0), append).expect("accepted").await.expect("committed");
         drop(journal);
         std::fs::remove_file(home.path().join("index.redb")).expect("index removed");
@@ -218,7 +218,7 @@ async fn a_full_disk_refuses_new_work_and_loses_nothing() {
     let refusal = loop {
         let mut entry = small_entry(0);
         entry.payload = Bytes::from(vec![b'x'; 16 << 10]);
-        let append = Append { entries: vec![entry], idempotency: None };
+        let append = Append { entries: vec![entry], idempotency: Vec::new() };
         match journal.append(ShardId(0), append).expect("enqueued").await {
             Ok(()) => accepted += 1,
             Err(error) => break error,
@@ -246,7 +246,7 @@ async fn settled_segments_past_retention_are_dropped_whole() {
     for n in 0..40 {
         let mut entry = small_entry(n);
         entry.payload = Bytes::from(vec![b'x'; 32 << 10]);
-        let append = Append { entries: vec![entry], idempotency: None };
+        let append = Append { entries: vec![entry], idempotency: Vec::new() };
         journal.append(ShardId(0), append).expect("accepted").await.expect("committed");
     }
     clock.advance(Duration::from_hours(24 * 8));

@@ -1,0 +1,102 @@
+//! Blynk: organization users under `/api/v1/organization`. So far the push notification.
+
+pub(crate) mod render;
+
+use crate::api::failure::{Failure, FailureClass};
+use crate::api::fields::{Faults, Fields};
+use crate::api::{Answered, Shared, json};
+use crate::auth::Scope;
+use crate::intake::Answer;
+use crate::model::{Audience, Content, Notification, Priority, Source, UserId};
+use crate::server::Request;
+use crate::store::UserRef;
+use bytes::Bytes;
+
+/// Blynk documents a request limit of 2 MB.
+const BODY_MAX: u64 = 2_000_000;
+
+struct Push {
+    user: UserId,
+    title: String,
+    body: String,
+    image_url: Option<String>,
+}
+
+impl Push {
+    fn parse(body: &[u8]) -> Result<Self, Failure> {
+        let body = json::parse(body).map_err(|fault| Failure::field("", fault.to_string()))?;
+        let fields = Fields::of_body(&body)?;
+        let mut faults = Faults::default();
+        let user = fields.required_integer::<i64>("userId", &mut faults);
+        let title = fields.required_text("title", 50, &mut faults);
+        let text = fields.text("body", 255, &mut faults);
+        let image_url = fields.text("imageUrl", 1024, &mut faults);
+        let is_https = |url: &str| {
+            url::Url::parse(url).is_ok_and(|url| url.scheme() == "https" && url.host_str().is_some())
+        };
+        if image_url.is_some_and(|url| !is_https(url)) {
+            faults.add("imageUrl", "must be an https URL");
+        }
+        faults.into_result()?;
+        Ok(Self {
+            user: UserId(user.unwrap_or_default()),
+            title: title.unwrap_or_default().to_owned(),
+            body: text.unwrap_or_default().to_owned(),
+            image_url: image_url.map(str::to_owned),
+        })
+    }
+}
+
+/// `POST …/users/send-push-notification`
+pub(super) async fn push(shared: &Shared, request: Request) -> Result<Answered, Failure> {
+    let caller = shared.caller(&request.headers)?;
+    if caller.scope != Scope::Organization {
+        let text = "This endpoint is available only when organization-scoped authentication is used.";
+        return Err(Failure::new(FailureClass::Forbidden, text));
+    }
+    super::check_json_type(&request.headers)?;
+    let path = request.path().to_owned();
+    let headers = request.headers.clone();
+    let body = request.body.read(BODY_MAX).await?;
+    let push = Push::parse(&body)?;
+    let user = shared.store.user(UserRef::Id(push.user)).await?;
+    let user = match user {
+        Some(user) if shared.is_within(user.org, caller.organization).await? => user,
+        _ => {
+            let text = format!(
+                "User with identifier {} is not found or belong to another organization.",
+                push.user
+            );
+            return Err(Failure::new(FailureClass::NotFound, text));
+        }
+    };
+    let key = Shared::request_key(caller.organization, &path, &headers, &body)?;
+    let now = shared.intake.now();
+    shared
+        .accept(key, || {
+            let id = shared.intake.mint();
+            let answer = Answer { status: 204, notification: id, body: Bytes::new() };
+            let notification = Notification {
+                id,
+                org: user.org,
+                source: Source::Blynk,
+                event: String::from("push.direct"),
+                audience: Audience::Users(vec![push.user]),
+                content: Content {
+                    title: push.title,
+                    body: push.body,
+                    image_url: push.image_url,
+                    data: String::new(),
+                },
+                priority: Priority::default(),
+                collapse_key: None,
+                created_at: now,
+                created_by: format!("organization:{}", caller.organization),
+                start_at: now,
+                expires_at: None,
+                dialect_fields: String::new(),
+            };
+            Ok((notification, answer))
+        })
+        .await
+}

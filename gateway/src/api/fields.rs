@@ -1,0 +1,214 @@
+//! Reads typed fields out of strict JSON, collecting every fault with its path.
+//!
+//! Lengths count Unicode scalar values, in every dialect.
+
+use crate::api::failure::{Failure, FieldFault};
+use serde_json::{Map, Value};
+
+/// The members of one object, by path.
+#[derive(Debug)]
+pub struct Fields<'a> {
+    members: &'a Map<String, Value>,
+    prefix: String,
+}
+
+/// Every fault found so far in one request.
+#[derive(Debug, Default)]
+pub struct Faults(Vec<FieldFault>);
+
+impl Faults {
+    pub fn add(&mut self, path: impl Into<String>, problem: impl Into<String>) {
+        self.0.push(FieldFault { path: path.into(), problem: problem.into() });
+    }
+
+    /// `Ok` if nothing was wrong.
+    pub fn into_result(self) -> Result<(), Failure> {
+        if self.0.is_empty() { Ok(()) } else { Err(Failure::invalid(self.0)) }
+    }
+}
+
+impl<'a> Fields<'a> {
+    /// The members of a body, which must be an object.
+    pub fn of_body(body: &'a Value) -> Result<Self, Failure> {
+        match body {
+            Value::Object(members) => Ok(Self { members, prefix: String::new() }),
+            _ => Err(Failure::field("", "the body must be a JSON object")),
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    /// The member, if it is there and not null.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&'a Value> {
+        self.members.get(name).filter(|value| !value.is_null())
+    }
+
+    /// Faults every member that is not in `known`: the schema is closed.
+    pub fn only(&self, known: &[&str], faults: &mut Faults) {
+        for name in self.members.keys().filter(|name| !known.contains(&name.as_str())) {
+            let name: String = name.chars().take(64).collect();
+            faults.add(self.path(&name), "is not a known field");
+        }
+    }
+
+    pub fn object(&self, name: &str, faults: &mut Faults) -> Option<Fields<'a>> {
+        match self.get(name)? {
+            Value::Object(members) => Some(Fields { members, prefix: self.path(name) }),
+            _ => {
+                faults.add(self.path(name), "must be an object");
+                None
+            }
+        }
+    }
+
+    /// A string of at most `max` characters without control characters other than line breaks.
+    pub fn text(&self, name: &str, max: usize, faults: &mut Faults) -> Option<&'a str> {
+        let value = self.get(name)?;
+        let Value::String(text) = value else {
+            faults.add(self.path(name), "must be a string");
+            return None;
+        };
+        match text_problem(text, max) {
+            None => Some(text),
+            Some(problem) => {
+                faults.add(self.path(name), problem);
+                None
+            }
+        }
+    }
+
+    pub fn required_text(&self, name: &str, max: usize, faults: &mut Faults) -> Option<&'a str> {
+        if self.get(name).is_none() {
+            faults.add(self.path(name), "is required");
+        }
+        self.text(name, max, faults)
+    }
+
+    /// A whole number in the range of `T`.
+    pub fn integer<T: TryFrom<i64>>(&self, name: &str, faults: &mut Faults) -> Option<T> {
+        let value = self.get(name)?;
+        let number = value.as_i64().and_then(|n| T::try_from(n).ok());
+        if number.is_none() {
+            faults.add(self.path(name), "must be an integer in range");
+        }
+        number
+    }
+
+    pub fn required_integer<T: TryFrom<i64>>(&self, name: &str, faults: &mut Faults) -> Option<T> {
+        if self.get(name).is_none() {
+            faults.add(self.path(name), "is required");
+        }
+        self.integer(name, faults)
+    }
+
+    /// An array of at most `max_items` strings of at most `max` characters.
+    pub fn texts(
+        &self,
+        name: &str,
+        max_items: usize,
+        max: usize,
+        faults: &mut Faults,
+    ) -> Option<Vec<&'a str>> {
+        let Value::Array(items) = self.get(name)? else {
+            faults.add(self.path(name), "must be an array of strings");
+            return None;
+        };
+        if items.len() > max_items {
+            faults.add(self.path(name), format!("has more than {max_items} items"));
+            return None;
+        }
+        let mut texts = Vec::with_capacity(items.len());
+        for (number, item) in items.iter().enumerate() {
+            let problem = match item {
+                Value::String(text) => match text_problem(text, max) {
+                    None => {
+                        texts.push(text.as_str());
+                        continue;
+                    }
+                    Some(problem) => problem,
+                },
+                _ => String::from("must be a string"),
+            };
+            faults.add(format!("{}[{number}]", self.path(name)), problem);
+        }
+        Some(texts)
+    }
+}
+
+/// What is wrong with a text, if anything.
+#[must_use]
+pub fn text_problem(text: &str, max: usize) -> Option<String> {
+    // A scalar value takes at least one byte, so short texts need no counting.
+    if text.len() > max && text.chars().count() > max {
+        return Some(format!("has more than {max} characters"));
+    }
+    let is_refused = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
+    text.chars().any(is_refused).then(|| String::from("has a control character"))
+}
+
+/// True for what the gateway accepts as an e-mail address: a practical subset of RFC 5321.
+#[must_use]
+pub fn is_email(text: &str) -> bool {
+    let Some((local, domain)) = text.rsplit_once('@') else { return false };
+    let is_atom = |c: char| c.is_alphanumeric() || "!#$%&'*+/=?^_`{|}~.-".contains(c);
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(|c| c.is_alphanumeric() || c == '-')
+    };
+    (1..=64).contains(&local.len())
+        && domain.len() <= 255
+        && local.chars().all(is_atom)
+        && !local.starts_with('.')
+        && !local.ends_with('.')
+        && !local.contains("..")
+        && domain.contains('.')
+        && domain.split('.').all(is_label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn counts_scalar_values_and_refuses_controls() {
+        assert_eq!(text_problem("ééé", 3), None);
+        assert!(text_problem("éééé", 3).is_some());
+        assert_eq!(text_problem("a\nb\tc", 10), None);
+        assert!(text_problem("a\0b", 10).is_some());
+        assert!(text_problem("a\u{9b}b", 10).is_some());
+    }
+
+    #[test]
+    fn collects_every_fault_with_its_path() {
+        let body = json!({"a": 1, "b": {"c": "long", "x": 0}, "d": ["ok", 2], "n": 4_294_967_296_u64});
+        let mut faults = Faults::default();
+        let fields = Fields::of_body(&body).expect("an object");
+        fields.text("a", 10, &mut faults);
+        let inner = fields.object("b", &mut faults).expect("an object");
+        inner.text("c", 3, &mut faults);
+        inner.only(&["c"], &mut faults);
+        fields.texts("d", 5, 5, &mut faults);
+        fields.integer::<i32>("n", &mut faults);
+        fields.required_text("gone", 5, &mut faults);
+        let failure = faults.into_result().expect_err("faults");
+        let paths: Vec<_> = failure.fields.iter().map(|f| f.path.as_str()).collect();
+        assert_eq!(paths, ["a", "b.c", "b.x", "d[1]", "n", "gone"]);
+    }
+
+    #[test]
+    fn knows_an_address_from_other_text() {
+        for good in ["a@b.co", "john.doe+tag@example.com", "o'neil@mail.example.org", "zoë@example.de"] {
+            assert!(is_email(good), "{good}");
+        }
+        for bad in ["", "a", "a@b", "@b.co", "a@", "a b@c.de", "a@b..de", ".a@b.de", "a@-b.de", "a@b.de\r\n", "a@@b.de"] {
+            assert!(!is_email(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Bulk intake: NDJSON in, one result line per input line out, in constant memory.
+//!
+//! Lines are committed in groups of a few hundred, and a line's result is written only after its
+//! group is durable. Results of a whole request fit into the reply's bounded channel, so a
+//! caller that sends everything before it reads anything cannot block itself.
+
+use crate::api::failure::{Failure, FailureClass};
+use crate::api::native::wire::Wire;
+use crate::api::native::{organization, sender};
+use crate::api::{Answered, Shared, reply};
+use crate::auth::Caller;
+use crate::dispatch::work::Work;
+use crate::intake::{Answer, IntakeError, KeyState, RequestKey, Running};
+use crate::journal::Entry;
+use crate::model::{NotificationId, OrganizationId};
+use crate::server::{BodyStream, ReplyBody, Request};
+use crate::telemetry::metrics::{self, IntakeMetrics};
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
+use http_body::Frame;
+use serde_json::json;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+const LINES_MAX: usize = 10_000;
+const LINE_BYTES_MAX: usize = 64 << 10;
+/// Lines committed together.
+const GROUP_LINES: usize = 512;
+const GROUP_BYTES: usize = 256 << 10;
+/// Frames the reply may hold: more than the results of `LINES_MAX` lines ever make.
+const FRAMES: usize = 2 * LINES_MAX / GROUP_LINES + 300;
+
+/// `POST /bugler/v1/notifications:batch`
+pub(in crate::api) async fn batch(
+    shared: Arc<Shared>,
+    request: Request,
+    counters: Arc<IntakeMetrics>,
+) -> Result<Answered, Failure> {
+    let caller = shared.caller(&request.headers)?;
+    check_type(&request.headers)?;
+    let created_by = sender(&shared, &caller).await?;
+    let key = batch_key(&request.headers)?;
+    let path = request.path().to_owned();
+    let lines = request.body.into_stream(shared.settings.bulk_max_body)?;
+    let durability = shared.intake.journal().durability();
+    let (to, frames) = mpsc::channel(FRAMES);
+    let batch = Batch { shared, caller, created_by, key, path, to, counters, group: Group::default(), totals: Totals::default() };
+    tokio::spawn(batch.run(lines));
+    let mut response = reply::json(200, ReplyBody::Stream(frames));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    headers.insert(reply::DURABILITY, HeaderValue::from_static(durability));
+    Ok(Answered::Other(response))
+}
+
+fn check_type(headers: &HeaderMap) -> Result<(), Failure> {
+    let media = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match media.as_str() {
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/json" => {
+            Ok(())
+        }
+        _ => {
+            let text = "send one JSON object per line as Content-Type: application/x-ndjson";
+            Err(Failure::new(FailureClass::UnsupportedMediaType, text))
+        }
+    }
+}
+
+fn batch_key(headers: &HeaderMap) -> Result<Option<Bytes>, Failure> {
+    let Some(key) = headers.get(crate::api::IDEMPOTENCY_KEY) else { return Ok(None) };
+    // Checked here, so that a bad key refuses the request instead of every line.
+    RequestKey::new(OrganizationId(0), "", key.as_bytes(), &[])?;
+    Ok(Some(Bytes::copy_from_slice(key.as_bytes())))
+}
+
+/// Lines waiting for one commit, and the results they will have.
+#[derive(Default)]
+struct Group {
+    org: Option<OrganizationId>,
+    entries: Vec<Entry>,
+    remember: Vec<(RequestKey, Answer)>,
+    results: Vec<(usize, NotificationId)>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Totals {
+    lines: usize,
+    accepted: usize,
+    replayed: usize,
+    rejected: usize,
+}
+
+struct Batch {
+    shared: Arc<Shared>,
+    caller: Caller,
+    created_by: String,
+    key: Option<Bytes>,
+    path: String,
+    to: mpsc::Sender<Frame<Bytes>>,
+    counters: Arc<IntakeMetrics>,
+    group: Group,
+    totals: Totals,
+}
+
+impl Batch {
+    async fn run(mut self, mut body: BodyStream) {
+        let mut buffer = BytesMut::new();
+        let failure = loop {
+            let ended = match body.next().await {
+                Some(Ok(bytes)) => {
+                    buffer.extend_from_slice(&bytes);
+                    false
+                }
+                Some(Err(error)) => break Some(Failure::from(error)),
+                None => true,
+            };
+            if let Err(failure) = self.lines(&mut buffer, ended).await {
+                break Some(failure);
+            }
+            if ended {
+                break None;
+            }
+        };
+        self.flush().await;
+        self.summary(failure).await;
+    }
+
+    /// Takes every complete line out of `buffer`.
+    async fn lines(&mut self, buffer: &mut BytesMut, ended: bool) -> Result<(), Failure> {
+        loop {
+            let line = match buffer.iter().position(|b| *b == b'\n') {
+                Some(end) => {
+                    let line = buffer.split_to(end + 1).freeze();
+                    line.slice(..end)
+                }
+                None if ended && !buffer.is_empty() => buffer.split().freeze(),
+                None => break,
+            };
+            let is_blank = line.iter().all(u8::is_ascii_whitespace);
+            if !is_blank {
+                self.line(&line).await?;
+            }
+        }
+        if buffer.len() > LINE_BYTES_MAX {
+            let text = format!("a line is longer than {LINE_BYTES_MAX} bytes");
+            return Err(Failure::new(FailureClass::TooLarge, text));
+        }
+        Ok(())
+    }
+
+    async fn line(&mut self, line: &[u8]) -> Result<(), Failure> {
+        let number = self.totals.lines;
+        if number >= LINES_MAX {
+            let text = format!("a request holds at most {LINES_MAX} lines; send the rest in another");
+            return Err(Failure::new(FailureClass::TooLarge, text));
+        }
+        self.totals.lines += 1;
+        match self.prepare(number, line).await {
+            Ok(()) => {}
+            Err(LineEnd::Refused(failure)) => self.refuse(&[number], &failure).await,
+            Err(LineEnd::Replayed(answer)) => {
+                self.totals.replayed += 1;
+                self.counters.replayed();
+                let id = answer.notification;
+                let status = answer.status;
+                let text = format!("{{\"i\":{number},\"status\":{status},\"id\":\"{id}\",\"replayed\":true}}\n");
+                self.write(text).await;
+            }
+        }
+        if self.group.entries.len() >= GROUP_LINES || self.group.bytes >= GROUP_BYTES {
+            self.flush().await;
+        }
+        Ok(())
+    }
+
+    async fn prepare(&mut self, number: usize, line: &[u8]) -> Result<(), LineEnd> {
+        if line.len() > LINE_BYTES_MAX {
+            let text = format!("the line is longer than {LINE_BYTES_MAX} bytes");
+            return Err(Failure::new(FailureClass::TooLarge, text).into());
+        }
+        let wire = Wire::parse(line)?;
+        let org = match wire.organization {
+            None => self.caller.organization,
+            Some(_) => organization(&self.shared, &self.caller, wire.organization).await?,
+        };
+        if self.group.org.is_some_and(|grouped| grouped != org) {
+            self.flush().await;
+        }
+        let shared = Arc::clone(&self.shared);
+        let (key, _running) = match self.line_key(org, number, line)? {
+            None => (None, None),
+            Some(key) => match shared.intake.begin(key).await.map_err(Failure::from)? {
+                KeyState::First(running) => (Some(key), Some(running)),
+                KeyState::Replay(answer) => return Err(LineEnd::Replayed(answer)),
+            },
+        };
+        let id = shared.intake.mint();
+        let notification =
+            wire.into_notification(id, org, &self.created_by, shared.intake.now())?;
+        let entry = Work::root(notification);
+        self.group.org = Some(org);
+        self.group.bytes += entry.payload.len();
+        self.group.entries.push(entry);
+        self.group.results.push((number, id));
+        if let Some(key) = key {
+            let answer = Answer { status: 201, notification: id, body: Bytes::new() };
+            self.group.remember.push((key, answer));
+        }
+        Ok(())
+    }
+
+    fn line_key(
+        &self,
+        org: OrganizationId,
+        number: usize,
+        line: &[u8],
+    ) -> Result<Option<RequestKey>, IntakeError> {
+        let Some(key) = &self.key else { return Ok(None) };
+        let scope = format!("{}#{number}", self.path);
+        RequestKey::new(org, &scope, key, line).map(Some)
+    }
+
+    /// Commits the group, then writes its results.
+    async fn flush(&mut self) {
+        let group = std::mem::take(&mut self.group);
+        let Some(org) = group.org else { return };
+        let Group { entries, remember, results, .. } = group;
+        let accepted = entries.len();
+        match self.shared.intake.accept_all(org, entries, &remember).await {
+            Ok(()) => {
+                self.totals.accepted += accepted;
+                self.counters.accepted(accepted as u64);
+                let mut text = String::with_capacity(accepted * 72);
+                for (number, id) in results {
+                    writeln!(text, "{{\"i\":{number},\"status\":201,\"id\":\"{id}\"}}").ok();
+                }
+                self.write(text).await;
+            }
+            Err(error) => {
+                let numbers: Vec<_> = results.iter().map(|(number, _)| *number).collect();
+                self.refuse(&numbers, &Failure::from(error)).await;
+            }
+        }
+    }
+
+    async fn refuse(&mut self, numbers: &[usize], failure: &Failure) {
+        self.totals.rejected += numbers.len();
+        self.counters.rejected(failure.class.code());
+        let mut text = String::new();
+        for number in numbers {
+            let line = json!({
+                "i": number,
+                "status": failure.class.status(),
+                "code": failure.class.code(),
+                "detail": failure.detail,
+            });
+            writeln!(text, "{line}").ok();
+        }
+        self.write(text).await;
+    }
+
+    async fn summary(&mut self, failure: Option<Failure>) {
+        metrics::bulk_received(u32::try_from(self.totals.lines).unwrap_or(u32::MAX));
+        let Totals { lines, accepted, replayed, rejected } = self.totals;
+        let mut line = json!({
+            "summary": true,
+            "lines": lines,
+            "accepted": accepted,
+            "replayed": replayed,
+            "rejected": rejected,
+        });
+        if let Some(failure) = failure {
+            // Everything after the last result line was neither read nor stored.
+            line["status"] = failure.class.status().into();
+            line["code"] = failure.class.code().into();
+            line["detail"] = failure.detail.into();
+        }
+        self.write(format!("{line}\n")).await;
+    }
+
+    async fn write(&self, text: String) {
+        if self.to.send(Frame::data(Bytes::from(text))).await.is_err() {
+            tracing::debug!("the caller of a batch went away before its results");
+        }
+    }
+}
+
+/// Why a line is not in the group.
+enum LineEnd {
+    Refused(Failure),
+    Replayed(Answer),
+}
+
+impl From<Failure> for LineEnd {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure)
+    }
+}
+
+impl From<IntakeError> for LineEnd {
+    fn from(error: IntakeError) -> Self {
+        Self::Refused(error.into())
+    }
+}

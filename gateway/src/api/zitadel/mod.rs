@@ -1,0 +1,3 @@
+//! ZITADEL: notification policy. So far only its REST error envelope is served.
+
+pub(crate) mod render;
