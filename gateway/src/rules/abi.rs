@@ -23,59 +23,65 @@ const ATTR_DEPTH_MAX: usize = 8;
 const ATTR_KEY_BYTES_MAX: usize = 128;
 const ATTR_VALUE_BYTES_MAX: usize = 1024;
 
-/// The rows of one batch, converted once for the whole chain.
+/// The items of one batch, converted once for the whole chain.
 #[derive(Debug)]
 pub(super) struct Questions {
-    notifications: Vec<types::Notification>,
-    rows: Vec<Row>,
-}
-
-#[derive(Debug)]
-struct Row {
-    notification: usize,
-    recipient: types::Recipient,
-    attempt: u16,
+    /// Row n asks about item n and recipient n; its plan is that of the last question.
+    whole: router::Batch,
 }
 
 impl Questions {
     pub(super) fn new(items: &[RouteItem]) -> Self {
         let mut notifications = Vec::new();
-        let mut known: HashMap<NotificationId, usize> = HashMap::new();
-        let mut row = |item: &RouteItem| {
+        let mut known: HashMap<NotificationId, u32> = HashMap::new();
+        let mut row = |(position, item): (usize, &RouteItem)| {
             let notification = *known.entry(item.notification.id).or_insert_with(|| {
                 notifications.push(notification(&item.notification));
-                notifications.len() - 1
+                index(notifications.len() - 1)
             });
-            Row { notification, recipient: recipient(&item.recipient), attempt: item.attempt }
+            router::Item {
+                notification,
+                recipient: index(position),
+                attempt: item.attempt,
+                last_outcome: None,
+                plan: plan(&Plan::all_targets(0)),
+            }
         };
-        let rows = items.iter().map(&mut row).collect();
-        Self { notifications, rows }
+        let rows = items.iter().enumerate().map(&mut row).collect();
+        let recipients = items.iter().map(|item| recipient(&item.recipient)).collect();
+        Self { whole: router::Batch { notifications, recipients, items: rows } }
     }
 
-    /// The batch that asks about the items at `asked`, whose plans so far are given beside them.
-    pub(super) fn batch<'a>(
-        &self,
-        asked: impl Iterator<Item = (usize, &'a Plan)>,
-    ) -> router::Batch {
-        let mut batch =
+    /// The batch that asks about every item, whose plans so far are given in order.
+    pub(super) fn whole<'a>(&mut self, plans: impl Iterator<Item = &'a Plan>) -> &router::Batch {
+        for (row, so_far) in self.whole.items.iter_mut().zip(plans) {
+            row.plan = plan(so_far);
+        }
+        &self.whole
+    }
+
+    /// The batch that asks about the items at these positions, with their plans so far. It holds
+    /// nothing of the others.
+    pub(super) fn some<'a>(&self, asked: impl Iterator<Item = (usize, &'a Plan)>) -> router::Batch {
+        let mut some =
             router::Batch { notifications: Vec::new(), recipients: Vec::new(), items: Vec::new() };
-        let mut moved: HashMap<usize, u32> = HashMap::new();
+        let mut moved: HashMap<u32, u32> = HashMap::new();
         for (position, so_far) in asked {
-            let Some(row) = self.rows.get(position) else { continue };
+            let Some(row) = self.whole.items.get(position) else { continue };
             let notification = *moved.entry(row.notification).or_insert_with(|| {
-                batch.notifications.extend(self.notifications.get(row.notification).cloned());
-                index(batch.notifications.len() - 1)
+                let from = usize::try_from(row.notification).unwrap_or(usize::MAX);
+                some.notifications.extend(self.whole.notifications.get(from).cloned());
+                index(some.notifications.len() - 1)
             });
-            batch.recipients.push(row.recipient.clone());
-            batch.items.push(router::Item {
+            some.recipients.extend(self.whole.recipients.get(position).cloned());
+            some.items.push(router::Item {
                 notification,
-                recipient: index(batch.recipients.len() - 1),
-                attempt: row.attempt,
-                last_outcome: None,
+                recipient: index(some.recipients.len() - 1),
                 plan: plan(so_far),
+                ..*row
             });
         }
-        batch
+        some
     }
 }
 

@@ -53,7 +53,7 @@ impl Chain {
     /// Answers every item, in order. All items must belong to one organization: they share
     /// instances.
     pub(super) fn route(&self, sandbox: &Sandbox, now: Millis, items: &[RouteItem]) -> Vec<Routed> {
-        let batch = Batch { sandbox, now, items, questions: Questions::new(items) };
+        let mut batch = Batch { sandbox, now, items, questions: Questions::new(items) };
         let start = |item: &RouteItem| Progress {
             plan: Plan::all_targets(item.recipient.targets.len()),
             end: None,
@@ -97,7 +97,7 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    fn ask(&self, rule: &Rule, asked: &[usize], progress: &[Progress]) -> Vec<(usize, Part)> {
+    fn ask(&mut self, rule: &Rule, asked: &[usize], progress: &[Progress]) -> Vec<(usize, Part)> {
         if asked.is_empty() {
             return Vec::new();
         }
@@ -120,14 +120,20 @@ impl Batch<'_> {
     }
 
     /// One call in a fresh instance. An answer of the wrong length is no answer.
-    fn evaluate(&self, rule: &Rule, asked: &[usize], progress: &[Progress]) -> Evaluation {
+    fn evaluate(&mut self, rule: &Rule, asked: &[usize], progress: &[Progress]) -> Evaluation {
         let plans = asked.iter().filter_map(|at| Some((*at, &progress.get(*at)?.plan)));
-        let batch = self.questions.batch(plans);
+        let some;
+        let batch = if asked.len() == self.items.len() {
+            self.questions.whole(plans.map(|(_, plan)| plan))
+        } else {
+            some = self.questions.some(plans);
+            &some
+        };
         let org = batch.notifications.first().map_or_else(String::new, |n| n.org_id.clone());
         let limits = (self.sandbox.limits(), asked.len());
         let zones = self.sandbox.zones().clone();
         let host = Host::new(Arc::clone(&rule.config), org, self.now, zones, limits);
-        let mut evaluation = self.sandbox.evaluate(&rule.compiled, host, &batch);
+        let mut evaluation = self.sandbox.evaluate(&rule.compiled, host, batch);
         if let Ok(answers) = &evaluation.answers
             && answers.len() != asked.len()
         {

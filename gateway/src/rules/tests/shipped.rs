@@ -114,7 +114,7 @@ async fn more_items_than_one_batch_holds_are_answered_in_order() {
         start(vec![rule("event-routing", &[("route.odd", "apns"), ("route.even", "slack")])]);
     let named = |n: usize| {
         let mut asked = item(i32::try_from(n % 7).unwrap(), "x");
-        let event = if n % 2 == 0 { "even" } else { "odd" };
+        let event = if n.is_multiple_of(2) { "even" } else { "odd" };
         Arc::get_mut(&mut asked.notification).unwrap().event = event.into();
         asked
     };
