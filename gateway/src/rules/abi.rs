@@ -1,1 +1,227 @@
-//! Placeholder until its owner writes it.
+//! The WIT interface as the host sees it, and the gateway's questions in its terms.
+
+use crate::model::{Notification, NotificationId, Priority, ProviderName};
+use crate::rules::{Plan, RecipientKind, RecipientView, RouteItem, TargetView};
+use serde_json::Value;
+use std::collections::HashMap;
+
+mod bindings {
+    //! Generated from `rules-sdk/wit`.
+    wasmtime::component::bindgen!({
+        path: "../rules-sdk/wit",
+        world: "route-rule",
+        imports: { default: trappable },
+    });
+}
+
+pub(super) use bindings::bugler::rules::{clock, config, log, types};
+pub(super) use bindings::exports::bugler::rules::router;
+pub(super) use bindings::{RouteRule, RouteRulePre};
+
+const ATTRS_MAX: usize = 64;
+const ATTR_DEPTH_MAX: usize = 8;
+const ATTR_KEY_BYTES_MAX: usize = 128;
+const ATTR_VALUE_BYTES_MAX: usize = 1024;
+
+/// The items of one batch, converted once for the whole chain.
+#[derive(Debug)]
+pub(super) struct Questions {
+    /// Row n asks about item n and recipient n; its plan is that of the last question.
+    whole: router::Batch,
+}
+
+impl Questions {
+    pub(super) fn new(items: &[RouteItem]) -> Self {
+        let mut notifications = Vec::new();
+        let mut known: HashMap<NotificationId, u32> = HashMap::new();
+        let mut row = |(position, item): (usize, &RouteItem)| {
+            let notification = *known.entry(item.notification.id).or_insert_with(|| {
+                notifications.push(notification(&item.notification));
+                index(notifications.len() - 1)
+            });
+            router::Item {
+                notification,
+                recipient: index(position),
+                attempt: item.attempt,
+                last_outcome: None,
+                plan: plan(&Plan::all_targets(0)),
+            }
+        };
+        let rows = items.iter().enumerate().map(&mut row).collect();
+        let recipients = items.iter().map(|item| recipient(&item.recipient)).collect();
+        Self { whole: router::Batch { notifications, recipients, items: rows } }
+    }
+
+    /// The batch that asks about every item, whose plans so far are given in order.
+    pub(super) fn whole<'a>(&mut self, plans: impl Iterator<Item = &'a Plan>) -> &router::Batch {
+        for (row, so_far) in self.whole.items.iter_mut().zip(plans) {
+            row.plan = plan(so_far);
+        }
+        &self.whole
+    }
+
+    /// The batch that asks about the items at these positions, with their plans so far. It holds
+    /// nothing of the others.
+    pub(super) fn some<'a>(&self, asked: impl Iterator<Item = (usize, &'a Plan)>) -> router::Batch {
+        let mut some =
+            router::Batch { notifications: Vec::new(), recipients: Vec::new(), items: Vec::new() };
+        let mut moved: HashMap<u32, u32> = HashMap::new();
+        for (position, so_far) in asked {
+            let Some(row) = self.whole.items.get(position) else { continue };
+            let notification = *moved.entry(row.notification).or_insert_with(|| {
+                let from = usize::try_from(row.notification).unwrap_or(usize::MAX);
+                some.notifications.extend(self.whole.notifications.get(from).cloned());
+                index(some.notifications.len() - 1)
+            });
+            some.recipients.extend(self.whole.recipients.get(position).cloned());
+            some.items.push(router::Item {
+                notification,
+                recipient: index(some.recipients.len() - 1),
+                plan: plan(so_far),
+                ..*row
+            });
+        }
+        some
+    }
+}
+
+fn notification(from: &Notification) -> types::Notification {
+    types::Notification {
+        id: from.id.to_string(),
+        org_id: from.org.to_string(),
+        event_type: from.event.clone(),
+        title: from.content.title.clone(),
+        body: from.content.body.clone(),
+        priority: priority(from.priority),
+        created_at: from.created_at.0,
+        expires_at: Some(from.expires_at.0),
+        collapse_key: from.collapse_key.clone(),
+        attrs: attrs(&from.content.data),
+    }
+}
+
+fn recipient(from: &RecipientView) -> types::Recipient {
+    let attr =
+        |(key, value): &(String, String)| types::Attr { key: key.clone(), value: value.clone() };
+    types::Recipient {
+        kind: match from.kind {
+            RecipientKind::User => types::RecipientKind::User,
+            RecipientKind::Subscription => types::RecipientKind::Subscription,
+        },
+        id: from.id.clone(),
+        org_id: from.org.clone(),
+        email: from.email.clone(),
+        tz: from.tz.clone(),
+        locale: from.locale.clone(),
+        status: match from.status {
+            "active" => types::UserStatus::Active,
+            "pending" => types::UserStatus::Pending,
+            _ => types::UserStatus::Inactive,
+        },
+        roles: from.roles.clone(),
+        prefs: from.prefs.iter().map(attr).collect(),
+        targets: from.targets.iter().map(target).collect(),
+    }
+}
+
+fn target(from: &TargetView) -> types::Target {
+    types::Target {
+        channel: match from.provider {
+            ProviderName::Apns => types::Channel::Apns,
+            ProviderName::Fcm => types::Channel::Fcm,
+            ProviderName::Slack => types::Channel::Slack,
+            ProviderName::Webhook => types::Channel::Webhook,
+        },
+        handle: from.handle.clone(),
+        app: from.app.clone(),
+        last_ok_at: None,
+        recent_failures: 0,
+    }
+}
+
+fn plan(from: &Plan) -> types::Plan {
+    let step = |step: &crate::rules::Step| types::Step {
+        targets: step.targets.iter().copied().map(index).collect(),
+        within_ms: step.within_ms,
+    };
+    types::Plan {
+        steps: from.steps.iter().map(step).collect(),
+        priority: from.priority.map(priority),
+        collapse_key: from.collapse_key.clone(),
+        expires_at: from.expires_at.map(|at| at.0),
+    }
+}
+
+fn priority(from: Priority) -> types::Priority {
+    match from {
+        Priority::Low => types::Priority::Low,
+        Priority::Normal => types::Priority::Normal,
+        Priority::High => types::Priority::High,
+        Priority::Critical => types::Priority::Critical,
+    }
+}
+
+/// Positions are bounded by the batch and by a recipient's targets, far below `u32::MAX`.
+fn index(position: usize) -> u32 {
+    u32::try_from(position).unwrap_or(u32::MAX)
+}
+
+/// The scalars of a JSON object under dotted names, in its order. Null, what is too long or too
+/// deep, and all after the first 64 are left out: a rule gets a whole value or none.
+fn attrs(json: &str) -> Vec<types::Attr> {
+    let mut found = Vec::new();
+    if let Ok(value @ Value::Object(_)) = serde_json::from_str(json) {
+        flatten(String::new(), &value, 0, &mut found);
+    }
+    found
+}
+
+fn flatten(key: String, value: &Value, depth: usize, found: &mut Vec<types::Attr>) {
+    if depth > ATTR_DEPTH_MAX || key.len() > ATTR_KEY_BYTES_MAX || found.len() >= ATTRS_MAX {
+        return;
+    }
+    let below = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+    let text = match value {
+        Value::Object(members) => {
+            return members.iter().for_each(|(k, v)| flatten(below(k), v, depth + 1, found));
+        }
+        Value::Array(values) => {
+            let values = values.iter().take(ATTRS_MAX).enumerate();
+            return values.for_each(|(n, v)| flatten(below(&n.to_string()), v, depth + 1, found));
+        }
+        Value::Null => return,
+        Value::Bool(truth) => truth.to_string(),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => text.clone(),
+    };
+    if text.len() <= ATTR_VALUE_BYTES_MAX {
+        found.push(types::Attr { key, value: text });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flat(json: &str) -> Vec<(String, String)> {
+        attrs(json).into_iter().map(|attr| (attr.key, attr.value)).collect()
+    }
+
+    #[test]
+    fn flattens_custom_data_in_its_own_order() {
+        let pairs = flat(r#"{"z":1,"a":{"b":true,"c":null},"list":["x",{"y":2.5}]}"#);
+        let expected = [("z", "1"), ("a.b", "true"), ("list.0", "x"), ("list.1.y", "2.5")];
+        assert_eq!(pairs, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+    }
+
+    #[test]
+    fn leaves_out_what_is_too_much() {
+        let wide: String = (0..1000).map(|n| format!(r#""k{n}":{n},"#)).collect();
+        assert_eq!(flat(&format!("{{{wide}\"last\":1}}")).len(), ATTRS_MAX);
+        let deep = format!("{}1{}", r#"{"a":"#.repeat(50), "}".repeat(50));
+        assert_eq!(flat(&deep), []);
+        assert_eq!(flat(&format!(r#"{{"long":"{}"}}"#, "x".repeat(2000))), []);
+        assert_eq!(flat(""), []);
+        assert_eq!(flat("[1]"), []);
+    }
+}

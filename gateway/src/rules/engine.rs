@@ -1,1 +1,238 @@
-//! Placeholder until its owner writes it.
+//! The sandbox: one WebAssembly engine, its memory pool, its deadline ticker, one bounded evaluation.
+
+use crate::rules::abi::{RouteRule, RouteRulePre, router};
+use crate::rules::error::RuleError;
+use crate::rules::host::Host;
+use crate::rules::limits::{Breach, INSTANCES_MAX, RuleLimits, TABLES_MAX};
+use crate::rules::localtime::Zones;
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store,
+    WasmFeatures,
+};
+
+const TICK: Duration = Duration::from_millis(1);
+/// A worker's stack must hold this and the host's frames above it.
+const WASM_STACK_BYTES: usize = 512 << 10;
+/// Instances beside those of the workers: the trial starts of a chain that is being loaded.
+const SPARE_SLOTS: usize = 4;
+/// Dirty memory up to this size is cleared in place instead of being unmapped.
+const KEEP_RESIDENT_BYTES: usize = 2 << 20;
+
+/// Compiles and runs rules. Dropping it ends its ticker.
+pub(super) struct Sandbox {
+    engine: Engine,
+    linker: Linker<Host>,
+    limits: RuleLimits,
+    zones: Zones,
+    ticker: Ticker,
+}
+
+/// A compiled rule, ready to be instantiated.
+pub(super) struct Compiled(RouteRulePre<Host>);
+
+/// What came of one call.
+pub(super) struct Evaluation {
+    pub(super) answers: Result<Vec<router::Routed>, Breach>,
+    pub(super) fuel: u64,
+    pub(super) elapsed: Duration,
+}
+
+impl Sandbox {
+    /// `threads` is how many evaluations may run at a time.
+    pub(super) fn start(limits: RuleLimits, threads: usize) -> Result<Self, RuleError> {
+        let pool = pool(&limits, threads);
+        let pooled = Engine::new(config().allocation_strategy(pool));
+        let engine = pooled.or_else(|error| {
+            tracing::warn!(error = %error, "no memory pool for rules; every batch maps its own");
+            Engine::new(config().memory_reservation(reservation(&limits)))
+        });
+        let engine = engine.map_err(|error| RuleError::Engine(error.into()))?;
+        let mut linker = Linker::new(&engine);
+        RouteRule::add_to_linker::<_, HasSelf<_>>(&mut linker, |host| host)
+            .map_err(|error| RuleError::Engine(error.into()))?;
+        let ticker = Ticker::start(engine.clone()).map_err(RuleError::Thread)?;
+        Ok(Self { engine, linker, limits, zones: Zones::bundled(), ticker })
+    }
+
+    pub(super) fn limits(&self) -> &RuleLimits {
+        &self.limits
+    }
+
+    pub(super) fn zones(&self) -> &Zones {
+        &self.zones
+    }
+
+    /// Compiles a component that was inspected before. Takes about 0.1 s for 40 kB.
+    pub(super) fn compile(&self, component: &[u8]) -> Result<Compiled, RuleError> {
+        let component = Component::from_binary(&self.engine, component)
+            .map_err(|error| RuleError::Malformed(error.into()))?;
+        let linked = self.linker.instantiate_pre(&component).and_then(RouteRulePre::new);
+        linked.map(Compiled).map_err(|error| RuleError::WrongWorld(error.into()))
+    }
+
+    /// Starts an instance and throws it away: what cannot start is found before it is deployed.
+    pub(super) fn try_start(&self, rule: &Compiled, host: Host) -> Result<(), RuleError> {
+        let mut store = self.store(host, 1);
+        let _running = self.ticker.run();
+        let started = rule.0.instantiate(&mut store);
+        started.map(drop).map_err(|error| RuleError::CannotStart(error.into()))
+    }
+
+    /// Asks `rule` about a batch in a fresh instance.
+    pub(super) fn evaluate(
+        &self,
+        rule: &Compiled,
+        host: Host,
+        batch: &router::Batch,
+    ) -> Evaluation {
+        let started = Instant::now();
+        let mut store = self.store(host, batch.items.len());
+        let running = self.ticker.run();
+        let called = rule
+            .0
+            .instantiate(&mut store)
+            .and_then(|instance| instance.bugler_rules_router().call_route(&mut store, batch));
+        drop(running);
+        let left = store.get_fuel().unwrap_or(0);
+        Evaluation {
+            answers: called.map_err(|e| Breach::of_call(&e, store.data().memory_refused())),
+            fuel: self.limits.fuel(batch.items.len()).saturating_sub(left),
+            elapsed: started.elapsed(),
+        }
+    }
+
+    fn store(&self, host: Host, items: usize) -> Store<Host> {
+        let mut store = Store::new(&self.engine, host);
+        store.limiter(|host| host);
+        store.set_fuel(self.limits.fuel(items)).expect("the engine is configured to meter fuel");
+        store.set_hostcall_fuel(self.limits.output_bytes(items));
+        // The tick under way may end at once, so it does not count.
+        let ticks = self.limits.deadline.as_millis() / TICK.as_millis() + 1;
+        store.set_epoch_deadline(u64::try_from(ticks).unwrap_or(u64::MAX));
+        store
+    }
+}
+
+fn config() -> Config {
+    let needed = (WasmFeatures::WASM2 | WasmFeatures::LIME1 | WasmFeatures::COMPONENT_MODEL)
+        .difference(WasmFeatures::SIMD);
+    let mut config = Config::new();
+    config
+        .wasm_features(WasmFeatures::all().difference(needed), false)
+        .consume_fuel(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK_BYTES)
+        // The same batch must get the same answer on every machine.
+        .cranelift_nan_canonicalization(true);
+    config
+}
+
+fn pool(limits: &RuleLimits, threads: usize) -> InstanceAllocationStrategy {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let slots = threads.saturating_add(SPARE_SLOTS);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(count(slots))
+        .total_core_instances(count(slots * INSTANCES_MAX))
+        .total_memories(count(slots))
+        .total_tables(count(slots * TABLES_MAX))
+        .max_core_instances_per_component(count(INSTANCES_MAX))
+        .max_memories_per_component(1)
+        .max_tables_per_component(count(TABLES_MAX))
+        .max_memory_size(limits.memory_bytes)
+        .table_elements(limits.table_elements);
+    // Without the page map, keeping memory resident means clearing all of it, used or not.
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        pool.pagemap_scan(Enabled::Auto)
+            .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+            .table_keep_resident(KEEP_RESIDENT_BYTES);
+    }
+    InstanceAllocationStrategy::Pooling(pool)
+}
+
+/// Address space is what the pool ran out of, so an instance reserves no more than it may use.
+fn reservation(limits: &RuleLimits) -> u64 {
+    u64::try_from(limits.memory_bytes).unwrap_or(u64::MAX)
+}
+
+/// Advances the engine's epoch every millisecond while something runs, and sleeps otherwise.
+struct Ticker {
+    beat: Arc<Beat>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Beat {
+    state: Mutex<BeatState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct BeatState {
+    running: usize,
+    is_over: bool,
+}
+
+/// One evaluation under way.
+struct Running<'a>(&'a Beat);
+
+impl Ticker {
+    fn start(engine: Engine) -> std::io::Result<Self> {
+        let beat = Arc::new(Beat::default());
+        let own = Arc::clone(&beat);
+        let thread = thread::Builder::new().name("rules-ticker".into()).spawn(move || {
+            while own.wait() {
+                thread::sleep(TICK);
+                engine.increment_epoch();
+            }
+        })?;
+        Ok(Self { beat, thread: Some(thread) })
+    }
+
+    fn run(&self) -> Running<'_> {
+        self.beat.state.lock().running += 1;
+        self.beat.changed.notify_one();
+        Running(&self.beat)
+    }
+}
+
+impl Beat {
+    /// Waits until something runs; false when the ticker is to end.
+    fn wait(&self) -> bool {
+        let mut state = self.state.lock();
+        self.changed.wait_while(&mut state, |state| state.running == 0 && !state.is_over);
+        !state.is_over
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().running -= 1;
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.beat.state.lock().is_over = true;
+        self.beat.changed.notify_one();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the rules ticker panicked");
+        }
+    }
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiled").finish_non_exhaustive()
+    }
+}

@@ -1,1 +1,142 @@
-//! Placeholder until its owner writes it.
+//! Ceilings on what one evaluation may use, and how a breach of them is named.
+
+use crate::rules::host::CallStorm;
+use std::time::Duration;
+use wasmtime::Trap;
+
+/// Rules in one chain.
+pub(super) const RULES_MAX: usize = 32;
+/// Functions in one component, all its modules together.
+pub(super) const FUNCTIONS_MAX: usize = 5_000;
+/// Code of one function.
+pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Steps in one plan.
+pub(super) const STEPS_MAX: usize = 16;
+/// Wait between two steps, and life of a hold.
+pub(super) const STEP_WAIT_MS_MAX: u32 = 24 * 60 * 60 * 1000;
+pub(super) const HOLD_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
+/// APNs refuses longer collapse ids.
+pub(super) const COLLAPSE_KEY_BYTES_MAX: usize = 64;
+pub(super) const CODE_BYTES_MAX: usize = 64;
+pub(super) const DETAIL_BYTES_MAX: usize = 256;
+/// Core instances of one component: its module and the adapters around it.
+pub(super) const INSTANCES_MAX: usize = 8;
+pub(super) const TABLES_MAX: usize = 4;
+
+/// What one rule may use. The defaults are the documented ceilings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleLimits {
+    /// Bytes of a component file.
+    pub component_bytes: usize,
+    /// Bytes of linear memory.
+    pub memory_bytes: usize,
+    pub table_elements: usize,
+    /// Wasm instructions, roughly: a batch of n gets n times the first plus the second.
+    pub fuel_per_item: u64,
+    pub fuel_per_batch: u64,
+    /// Wall time of one batch, accurate to about 1 ms.
+    pub deadline: Duration,
+    /// Bytes a rule may hand back for each item of a batch.
+    pub output_bytes_per_item: usize,
+    /// Questions to the clock, the settings and the log for each item of a batch.
+    pub calls_per_item: u32,
+    pub log_lines_per_batch: u32,
+    pub log_line_bytes: usize,
+    /// Items handed over in one call.
+    pub batch_items: usize,
+    /// Text handed over in one call, roughly.
+    pub batch_bytes: usize,
+}
+
+impl Default for RuleLimits {
+    fn default() -> Self {
+        Self {
+            component_bytes: 8 << 20,
+            memory_bytes: 16 << 20,
+            table_elements: 10_000,
+            fuel_per_item: 1_000_000,
+            fuel_per_batch: 50_000,
+            deadline: Duration::from_millis(50),
+            output_bytes_per_item: 64 << 10,
+            calls_per_item: 256,
+            log_lines_per_batch: 16,
+            log_line_bytes: 1024,
+            batch_items: 256,
+            batch_bytes: 1 << 20,
+        }
+    }
+}
+
+impl RuleLimits {
+    pub(super) fn fuel(&self, items: usize) -> u64 {
+        let items = u64::try_from(items).unwrap_or(u64::MAX);
+        self.fuel_per_item.saturating_mul(items).saturating_add(self.fuel_per_batch)
+    }
+
+    /// A whole batch of the largest answers is not worth its memory: 1 MiB is enough for any batch.
+    pub(super) fn output_bytes(&self, items: usize) -> usize {
+        let most = self.output_bytes_per_item.max(1 << 20);
+        self.output_bytes_per_item.saturating_mul(items).min(most)
+    }
+
+    pub(super) fn calls(&self, items: usize) -> u32 {
+        self.calls_per_item.saturating_mul(u32::try_from(items).unwrap_or(u32::MAX))
+    }
+}
+
+/// Why an evaluation has no usable answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Breach {
+    pub(super) kind: BreachKind,
+    /// For the rule's author, at most [`DETAIL_BYTES_MAX`] bytes.
+    pub(super) text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BreachKind {
+    Trap,
+    Deadline,
+    Fuel,
+    Memory,
+    Output,
+}
+
+impl BreachKind {
+    /// The code of the `error` decision.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Trap => "trap",
+            Self::Deadline => "deadline",
+            Self::Fuel => "fuel",
+            Self::Memory => "memory",
+            Self::Output => "output",
+        }
+    }
+}
+
+impl Breach {
+    pub(super) fn new(kind: BreachKind, text: impl Into<String>) -> Self {
+        let mut text: String = text.into();
+        text.truncate(text.floor_char_boundary(DETAIL_BYTES_MAX));
+        Self { kind, text }
+    }
+
+    pub(super) fn output(text: impl Into<String>) -> Self {
+        Self::new(BreachKind::Output, text)
+    }
+
+    /// Names a failed call. `memory_refused`: the rule had asked for more memory than it may have,
+    /// which a guest answers with a trap of its own.
+    pub(super) fn of_call(error: &wasmtime::Error, memory_refused: bool) -> Self {
+        let kind = match error.downcast_ref::<Trap>() {
+            Some(Trap::OutOfFuel) => BreachKind::Fuel,
+            Some(Trap::Interrupt) => BreachKind::Deadline,
+            _ if error.is::<CallStorm>() => BreachKind::Fuel,
+            _ if memory_refused => BreachKind::Memory,
+            Some(_) => BreachKind::Trap,
+            // Not a trap: what the guest handed back could not be read.
+            None => BreachKind::Output,
+        };
+        Self::new(kind, error.root_cause().to_string())
+    }
+}

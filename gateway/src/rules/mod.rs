@@ -5,13 +5,30 @@
 
 use crate::BoxFuture;
 use crate::model::{Millis, Notification, Priority, ProviderName, RuleDecision};
+use serde::Deserialize;
 use std::sync::Arc;
 
-pub mod abi;
-pub mod engine;
-pub mod limits;
-pub mod registry;
-pub mod worker;
+mod abi;
+mod answer;
+mod chain;
+mod component;
+mod engine;
+mod error;
+mod host;
+mod limits;
+mod localtime;
+mod registry;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use component::{ComponentSummary, wrap_component};
+pub use error::RuleError;
+pub use limits::RuleLimits;
+pub use registry::check_component;
+pub use settings::{OnError, RuleConfig, RuleMatch, RuleSettings};
+pub use worker::WasmRules;
 
 /// One target as a rule sees it: an opaque handle, never a token, URL or secret.
 #[derive(Clone, Debug)]
@@ -23,7 +40,8 @@ pub struct TargetView {
     pub app: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RecipientKind {
     User,
     Subscription,
@@ -99,6 +117,20 @@ pub trait RuleEngine: Send + Sync + std::fmt::Debug {
     /// Answers every item, in order. `now` is frozen for the batch. Never fails as a whole: an
     /// item whose rule broke gets that rule's declared failure mode and an `error` decision.
     fn route(&self, now: Millis, items: Vec<RouteItem>) -> BoxFuture<'_, Vec<Routed>>;
+}
+
+/// The engine of a gateway without rules: every target at once, and nothing to record.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoRules;
+
+impl RuleEngine for NoRules {
+    fn route(&self, _now: Millis, items: Vec<RouteItem>) -> BoxFuture<'_, Vec<Routed>> {
+        let all = |item: RouteItem| Routed {
+            verdict: Verdict::Deliver(Plan::all_targets(item.recipient.targets.len())),
+            decisions: Vec::new(),
+        };
+        Box::pin(std::future::ready(items.into_iter().map(all).collect()))
+    }
 }
 
 impl Plan {

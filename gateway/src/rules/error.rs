@@ -1,0 +1,64 @@
+//! Why rules cannot be loaded, checked or wrapped, and what to change.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+type Cause = Box<dyn Error + Send + Sync>;
+
+/// A rule, or the chain, was refused. Nothing of it is in force.
+#[derive(Debug, thiserror::Error)]
+pub enum RuleError {
+    /// Says which rule of a chain; the source says why.
+    #[error("rule {rule} from {} cannot be used", path.display())]
+    InRule { rule: String, path: PathBuf, source: Box<Self> },
+    #[error("the rule {rule}: {problem}")]
+    BadSetting { rule: String, problem: &'static str },
+    #[error("{count} rules are configured; a chain has at most 32")]
+    TooManyRules { count: usize },
+    #[error("the file cannot be read")]
+    Read(#[source] std::io::Error),
+    #[error("the component is larger than {limit} bytes; build with opt-level \"s\" and strip it")]
+    TooLarge { limit: usize },
+    #[error("this is not WebAssembly in binary form; text form must be assembled first")]
+    NotWasm,
+    #[error("this is a core module, not a component; wrap it with `bugler rule wrap CORE OUT`")]
+    CoreModule,
+    #[error("this is a component already; use it as it is")]
+    NotCoreModule,
+    #[error("the component is malformed or uses a WebAssembly feature that is off")]
+    Malformed(#[source] Cause),
+    #[error("the component has more than 5,000 functions; link less code into the rule")]
+    TooManyFunctions,
+    #[error("one function has {bytes} bytes of code, more than 65,536; split it")]
+    FunctionTooLarge { bytes: usize },
+    #[error("the component passes strings as UTF-16; rules pass UTF-8")]
+    StringEncoding,
+    #[error("the component imports {name}; {}", advice(name))]
+    ForeignImport { name: String },
+    #[error(
+        "the component does not export bugler:rules/router@0.1; export a function with \
+         `bugler_rules_sdk::export_route!`"
+    )]
+    NoRouter,
+    #[error("the component does not fit the world bugler:rules/route-rule@0.1")]
+    WrongWorld(#[source] Cause),
+    #[error("the component cannot start within the memory, fuel and time a rule has")]
+    CannotStart(#[source] Cause),
+    #[error(
+        "the module cannot be wrapped; build it for wasm32-unknown-unknown with bugler-rules-sdk"
+    )]
+    Wrap(#[source] Cause),
+    #[error("the WebAssembly engine cannot start")]
+    Engine(#[source] Cause),
+    #[error("a thread for rules cannot start")]
+    Thread(#[source] std::io::Error),
+}
+
+fn advice(import: &str) -> &'static str {
+    if import.starts_with("wasi:") {
+        "rules have no WASI: build for wasm32-unknown-unknown, with `--stub-wasi` in \
+         componentize-py or with `disableFeatures` in componentize-js"
+    } else {
+        "a rule may import only types, log, clock and config of bugler:rules@0.1"
+    }
+}

@@ -1,0 +1,166 @@
+//! What a rule may ask the gateway: its settings, the frozen clock, time zones, the log.
+
+use crate::bindings::bugler::rules::clock::{LocalTime, TzError};
+use crate::bindings::bugler::rules::log::Level;
+use std::str::FromStr;
+
+/// The gateway's side of a rule's questions; [`crate::testing::FakeHost`] stands in for it in tests.
+pub trait Host {
+    fn now(&self) -> u64;
+    fn local(&self, at: u64, tz: &str) -> Result<LocalTime, TzError>;
+    fn next_local(&self, after: u64, tz: &str, at: TimeOfDay) -> Result<u64, TzError>;
+    fn config_for(&self, org_id: &str, key: &str) -> Option<String>;
+    fn log(&self, level: Level, message: &str);
+}
+
+/// The context of one item: the gateway, seen from the item's organization.
+#[derive(Clone, Copy)]
+pub struct Cx<'a> {
+    host: &'a dyn Host,
+    org_id: &'a str,
+}
+
+/// A setting that is present but cannot be read as what the rule needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadSetting;
+
+impl<'a> Cx<'a> {
+    /// The context of an item of organization `org_id`.
+    #[must_use]
+    pub fn new(host: &'a dyn Host, org_id: &'a str) -> Self {
+        Self { host, org_id }
+    }
+
+    /// Milliseconds since the Unix epoch; the same for the whole batch.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.host.now()
+    }
+
+    /// Wall clock in `tz` now.
+    ///
+    /// # Errors
+    /// `tz` is not an IANA name the gateway knows.
+    pub fn local(&self, tz: &str) -> Result<LocalTime, TzError> {
+        self.host.local(self.host.now(), tz)
+    }
+
+    /// Next instant at which wall clocks in `tz` read `at`, daylight saving included.
+    ///
+    /// # Errors
+    /// `tz` is not an IANA name the gateway knows.
+    pub fn next_local(&self, tz: &str, at: TimeOfDay) -> Result<u64, TzError> {
+        self.host.next_local(self.host.now(), tz, at)
+    }
+
+    /// The rule's setting `key`: the organization's own value, else the rule's.
+    #[must_use]
+    pub fn config(&self, key: &str) -> Option<String> {
+        self.host.config_for(self.org_id, key)
+    }
+
+    /// The setting `key` as a `T`, or `default` if it is absent.
+    ///
+    /// # Errors
+    /// The setting is present and is no `T`; the log names the key.
+    pub fn setting<T: FromStr>(&self, key: &str, default: T) -> Result<T, BadSetting> {
+        let Some(text) = self.config(key) else { return Ok(default) };
+        text.trim().parse().map_err(|_| {
+            self.log(Level::Warn, &format!("setting {key} cannot be read"));
+            BadSetting
+        })
+    }
+
+    pub fn log(&self, level: Level, message: &str) {
+        self.host.log(level, message);
+    }
+}
+
+impl std::fmt::Debug for Cx<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cx").field("org_id", &self.org_id).finish_non_exhaustive()
+    }
+}
+
+/// A wall-clock reading, written `HH:MM`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TimeOfDay {
+    hour: u8,
+    minute: u8,
+}
+
+impl TimeOfDay {
+    /// `None` unless `hour` < 24 and `minute` < 60.
+    #[must_use]
+    pub const fn new(hour: u8, minute: u8) -> Option<Self> {
+        if hour < 24 && minute < 60 { Some(Self { hour, minute }) } else { None }
+    }
+
+    #[must_use]
+    pub fn hour(self) -> u8 {
+        self.hour
+    }
+
+    #[must_use]
+    pub fn minute(self) -> u8 {
+        self.minute
+    }
+
+    /// True in the window that begins at `from` and ends before `to`, over midnight if need be.
+    /// A window of no length is never.
+    #[must_use]
+    pub fn is_within(self, from: Self, to: Self) -> bool {
+        if from <= to { from <= self && self < to } else { from <= self || self < to }
+    }
+}
+
+impl FromStr for TimeOfDay {
+    type Err = BadSetting;
+    fn from_str(text: &str) -> Result<Self, BadSetting> {
+        let (hour, minute) = text.split_once(':').ok_or(BadSetting)?;
+        let number = |digits: &str| match digits.len() {
+            1 | 2 if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok(),
+            _ => None,
+        };
+        let parsed = number(hour).zip(number(minute)).and_then(|(h, m)| Self::new(h, m));
+        parsed.ok_or(BadSetting)
+    }
+}
+
+impl LocalTime {
+    /// The reading without date and seconds.
+    #[must_use]
+    pub fn time_of_day(&self) -> TimeOfDay {
+        TimeOfDay { hour: self.hour, minute: self.minute }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> TimeOfDay {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn reads_hours_and_minutes_and_nothing_else() {
+        assert_eq!(TimeOfDay::from_str("7:05"), Ok(TimeOfDay { hour: 7, minute: 5 }));
+        assert_eq!(TimeOfDay::from_str("23:59"), Ok(TimeOfDay { hour: 23, minute: 59 }));
+        for bad in ["24:00", "12:60", "12", "", ":", "+1:00", "1:0x", "001:00", "-1:00"] {
+            assert_eq!(TimeOfDay::from_str(bad), Err(BadSetting), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_window_may_span_midnight() {
+        let (from, to) = (at("22:00"), at("07:00"));
+        assert!(at("22:00").is_within(from, to));
+        assert!(at("00:00").is_within(from, to));
+        assert!(at("06:59").is_within(from, to));
+        assert!(!at("07:00").is_within(from, to));
+        assert!(!at("21:59").is_within(from, to));
+        assert!(at("12:00").is_within(at("12:00"), at("13:00")));
+        assert!(!at("12:00").is_within(at("12:00"), at("12:00")));
+    }
+}

@@ -1,0 +1,91 @@
+//! The view of one item: its notification, its recipient and the plan so far.
+
+use crate::bindings::bugler::rules::types::{
+    Channel, Notification, Outcome, Plan, Recipient, Step, Target,
+};
+use crate::bindings::exports::bugler::rules::router::{Batch, Item as Row};
+
+/// One question: shall this notification go to this recipient, and how?
+#[derive(Clone, Copy, Debug)]
+pub struct Item<'a> {
+    notification: &'a Notification,
+    recipient: &'a Recipient,
+    row: &'a Row,
+}
+
+impl<'a> Item<'a> {
+    /// The view of `row`. The gateway numbers rows within its tables; anything else panics.
+    pub(crate) fn new(batch: &'a Batch, row: &'a Row) -> Self {
+        Self {
+            notification: &batch.notifications[row.notification as usize],
+            recipient: &batch.recipients[row.recipient as usize],
+            row,
+        }
+    }
+
+    #[must_use]
+    pub fn notification(&self) -> &'a Notification {
+        self.notification
+    }
+
+    #[must_use]
+    pub fn recipient(&self) -> &'a Recipient {
+        self.recipient
+    }
+
+    /// The plan as the rules before this one left it.
+    #[must_use]
+    pub fn plan(&self) -> &'a Plan {
+        &self.row.plan
+    }
+
+    /// All targets of the recipient, in the plan or not.
+    #[must_use]
+    pub fn targets(&self) -> &'a [Target] {
+        &self.recipient.targets
+    }
+
+    /// Event type of the notification.
+    #[must_use]
+    pub fn event(&self) -> &'a str {
+        &self.notification.event_type
+    }
+
+    /// Organization of the notification.
+    #[must_use]
+    pub fn org_id(&self) -> &'a str {
+        &self.notification.org_id
+    }
+
+    /// 1 for the first try.
+    #[must_use]
+    pub fn attempt(&self) -> u16 {
+        self.row.attempt
+    }
+
+    #[must_use]
+    pub fn last_outcome(&self) -> Option<Outcome> {
+        self.row.last_outcome
+    }
+
+    /// The plan without targets on other channels. Steps left without targets are removed, so
+    /// `steps` is empty if nothing remains.
+    #[must_use]
+    pub fn plan_on(&self, channels: &[Channel]) -> Plan {
+        self.plan_where(|target| channels.contains(&target.channel))
+    }
+
+    /// The plan without the targets for which `keep` is false; see [`Self::plan_on`].
+    #[must_use]
+    pub fn plan_where(&self, keep: impl Fn(&Target) -> bool) -> Plan {
+        let kept = |index: &u32| self.targets().get(*index as usize).is_some_and(&keep);
+        let steps = self.plan().steps.iter().map(|step| Step {
+            targets: step.targets.iter().copied().filter(kept).collect(),
+            within_ms: step.within_ms,
+        });
+        Plan {
+            steps: steps.filter(|step| !step.targets.is_empty()).collect(),
+            ..self.plan().clone()
+        }
+    }
+}
