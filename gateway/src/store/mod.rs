@@ -11,6 +11,7 @@ use crate::model::{
 use uuid::Uuid;
 
 pub mod conformance;
+pub mod directory;
 pub mod disk;
 
 /// One record write. `Put…` inserts or replaces by primary key.

@@ -1,1 +1,254 @@
-//! Placeholder until its owner writes it.
+//! The embedded record store: one redb file, one writer thread, reads from snapshots.
+//!
+//! `<dir>/records.redb` belongs to one process at a time. `apply` answers after the commit that
+//! holds its changes reached the disk, whatever the journal's fsync setting is: records are few
+//! and say who may receive what. If the process dies, every answered apply is there after the
+//! next start and no other apply is there in part.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::{Database, DatabaseError, StorageError};
+
+use self::cache::Caches;
+use self::reader::View;
+use self::tables::{FORMAT, Flaw, META_FORMAT, Table};
+use self::transaction::Draft;
+use self::writer::Writer;
+use super::{Change, OrganizationRef, RecipientPage, Store, StoreError, UserRef, Version};
+use crate::BoxFuture;
+use crate::model::{
+    Audience, Organization, OrganizationId, Role, RoleId, Subscription, SubscriptionId, User,
+    UserId,
+};
+
+mod cache;
+mod change;
+mod reader;
+mod tables;
+mod transaction;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+/// The file of records inside the data directory.
+pub const FILE_NAME: &str = "records.redb";
+/// Memory redb may use for pages of the file.
+const PAGE_CACHE_BYTES: usize = 64 << 20;
+/// Audiences of at most this many names are looked up where the caller runs, through the caches.
+const INLINE_NAMES_MAX: usize = 16;
+
+/// Why the file of records cannot be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    #[error("cannot create the data directory {}: check its owner and permissions", path.display())]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is open in another process: stop it, or set another store.dir", path.display())]
+    InUse { path: PathBuf },
+    #[error(
+        "{} has record format {found}, newer than this release reads: start the release that \
+         wrote it", path.display()
+    )]
+    Newer { path: PathBuf, found: u8 },
+    #[error(
+        "{} is damaged: restore it from a backup, or move it away to start with no records",
+        path.display()
+    )]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("{} cannot be read or written: check the disk, then restart", path.display())]
+    Unusable {
+        path: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The writer thread ended early; the reason was logged when it did.
+    #[error("the store's writer has stopped: restart")]
+    WriterStopped,
+    #[error("cannot start the store's writer thread")]
+    Writer(#[source] io::Error),
+    /// A read was still running when the process shut down.
+    #[error("a read of the store was cut off")]
+    ReadCutOff(#[source] tokio::task::JoinError),
+}
+
+/// The record store in one file.
+#[derive(Debug)]
+pub struct DiskStore {
+    records: Arc<Records>,
+    writer: Writer,
+}
+
+/// What the writer and the readers share.
+#[derive(Debug)]
+struct Records {
+    path: PathBuf,
+    database: Database,
+    caches: Caches,
+}
+
+impl DiskStore {
+    /// Opens `<dir>/records.redb`, creating both if they do not exist.
+    ///
+    /// Blocks: a file that was not closed properly is repaired first.
+    ///
+    /// # Errors
+    /// Names the file and what to do: another process has it, it is damaged, or a newer release
+    /// wrote it.
+    pub fn open(dir: &Path) -> Result<Self, DiskError> {
+        std::fs::create_dir_all(dir)
+            .map_err(|source| DiskError::Directory { path: dir.to_path_buf(), source })?;
+        let path = dir.join(FILE_NAME);
+        let database = Database::builder()
+            .set_cache_size(PAGE_CACHE_BYTES)
+            .create(&path)
+            .map_err(|error| unopened(&path, error))?;
+        let records = Records { path, database, caches: Caches::default() };
+        let found = records.prepare().map_err(|flaw| records.explain(flaw))?;
+        if found > FORMAT {
+            return Err(DiskError::Newer { path: records.path, found });
+        }
+        let records = Arc::new(records);
+        let writer = Writer::start(Arc::clone(&records)).map_err(DiskError::Writer)?;
+        Ok(Self { records, writer })
+    }
+
+    fn view(&self) -> View<'_> {
+        View::cached(&self.records)
+    }
+
+    fn answer<T>(&self, read: Result<T, Flaw>) -> Result<T, StoreError> {
+        read.map_err(|flaw| self.records.refuse(flaw))
+    }
+}
+
+impl Records {
+    /// Creates the tables of a new file; answers the format of the file.
+    fn prepare(&self) -> Result<u8, Flaw> {
+        let transaction = self.database.begin_write()?;
+        let found = {
+            let mut draft = Draft::open(&transaction)?;
+            match draft.get(Table::Meta, META_FORMAT)? {
+                Some(format) => format.first().copied().ok_or(Flaw::Value(Table::Meta))?,
+                None => {
+                    draft.put(Table::Meta, META_FORMAT, &[FORMAT])?;
+                    FORMAT
+                }
+            }
+        };
+        // What a newer release wrote stays as it is.
+        if found <= FORMAT {
+            transaction.commit()?;
+        }
+        Ok(found)
+    }
+
+    fn refuse(&self, flaw: Flaw) -> StoreError {
+        StoreError::Backend(Box::new(self.explain(flaw)))
+    }
+
+    fn explain(&self, flaw: Flaw) -> DiskError {
+        let path = self.path.clone();
+        match flaw {
+            Flaw::Redb(error) if !matches!(*error, redb::Error::Corrupted(_)) => {
+                DiskError::Unusable { path, source: error }
+            }
+            damage => DiskError::Damaged { path, source: Box::new(damage) },
+        }
+    }
+}
+
+fn unopened(path: &Path, error: DatabaseError) -> DiskError {
+    let path = path.to_path_buf();
+    // A file cut short reads as an unexpected end, not as a failing disk.
+    let damage = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => DiskError::InUse { path },
+        DatabaseError::Storage(StorageError::Io(source)) if !damage.contains(&source.kind()) => {
+            DiskError::Unusable { path, source: Box::new(source) }
+        }
+        damage => DiskError::Damaged { path, source: Box::new(damage) },
+    }
+}
+
+impl Store for DiskStore {
+    fn apply(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<Version, StoreError>> {
+        Box::pin(self.writer.apply(changes))
+    }
+
+    fn organization(
+        &self,
+        which: OrganizationRef,
+    ) -> BoxFuture<'_, Result<Option<Organization>, StoreError>> {
+        Box::pin(async move {
+            let found = self.answer(self.view().organization(&which))?;
+            Ok(found.map(Arc::unwrap_or_clone))
+        })
+    }
+
+    fn user(&self, which: UserRef) -> BoxFuture<'_, Result<Option<User>, StoreError>> {
+        Box::pin(async move {
+            let found = self.answer(self.view().user(&which))?;
+            Ok(found.map(Arc::unwrap_or_clone))
+        })
+    }
+
+    fn role(
+        &self,
+        org: OrganizationId,
+        role: RoleId,
+    ) -> BoxFuture<'_, Result<Option<Role>, StoreError>> {
+        Box::pin(async move { self.answer(self.view().role(org, role)) })
+    }
+
+    fn recipients<'a>(
+        &'a self,
+        org: OrganizationId,
+        audience: &'a Audience,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<RecipientPage, StoreError>> {
+        let inline = match audience {
+            Audience::Users(names) => names.len() <= INLINE_NAMES_MAX,
+            Audience::Emails(names) => names.len() <= INLINE_NAMES_MAX,
+            Audience::Subscriptions => true,
+            Audience::Organization | Audience::Solution(_) | Audience::Groups { .. } => false,
+        };
+        Box::pin(async move {
+            if inline {
+                return self.answer(self.view().recipients(org, audience, after, limit));
+            }
+            let (records, audience) = (Arc::clone(&self.records), audience.clone());
+            let scan = tokio::task::spawn_blocking(move || {
+                View::uncached(&records).recipients(org, &audience, after, limit)
+            });
+            let page = scan.await;
+            self.answer(page.map_err(|e| StoreError::Backend(Box::new(DiskError::ReadCutOff(e))))?)
+        })
+    }
+
+    fn subscriptions<'a>(
+        &'a self,
+        org: OrganizationId,
+        event: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<Subscription>, StoreError>> {
+        Box::pin(async move { self.answer(self.view().subscriptions(org, event)) })
+    }
+
+    fn subscription(
+        &self,
+        org: OrganizationId,
+        id: SubscriptionId,
+    ) -> BoxFuture<'_, Result<Option<Subscription>, StoreError>> {
+        Box::pin(async move { self.answer(self.view().subscription(org, id)) })
+    }
+}

@@ -1,0 +1,252 @@
+//! What each change does to the tables, and the constraints it must meet first.
+
+use super::cache::Touched;
+use super::tables::{
+    Flaw, StoredSubscription, Table, device_key, group_prefix, org_key, org_of, organization_name,
+    pair_key, role_key, solution_prefix, subscription_key, user_key, user_name, user_of,
+};
+use super::transaction::Draft;
+use crate::model::{
+    Device, DeviceId, Membership, Organization, OrganizationId, Role, Subscription, SubscriptionId,
+    User,
+};
+use crate::store::{Change, OrganizationRef, UserRef};
+
+/// Deepest organization tree: a longer chain of parents is taken for a loop.
+const TREE_DEPTH_MAX: usize = 64;
+
+/// Why a change was not made. The draft may hold some of its writes: roll back.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Conflict(&'static str),
+    Missing(&'static str),
+    Flaw(Flaw),
+}
+
+impl From<Flaw> for Refusal {
+    fn from(flaw: Flaw) -> Self {
+        Self::Flaw(flaw)
+    }
+}
+
+/// Makes `change` in `draft` and notes in `touched` what cached values it makes stale.
+pub(super) fn make(
+    draft: &mut Draft<'_>,
+    change: Change,
+    touched: &mut Touched,
+) -> Result<(), Refusal> {
+    match change {
+        Change::PutOrganization(organization) => put_organization(draft, &organization, touched),
+        Change::PutUser(user) => put_user(draft, &user, touched),
+        Change::PutRole(role) => put_role(draft, &role),
+        Change::PutDevice(device) => put_device(draft, &device, touched),
+        Change::RemoveDevice(device) => remove_device(draft, device, touched),
+        Change::PutMembership(org, membership) => put_membership(draft, org, &membership),
+        Change::PutSubscription(subscription) => put_subscription(draft, subscription, touched),
+        Change::DisableSubscription(id) => disable_subscription(draft, id, touched),
+        Change::RemoveSubscription(id) => remove_subscription(draft, id, touched),
+    }
+}
+
+fn put_organization(
+    draft: &mut Draft<'_>,
+    organization: &Organization,
+    touched: &mut Touched,
+) -> Result<(), Refusal> {
+    let key = org_key(organization.id);
+    let names = organization_names(organization);
+    for (name, field) in &names {
+        match draft.get(Table::OrganizationNames, name)? {
+            Some(owner) if owner != key => return Err(Refusal::Conflict(field)),
+            _ => {}
+        }
+    }
+    check_parents(draft, organization)?;
+    if let Some(old) = draft.record::<Organization>(Table::Organizations, &key)? {
+        for (name, _) in organization_names(&old) {
+            draft.remove(Table::OrganizationNames, &name)?;
+        }
+    }
+    for (name, _) in &names {
+        draft.put(Table::OrganizationNames, name, &key)?;
+    }
+    draft.put_record(Table::Organizations, &key, organization)?;
+    touched.organizations = true;
+    Ok(())
+}
+
+fn organization_names(organization: &Organization) -> Vec<(Vec<u8>, &'static str)> {
+    [
+        (OrganizationRef::Uuid(organization.uuid), "organization uuid"),
+        (OrganizationRef::ObjectId(organization.object_id), "organization object id"),
+        (OrganizationRef::Slug(organization.slug.clone()), "organization slug"),
+        (OrganizationRef::Numeric(organization.numeric.clone()), "organization number"),
+    ]
+    .into_iter()
+    .filter_map(|(name, field)| organization_name(&name).map(|key| (key, field)))
+    .collect()
+}
+
+/// Permission checks walk the tree up, so a loop in it must never be stored.
+fn check_parents(draft: &Draft<'_>, organization: &Organization) -> Result<(), Refusal> {
+    let mut above = organization.parent;
+    for _ in 0..TREE_DEPTH_MAX {
+        let Some(parent) = above else { return Ok(()) };
+        if parent == organization.id {
+            break;
+        }
+        above = draft
+            .record::<Organization>(Table::Organizations, &org_key(parent))?
+            .ok_or(Refusal::Missing("the parent organization"))?
+            .parent;
+    }
+    Err(Refusal::Missing("a parent organization outside the organization's own descendants"))
+}
+
+fn put_user(draft: &mut Draft<'_>, user: &User, touched: &mut Touched) -> Result<(), Refusal> {
+    require_organization(draft, user.org)?;
+    let key = user_key(user.id);
+    let names = user_names(user);
+    for (name, field) in &names {
+        match user_name(name).map(|name| draft.get(Table::UserNames, &name)).transpose()? {
+            Some(Some(owner)) if owner != key => return Err(Refusal::Conflict(field)),
+            _ => {}
+        }
+    }
+    if let Some(old) = draft.record::<User>(Table::Users, &key)? {
+        for (name, _) in user_names(&old) {
+            if let Some(name) = user_name(&name) {
+                draft.remove(Table::UserNames, &name)?;
+            }
+            touched.users.push(name);
+        }
+        draft.remove(Table::UsersByOrganization, &pair_key(&org_key(old.org), &key))?;
+    }
+    for (name, _) in names {
+        if let Some(name) = user_name(&name) {
+            draft.put(Table::UserNames, &name, &key)?;
+        }
+        touched.users.push(name);
+    }
+    touched.users.push(UserRef::Id(user.id));
+    draft.put(Table::UsersByOrganization, &pair_key(&org_key(user.org), &key), &[])?;
+    Ok(draft.put_record(Table::Users, &key, user)?)
+}
+
+fn user_names(user: &User) -> [(UserRef, &'static str); 2] {
+    [(UserRef::Uuid(user.uuid), "user uuid"), (UserRef::Email(user.email.clone()), "email")]
+}
+
+fn put_role(draft: &mut Draft<'_>, role: &Role) -> Result<(), Refusal> {
+    require_organization(draft, role.org)?;
+    Ok(draft.put_record(Table::Roles, &role_key(role.org, role.id), role)?)
+}
+
+fn put_device(
+    draft: &mut Draft<'_>,
+    device: &Device,
+    touched: &mut Touched,
+) -> Result<(), Refusal> {
+    if !draft.has(Table::Users, &user_key(device.user))? {
+        return Err(Refusal::Missing("the user"));
+    }
+    remove_device(draft, device.id, touched)?;
+    draft.put(Table::DeviceOwners, device.id.0.as_bytes(), &user_key(device.user))?;
+    draft.put_record(Table::Devices, &device_key(device.user, device.id), device)?;
+    touched.devices.push(device.user);
+    Ok(())
+}
+
+fn remove_device(
+    draft: &mut Draft<'_>,
+    device: DeviceId,
+    touched: &mut Touched,
+) -> Result<(), Refusal> {
+    let Some(owner) = draft.get(Table::DeviceOwners, device.0.as_bytes())? else {
+        return Ok(());
+    };
+    let owner = user_of(Table::DeviceOwners, &owner)?;
+    draft.remove(Table::DeviceOwners, device.0.as_bytes())?;
+    draft.remove(Table::Devices, &device_key(owner, device))?;
+    touched.devices.push(owner);
+    Ok(())
+}
+
+fn put_membership(
+    draft: &mut Draft<'_>,
+    org: OrganizationId,
+    membership: &Membership,
+) -> Result<(), Refusal> {
+    let user = user_key(membership.user);
+    if !draft.has(Table::UsersByOrganization, &pair_key(&org_key(org), &user))? {
+        return Err(Refusal::Missing("the user in this organization"));
+    }
+    let key = pair_key(&solution_prefix(org, membership.solution), &user);
+    if let Some(old) = draft.record::<Membership>(Table::Memberships, &key)? {
+        for group in &old.groups {
+            let prefix = group_prefix(org, membership.solution, group);
+            draft.remove(Table::Groups, &pair_key(&prefix, &user))?;
+        }
+    }
+    for group in &membership.groups {
+        let prefix = group_prefix(org, membership.solution, group);
+        draft.put(Table::Groups, &pair_key(&prefix, &user), &[])?;
+    }
+    Ok(draft.put_record(Table::Memberships, &key, membership)?)
+}
+
+fn put_subscription(
+    draft: &mut Draft<'_>,
+    subscription: Subscription,
+    touched: &mut Touched,
+) -> Result<(), Refusal> {
+    let (id, org) = (subscription.id, subscription.org);
+    require_organization(draft, org)?;
+    match draft.get(Table::SubscriptionOwners, &id.0)? {
+        Some(owner) if owner != org_key(org) => return Err(Refusal::Conflict("subscription id")),
+        _ => {}
+    }
+    draft.put(Table::SubscriptionOwners, &id.0, &org_key(org))?;
+    let stored = StoredSubscription::from(subscription);
+    draft.put_record(Table::Subscriptions, &subscription_key(org, id), &stored)?;
+    touched.subscriptions.push(org);
+    Ok(())
+}
+
+fn disable_subscription(
+    draft: &mut Draft<'_>,
+    id: SubscriptionId,
+    touched: &mut Touched,
+) -> Result<(), Refusal> {
+    let Some(owner) = draft.get(Table::SubscriptionOwners, &id.0)? else { return Ok(()) };
+    let org = org_of(Table::SubscriptionOwners, &owner)?;
+    let key = subscription_key(org, id);
+    let Some(stored) = draft.record::<StoredSubscription>(Table::Subscriptions, &key)? else {
+        return Err(Refusal::Flaw(Flaw::Value(Table::SubscriptionOwners)));
+    };
+    let disabled = Subscription { enabled: false, ..stored.into() };
+    draft.put_record(Table::Subscriptions, &key, &StoredSubscription::from(disabled))?;
+    touched.subscriptions.push(org);
+    Ok(())
+}
+
+fn remove_subscription(
+    draft: &mut Draft<'_>,
+    id: SubscriptionId,
+    touched: &mut Touched,
+) -> Result<(), Refusal> {
+    let Some(owner) = draft.get(Table::SubscriptionOwners, &id.0)? else { return Ok(()) };
+    let org = org_of(Table::SubscriptionOwners, &owner)?;
+    draft.remove(Table::SubscriptionOwners, &id.0)?;
+    draft.remove(Table::Subscriptions, &subscription_key(org, id))?;
+    touched.subscriptions.push(org);
+    Ok(())
+}
+
+fn require_organization(draft: &Draft<'_>, org: OrganizationId) -> Result<(), Refusal> {
+    if draft.has(Table::Organizations, &org_key(org))? {
+        Ok(())
+    } else {
+        Err(Refusal::Missing("the organization"))
+    }
+}
