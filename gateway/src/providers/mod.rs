@@ -10,10 +10,18 @@ use crate::model::{Attempt, Delivery, ProviderName};
 pub mod apns;
 pub mod fcm;
 pub mod guard;
+pub mod retry_after;
 pub mod slack;
 pub mod tls;
 pub mod transport;
 pub mod webhook;
+
+mod attempt;
+mod error;
+#[cfg(test)]
+mod fixture;
+
+pub use error::ProviderError;
 
 /// Sends deliveries of one provider and credential.
 pub trait Provider: Send + Sync + std::fmt::Debug {

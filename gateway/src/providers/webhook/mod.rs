@@ -1,1 +1,176 @@
-//! Placeholder until its owner writes it.
+//! Webhooks: signed as Standard Webhooks, guarded against requests into our own network.
+
+mod classify;
+mod payload;
+mod sign;
+#[cfg(test)]
+mod tests;
+
+pub use sign::SecretError;
+
+use crate::BoxFuture;
+use crate::clock::Clock;
+use crate::model::{Attempt, Delivery, Outcome, ProviderName, Target};
+use crate::providers::attempt::{self, unsent};
+use crate::providers::guard::{Guard, GuardError, GuardPolicy};
+use crate::providers::tls::{self, Protocol};
+use crate::providers::transport::{
+    Body, Deadlines, Dialer, Http1Pool, IdleLimits, Origin, path_of,
+};
+use crate::providers::{Provider, ProviderError};
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use http::{Method, Request, Uri};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Deliveries per `send`.
+const BATCH_MAX: usize = 64;
+
+/// How webhooks may be sent.
+#[derive(Clone, Debug)]
+pub struct WebhookConfig {
+    /// Also `http` targets.
+    pub allow_http: bool,
+    /// Also targets on this machine, for development and tests. Other private addresses stay
+    /// forbidden.
+    pub allow_private: bool,
+    /// Our own public names: no webhook may point back at us.
+    pub own_hosts: Vec<String>,
+    /// A CA to trust besides the public ones.
+    pub ca_pem: Option<Vec<u8>>,
+    pub deadlines: Deadlines,
+    pub idle: IdleLimits,
+    /// Deliveries in flight over all targets.
+    pub in_flight_max: usize,
+}
+
+impl Default for WebhookConfig {
+    fn default() -> Self {
+        Self {
+            allow_http: false,
+            allow_private: false,
+            own_hosts: Vec::new(),
+            ca_pem: None,
+            deadlines: Deadlines::default(),
+            idle: IdleLimits::default(),
+            in_flight_max: 256,
+        }
+    }
+}
+
+/// Sends to customers' own servers.
+#[derive(Debug)]
+pub struct Webhook {
+    guard: Guard,
+    http: Http1Pool,
+    in_flight_max: usize,
+    clock: Arc<dyn Clock>,
+}
+
+impl Webhook {
+    /// Checks the configuration. Opens no socket.
+    pub fn new(config: WebhookConfig, clock: Arc<dyn Clock>) -> Result<Self, ProviderError> {
+        let guard = Guard::new(GuardPolicy {
+            allow_http: config.allow_http,
+            allow_loopback: config.allow_private,
+            own_hosts: config.own_hosts.clone(),
+        });
+        Self::with_guard(config, guard, clock)
+    }
+
+    /// As `new`, with a guard that has its own resolver.
+    pub fn with_guard(
+        config: WebhookConfig,
+        guard: Guard,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, ProviderError> {
+        let dialer = Dialer {
+            resolver: Arc::new(guard.clone()),
+            tls: tls::client_config(config.ca_pem.as_deref(), Protocol::Http1)?,
+            protocol: Protocol::Http1,
+            deadlines: config.deadlines,
+        };
+        let http = Http1Pool::new(dialer, config.idle);
+        Ok(Self { guard, http, in_flight_max: config.in_flight_max.max(1), clock })
+    }
+
+    /// Judges a URL when a subscription is made, with the rules each delivery meets later.
+    pub fn check_url(&self, url: &str) -> Result<(), GuardError> {
+        self.guard.check_url(url).map(drop)
+    }
+
+    /// Judges a secret when a subscription is made.
+    pub fn check_secret(secret: &str) -> Result<(), SecretError> {
+        sign::key(secret).map(drop)
+    }
+
+    async fn attempt(&self, delivery: &Delivery) -> Attempt {
+        let Target::Webhook { url, secret, .. } = &delivery.target else {
+            return unsent(Outcome::Rejected { cause: "wrong_provider" });
+        };
+        let Ok(url) = self.guard.check_url(url) else {
+            return unsent(Outcome::Rejected { cause: "target_blocked" });
+        };
+        let (Ok(origin), Ok(path)) = (Origin::of(&url), path_of(&url)) else {
+            return unsent(Outcome::Rejected { cause: "bad_url" });
+        };
+        let Ok(key) = sign::key(secret.reveal()) else {
+            return unsent(Outcome::Hold { cause: "bad_secret" });
+        };
+        let body = match payload::prepare(delivery) {
+            Ok(body) => body,
+            Err(cause) => return unsent(Outcome::Rejected { cause }),
+        };
+        let request = self.request(delivery, &key, Uri::from(path), body);
+        let started = Instant::now();
+        match self.http.send(&origin, request).await {
+            Ok(answer) => {
+                let verdict = classify::classify(&answer, self.clock.now());
+                verdict.into_attempt(answer.status, started.elapsed())
+            }
+            Err(failure) => failure.without_detail().into_attempt(started.elapsed()),
+        }
+    }
+
+    fn request(&self, delivery: &Delivery, key: &[u8], uri: Uri, body: Bytes) -> Request<Body> {
+        // Constant over all tries of this delivery; receivers drop what they have seen.
+        let id = format!("msg_{}", delivery.id);
+        // Fresh for each try; receivers refuse old ones as replays.
+        let timestamp = self.clock.now().0 / 1000;
+        let signature = sign::sign(key, &id, timestamp, &body);
+        let mut request = Request::new(Body::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri;
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(USER_AGENT, HeaderValue::from_static("Bugler"));
+        let id = HeaderValue::try_from(id).expect("a prefix and a UUID are header characters");
+        headers.insert(HeaderName::from_static("webhook-id"), id);
+        headers.insert(HeaderName::from_static("webhook-timestamp"), timestamp.into());
+        headers.insert(HeaderName::from_static("webhook-signature"), signature);
+        request
+    }
+}
+
+impl Provider for Webhook {
+    fn name(&self) -> ProviderName {
+        ProviderName::Webhook
+    }
+
+    fn batch_max(&self) -> usize {
+        BATCH_MAX
+    }
+
+    fn in_flight_max(&self) -> usize {
+        self.in_flight_max
+    }
+
+    fn send<'a>(
+        &'a self,
+        batch: &'a [Delivery],
+        report: &'a (dyn Fn(usize, Attempt) + Send + Sync),
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(attempt::each(batch, report, |delivery| self.attempt(delivery)))
+    }
+}

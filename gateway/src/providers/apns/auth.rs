@@ -1,0 +1,181 @@
+//! The provider token APNs wants: an ES256 JWT, renewed well before Apple calls it stale.
+
+use crate::clock::Clock;
+use crate::model::{Millis, Secret};
+use crate::providers::ProviderError;
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use parking_lot::{Mutex, MutexGuard};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// Apple refuses tokens older than an hour.
+const RENEW_AFTER_MS: u64 = 50 * 60 * 1000;
+/// Apple answers `TooManyProviderTokenUpdates` to anything more frequent than every 20 minutes.
+const RENEW_MIN_MS: u64 = 20 * 60 * 1000;
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    iat: u64,
+}
+
+/// A signed token as the header value every request carries.
+#[derive(Debug)]
+pub(super) struct ProviderToken {
+    pub(super) header: HeaderValue,
+    signed_at: Millis,
+}
+
+/// The one holder of a team's token.
+pub(super) struct TokenHolder {
+    team_id: String,
+    header: Header,
+    key: EncodingKey,
+    clock: Arc<dyn Clock>,
+    current: ArcSwap<ProviderToken>,
+    /// Held while signing, so that one caller renews and the others go on with the old token.
+    renewing: Mutex<()>,
+}
+
+impl std::fmt::Debug for TokenHolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenHolder").field("team_id", &self.team_id).finish_non_exhaustive()
+    }
+}
+
+impl TokenHolder {
+    /// Signs the first token, which also proves that the key is one for ES256.
+    pub(super) fn new(
+        team_id: String,
+        key_id: String,
+        key_pem: &Secret,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, ProviderError> {
+        let fail = |source| ProviderError::Key { field: "key_pem", source };
+        let key = EncodingKey::from_ec_pem(key_pem.reveal().as_bytes()).map_err(fail)?;
+        let mut header = Header::new(Algorithm::ES256);
+        header.typ = None;
+        header.kid = Some(key_id);
+        let first = sign(&header, &key, &team_id, clock.now()).map_err(fail)?;
+        let current = ArcSwap::from_pointee(first);
+        Ok(Self { team_id, header, key, clock, current, renewing: Mutex::new(()) })
+    }
+
+    /// The token to use now. Renews it when due; concurrent callers never sign twice.
+    pub(super) fn current(&self) -> Arc<ProviderToken> {
+        let token = self.current.load_full();
+        if self.clock.now().since(token.signed_at) < RENEW_AFTER_MS {
+            return token;
+        }
+        if let Some(signing) = self.renewing.try_lock() {
+            self.renew(&token, signing);
+        }
+        self.current.load_full()
+    }
+
+    /// Called when APNs says that `used` has expired. True if a newer token is in place, so that
+    /// a retry makes sense; false if `used` is younger than Apple's minimum, which only a wrong
+    /// clock explains.
+    pub(super) fn replace_expired(&self, used: &Arc<ProviderToken>) -> bool {
+        // Waits for a renewal under way: its token is the answer.
+        self.renew(used, self.renewing.lock());
+        !Arc::ptr_eq(&self.current.load_full(), used)
+    }
+
+    fn renew(&self, seen: &Arc<ProviderToken>, _signing: MutexGuard<'_, ()>) {
+        let now = self.clock.now();
+        let replaced = !Arc::ptr_eq(&self.current.load_full(), seen);
+        if replaced || now.since(seen.signed_at) < RENEW_MIN_MS {
+            return;
+        }
+        match sign(&self.header, &self.key, &self.team_id, now) {
+            Ok(token) => self.current.store(Arc::new(token)),
+            Err(error) => tracing::error!(%error, "cannot sign an APNs provider token"),
+        }
+    }
+}
+
+fn sign(
+    header: &Header,
+    key: &EncodingKey,
+    team_id: &str,
+    now: Millis,
+) -> Result<ProviderToken, jsonwebtoken::errors::Error> {
+    let jwt = encode(header, &Claims { iss: team_id, iat: now.0 / 1000 }, key)?;
+    let mut header = HeaderValue::try_from(format!("bearer {jwt}"))
+        .expect("base64url and dots are header characters");
+    // Never indexed by HPACK, never shown by Debug.
+    header.set_sensitive(true);
+    Ok(ProviderToken { header, signed_at: now })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::TestClock;
+    use std::time::Duration;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn holder(clock: &TestClock) -> TokenHolder {
+        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let clock = Arc::new(clock.clone());
+        TokenHolder::new("TEAM".into(), "KEY".into(), &Secret::new(key), clock).unwrap()
+    }
+
+    #[test]
+    fn the_token_is_a_strict_es256_jwt_with_kid_iss_and_iat() {
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let clock = Arc::new(TestClock::at(Millis(1_700_000_000_500)));
+        let key = Secret::new(pair.serialize_pem());
+        let holder = TokenHolder::new("TEAM".into(), "KEY".into(), &key, clock).unwrap();
+        let token = holder.current();
+        let jwt = token.header.to_str().unwrap().strip_prefix("bearer ").unwrap();
+        let public =
+            jsonwebtoken::DecodingKey::from_ec_pem(pair.public_key_pem().as_bytes()).unwrap();
+        let mut strict = jsonwebtoken::Validation::new(Algorithm::ES256);
+        strict.set_required_spec_claims::<&str>(&[]);
+        strict.validate_exp = false;
+        let claims = jsonwebtoken::decode::<serde_json::Value>(jwt, &public, &strict).unwrap();
+        assert_eq!(claims.header.kid.as_deref(), Some("KEY"));
+        assert_eq!(claims.claims, serde_json::json!({"iss": "TEAM", "iat": 1_700_000_000}));
+    }
+
+    #[test]
+    fn a_token_is_kept_for_fifty_minutes_and_then_renewed_once() {
+        let clock = TestClock::at(Millis(1_700_000_000_000));
+        let holder = holder(&clock);
+        let first = holder.current();
+        clock.advance(49 * MINUTE);
+        assert!(Arc::ptr_eq(&first, &holder.current()));
+        clock.advance(MINUTE);
+        let second = holder.current();
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert!(Arc::ptr_eq(&second, &holder.current()));
+    }
+
+    #[test]
+    fn an_expired_answer_never_makes_more_than_one_token_in_twenty_minutes() {
+        let clock = TestClock::at(Millis(1_700_000_000_000));
+        let holder = holder(&clock);
+        let first = holder.current();
+        clock.advance(19 * MINUTE);
+        assert!(!holder.replace_expired(&first), "too young to replace");
+        clock.advance(MINUTE);
+        assert!(holder.replace_expired(&first));
+        let second = holder.current();
+        assert!(holder.replace_expired(&first), "late answers see the newer token");
+        assert!(Arc::ptr_eq(&second, &holder.current()), "and do not make another");
+        assert!(!holder.replace_expired(&second));
+    }
+
+    #[test]
+    fn a_key_of_another_kind_is_refused_without_showing_it() {
+        let clock: Arc<dyn Clock> = Arc::new(TestClock::at(Millis(0)));
+        let pem = Secret::new("-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n");
+        let error = TokenHolder::new("T".into(), "K".into(), &pem, clock).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("c2VjcmV0"));
+    }
+}

@@ -1,0 +1,103 @@
+//! Runs a batch and turns answers into attempts: what the four providers share.
+
+use crate::model::{Attempt, Delivery, Outcome};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use http::StatusCode;
+use std::time::Duration;
+
+/// Longest `Attempt::reason`, in bytes.
+pub(crate) const REASON_BYTES_MAX: usize = 256;
+
+/// Starts `attempt` for every delivery of `batch` at once and reports each as it ends. Permits and
+/// deadlines inside `attempt` bound what really runs.
+pub(super) async fn each<'a, F>(
+    batch: &'a [Delivery],
+    report: &'a (dyn Fn(usize, Attempt) + Send + Sync),
+    attempt: impl Fn(&'a Delivery) -> F,
+) where
+    F: Future<Output = Attempt> + Send + 'a,
+{
+    let mut running: FuturesUnordered<_> = batch
+        .iter()
+        .enumerate()
+        .map(|(index, delivery)| {
+            let attempt = attempt(delivery);
+            async move { (index, attempt.await) }
+        })
+        .collect();
+    while let Some((index, attempt)) = running.next().await {
+        report(index, attempt);
+    }
+}
+
+/// A verdict about a delivery that never left this machine.
+pub(super) fn unsent(outcome: Outcome) -> Attempt {
+    Attempt { outcome, status: None, reason: None, provider_id: None, elapsed: Duration::ZERO }
+}
+
+/// What a provider's answer came to, before the time it took is known.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    pub(super) outcome: Outcome,
+    pub(super) reason: Option<String>,
+    pub(super) provider_id: Option<String>,
+}
+
+impl Verdict {
+    pub(super) fn of(outcome: Outcome, reason: Option<String>) -> Self {
+        Self { outcome, reason: reason.map(shorten), provider_id: None }
+    }
+
+    pub(super) fn into_attempt(self, status: StatusCode, elapsed: Duration) -> Attempt {
+        Attempt {
+            outcome: self.outcome,
+            status: Some(status.as_u16()),
+            reason: self.reason,
+            provider_id: self.provider_id.map(shorten),
+            elapsed,
+        }
+    }
+}
+
+/// Cuts remote text to what a timeline keeps, on a character boundary, and drops control
+/// characters that would forge log lines.
+pub(super) fn shorten(text: String) -> String {
+    if text.len() <= REASON_BYTES_MAX && !text.contains(char::is_control) {
+        return text;
+    }
+    let mut short = String::new();
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if short.len() + c.len_utf8() > REASON_BYTES_MAX {
+            break;
+        }
+        short.push(c);
+    }
+    short
+}
+
+/// Part of a webhook's or a hook's body that is worth a timeline line: its first words, if text.
+pub(super) fn words(body: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(body.get(..REASON_BYTES_MAX).unwrap_or(body));
+    let text = text.trim();
+    (!text.is_empty()).then(|| shorten(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remote_text_is_cut_on_a_character_boundary_and_loses_control_characters() {
+        let cut = shorten("é".repeat(200));
+        assert_eq!(cut.len(), 256);
+        assert_eq!(shorten("a\r\nb".into()), "ab");
+        assert_eq!(shorten("short".into()), "short");
+    }
+
+    #[test]
+    fn words_of_a_binary_or_empty_body_do_no_harm() {
+        assert_eq!(words(b"  \n"), None);
+        assert_eq!(words(b"no_service\n").as_deref(), Some("no_service"));
+        assert!(words(&[0xff; 4096]).is_some_and(|w| w.len() <= REASON_BYTES_MAX));
+    }
+}

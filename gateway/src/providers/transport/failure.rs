@@ -1,0 +1,93 @@
+//! What went wrong on the way, told apart by one question: can the receiver have the request?
+
+use crate::model::{Attempt, Outcome};
+use std::error::Error;
+use std::time::Duration;
+
+/// A request that got no complete answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Nothing of the request can have been processed: safe to send again.
+    #[error("not sent: {cause}")]
+    NotSent { cause: &'static str, detail: Option<String> },
+    /// The request left and no complete answer came back.
+    #[error("no answer: {cause}")]
+    Unanswered { cause: &'static str, status: Option<u16> },
+    /// The guard refuses the address the name resolves to.
+    #[error("the target's address is not allowed")]
+    Blocked,
+}
+
+impl Failure {
+    pub(super) fn not_sent(cause: &'static str) -> Self {
+        Self::NotSent { cause, detail: None }
+    }
+
+    pub(super) fn not_sent_because(cause: &'static str, error: &dyn Error) -> Self {
+        let mut text = error.to_string();
+        if let Some(source) = error.source() {
+            text.push_str(": ");
+            text.push_str(&source.to_string());
+        }
+        Self::NotSent { cause, detail: Some(text) }
+    }
+
+    pub(super) fn unanswered(cause: &'static str, status: Option<http::StatusCode>) -> Self {
+        Self::Unanswered { cause, status: status.map(|s| s.as_u16()) }
+    }
+
+    /// True if no head of an answer came in time.
+    pub(super) fn is_timeout(&self) -> bool {
+        matches!(self, Self::Unanswered { cause: "timeout", .. })
+    }
+
+    /// The same failure without its detail, for targets whose owner must not learn from it what
+    /// our network looks like.
+    #[must_use]
+    pub fn without_detail(self) -> Self {
+        match self {
+            Self::NotSent { cause, .. } => Self::not_sent(cause),
+            other => other,
+        }
+    }
+
+    /// The attempt this failure makes.
+    #[must_use]
+    pub fn into_attempt(self, elapsed: Duration) -> Attempt {
+        let (outcome, status, reason) = match self {
+            Self::NotSent { cause, detail } => {
+                (Outcome::Retry { after: None, cause }, None, detail)
+            }
+            Self::Unanswered { cause, status } => (Outcome::Unknown { cause }, status, None),
+            Self::Blocked => (Outcome::Rejected { cause: "target_blocked" }, None, None),
+        };
+        let reason = reason.map(crate::providers::attempt::shorten);
+        Attempt { outcome, status, reason, provider_id: None, elapsed }
+    }
+}
+
+/// Whether an error of an HTTP/2 exchange proves that the peer did not process the request.
+///
+/// A GOAWAY from the peer ends only streams above its last processed one with this error (others
+/// end with an I/O error), and REFUSED_STREAM says it in so many words (RFC 9113, 8.7).
+pub(super) fn proves_unprocessed(error: &hyper::Error) -> bool {
+    let Some(h2) = h2_error(error) else { return false };
+    h2.is_remote()
+        && (h2.is_go_away() || (h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM)))
+}
+
+/// True if the peer is closing the connection: nothing more may be sent on it.
+pub(super) fn is_go_away(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(h2::Error::is_go_away)
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        source = error.source();
+    }
+    None
+}

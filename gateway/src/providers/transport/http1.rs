@@ -1,0 +1,220 @@
+//! Keep-alive HTTP/1.1 connections to many origins, for webhooks, Slack and token endpoints.
+
+use super::dial::Io;
+use super::{Answer, Body, Dialer, Failure, Origin, link};
+use http::Request;
+use http::header::{HOST, HeaderValue};
+use hyper::client::conn::http1::{Builder, SendRequest};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// How long a connection may take to become idle again after its answer was read.
+const READY_WAIT: Duration = Duration::from_millis(100);
+
+/// Bounds of the idle connections a pool keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdleLimits {
+    pub per_origin_max: usize,
+    pub total_max: usize,
+    /// An idle connection is closed after this long.
+    pub idle_max: Duration,
+    /// A connection is not used again once it is this old, so that the name behind it is resolved
+    /// and judged again.
+    pub age_max: Duration,
+}
+
+impl Default for IdleLimits {
+    fn default() -> Self {
+        Self {
+            per_origin_max: 4,
+            total_max: 256,
+            idle_max: Duration::from_secs(30),
+            age_max: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Idle connections of many origins, and the way to open more.
+#[derive(Clone, Debug)]
+pub struct Http1Pool(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    dialer: Dialer,
+    limits: IdleLimits,
+    idle: Mutex<Idle>,
+}
+
+#[derive(Debug, Default)]
+struct Idle {
+    by_origin: HashMap<(bool, String, u16), Vec<Parked>>,
+    total: usize,
+    /// A task is closing what has been idle for too long.
+    swept: bool,
+}
+
+#[derive(Debug)]
+struct Parked {
+    live: Live,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Live {
+    sender: SendRequest<Body>,
+    opened: Instant,
+}
+
+impl Http1Pool {
+    /// A pool without connections; opens none until the first request.
+    #[must_use]
+    pub fn new(dialer: Dialer, limits: IdleLimits) -> Self {
+        Self(Arc::new(Shared { dialer, limits, idle: Mutex::default() }))
+    }
+
+    /// Sends `request` (origin-form URI; `Host` is set here) to `origin` and reads the whole
+    /// answer within the total deadline. Redirects are answers like any other.
+    pub async fn send(
+        &self,
+        origin: &Origin,
+        mut request: Request<Body>,
+    ) -> Result<Answer, Failure> {
+        let deadline = Instant::now() + self.0.dialer.deadlines.total;
+        let host = HeaderValue::from_maybe_shared(bytes::Bytes::copy_from_slice(
+            origin.authority().as_str().as_bytes(),
+        ));
+        request.headers_mut().insert(HOST, host.map_err(|_| Failure::not_sent("bad_url"))?);
+        loop {
+            let (mut live, reused) = match self.parked(origin).await {
+                Some(live) => (live, true),
+                None => (self.open(origin, deadline).await?, false),
+            };
+            match timeout_at(deadline, live.sender.try_send_request(request)).await {
+                Ok(Ok(response)) => {
+                    let answer = link::finish(response, deadline).await?;
+                    if !answer.truncated {
+                        self.park(origin, live);
+                    }
+                    return Ok(answer);
+                }
+                Ok(Err(mut refused)) => match refused.take_message() {
+                    // A parked connection had ended meanwhile: nothing was written. The pool is
+                    // finite and a fresh connection ends the loop.
+                    Some(back) if reused => request = back,
+                    Some(_) => return Err(Failure::not_sent("connect")),
+                    None => return Err(lost(&refused.into_error())),
+                },
+                Err(_) => return Err(Failure::unanswered("timeout", None)),
+            }
+        }
+    }
+
+    async fn open(&self, origin: &Origin, deadline: Instant) -> Result<Live, Failure> {
+        let io = timeout_at(deadline, self.0.dialer.dial(origin, 0))
+            .await
+            .unwrap_or_else(|_| Err(Failure::not_sent("connect")))?;
+        let sender = handshake(io).await?;
+        Ok(Live { sender, opened: Instant::now() })
+    }
+
+    /// The most recently used idle connection that still lives.
+    async fn parked(&self, origin: &Origin) -> Option<Live> {
+        loop {
+            let mut live = self.0.take(origin)?;
+            if matches!(timeout(READY_WAIT, live.sender.ready()).await, Ok(Ok(()))) {
+                return Some(live);
+            }
+        }
+    }
+
+    fn park(&self, origin: &Origin, live: Live) {
+        let limits = &self.0.limits;
+        if live.sender.is_closed() || live.opened.elapsed() >= limits.age_max {
+            return;
+        }
+        let mut idle = self.0.idle.lock();
+        if idle.total >= limits.total_max {
+            return;
+        }
+        let parked = idle.by_origin.entry(origin.key()).or_default();
+        if parked.len() >= limits.per_origin_max {
+            return;
+        }
+        parked.push(Parked { live, since: Instant::now() });
+        idle.total += 1;
+        if !std::mem::replace(&mut idle.swept, true) {
+            let period = limits.idle_max / 2;
+            drop(tokio::spawn(sweep(Arc::downgrade(&self.0), period)));
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn idle_count(&self) -> usize {
+        self.0.idle.lock().total
+    }
+}
+
+impl Shared {
+    fn take(&self, origin: &Origin) -> Option<Live> {
+        let mut idle = self.idle.lock();
+        let key = origin.key();
+        let parked = idle.by_origin.get_mut(&key)?;
+        let found = parked.pop();
+        if parked.is_empty() {
+            idle.by_origin.remove(&key);
+        }
+        let found = found?;
+        idle.total = idle.total.saturating_sub(1);
+        Some(found.live)
+    }
+
+    /// Closes what has been idle or alive for too long; true if anything is left to watch.
+    fn purge(&self) -> bool {
+        let mut idle = self.idle.lock();
+        let limits = &self.limits;
+        idle.by_origin.retain(|_, parked| {
+            parked.retain(|p| {
+                !p.live.sender.is_closed()
+                    && p.since.elapsed() < limits.idle_max
+                    && p.live.opened.elapsed() < limits.age_max
+            });
+            !parked.is_empty()
+        });
+        idle.total = idle.by_origin.values().map(Vec::len).sum();
+        idle.swept = idle.total > 0;
+        idle.swept
+    }
+}
+
+async fn sweep(pool: Weak<Shared>, period: Duration) {
+    loop {
+        sleep(period).await;
+        if !pool.upgrade().is_some_and(|pool| pool.purge()) {
+            return;
+        }
+    }
+}
+
+async fn handshake(io: Io) -> Result<SendRequest<Body>, Failure> {
+    let (sender, connection) = Builder::new()
+        .max_headers(64)
+        .max_buf_size(super::ANSWER_BYTES_MAX)
+        .handshake(io)
+        .await
+        .map_err(|e| Failure::not_sent_because("connect", &e))?;
+    drop(tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection ended");
+        }
+    }));
+    Ok(sender)
+}
+
+fn lost(error: &hyper::Error) -> Failure {
+    tracing::debug!(%error, "exchange broken off");
+    let cause = if error.is_parse() { "bad_answer" } else { "connection_lost" };
+    Failure::unanswered(cause, None)
+}

@@ -1,0 +1,53 @@
+//! How a request leaves: an HTTP/2 pool for APNs and FCM, a keep-alive HTTP/1.1 pool for the rest.
+//!
+//! Both dial the same way (resolve, connect, TLS, each with a deadline), read at most 64 KiB of an
+//! answer, and say of each failure whether the request can have reached the receiver. That
+//! difference decides everything later: what never left may be sent again at once.
+
+mod answer;
+mod dial;
+mod failure;
+mod http1;
+mod http2;
+mod link;
+mod origin;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+pub use answer::{ANSWER_BYTES_KEPT, ANSWER_BYTES_MAX, Answer};
+pub use dial::Dialer;
+pub use failure::Failure;
+pub use http1::{Http1Pool, IdleLimits};
+pub use http2::{Http2Pool, PoolLimits};
+pub(crate) use origin::path_of;
+pub use origin::{Origin, OriginError};
+pub use resolve::{Resolve, ResolveError, SystemResolver};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use std::time::Duration;
+
+/// A request body: small and complete, so that it can be sent again without asking anybody.
+pub type Body = Full<Bytes>;
+
+/// How long each part of one attempt may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Resolving the name and connecting, together.
+    pub connect: Duration,
+    /// The TLS handshake.
+    pub tls: Duration,
+    /// Everything: waiting for a permit, connecting, the answer and its body.
+    pub total: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(3),
+            tls: Duration::from_secs(5),
+            total: Duration::from_secs(15),
+        }
+    }
+}
