@@ -1,1 +1,11 @@
-//! Twins and load.
+//! Provider twins, load generator and ledger checker: the gateway's independent witness.
+//!
+//! Nothing here depends on the gateway: what the providers received, what the client was promised
+//! and how the two compare is judged from the wire alone.
+
+pub mod ledger;
+pub mod load;
+pub mod marker;
+pub mod process;
+pub mod twins;
+mod wall;

@@ -1,0 +1,55 @@
+//! Twins as a process of their own: started, announced, and kept up until interrupted.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use super::{TwinError, TwinOptions, TwinSet};
+
+/// How twins run alone.
+#[derive(Clone, Debug)]
+pub struct StandaloneOptions {
+    pub twins: TwinOptions,
+    /// Where `ca.pem`, `apns.p8` and `fcm.json` go.
+    pub credentials_dir: PathBuf,
+}
+
+/// Starts twins, writes where they are to `out`, and returns on an interrupt (Ctrl-C).
+///
+/// # Errors
+/// The twins cannot start, or their credentials or the report cannot be written.
+pub async fn standalone(
+    options: StandaloneOptions,
+    mut out: impl Write + Send,
+) -> Result<(), TwinError> {
+    let twins = TwinSet::start(options.twins).await?;
+    let files = twins.write_credentials(&options.credentials_dir)?;
+    let credentials = twins.credentials();
+    let report = format!(
+        "apns     {}  team {}  key {}  topic {}\n\
+         fcm      {}  project {}\n\
+         slack    {}  plain {}  client {}\n\
+         webhook  {}  plain {}\n\
+         smtp     {}\n\
+         control  {}\n\
+         files    {}  {}  {}\n",
+        twins.apns_url(),
+        credentials.apns_team_id,
+        credentials.apns_key_id,
+        credentials.apns_topic,
+        twins.fcm_url(),
+        credentials.fcm_project_id,
+        twins.slack_url(),
+        twins.slack_plain_url(),
+        credentials.slack_client_id,
+        twins.webhook_url(),
+        twins.webhook_plain_url(),
+        twins.smtp_address(),
+        twins.control_url(),
+        files.ca.display(),
+        files.apns_key.display(),
+        files.fcm_service_account.display(),
+    );
+    out.write_all(report.as_bytes()).and_then(|()| out.flush()).map_err(TwinError::Report)?;
+    tokio::signal::ctrl_c().await.map_err(TwinError::Report)?;
+    twins.sync_receipts().map_err(TwinError::Report)
+}
