@@ -1,1 +1,5 @@
-//! Placeholder until its owner writes it.
+//! What the process says about itself: metrics for Prometheus and logs for people and collectors.
+
+pub mod catalog;
+pub mod logging;
+pub mod metrics;
