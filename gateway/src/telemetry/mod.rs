@@ -1,4 +1,8 @@
-//! Logs and metrics.
+//! What the process says about itself: metrics for Prometheus and logs for people and collectors.
+
+pub mod catalog;
+pub mod logging;
+pub mod metrics;
 
 /// An error with its sources, for one log line.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -1,0 +1,220 @@
+//! Request bodies: read whole or as a stream, with a size limit and a least speed.
+//!
+//! Only waiting for the peer is timed. A service that applies backpressure to a streamed body
+//! does not make its caller look slow.
+
+use super::{BodyLimits, Refusal};
+use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// Why a body could not be read. Each is an answer the caller gets.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the request body is larger than {limit} bytes")]
+    TooLarge { limit: u64 },
+    #[error("the request body took too long to arrive")]
+    Timeout,
+    #[error("the request body is malformed or was cut off")]
+    Malformed(#[source] hyper::Error),
+}
+
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge { .. } => Self::TooLarge,
+            BodyError::Timeout => Self::Timeout,
+            BodyError::Malformed(_) => Self::BadRequest("the request body is malformed or cut off"),
+        }
+    }
+}
+
+/// An unread request body.
+#[derive(Debug)]
+pub struct Body {
+    source: Source,
+    limits: BodyLimits,
+    max: u64,
+}
+
+#[derive(Debug)]
+enum Source {
+    Incoming(Incoming),
+    Given(Option<Bytes>),
+}
+
+impl Source {
+    fn is_ended(&self) -> bool {
+        match self {
+            Self::Incoming(incoming) => incoming.is_end_stream(),
+            Self::Given(bytes) => bytes.is_none(),
+        }
+    }
+
+    async fn frame(&mut self) -> Option<Result<Bytes, hyper::Error>> {
+        match self {
+            Self::Given(bytes) => bytes.take().map(Ok),
+            Self::Incoming(incoming) => loop {
+                match incoming.frame().await? {
+                    // Trailers of requests carry nothing any dialect defines.
+                    Ok(frame) => {
+                        if let Ok(data) = frame.into_data() {
+                            return Some(Ok(data));
+                        }
+                    }
+                    Err(error) => return Some(Err(error)),
+                }
+            },
+        }
+    }
+}
+
+impl Body {
+    pub(super) fn new(incoming: Incoming, limits: BodyLimits, max: u64) -> Self {
+        Self { source: Source::Incoming(incoming), limits, max }
+    }
+
+    /// A body that is already here; for tests of services.
+    #[must_use]
+    pub fn given(bytes: impl Into<Bytes>) -> Self {
+        let source = Source::Given(Some(bytes.into()));
+        Self { source, limits: BodyLimits::default(), max: u64::MAX }
+    }
+
+    /// The length the caller announced, if it did.
+    #[must_use]
+    pub fn declared_len(&self) -> Option<u64> {
+        match &self.source {
+            Source::Incoming(incoming) => incoming.size_hint().exact(),
+            Source::Given(bytes) => {
+                Some(bytes.as_ref().map_or(0, |b| u64::try_from(b.len()).unwrap_or(u64::MAX)))
+            }
+        }
+    }
+
+    /// Reads everything, at most `limit` bytes and never more than the server's own limit.
+    ///
+    /// A body that announces more is refused unread, so a caller that waits for 100-continue
+    /// never sends it. Dropping the future abandons the body.
+    ///
+    /// # Errors
+    /// See [`BodyError`]. After one an HTTP/1 connection ends with the answer, unless the rest of
+    /// the body is already here.
+    pub async fn read(self, limit: u64) -> Result<Bytes, BodyError> {
+        let total = self.limits.total;
+        let mut stream = self.into_stream(limit)?;
+        stream.total = Some(total);
+        let Some(first) = stream.next().await.transpose()? else { return Ok(Bytes::new()) };
+        let Some(second) = stream.next().await.transpose()? else { return Ok(first) };
+        let mut whole = BytesMut::with_capacity((first.len() + second.len()) * 2);
+        whole.extend_from_slice(&first);
+        whole.extend_from_slice(&second);
+        while let Some(more) = stream.next().await.transpose()? {
+            whole.extend_from_slice(&more);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// Reads piece by piece, at most `limit` bytes together, without a total time.
+    ///
+    /// # Errors
+    /// [`BodyError::TooLarge`] when the announced length is over the limit.
+    pub fn into_stream(self, limit: u64) -> Result<BodyStream, BodyError> {
+        let limit = limit.min(self.max);
+        if self.declared_len().is_some_and(|length| length > limit) {
+            return Err(BodyError::TooLarge { limit });
+        }
+        Ok(BodyStream {
+            source: self.source,
+            limits: self.limits,
+            limit,
+            total: None,
+            received: 0,
+            waited: Duration::ZERO,
+        })
+    }
+}
+
+/// A body being read.
+#[derive(Debug)]
+pub struct BodyStream {
+    source: Source,
+    limits: BodyLimits,
+    limit: u64,
+    total: Option<Duration>,
+    received: u64,
+    waited: Duration,
+}
+
+impl BodyStream {
+    /// The next bytes, never empty, or `None` at the end. Safe to drop between calls.
+    ///
+    /// # Errors
+    /// See [`BodyError`]; after an error the stream is over.
+    pub async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
+        while !self.source.is_ended() {
+            let asked = Instant::now();
+            let frame = timeout(self.patience(), self.source.frame()).await;
+            self.waited += asked.elapsed();
+            let data = match frame {
+                Err(_) => return Some(Err(BodyError::Timeout)),
+                Ok(None) => return None,
+                Ok(Some(Err(error))) => return Some(Err(BodyError::Malformed(error))),
+                Ok(Some(Ok(data))) => data,
+            };
+            self.received += u64::try_from(data.len()).unwrap_or(u64::MAX);
+            if self.received > self.limit {
+                return Some(Err(BodyError::TooLarge { limit: self.limit }));
+            }
+            if !data.is_empty() {
+                return Some(Ok(data));
+            }
+        }
+        None
+    }
+
+    /// How much longer the next bytes may take: what was received buys time at the least rate.
+    fn patience(&self) -> Duration {
+        let rate = u64::from(self.limits.bytes_per_s.max(1));
+        let earned = Duration::from_millis(self.received.saturating_mul(1_000) / rate);
+        let allowed = self.limits.grace.saturating_add(earned);
+        let allowed = self.total.map_or(allowed, |total| allowed.min(total));
+        allowed.saturating_sub(self.waited)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(received: u64, waited: u64, total: Option<u64>) -> BodyStream {
+        BodyStream {
+            source: Source::Given(None),
+            limits: BodyLimits::default(),
+            limit: 10,
+            total: total.map(Duration::from_secs),
+            received,
+            waited: Duration::from_secs(waited),
+        }
+    }
+
+    #[test]
+    fn patience_grows_with_what_arrived_and_ends_at_the_total() {
+        let patience = |received, waited, total| stream(received, waited, total).patience();
+        assert_eq!(patience(0, 0, None), Duration::from_secs(2));
+        assert_eq!(patience(0, 3, None), Duration::ZERO);
+        assert_eq!(patience(10 * 1024, 3, None), Duration::from_secs(9));
+        assert_eq!(patience(100 * 1024, 3, Some(10)), Duration::from_secs(7));
+    }
+
+    #[tokio::test]
+    async fn reads_up_to_the_limit_and_not_one_byte_more() {
+        assert_eq!(Body::given("12345").read(5).await.unwrap(), "12345");
+        assert_eq!(Body::given("").read(5).await.unwrap(), "");
+        let error = Body::given("123456").read(5).await.unwrap_err();
+        assert!(matches!(error, BodyError::TooLarge { limit: 5 }));
+    }
+}

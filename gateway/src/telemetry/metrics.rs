@@ -1,0 +1,502 @@
+//! The emitting side of the metrics: one function or handle per family of the catalog.
+//!
+//! Handles are made once and kept, so that no label is hashed on a request's path. Before
+//! [`install`] every emission is a no-op, so owners make their handles after it.
+
+use super::catalog::{self as name, CATALOG, SeriesKind};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
+use parking_lot::Mutex;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+pub use metrics_exporter_prometheus::PrometheusHandle;
+
+/// Bounds in seconds: the 14 of the messaging convention and three below for the accept path.
+const DURATION_BUCKETS: [f64; 17] = [
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
+    7.5, 10.0,
+];
+/// Bounds in bytes.
+const SIZE_BUCKETS: [f64; 8] =
+    [256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0];
+/// Bounds for entries in a batch.
+const BATCH_BUCKETS: [f64; 9] = [1.0, 4.0, 16.0, 64.0, 128.0, 256.0, 512.0, 1_024.0, 4_096.0];
+
+/// Most often the exporter may be left without upkeep; its histograms grow until then.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+static INSTALLED: OnceLock<(PrometheusHandle, Process)> = OnceLock::new();
+/// Serialises [`install`]: the recorder can be set only once in a process.
+static INSTALLING: Mutex<()> = Mutex::new(());
+
+/// Makes the process record metrics and returns the handle that renders them.
+///
+/// Calling it again returns the same handle.
+///
+/// # Errors
+/// When another recorder is already installed in the process.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let _one_at_a_time = INSTALLING.lock();
+    if let Some((handle, _)) = INSTALLED.get() {
+        return Ok(handle.clone());
+    }
+    let suffix = |end: &str| Matcher::Suffix(end.to_owned());
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(suffix("_seconds"), &DURATION_BUCKETS)?
+        .set_buckets_for_metric(suffix("_bytes"), &SIZE_BUCKETS)?
+        .set_buckets(&BATCH_BUCKETS)?
+        .install_recorder()?;
+    for series in CATALOG {
+        match series.kind {
+            SeriesKind::Counter => {
+                metrics::describe_counter!(series.name, series.unit, series.help);
+            }
+            SeriesKind::Gauge => metrics::describe_gauge!(series.name, series.unit, series.help),
+            SeriesKind::Histogram => {
+                metrics::describe_histogram!(series.name, series.unit, series.help);
+            }
+        }
+    }
+    gauge!(name::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(INSTALLED.get_or_init(|| (handle, Process::new())).0.clone())
+}
+
+/// Keeps the exporter's memory bounded; runs until dropped.
+pub async fn upkeep(handle: PrometheusHandle) {
+    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        handle.run_upkeep();
+    }
+}
+
+/// The handles of families without an owner of their own.
+#[derive(Debug)]
+struct Process {
+    connections: Labeled<Gauge>,
+    connections_refused: Labeled<Counter>,
+    accept_errors: Counter,
+    refused: Labeled<Counter>,
+    commit_duration: Histogram,
+    commit_entries: Histogram,
+    fsync_duration: Histogram,
+    bulk_lines: Histogram,
+    dead_letters: Gauge,
+    lines_dropped: Counter,
+}
+
+/// Protocols of [`connection_opened`].
+const PROTOCOLS: &[&str] = &["http1", "http2", "unknown"];
+/// Reasons of [`connection_refused`].
+const CONNECTION_REFUSALS: &[&str] = &["per_peer", "silent", "handshake", "reset"];
+/// Reasons of [`request_refused`].
+const REQUEST_REFUSALS: &[&str] = &[
+    "bad_request",
+    "method",
+    "not_found",
+    "uri",
+    "headers",
+    "media_type",
+    "body",
+    "overload",
+    "timeout",
+    "internal",
+];
+/// Final states and results known ahead; others are counted as `other`.
+const OUTCOMES: &[&str] = &["delivered", "rejected", "expired", "suppressed", "canceled", "dead"];
+const RESULTS: &[&str] = &["delivered", "retry", "unknown", "gone", "rejected", "hold"];
+const STATUS_CLASSES: &[&str] = &["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl Process {
+    fn new() -> Self {
+        let refused = |reason| counter!(name::HTTP_REFUSED_TOTAL, "reason" => reason);
+        let closed = |reason| counter!(name::HTTP_CONNECTIONS_REFUSED_TOTAL, "reason" => reason);
+        let open = |protocol| gauge!(name::HTTP_CONNECTIONS, "protocol" => protocol);
+        Self {
+            connections: Labeled::new(PROTOCOLS, open),
+            connections_refused: Labeled::new(CONNECTION_REFUSALS, closed),
+            accept_errors: counter!(name::HTTP_ACCEPT_ERRORS_TOTAL),
+            refused: Labeled::new(REQUEST_REFUSALS, refused),
+            commit_duration: histogram!(name::LOG_COMMIT_DURATION_SECONDS),
+            commit_entries: histogram!(name::LOG_COMMIT_ENTRIES),
+            fsync_duration: histogram!(name::LOG_FSYNC_DURATION_SECONDS),
+            bulk_lines: histogram!(name::BULK_LINES),
+            dead_letters: gauge!(name::DLQ_ENTRIES),
+            lines_dropped: counter!(name::LOG_LINES_DROPPED_TOTAL),
+        }
+    }
+}
+
+/// Handles of one family over one label with few, known values.
+#[derive(Debug)]
+struct Labeled<H> {
+    values: &'static [&'static str],
+    /// One per value, then the one for values not listed.
+    handles: Vec<H>,
+}
+
+impl<H> Labeled<H> {
+    fn new(values: &'static [&'static str], make: impl Fn(&'static str) -> H) -> Self {
+        let handles = values.iter().copied().chain(["other"]).map(make).collect();
+        Self { values, handles }
+    }
+
+    fn with(&self, value: &str, emit: impl FnOnce(&H)) {
+        let index = self.values.iter().position(|v| *v == value).unwrap_or(self.values.len());
+        if let Some(handle) = self.handles.get(index) {
+            emit(handle);
+        }
+    }
+}
+
+fn process(emit: impl FnOnce(&Process)) {
+    if let Some((_, process)) = INSTALLED.get() {
+        emit(process);
+    }
+}
+
+/// A connection's protocol is known and it is being served.
+pub fn connection_opened(protocol: &'static str) {
+    process(|p| p.connections.with(protocol, |g| g.increment(1.0)));
+}
+
+/// The counterpart of [`connection_opened`].
+pub fn connection_closed(protocol: &'static str) {
+    process(|p| p.connections.with(protocol, |g| g.decrement(1.0)));
+}
+
+/// A connection was closed before a request: `per_peer`, `silent`, `handshake` or `reset`.
+pub fn connection_refused(reason: &'static str) {
+    process(|p| p.connections_refused.with(reason, |c| c.increment(1)));
+}
+
+/// `accept` failed.
+pub fn accept_failed() {
+    process(|p| p.accept_errors.increment(1));
+}
+
+/// The server refused a request before a dialect saw it.
+pub fn request_refused(reason: &'static str) {
+    process(|p| p.refused.with(reason, |c| c.increment(1)));
+}
+
+/// A request waited `waited` for its group commit.
+pub fn commit_waited(waited: Duration) {
+    process(|p| p.commit_duration.record(waited));
+}
+
+/// A group commit of `entries` was made durable; `fsync` is the time of its sync.
+pub fn committed(entries: u32, fsync: Duration) {
+    process(|p| {
+        p.commit_entries.record(entries);
+        p.fsync_duration.record(fsync);
+    });
+}
+
+/// A bulk request had `lines` lines.
+pub fn bulk_received(lines: u32) {
+    process(|p| p.bulk_lines.record(lines));
+}
+
+/// `entries` dead letters are kept.
+pub fn dead_letters(entries: u32) {
+    process(|p| p.dead_letters.set(entries));
+}
+
+/// `lines` log lines were given up.
+pub fn log_lines_dropped(lines: u64) {
+    process(|p| p.lines_dropped.increment(lines));
+}
+
+/// A panic was caught at the boundary of `task`.
+pub fn panicked(task: &'static str) {
+    counter!(name::PANICS_TOTAL, "task" => task).increment(1);
+}
+
+/// An operation of `backend` (`disk`, `redis`) failed.
+pub fn store_failed(backend: &'static str) {
+    counter!(name::STORE_ERRORS_TOTAL, "backend" => backend).increment(1);
+}
+
+/// Requests being worked on; kept by the server.
+#[derive(Debug)]
+pub struct InflightMetrics(Gauge);
+
+impl InflightMetrics {
+    /// For the listener `listener` (`api`, `admin`).
+    #[must_use]
+    pub fn new(listener: &'static str) -> Self {
+        Self(gauge!(name::HTTP_INFLIGHT_REQUESTS, "listener" => listener))
+    }
+
+    /// `requests` are being worked on; sampled, since a gauge moved by every request costs more
+    /// than it tells.
+    pub fn set(&self, requests: usize) {
+        self.0.set(u32::try_from(requests).unwrap_or(u32::MAX));
+    }
+}
+
+/// The RED series of one route.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    requests: Labeled<Counter>,
+    duration: Histogram,
+    bytes: Histogram,
+}
+
+impl RouteMetrics {
+    /// `route` is the route's pattern or name, never a path.
+    #[must_use]
+    pub fn new(dialect: &'static str, route: &'static str, method: &'static str) -> Self {
+        let requests = |class| {
+            counter!(name::HTTP_REQUESTS_TOTAL, "dialect" => dialect, "route" => route,
+                "method" => method, "status_class" => class)
+        };
+        Self {
+            requests: Labeled::new(STATUS_CLASSES, requests),
+            duration: histogram!(name::HTTP_REQUEST_DURATION_SECONDS, "dialect" => dialect,
+                "route" => route, "method" => method),
+            bytes: histogram!(name::HTTP_REQUEST_BYTES, "dialect" => dialect, "route" => route),
+        }
+    }
+
+    /// Counts one answer with HTTP `status`.
+    pub fn answered(&self, status: u16, elapsed: Duration) {
+        let class = match status {
+            100..200 => "1xx",
+            200..300 => "2xx",
+            300..400 => "3xx",
+            400..500 => "4xx",
+            _ => "5xx",
+        };
+        self.requests.with(class, |c| c.increment(1));
+        self.duration.record(elapsed);
+    }
+
+    /// Records a body of `bytes`.
+    pub fn received(&self, bytes: u32) {
+        self.bytes.record(bytes);
+    }
+}
+
+/// What one dialect took in.
+#[derive(Debug)]
+pub struct IntakeMetrics {
+    dialect: &'static str,
+    accepted: Counter,
+    replayed: Counter,
+}
+
+impl IntakeMetrics {
+    #[must_use]
+    pub fn new(dialect: &'static str) -> Self {
+        Self {
+            dialect,
+            accepted: counter!(name::NOTIFICATIONS_ACCEPTED_TOTAL, "dialect" => dialect),
+            replayed: counter!(name::IDEMPOTENT_REPLAYS_TOTAL, "dialect" => dialect),
+        }
+    }
+
+    pub fn accepted(&self, notifications: u64) {
+        self.accepted.increment(notifications);
+    }
+
+    pub fn replayed(&self) {
+        self.replayed.increment(1);
+    }
+
+    /// `reason` is one of the failure classes.
+    pub fn rejected(&self, reason: &'static str) {
+        counter!(name::NOTIFICATIONS_REJECTED_TOTAL, "dialect" => self.dialect,
+            "reason" => reason)
+        .increment(1);
+    }
+}
+
+/// The backlog of one shard.
+#[derive(Debug)]
+pub struct ShardMetrics {
+    entries: Gauge,
+    bytes: Gauge,
+    timers: Gauge,
+}
+
+impl ShardMetrics {
+    #[must_use]
+    pub fn new(shard: u16) -> Self {
+        let shard = shard.to_string();
+        Self {
+            entries: gauge!(name::LOG_PENDING_ENTRIES, "shard" => shard.clone()),
+            bytes: gauge!(name::LOG_PENDING_BYTES, "shard" => shard.clone()),
+            timers: gauge!(name::LOG_TIMERS, "shard" => shard),
+        }
+    }
+
+    /// Sets the present backlog; numbers above 2³² − 1 are shown as that.
+    pub fn backlog(&self, entries: u64, bytes: u64, timers: u64) {
+        let shown = |n: u64| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
+        self.entries.set(shown(entries));
+        self.bytes.set(shown(bytes));
+        self.timers.set(shown(timers));
+    }
+}
+
+/// One rule version.
+#[derive(Debug)]
+pub struct RuleMetrics {
+    rule: String,
+    version: String,
+    items: Counter,
+    fuel: Counter,
+    duration: Histogram,
+}
+
+impl RuleMetrics {
+    #[must_use]
+    pub fn new(rule: &str, version: &str) -> Self {
+        let (rule, version) = (rule.to_owned(), version.to_owned());
+        Self {
+            items: counter!(name::RULE_ITEMS_TOTAL, "rule" => rule.clone(),
+                "version" => version.clone()),
+            fuel: counter!(name::RULE_FUEL_TOTAL, "rule" => rule.clone(),
+                "version" => version.clone()),
+            duration: histogram!(name::RULE_BATCH_DURATION_SECONDS, "rule" => rule.clone(),
+                "version" => version.clone()),
+            rule,
+            version,
+        }
+    }
+
+    /// One call of the rule over `items`.
+    pub fn evaluated(&self, items: u64, fuel: u64, elapsed: Duration) {
+        self.items.increment(items);
+        self.fuel.increment(fuel);
+        self.duration.record(elapsed);
+    }
+
+    /// `decision` is a word of the rule ABI, never the rule's own text.
+    pub fn decided(&self, decision: &'static str, items: u64) {
+        counter!(name::RULE_DECISIONS_TOTAL, "rule" => self.rule.clone(),
+            "version" => self.version.clone(), "decision" => decision)
+        .increment(items);
+    }
+
+    /// `kind`: `trap`, `deadline`, `fuel`, `memory`, `output`.
+    pub fn broke(&self, kind: &'static str) {
+        counter!(name::RULE_ERRORS_TOTAL, "rule" => self.rule.clone(),
+            "version" => self.version.clone(), "kind" => kind)
+        .increment(1);
+    }
+}
+
+/// One provider credential.
+#[derive(Debug)]
+pub struct ProviderMetrics {
+    results: Labeled<Counter>,
+    duration: Histogram,
+    inflight: Gauge,
+}
+
+impl ProviderMetrics {
+    /// `app` is the configured name of the credential.
+    #[must_use]
+    pub fn new(channel: &'static str, app: &str) -> Self {
+        let app = app.to_owned();
+        let result = |result| {
+            counter!(name::PROVIDER_REQUESTS_TOTAL, "channel" => channel, "app" => app.clone(),
+                "result" => result)
+        };
+        Self {
+            results: Labeled::new(RESULTS, result),
+            duration: histogram!(name::PROVIDER_REQUEST_DURATION_SECONDS, "channel" => channel,
+                "app" => app.clone()),
+            inflight: gauge!(name::PROVIDER_INFLIGHT_REQUESTS, "channel" => channel, "app" => app),
+        }
+    }
+
+    pub fn started(&self) {
+        self.inflight.increment(1.0);
+    }
+
+    /// Ends what [`ProviderMetrics::started`] began; `result` as in the timeline.
+    pub fn ended(&self, result: &str, elapsed: Duration) {
+        self.inflight.decrement(1.0);
+        self.results.with(result, |c| c.increment(1));
+        self.duration.record(elapsed);
+    }
+}
+
+/// The deliveries of one channel.
+#[derive(Debug)]
+pub struct DeliveryMetrics {
+    outcomes: Labeled<Counter>,
+    duration: Histogram,
+    retries: Counter,
+}
+
+impl DeliveryMetrics {
+    #[must_use]
+    pub fn new(channel: &'static str) -> Self {
+        let outcome =
+            |outcome| counter!(name::DELIVERIES_TOTAL, "channel" => channel, "outcome" => outcome);
+        Self {
+            outcomes: Labeled::new(OUTCOMES, outcome),
+            duration: histogram!(name::DELIVERY_DURATION_SECONDS, "channel" => channel),
+            retries: counter!(name::RETRIES_TOTAL, "channel" => channel),
+        }
+    }
+
+    /// `outcome` is the final state's word.
+    pub fn settled(&self, outcome: &str) {
+        self.outcomes.with(outcome, |c| c.increment(1));
+    }
+
+    /// Time from acceptance to the provider's acceptance.
+    pub fn delivered_after(&self, elapsed: Duration) {
+        self.duration.record(elapsed);
+    }
+
+    pub fn retried(&self) {
+        self.retries.increment(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renders_histograms_with_buckets_and_counts_by_class() {
+        let handle = install().unwrap();
+        let route = RouteMetrics::new("test", "metrics-unit", "POST");
+        route.answered(204, Duration::from_millis(3));
+        route.answered(503, Duration::from_millis(3));
+        let text = handle.render();
+        let line =
+            |parts: &[&str]| text.lines().any(|line| parts.iter().all(|part| line.contains(part)));
+        assert!(
+            line(&["_duration_seconds_bucket", "metrics-unit", "le=\"0.005\"", " 2"]),
+            "{text}"
+        );
+        assert!(line(&["_requests_total", "metrics-unit", "2xx", " 1"]), "{text}");
+        assert!(line(&["_requests_total", "metrics-unit", "5xx", " 1"]), "{text}");
+    }
+
+    #[test]
+    fn a_second_install_returns_the_same_recorder() {
+        install().unwrap();
+        let again = install().unwrap();
+        DeliveryMetrics::new("second-install").retried();
+        assert!(again.render().contains("second-install"));
+    }
+
+    #[test]
+    fn values_outside_the_closed_set_are_counted_as_other() {
+        let handle = install().unwrap();
+        DeliveryMetrics::new("closed-set").settled("a-new-word");
+        let text = handle.render();
+        let other = text.lines().find(|l| l.contains("closed-set") && l.contains("other"));
+        assert!(other.is_some_and(|l| l.ends_with(" 1")), "{text}");
+    }
+}
