@@ -7,7 +7,7 @@ use crate::store::StoreError;
 
 /// The closed list of ways a request fails. Each dialect renders every one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureClass {
+pub(crate) enum FailureClass {
     Invalid,
     /// No bearer token was sent.
     NoToken,
@@ -32,7 +32,7 @@ pub enum FailureClass {
 
 impl FailureClass {
     /// Every class, for tables.
-    pub const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Invalid,
         Self::NoToken,
         Self::BadToken,
@@ -53,7 +53,7 @@ impl FailureClass {
 
     /// The status every REST dialect uses unless its documents say otherwise.
     #[must_use]
-    pub fn status(self) -> u16 {
+    pub(crate) fn status(self) -> u16 {
         match self {
             Self::Invalid => 400,
             Self::NoToken | Self::BadToken => 401,
@@ -75,7 +75,7 @@ impl FailureClass {
 
     /// The code in `Bugler-Error`, explained by `bugler explain`.
     #[must_use]
-    pub fn code(self) -> &'static str {
+    pub(crate) fn code(self) -> &'static str {
         match self {
             Self::Invalid => "BGL-1400",
             Self::NoToken => "BGL-1401",
@@ -99,7 +99,7 @@ impl FailureClass {
 
 /// One field that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldFault {
+pub(crate) struct FieldFault {
     /// `content.text`, `emails[3]`; empty for the body as a whole.
     pub path: String,
     pub problem: String,
@@ -107,7 +107,7 @@ pub struct FieldFault {
 
 /// A failed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     pub class: FailureClass,
     /// A sentence for the caller, where the dialect has room for one.
     pub detail: String,
@@ -117,7 +117,7 @@ pub struct Failure {
 
 impl Failure {
     #[must_use]
-    pub fn new(class: FailureClass, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(class: FailureClass, detail: impl Into<String>) -> Self {
         let retry_after_s = match class {
             FailureClass::Throttled | FailureClass::Overloaded | FailureClass::Conflict => Some(1),
             _ => None,
@@ -127,14 +127,14 @@ impl Failure {
 
     /// A request whose body or parameters break the dialect's rules.
     #[must_use]
-    pub fn invalid(fields: Vec<FieldFault>) -> Self {
+    pub(crate) fn invalid(fields: Vec<FieldFault>) -> Self {
         let detail = fields.iter().map(describe).collect::<Vec<_>>().join("; ");
         Self { fields, ..Self::new(FailureClass::Invalid, detail) }
     }
 
     /// A request with one wrong field.
     #[must_use]
-    pub fn field(path: &str, problem: impl Into<String>) -> Self {
+    pub(crate) fn field(path: &str, problem: impl Into<String>) -> Self {
         Self::invalid(vec![FieldFault { path: path.to_owned(), problem: problem.into() }])
     }
 }
@@ -151,7 +151,7 @@ impl From<AuthError> for Failure {
     fn from(error: AuthError) -> Self {
         match error {
             AuthError::Missing => Self::new(FailureClass::NoToken, "a bearer token is required"),
-            AuthError::Invalid => {
+            AuthError::Invalid(_) => {
                 Self::new(FailureClass::BadToken, "the bearer token is not valid or has expired")
             }
         }

@@ -7,29 +7,29 @@ use serde_json::{Map, Value};
 
 /// The members of one object, by path.
 #[derive(Debug)]
-pub struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     members: &'a Map<String, Value>,
     prefix: String,
 }
 
 /// Every fault found so far in one request.
 #[derive(Debug, Default)]
-pub struct Faults(Vec<FieldFault>);
+pub(crate) struct Faults(Vec<FieldFault>);
 
 impl Faults {
-    pub fn add(&mut self, path: impl Into<String>, problem: impl Into<String>) {
+    pub(crate) fn add(&mut self, path: impl Into<String>, problem: impl Into<String>) {
         self.0.push(FieldFault { path: path.into(), problem: problem.into() });
     }
 
     /// `Ok` if nothing was wrong.
-    pub fn into_result(self) -> Result<(), Failure> {
+    pub(crate) fn into_result(self) -> Result<(), Failure> {
         if self.0.is_empty() { Ok(()) } else { Err(Failure::invalid(self.0)) }
     }
 }
 
 impl<'a> Fields<'a> {
     /// The members of a body, which must be an object.
-    pub fn of_body(body: &'a Value) -> Result<Self, Failure> {
+    pub(crate) fn of_body(body: &'a Value) -> Result<Self, Failure> {
         match body {
             Value::Object(members) => Ok(Self { members, prefix: String::new() }),
             _ => Err(Failure::field("", "the body must be a JSON object")),
@@ -42,19 +42,19 @@ impl<'a> Fields<'a> {
 
     /// The member, if it is there and not null.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&'a Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
         self.members.get(name).filter(|value| !value.is_null())
     }
 
     /// Faults every member that is not in `known`: the schema is closed.
-    pub fn only(&self, known: &[&str], faults: &mut Faults) {
+    pub(crate) fn only(&self, known: &[&str], faults: &mut Faults) {
         for name in self.members.keys().filter(|name| !known.contains(&name.as_str())) {
             let name: String = name.chars().take(64).collect();
             faults.add(self.path(&name), "is not a known field");
         }
     }
 
-    pub fn object(&self, name: &str, faults: &mut Faults) -> Option<Fields<'a>> {
+    pub(crate) fn object(&self, name: &str, faults: &mut Faults) -> Option<Fields<'a>> {
         match self.get(name)? {
             Value::Object(members) => Some(Fields { members, prefix: self.path(name) }),
             _ => {
@@ -65,7 +65,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A string of at most `max` characters without control characters other than line breaks.
-    pub fn text(&self, name: &str, max: usize, faults: &mut Faults) -> Option<&'a str> {
+    pub(crate) fn text(&self, name: &str, max: usize, faults: &mut Faults) -> Option<&'a str> {
         let value = self.get(name)?;
         let Value::String(text) = value else {
             faults.add(self.path(name), "must be a string");
@@ -80,7 +80,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub fn required_text(&self, name: &str, max: usize, faults: &mut Faults) -> Option<&'a str> {
+    pub(crate) fn required_text(
+        &self,
+        name: &str,
+        max: usize,
+        faults: &mut Faults,
+    ) -> Option<&'a str> {
         if self.get(name).is_none() {
             faults.add(self.path(name), "is required");
         }
@@ -88,7 +93,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number in the range of `T`.
-    pub fn integer<T: TryFrom<i64>>(&self, name: &str, faults: &mut Faults) -> Option<T> {
+    pub(crate) fn integer<T: TryFrom<i64>>(&self, name: &str, faults: &mut Faults) -> Option<T> {
         let value = self.get(name)?;
         let number = value.as_i64().and_then(|n| T::try_from(n).ok());
         if number.is_none() {
@@ -97,7 +102,11 @@ impl<'a> Fields<'a> {
         number
     }
 
-    pub fn required_integer<T: TryFrom<i64>>(&self, name: &str, faults: &mut Faults) -> Option<T> {
+    pub(crate) fn required_integer<T: TryFrom<i64>>(
+        &self,
+        name: &str,
+        faults: &mut Faults,
+    ) -> Option<T> {
         if self.get(name).is_none() {
             faults.add(self.path(name), "is required");
         }
@@ -105,7 +114,7 @@ impl<'a> Fields<'a> {
     }
 
     /// An array of at most `max_items` strings of at most `max` characters.
-    pub fn texts(
+    pub(crate) fn texts(
         &self,
         name: &str,
         max_items: usize,
@@ -140,7 +149,7 @@ impl<'a> Fields<'a> {
 
 /// What is wrong with a text, if anything.
 #[must_use]
-pub fn text_problem(text: &str, max: usize) -> Option<String> {
+pub(crate) fn text_problem(text: &str, max: usize) -> Option<String> {
     // A scalar value takes at least one byte, so short texts need no counting.
     if text.len() > max && text.chars().count() > max {
         return Some(format!("has more than {max} characters"));
@@ -151,7 +160,7 @@ pub fn text_problem(text: &str, max: usize) -> Option<String> {
 
 /// True for what the gateway accepts as an e-mail address: a practical subset of RFC 5321.
 #[must_use]
-pub fn is_email(text: &str) -> bool {
+pub(crate) fn is_email(text: &str) -> bool {
     let Some((local, domain)) = text.rsplit_once('@') else { return false };
     let is_atom = |c: char| c.is_alphanumeric() || "!#$%&'*+/=?^_`{|}~.-".contains(c);
     let is_label = |label: &str| {
@@ -187,7 +196,8 @@ mod tests {
 
     #[test]
     fn collects_every_fault_with_its_path() {
-        let body = json!({"a": 1, "b": {"c": "long", "x": 0}, "d": ["ok", 2], "n": 4_294_967_296_u64});
+        let body =
+            json!({"a": 1, "b": {"c": "long", "x": 0}, "d": ["ok", 2], "n": 4_294_967_296_u64});
         let mut faults = Faults::default();
         let fields = Fields::of_body(&body).expect("an object");
         fields.text("a", 10, &mut faults);
@@ -204,10 +214,24 @@ mod tests {
 
     #[test]
     fn knows_an_address_from_other_text() {
-        for good in ["a@b.co", "john.doe+tag@example.com", "o'neil@mail.example.org", "zoë@example.de"] {
+        for good in
+            ["a@b.co", "john.doe+tag@example.com", "o'neil@mail.example.org", "zoë@example.de"]
+        {
             assert!(is_email(good), "{good}");
         }
-        for bad in ["", "a", "a@b", "@b.co", "a@", "a b@c.de", "a@b..de", ".a@b.de", "a@-b.de", "a@b.de\r\n", "a@@b.de"] {
+        for bad in [
+            "",
+            "a",
+            "a@b",
+            "@b.co",
+            "a@",
+            "a b@c.de",
+            "a@b..de",
+            ".a@b.de",
+            "a@-b.de",
+            "a@b.de\r\n",
+            "a@@b.de",
+        ] {
             assert!(!is_email(bad), "{bad}");
         }
     }

@@ -16,7 +16,7 @@ const NUMBER_MAX: usize = 64;
 
 /// Why a body is not acceptable JSON.
 #[derive(Debug, thiserror::Error)]
-pub enum JsonFault {
+pub(crate) enum JsonFault {
     #[error("the body is empty; send a JSON object")]
     Empty,
     #[error("a number has more than {NUMBER_MAX} characters")]
@@ -26,7 +26,7 @@ pub enum JsonFault {
 }
 
 /// Parses a whole body.
-pub fn parse(bytes: &[u8]) -> Result<Value, JsonFault> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Value, JsonFault> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(JsonFault::Empty);
     }
@@ -38,7 +38,7 @@ pub fn parse(bytes: &[u8]) -> Result<Value, JsonFault> {
 }
 
 /// Refuses overlong numbers before a parser spends time on them.
-pub fn check_numbers(bytes: &[u8]) -> Result<(), JsonFault> {
+pub(crate) fn check_numbers(bytes: &[u8]) -> Result<(), JsonFault> {
     let mut in_string = false;
     let mut escaped = false;
     let mut run = 0;
@@ -162,7 +162,10 @@ mod tests {
     #[test]
     fn keeps_what_is_plain_json() {
         let body = r#"{"b":[1,-2.5,true,null,"\u00e9"],"a":{}}"#;
-        assert_eq!(parse(body.as_bytes()).expect("plain").to_string(), r#"{"b":[1,-2.5,true,null,"é"],"a":{}}"#);
+        assert_eq!(
+            parse(body.as_bytes()).expect("plain").to_string(),
+            r#"{"b":[1,-2.5,true,null,"é"],"a":{}}"#
+        );
     }
 
     #[test]

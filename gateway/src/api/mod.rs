@@ -18,12 +18,12 @@ mod tests;
 
 use crate::BoxFuture;
 use crate::api::failure::{Failure, FailureClass};
-use crate::auth::{Authenticator, Caller};
+use crate::auth::{Caller, Permission, PermissionSet, Scope, TokenVerifier, bearer};
 use crate::clock::Clock;
 use crate::intake::{Answer, Intake, KeyState, RequestKey};
-use crate::model::{Organization, OrganizationId};
+use crate::model::{Organization, OrganizationId, User, UserStatus};
 use crate::server::{Refusal, Request, Response, Service};
-use crate::store::{OrganizationRef, Store};
+use crate::store::{OrganizationRef, Store, UserRef};
 use crate::telemetry::metrics::{IntakeMetrics, RouteMetrics};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -49,7 +49,7 @@ pub struct ApiSettings {
 pub struct Shared {
     pub intake: Intake,
     pub store: Arc<dyn Store>,
-    pub authenticator: Authenticator,
+    pub verifier: TokenVerifier,
     pub clock: Arc<dyn Clock>,
     pub settings: ApiSettings,
 }
@@ -67,7 +67,9 @@ pub(crate) enum Dialect {
 impl Dialect {
     /// The dialect that owns `path`; what nobody owns is answered by the native API.
     fn of(path: &str) -> Self {
-        let under = |prefix: &str| path.strip_prefix(prefix).is_some_and(|r| r.is_empty() || r.starts_with('/'));
+        let under = |prefix: &str| {
+            path.strip_prefix(prefix).is_some_and(|r| r.is_empty() || r.starts_with('/'))
+        };
         if under("/v2.0/tool") || under("/tool") {
             Self::Jigx
         } else if under("/v1/organizations") {
@@ -171,7 +173,8 @@ impl Api {
             }
             let label = patterns.first().copied().unwrap_or_default();
             let dialect = label_of(route.dialect());
-            metrics.push((route, Arc::new(RouteMetrics::new(dialect, label, method_label(&method)))));
+            metrics
+                .push((route, Arc::new(RouteMetrics::new(dialect, label, method_label(&method)))));
         }
         let mut routes = matchit::Router::new();
         for (pattern, methods) in table {
@@ -304,12 +307,49 @@ pub(crate) enum Answered {
 
 impl Shared {
     /// Who calls.
-    pub(crate) fn caller(&self, headers: &HeaderMap) -> Result<Caller, Failure> {
-        Ok(self.authenticator.authenticate(headers, self.clock.now())?)
+    pub(crate) fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Failure> {
+        Ok(self.verifier.verify(bearer(headers)?)?)
     }
 
-    /// An organization the caller may act on: its own or one below it. `Ok(None)` if `which`
-    /// does not exist; the second field says whether the caller may.
+    /// The user behind a user-scoped token, with what its role grants now. `None` for an
+    /// organization's token, which is not limited by roles.
+    pub(crate) async fn user(
+        &self,
+        caller: &Caller,
+    ) -> Result<Option<(User, PermissionSet)>, Failure> {
+        let Scope::User(id) = caller.scope else { return Ok(None) };
+        let found = self.store.user(UserRef::Id(id)).await?;
+        // Transferred and suspended users keep their tokens and lose what these open.
+        let is_current =
+            |user: &User| user.org == caller.organization && user.status != UserStatus::Suspended;
+        let Some(user) = found.filter(is_current) else {
+            return Err(Failure::new(FailureClass::BadToken, "the token's user is gone"));
+        };
+        let role = self.store.role(user.org, user.role).await?;
+        let granted = match role {
+            Some(role) => PermissionSet::of_names(role.permissions.iter().map(String::as_str)),
+            None => PermissionSet::of_default_role(user.role).unwrap_or_default(),
+        };
+        Ok(Some((user, granted)))
+    }
+
+    /// Refuses a caller that lacks `permission`; answers its user, if it is one.
+    pub(crate) async fn require(
+        &self,
+        caller: &Caller,
+        permission: Permission,
+    ) -> Result<Option<User>, Failure> {
+        let found = self.user(caller).await?;
+        let granted = found.as_ref().map_or_else(PermissionSet::all, |(_, granted)| *granted);
+        if caller.may(permission, granted) {
+            return Ok(found.map(|(user, _)| user));
+        }
+        let text = format!("this needs the permission {}", permission.as_str());
+        Err(Failure::new(FailureClass::Forbidden, text))
+    }
+
+    /// An organization, and whether the caller may act on it: its own and those below it. `None`
+    /// if there is no such one.
     pub(crate) async fn reach(
         &self,
         caller: &Caller,

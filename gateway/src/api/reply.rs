@@ -37,7 +37,8 @@ pub(crate) fn failure(status: u16, body: &Value, failure: &Failure) -> Response 
     let headers = response.headers_mut();
     headers.insert(ERROR, HeaderValue::from_static(failure.class.code()));
     // The envelopes have little room for the reason, so it travels beside them.
-    let detail: String = failure.detail.chars().filter(|c| matches!(c, ' '..='~')).take(DETAIL_MAX).collect();
+    let detail: String =
+        failure.detail.chars().filter(|c| matches!(c, ' '..='~')).take(DETAIL_MAX).collect();
     if let Ok(detail) = HeaderValue::from_str(&detail) {
         headers.insert(DETAIL, detail);
     }

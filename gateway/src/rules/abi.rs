@@ -94,7 +94,7 @@ fn notification(from: &Notification) -> types::Notification {
         body: from.content.body.clone(),
         priority: priority(from.priority),
         created_at: from.created_at.0,
-        expires_at: Some(from.expires_at.0),
+        expires_at: from.expires_at.map(|at| at.0),
         collapse_key: from.collapse_key.clone(),
         attrs: attrs(&from.content.data),
     }

@@ -96,7 +96,10 @@ fn read_plan(from: types::Plan, item: &RouteItem) -> Result<Plan, Breach> {
         steps,
         priority: from.priority.map(read_priority),
         collapse_key,
-        expires_at: from.expires_at.map(|at| Millis(at).min(item.notification.expires_at)),
+        expires_at: from.expires_at.map(|at| {
+            let latest = item.notification.expires_at.unwrap_or(Millis(u64::MAX));
+            Millis(at).min(latest)
+        }),
     })
 }
 

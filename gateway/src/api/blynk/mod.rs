@@ -32,7 +32,8 @@ impl Push {
         let text = fields.text("body", 255, &mut faults);
         let image_url = fields.text("imageUrl", 1024, &mut faults);
         let is_https = |url: &str| {
-            url::Url::parse(url).is_ok_and(|url| url.scheme() == "https" && url.host_str().is_some())
+            url::Url::parse(url)
+                .is_ok_and(|url| url.scheme() == "https" && url.host_str().is_some())
         };
         if image_url.is_some_and(|url| !is_https(url)) {
             faults.add("imageUrl", "must be an https URL");
@@ -51,9 +52,11 @@ impl Push {
 pub(super) async fn push(shared: &Shared, request: Request) -> Result<Answered, Failure> {
     let caller = shared.caller(&request.headers)?;
     if caller.scope != Scope::Organization {
-        let text = "This endpoint is available only when organization-scoped authentication is used.";
+        let text =
+            "This endpoint is available only when organization-scoped authentication is used.";
         return Err(Failure::new(FailureClass::Forbidden, text));
     }
+    shared.require(&caller, crate::auth::Permission::NotificationSend).await?;
     super::check_json_type(&request.headers)?;
     let path = request.path().to_owned();
     let headers = request.headers.clone();

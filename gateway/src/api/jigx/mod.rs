@@ -5,11 +5,11 @@ mod wire;
 
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::{Answered, Shared};
-use crate::auth::{Caller, Scope};
+use crate::auth::{Caller, Permission};
 use crate::intake::Answer;
-use crate::model::{Millis, Notification, Organization, ObjectId, Source};
+use crate::model::{Millis, Notification, ObjectId, Organization, Source};
 use crate::server::Request;
-use crate::store::{OrganizationRef, UserRef};
+use crate::store::OrganizationRef;
 use uuid::Uuid;
 use wire::Create;
 
@@ -96,18 +96,11 @@ async fn author(
     caller: &Caller,
     organization: &Organization,
 ) -> Result<Uuid, Failure> {
-    let Scope::User(id) = caller.scope else {
-        let own = shared.store.organization(OrganizationRef::Id(caller.organization)).await?;
-        return Ok(own.map_or(organization.uuid, |own| own.uuid));
-    };
-    let unauthorized = || Failure::new(FailureClass::BadToken, "the token's user is gone");
-    let user = shared.store.user(UserRef::Id(id)).await?.ok_or_else(unauthorized)?;
-    let role = shared.store.role(user.org, user.role).await?;
-    if crate::auth::may_send(&user, role.as_ref()) {
-        Ok(user.uuid)
-    } else {
-        Err(Failure::new(FailureClass::Forbidden, "the member's role may not send notifications"))
+    if let Some(user) = shared.require(caller, Permission::NotificationSend).await? {
+        return Ok(user.uuid);
     }
+    let own = shared.store.organization(OrganizationRef::Id(caller.organization)).await?;
+    Ok(own.map_or(organization.uuid, |own| own.uuid))
 }
 
 /// Effective start: what was asked for, but never before now.

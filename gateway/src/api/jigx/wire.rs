@@ -43,7 +43,8 @@ impl Create {
         );
         let content = content(&fields, &mut faults);
         let emails = emails(&fields, &mut faults);
-        let groups = fields.get("groups").and_then(|_| fields.texts("groups", GROUPS_MAX, 100, &mut faults));
+        let groups =
+            fields.get("groups").and_then(|_| fields.texts("groups", GROUPS_MAX, 100, &mut faults));
         let groups = groups.map(|g| g.into_iter().map(str::to_owned).collect::<Vec<_>>());
         let solution = solution(&fields, &mut faults);
         let description = fields.text("description", 100, &mut faults).map(str::to_owned);
@@ -208,7 +209,11 @@ fn audience(
 ) -> Option<(&'static str, Audience)> {
     let mut require = |name: &str, is_there: bool, problem: &str| {
         // A selector that is there and wrong has its own fault already.
-        if !is_there && fields.get(name).is_none_or(|v| v.as_array().is_some_and(Vec::is_empty) || v.as_str() == Some("")) {
+        if !is_there
+            && fields
+                .get(name)
+                .is_none_or(|v| v.as_array().is_some_and(Vec::is_empty) || v.as_str() == Some(""))
+        {
             faults.add(name, problem);
         }
         is_there
@@ -244,9 +249,9 @@ fn audience(
 fn start_at(fields: &Fields<'_>, now: Millis, faults: &mut Faults) -> Option<Millis> {
     let asked = match fields.get("startAt")? {
         Value::String(text) => parse_rfc3339(text),
-        Value::Number(number) => number.as_u64().map(|n| {
-            Millis(if n < SECONDS_BELOW { n.saturating_mul(1000) } else { n })
-        }),
+        Value::Number(number) => number
+            .as_u64()
+            .map(|n| Millis(if n < SECONDS_BELOW { n.saturating_mul(1000) } else { n })),
         _ => None,
     };
     match asked {
@@ -260,9 +265,10 @@ fn start_at(fields: &Fields<'_>, now: Millis, faults: &mut Faults) -> Option<Mil
 fn parse_rfc3339(text: &str) -> Option<Millis> {
     // RFC 3339 wants a full date, a full time and an offset; parsers also take less.
     let has_offset = text.ends_with(['Z', 'z'])
-        || text.len() > 6 && text.get(text.len() - 6..).is_some_and(|tail| {
-            tail.starts_with(['+', '-']) && tail.get(3..4) == Some(":")
-        });
+        || text.len() > 6
+            && text
+                .get(text.len() - 6..)
+                .is_some_and(|tail| tail.starts_with(['+', '-']) && tail.get(3..4) == Some(":"));
     let date_then_time = matches!(text.get(10..11), Some("T" | "t"));
     if !text.is_ascii() || text.len() > 40 || !has_offset || !date_then_time {
         return None;

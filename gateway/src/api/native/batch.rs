@@ -10,7 +10,7 @@ use crate::api::native::{organization, sender};
 use crate::api::{Answered, Shared, reply};
 use crate::auth::Caller;
 use crate::dispatch::work::Work;
-use crate::intake::{Answer, IntakeError, KeyState, RequestKey, Running};
+use crate::intake::{Answer, IntakeError, KeyState, RequestKey};
 use crate::journal::Entry;
 use crate::model::{NotificationId, OrganizationId};
 use crate::server::{BodyStream, ReplyBody, Request};
@@ -46,7 +46,17 @@ pub(in crate::api) async fn batch(
     let lines = request.body.into_stream(shared.settings.bulk_max_body)?;
     let durability = shared.intake.journal().durability();
     let (to, frames) = mpsc::channel(FRAMES);
-    let batch = Batch { shared, caller, created_by, key, path, to, counters, group: Group::default(), totals: Totals::default() };
+    let batch = Batch {
+        shared,
+        caller,
+        created_by,
+        key,
+        path,
+        to,
+        counters,
+        group: Group::default(),
+        totals: Totals::default(),
+    };
     tokio::spawn(batch.run(lines));
     let mut response = reply::json(200, ReplyBody::Stream(frames));
     let headers = response.headers_mut();
@@ -59,9 +69,10 @@ fn check_type(headers: &HeaderMap) -> Result<(), Failure> {
     let media = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media.as_str() {
-        "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/json" => {
-            Ok(())
-        }
+        "application/x-ndjson"
+        | "application/ndjson"
+        | "application/jsonl"
+        | "application/json" => Ok(()),
         _ => {
             let text = "send one JSON object per line as Content-Type: application/x-ndjson";
             Err(Failure::new(FailureClass::UnsupportedMediaType, text))
@@ -96,7 +107,7 @@ struct Totals {
 
 struct Batch {
     shared: Arc<Shared>,
-    caller: Caller,
+    caller: Arc<Caller>,
     created_by: String,
     key: Option<Bytes>,
     path: String,
@@ -155,7 +166,8 @@ impl Batch {
     async fn line(&mut self, line: &[u8]) -> Result<(), Failure> {
         let number = self.totals.lines;
         if number >= LINES_MAX {
-            let text = format!("a request holds at most {LINES_MAX} lines; send the rest in another");
+            let text =
+                format!("a request holds at most {LINES_MAX} lines; send the rest in another");
             return Err(Failure::new(FailureClass::TooLarge, text));
         }
         self.totals.lines += 1;
@@ -167,7 +179,9 @@ impl Batch {
                 self.counters.replayed();
                 let id = answer.notification;
                 let status = answer.status;
-                let text = format!("{{\"i\":{number},\"status\":{status},\"id\":\"{id}\",\"replayed\":true}}\n");
+                let text = format!(
+                    "{{\"i\":{number},\"status\":{status},\"id\":\"{id}\",\"replayed\":true}}\n"
+                );
                 self.write(text).await;
             }
         }

@@ -10,11 +10,11 @@ pub(super) use timeline::timeline;
 
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::{Answered, Shared};
-use crate::auth::{Caller, Scope};
+use crate::auth::{Caller, Permission};
 use crate::intake::Answer;
 use crate::model::OrganizationId;
 use crate::server::Request;
-use crate::store::{OrganizationRef, UserRef};
+use crate::store::OrganizationRef;
 use serde_json::json;
 use wire::Wire;
 
@@ -31,8 +31,7 @@ pub(super) async fn send(shared: &Shared, request: Request) -> Result<Answered, 
     shared
         .accept(key, || {
             let id = shared.intake.mint();
-            let notification =
-                wire.into_notification(id, org, &created_by, shared.intake.now())?;
+            let notification = wire.into_notification(id, org, &created_by, shared.intake.now())?;
             let text = json!({ "id": id.to_string(), "state": "queued" }).to_string();
             let answer = Answer { status: 201, notification: id, body: text.into() };
             Ok((notification, answer))
@@ -42,17 +41,11 @@ pub(super) async fn send(shared: &Shared, request: Request) -> Result<Answered, 
 
 /// Checks that the caller may send; answers what `created by` records.
 async fn sender(shared: &Shared, caller: &Caller) -> Result<String, Failure> {
-    let Scope::User(id) = caller.scope else {
-        return Ok(format!("organization:{}", caller.organization));
-    };
-    let gone = || Failure::new(FailureClass::BadToken, "the token's user is gone");
-    let user = shared.store.user(UserRef::Id(id)).await?.ok_or_else(gone)?;
-    let role = shared.store.role(user.org, user.role).await?;
-    if crate::auth::may_send(&user, role.as_ref()) {
-        Ok(format!("user:{id}"))
-    } else {
-        Err(Failure::new(FailureClass::Forbidden, "this user's role may not send notifications"))
-    }
+    let user = shared.require(caller, Permission::NotificationSend).await?;
+    Ok(user.map_or_else(
+        || format!("organization:{}", caller.organization),
+        |user| format!("user:{}", user.id),
+    ))
 }
 
 /// The organization a request is for: the caller's own, or a named one within its reach.

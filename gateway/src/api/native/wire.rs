@@ -73,8 +73,8 @@ impl<'a> Wire<'a> {
     /// Reads one notification. Strict like every body: no duplicate or unknown names.
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Failure> {
         json::check_numbers(bytes).map_err(|fault| Failure::field("", fault.to_string()))?;
-        let wire: Self = serde_json::from_slice(bytes)
-            .map_err(|error| Failure::field("", error.to_string()))?;
+        let wire: Self =
+            serde_json::from_slice(bytes).map_err(|error| Failure::field("", error.to_string()))?;
         if let Some(data) = wire.data {
             let nested = json::parse(data.get().as_bytes());
             let nested = nested.map_err(|fault| Failure::field("data", fault.to_string()))?;
@@ -176,7 +176,10 @@ impl To<'_> {
             subscriptions,
         ];
         if named.iter().filter(|is_named| **is_named).count() != 1 {
-            fault("to", "needs exactly one of users, emails, organization, solution, subscriptions");
+            fault(
+                "to",
+                "needs exactly one of users, emails, organization, solution, subscriptions",
+            );
             return Audience::Subscriptions;
         }
         let is_size_wrong = |len: usize| len == 0 || len > RECIPIENTS_MAX;
@@ -190,7 +193,9 @@ impl To<'_> {
             if is_size_wrong(emails.len()) || !emails.iter().all(|email| is_email(email)) {
                 fault("to.emails", "needs 1 to 1000 e-mail addresses");
             }
-            return Audience::Emails(emails.into_iter().map(|email| email.to_lowercase()).collect());
+            return Audience::Emails(
+                emails.into_iter().map(|email| email.to_lowercase()).collect(),
+            );
         }
         match (self.solution, self.groups) {
             (Some(solution), Some(groups)) => {

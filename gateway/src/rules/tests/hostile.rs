@@ -131,7 +131,7 @@ async fn a_plan_can_not_extend_the_life_of_a_notification() {
     let asked = item(1, "longer_life");
     let end = asked.notification.expires_at;
     let Verdict::Deliver(plan) = ask_one(&rules, asked).await.verdict else { panic!() };
-    assert_eq!(plan.expires_at, Some(end));
+    assert_eq!(plan.expires_at, end);
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ fn item(org: i32, title: &str) -> RouteItem {
         created_at: NOON,
         created_by: "test".into(),
         start_at: NOON,
-        expires_at: NOON.plus(72 * HOUR),
+        expires_at: Some(NOON.plus(72 * HOUR)),
         dialect_fields: String::new(),
     };
     let target = |provider: ProviderName| TargetView {

@@ -12,7 +12,7 @@ fn at(text: &str) -> Millis {
 fn item_at(now: Millis, tz: &str) -> RouteItem {
     let mut asked = item(1, "night");
     asked.recipient.tz = Some(tz.into());
-    Arc::get_mut(&mut asked.notification).unwrap().expires_at = now.plus(72 * HOUR);
+    Arc::get_mut(&mut asked.notification).unwrap().expires_at = Some(now.plus(72 * HOUR));
     asked
 }
 

@@ -85,8 +85,9 @@ pub async fn changes(
 /// The roles every organization starts with: 1 Admin, 2 Staff, 3 User.
 #[must_use]
 pub fn built_in_roles(org: OrganizationId) -> [Role; 3] {
-    const STAFF: [&str; 3] = ["ORG_VIEW", "ORG_VIEW_USERS", "ORG_INVITE_USERS"];
-    const ADMIN: [&str; 15] = [
+    const STAFF: [&str; 4] =
+        ["ORG_VIEW", "ORG_VIEW_USERS", "ORG_INVITE_USERS", "notification.send"];
+    const ADMIN: [&str; 24] = [
         "ORG_SWITCH",
         "OWN_ORG_EDIT",
         "ORG_CREATE",
@@ -102,6 +103,15 @@ pub fn built_in_roles(org: OrganizationId) -> [Role; 3] {
         "ROLE_EDIT",
         "ROLE_DELETE",
         "TRANSFER_USER",
+        "notification.send",
+        "base.organization.notification.list",
+        "base.organization.notification.get",
+        "base.organization.notification.create",
+        "base.organization.notification.update",
+        "base.organization.notification.delete",
+        "policy.read",
+        "policy.write",
+        "policy.delete",
     ];
     let role = |id, name: &str, permissions: &[&str]| Role {
         id: RoleId(id),
