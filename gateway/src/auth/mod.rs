@@ -1,1 +1,32 @@
-//! Placeholder until its owner writes it.
+//! Who is calling and what it may do: tokens, callers, permissions.
+//!
+//! One verifier serves all dialects. A token is only ever read from the Authorization header; a
+//! credential anywhere else does not exist.
+
+mod cache;
+mod caller;
+mod keys;
+mod mint;
+mod permission;
+mod strict;
+mod token;
+
+#[cfg(test)]
+mod tests;
+
+pub use caller::{Caller, Scope, bearer};
+pub use keys::{KeyError, KeyRing};
+pub use mint::{Grant, MintError, TokenMinter};
+pub use permission::{Permission, PermissionSet};
+pub use token::TokenVerifier;
+
+/// Why a caller is not known. Dialects tell the two apart, callers learn nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// There is no credential at all.
+    #[error("a bearer token is required")]
+    Missing,
+    /// There is one, and it does not count. The reason is for logs; it holds nothing of the token.
+    #[error("the bearer token is not valid: {0}")]
+    Invalid(&'static str),
+}
