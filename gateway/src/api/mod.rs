@@ -19,7 +19,6 @@ mod tests;
 use crate::BoxFuture;
 use crate::api::failure::{Failure, FailureClass};
 use crate::auth::{Caller, Permission, PermissionSet, Scope, TokenVerifier, bearer};
-use crate::clock::Clock;
 use crate::intake::{Answer, Intake, KeyState, RequestKey};
 use crate::model::{Organization, OrganizationId, User, UserStatus};
 use crate::server::{Refusal, Request, Response, Service};
@@ -32,6 +31,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Blynk documents a request limit of 2 MB.
+pub const BLYNK_BODY_MAX: u64 = 2_000_000;
 /// Organizations above the one a token names; the tree is at most this deep.
 const TREE_DEPTH_MAX: usize = 16;
 
@@ -50,7 +51,6 @@ pub struct Shared {
     pub intake: Intake,
     pub store: Arc<dyn Store>,
     pub verifier: TokenVerifier,
-    pub clock: Arc<dyn Clock>,
     pub settings: ApiSettings,
 }
 

@@ -12,9 +12,6 @@ use crate::server::Request;
 use crate::store::UserRef;
 use bytes::Bytes;
 
-/// Blynk documents a request limit of 2 MB.
-const BODY_MAX: u64 = 2_000_000;
-
 struct Push {
     user: UserId,
     title: String,
@@ -60,7 +57,7 @@ pub(super) async fn push(shared: &Shared, request: Request) -> Result<Answered, 
     super::check_json_type(&request.headers)?;
     let path = request.path().to_owned();
     let headers = request.headers.clone();
-    let body = request.body.read(BODY_MAX).await?;
+    let body = request.body.read(super::BLYNK_BODY_MAX).await?;
     let push = Push::parse(&body)?;
     let user = shared.store.user(UserRef::Id(push.user)).await?;
     let user = match user {

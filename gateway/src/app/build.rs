@@ -1,0 +1,232 @@
+//! From settings to parts: the only place that chooses backends and builds providers and rules.
+
+use crate::app::AppError;
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::dispatch::retry::RetryPolicy;
+use crate::dispatch::{DispatchSettings, Providers};
+use crate::journal::disk::{DiskOptions, FsyncPolicy};
+use crate::model::{ProviderName, Secret};
+use crate::providers::Provider;
+use crate::providers::apns::{Apns, ApnsConfig};
+use crate::providers::fcm::{Fcm, FcmConfig};
+use crate::providers::slack::{Slack, SlackConfig};
+use crate::providers::transport::Deadlines;
+use crate::providers::webhook::{Webhook, WebhookConfig};
+use crate::rules::{
+    NoRules, OnError, RecipientKind, RuleConfig, RuleEngine, RuleLimits, RuleMatch, RuleSettings,
+    WasmRules,
+};
+use crate::server::ServerLimits;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(super) fn journal_options(config: &Config) -> DiskOptions {
+    DiskOptions {
+        shards: config.store.shards,
+        segment_bytes: config.store.segment.0,
+        fsync: match config.store.fsync {
+            config::Fsync::Commit => FsyncPolicy::Commit,
+            config::Fsync::Interval(every) => FsyncPolicy::Interval(every),
+            config::Fsync::Never => FsyncPolicy::Never,
+        },
+        lease: config.dispatch.lease,
+        retention: config.store.retention,
+        keys_ttl: config.idempotency.ttl,
+        disk_bytes_max: config.store.max_disk.0,
+    }
+}
+
+pub(super) fn dispatch_settings(config: &Config) -> DispatchSettings {
+    let dispatch = &config.dispatch;
+    DispatchSettings {
+        max_in_flight: dispatch.max_in_flight,
+        claim_batch: dispatch.claim_batch,
+        lane_capacity: dispatch.lane_capacity,
+        lease: dispatch.lease,
+        retry: RetryPolicy {
+            base: dispatch.retry.push.base,
+            cap: dispatch.retry.push.cap,
+            attempts_max: dispatch.retry.push.attempts_max,
+            webhook: dispatch.retry.webhook.schedule.clone(),
+            jitter: dispatch.retry.jitter,
+        },
+        ttl_push: dispatch.ttl.push,
+        ttl_slack: dispatch.ttl.slack,
+        ttl_webhook: dispatch.ttl.webhook,
+        ..DispatchSettings::default()
+    }
+}
+
+pub(super) fn server_limits(config: &Config) -> ServerLimits {
+    let server = &config.server;
+    let mut limits = ServerLimits {
+        name: "api",
+        connections: server.max_connections,
+        connections_per_peer: u32::try_from(server.max_connections_per_ip).unwrap_or(u32::MAX),
+        max_inflight: server.max_inflight,
+        first_byte: server.first_byte_timeout,
+        header: server.header_timeout,
+        idle: server.idle_timeout,
+        drain: server.drain_timeout,
+        max_body: server.bulk_max_body.0.max(server.max_body.0).max(crate::api::BLYNK_BODY_MAX),
+        ..ServerLimits::default()
+    };
+    limits.body.total = server.body_timeout;
+    limits
+}
+
+/// The rule chain, compiled and started.
+pub(super) fn rules(config: &Config) -> Result<Arc<dyn RuleEngine>, AppError> {
+    if config.rules.chain.is_empty() {
+        return Ok(Arc::new(NoRules));
+    }
+    let limits = &config.rules.limits;
+    let threads = config.rules.threads;
+    let settings = RuleSettings {
+        rules: config.rules.chain.iter().map(rule).collect(),
+        limits: RuleLimits {
+            component_bytes: limits.component.as_usize(),
+            memory_bytes: limits.memory.as_usize(),
+            fuel_per_item: limits.fuel_per_item,
+            deadline: limits.deadline_per_batch,
+            ..RuleLimits::default()
+        },
+        threads,
+        queue: 2 * threads,
+    };
+    Ok(WasmRules::start(settings)?)
+}
+
+fn rule(rule: &config::ChainRule) -> RuleConfig {
+    let recipients = rule.matches.recipients.iter().map(|kind| match kind.as_str() {
+        "subscription" => RecipientKind::Subscription,
+        _ => RecipientKind::User,
+    });
+    RuleConfig {
+        name: rule.name.clone(),
+        version: rule.version.clone(),
+        path: rule.path.clone(),
+        on_error: match rule.on_error {
+            config::OnError::Closed => OnError::Closed,
+            config::OnError::Open => OnError::Open,
+            config::OnError::DefaultPlan => OnError::DefaultPlan,
+        },
+        required: rule.required,
+        matches: RuleMatch {
+            events: rule.matches.events.clone(),
+            channels: rule.matches.channels.clone(),
+            priorities: Vec::new(),
+            recipients: recipients.collect(),
+        },
+        config: rule.config.clone(),
+        config_for_org: std::collections::BTreeMap::new(),
+    }
+}
+
+/// Every configured provider, ready and without an open socket.
+pub(super) fn providers(config: &Config, clock: &Arc<dyn Clock>) -> Result<Providers, AppError> {
+    let settings = &config.providers;
+    let mut providers = Providers::default();
+    for (app, apns) in &settings.apns {
+        let built = self::apns(settings, apns, clock).map_err(|e| e.of(ProviderName::Apns, app))?;
+        providers.push.insert((ProviderName::Apns, app.clone()), Arc::new(built));
+    }
+    for (app, fcm) in &settings.fcm {
+        let built = self::fcm(settings, fcm, clock).map_err(|e| e.of(ProviderName::Fcm, app))?;
+        providers.push.insert((ProviderName::Fcm, app.clone()), Arc::new(built));
+    }
+    let slack = SlackConfig {
+        allow_http: settings.slack.allow_http,
+        allow_private: settings.slack.allow_private,
+        ca_pem: read_ca(settings.slack.ca_file.as_deref())?,
+        deadlines: deadlines(settings.connect_timeout, settings.slack.timeout),
+        ..SlackConfig::default()
+    };
+    let slack = Slack::new(slack, Arc::clone(clock)).map_err(|e| BuildError::from(e).of(ProviderName::Slack, ""))?;
+    providers.slack = Some(Arc::new(slack) as Arc<dyn Provider>);
+    let webhook = WebhookConfig {
+        allow_http: settings.webhook.allow_http,
+        allow_private: settings.webhook.allow_private,
+        ca_pem: read_ca(settings.webhook.ca_file.as_deref())?,
+        deadlines: deadlines(settings.connect_timeout, settings.webhook.timeout),
+        ..WebhookConfig::default()
+    };
+    let webhook = Webhook::new(webhook, Arc::clone(clock));
+    let webhook = webhook.map_err(|e| BuildError::from(e).of(ProviderName::Webhook, ""))?;
+    providers.webhook = Some(Arc::new(webhook) as Arc<dyn Provider>);
+    Ok(providers)
+}
+
+fn deadlines(connect: Duration, total: Duration) -> Deadlines {
+    Deadlines { connect, total, ..Deadlines::default() }
+}
+
+fn apns(
+    settings: &config::Providers,
+    app: &config::ApnsApp,
+    clock: &Arc<dyn Clock>,
+) -> Result<Apns, BuildError> {
+    let key = app.key.clone().unwrap_or_else(|| Secret::new(""));
+    let mut apns = ApnsConfig::new(app.team_id.clone(), app.key_id.clone(), key, app.topic.clone());
+    if let Some(endpoint) = &app.endpoint {
+        apns.endpoint = endpoint.to_string();
+    }
+    apns.ca_pem = read_ca(app.ca_file.as_deref())?;
+    apns.limits.connections_max = app.pool.connections;
+    apns.deadlines = deadlines(settings.connect_timeout, app.pool.timeout);
+    Ok(Apns::new(apns, Arc::clone(clock))?)
+}
+
+fn fcm(
+    settings: &config::Providers,
+    app: &config::FcmApp,
+    clock: &Arc<dyn Clock>,
+) -> Result<Fcm, BuildError> {
+    let account = app.service_account.clone().unwrap_or_else(|| Secret::new(""));
+    let mut fcm = FcmConfig::new(account);
+    if let Some(endpoint) = &app.endpoint {
+        fcm.endpoint = endpoint.to_string();
+    }
+    fcm.ca_pem = read_ca(app.ca_file.as_deref())?;
+    fcm.limits.connections_max = app.pool.connections;
+    fcm.deadlines = deadlines(settings.connect_timeout, app.pool.timeout);
+    Ok(Fcm::new(fcm, Arc::clone(clock))?)
+}
+
+fn read_ca(path: Option<&Path>) -> Result<Option<Vec<u8>>, BuildError> {
+    let Some(path) = path else { return Ok(None) };
+    let read = std::fs::read(path);
+    read.map(Some).map_err(|source| BuildError::Read { path: path.to_path_buf(), source })
+}
+
+/// Why one provider could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("cannot read {}", path.display())]
+    Read {
+        path: std::path::PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Provider(#[from] crate::providers::ProviderError),
+}
+
+impl BuildError {
+    fn of(self, provider: ProviderName, app: &str) -> AppError {
+        let section = if app.is_empty() {
+            format!("providers.{}", provider.as_str())
+        } else {
+            format!("providers.{}.{app}", provider.as_str())
+        };
+        AppError::Provider { section, source: Box::new(self) }
+    }
+}
+
+impl From<BuildError> for AppError {
+    fn from(error: BuildError) -> Self {
+        Self::Provider { section: String::from("providers"), source: Box::new(error) }
+    }
+}

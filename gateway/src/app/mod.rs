@@ -1,0 +1,277 @@
+//! The composition root: opens the data directory, starts every part, and stops them in order.
+//!
+//! Start: lock and recover the journal, open the records, compile the rules, build the providers,
+//! then dispatch, then listen. Stop, within one deadline: no new connections, requests finish,
+//! attempts finish, the journal closes. What is not settled by then is sent again after the next
+//! start.
+
+mod build;
+
+pub use build::BuildError;
+
+use crate::admin::AdminService;
+use crate::api::{Api, ApiSettings, Shared};
+use crate::auth::{KeyError, KeyRing, TokenVerifier};
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::dispatch::{Dispatcher, DispatcherParts};
+use crate::intake::Intake;
+use crate::journal::Journal;
+use crate::journal::disk::{DiskJournal, OpenError};
+use crate::lifecycle::{Readiness, Shutdown, TaskKind, Tasks};
+use crate::rules::RuleError;
+use crate::server::{self, ServerLimits, Service};
+use crate::store::directory::{self, DirectoryError};
+use crate::store::disk::{DiskError, DiskStore};
+use crate::store::{Store, StoreError};
+use crate::telemetry::metrics::{self, PrometheusHandle};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+
+/// Exit code after a failed write or sync of the journal (`EX_IOERR`).
+pub const EXIT_IO: u8 = 74;
+
+/// Why the gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+    #[error(transparent)]
+    Store(#[from] DiskError),
+    #[error("the token keys cannot be used")]
+    Keys(#[from] KeyError),
+    #[error("a rule cannot be loaded")]
+    Rules(#[from] RuleError),
+    #[error("[{section}] cannot be used")]
+    Provider {
+        section: String,
+        #[source]
+        source: Box<BuildError>,
+    },
+    #[error("the certificate of [server.tls] cannot be used")]
+    Tls(#[from] server::tls::TlsError),
+    #[error("cannot listen on {address}: choose another {key} or stop what uses it")]
+    Listen {
+        key: &'static str,
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the directory document {} cannot be applied", path.display())]
+    Seed {
+        path: PathBuf,
+        #[source]
+        source: Box<SeedError>,
+    },
+    #[error("metrics could not be set up")]
+    Metrics(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("a part of the start panicked")]
+    Start(#[from] tokio::task::JoinError),
+}
+
+/// Why a directory document was not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum SeedError {
+    #[error("it cannot be read")]
+    Read(#[from] std::io::Error),
+    #[error(transparent)]
+    Document(#[from] DirectoryError),
+    #[error("the records refused it")]
+    Store(#[from] StoreError),
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct App {
+    pub api: SocketAddr,
+    pub admin: SocketAddr,
+    tasks: Tasks,
+    shutdown: Shutdown,
+    dispatcher: Dispatcher,
+    journal: Arc<DiskJournal>,
+    grace: Duration,
+}
+
+impl App {
+    /// Starts every part; resolves when the gateway serves.
+    pub async fn start(
+        config: Config,
+        seed: Option<PathBuf>,
+        metrics: PrometheusHandle,
+    ) -> Result<Self, AppError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let started = Instant::now();
+        let (api, admin) = listen(&config).await?;
+        let tls = config.server.tls.files();
+        let tls = tls.map(|(cert, key)| server::tls::server_config(cert, key)).transpose()?;
+        let opened = open(config.clone(), Arc::clone(&clock)).await?;
+        let Opened { journal, store, rules, keys } = opened;
+        if let Some(path) = seed {
+            apply_seed(&path, store.as_ref(), clock.as_ref())
+                .await
+                .map_err(|source| AppError::Seed { path, source: Box::new(source) })?;
+        }
+        let dispatcher = Dispatcher::start(DispatcherParts {
+            journal: Arc::clone(&journal) as Arc<dyn Journal>,
+            store: Arc::clone(&store),
+            rules,
+            providers: build::providers(&config, &clock)?,
+            clock: Arc::clone(&clock),
+            settings: build::dispatch_settings(&config),
+        });
+        let shutdown = Shutdown::new();
+        let tasks = Tasks::new(shutdown.clone());
+        let readiness = Readiness::new(shutdown.clone());
+        let service = service(&config, &journal, store, keys, &clock);
+        let admin_service = {
+            let journal = Arc::clone(&journal);
+            AdminService::new(readiness.clone(), metrics.clone(), move || journal.durability())
+        };
+        let addresses = (local(&api), local(&admin));
+        let limits = build::server_limits(&config);
+        let admin_limits = ServerLimits { name: "admin", ..ServerLimits::default() };
+        tasks.spawn(
+            TaskKind::Critical,
+            "api",
+            server::serve(api, tls, limits, service, shutdown.clone()),
+        );
+        tasks.spawn(
+            TaskKind::Critical,
+            "admin",
+            server::serve(admin, None, admin_limits, Arc::new(admin_service), shutdown.clone()),
+        );
+        tasks.spawn(TaskKind::Background, "metrics", metrics::upkeep(metrics));
+        tasks.spawn(
+            TaskKind::Background,
+            "journal-watch",
+            watch_journal(Arc::clone(&journal), readiness, shutdown.clone()),
+        );
+        let recovered = journal.recovered();
+        tracing::info!(
+            api = %addresses.0, admin = %addresses.1, durability = journal.durability(),
+            replayed_blocks = recovered.replayed_blocks, cut_bytes = recovered.cut_bytes,
+            started_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "ready"
+        );
+        let grace = config.server.drain_timeout;
+        let (api, admin) = addresses;
+        Ok(Self { api, admin, tasks, shutdown, dispatcher, journal, grace })
+    }
+
+    /// The signal that stops this gateway.
+    #[must_use]
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
+    /// Serves until told to stop, then drains; answers the process's exit code.
+    pub async fn run(self) -> u8 {
+        self.shutdown.draining().await;
+        let deadline = Instant::now() + self.grace;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let stopped = self.tasks.join(left()).await;
+        if !stopped.is_empty() {
+            tracing::warn!(?stopped, "stopped before they were done");
+        }
+        let is_healthy = self.journal.is_healthy();
+        let aborted = self.shutdown.aborted();
+        tokio::select! {
+            () = self.dispatcher.drain(left()) => {}
+            () = aborted => tracing::warn!("aborted; what is in flight is sent again"),
+        }
+        self.journal.close().await;
+        tracing::info!("stopped");
+        if is_healthy { 0 } else { EXIT_IO }
+    }
+}
+
+async fn listen(config: &Config) -> Result<(TcpListener, TcpListener), AppError> {
+    let bind = async |key, address| {
+        let listener = TcpListener::bind(address).await;
+        listener.map_err(|source| AppError::Listen { key, address, source })
+    };
+    Ok((
+        bind("server.listen", config.server.listen).await?,
+        bind("server.admin_listen", config.server.admin_listen).await?,
+    ))
+}
+
+fn local(listener: &TcpListener) -> SocketAddr {
+    // A bound listener has an address; the wildcard stands in if the kernel will not say.
+    listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)))
+}
+
+struct Opened {
+    journal: Arc<DiskJournal>,
+    store: Arc<dyn Store>,
+    rules: Arc<dyn crate::rules::RuleEngine>,
+    keys: Arc<KeyRing>,
+}
+
+/// Opens what lies on disk and compiles the rules, away from the reactor.
+async fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Opened, AppError> {
+    tokio::task::spawn_blocking(move || {
+        let dir = config.store.dir.as_path();
+        let journal_dir = dir.join("journal");
+        let journal = DiskJournal::open(&journal_dir, build::journal_options(&config), clock)?;
+        let store = DiskStore::open(dir)?;
+        let keys = KeyRing::load_or_create(&config.keys_path())?;
+        let rules = build::rules(&config)?;
+        let (journal, store, keys) = (Arc::new(journal), Arc::new(store), Arc::new(keys));
+        Ok(Opened { journal, store, rules, keys })
+    })
+    .await?
+}
+
+async fn apply_seed(path: &Path, store: &dyn Store, clock: &dyn Clock) -> Result<(), SeedError> {
+    let document = std::fs::read(path)?;
+    let changes = directory::changes(&document, store, clock.now()).await?;
+    store.apply(changes).await?;
+    Ok(())
+}
+
+fn service(
+    config: &Config,
+    journal: &Arc<DiskJournal>,
+    store: Arc<dyn Store>,
+    keys: Arc<KeyRing>,
+    clock: &Arc<dyn Clock>,
+) -> Arc<dyn Service> {
+    let journal = Arc::clone(journal) as Arc<dyn Journal>;
+    let (issuer, audience) = (&config.auth.issuer, &config.auth.audience);
+    Arc::new(Api::new(Shared {
+        intake: Intake::new(journal, Arc::clone(clock)),
+        store,
+        verifier: TokenVerifier::new(keys, issuer, audience, Arc::clone(clock)),
+        settings: ApiSettings {
+            max_body: config.server.max_body.0,
+            bulk_max_body: config.server.bulk_max_body.0,
+            region: String::from("us-east-1"),
+        },
+    }))
+}
+
+/// Publishes the backlog, and ends the process when the journal can no longer be trusted.
+async fn watch_journal(journal: Arc<DiskJournal>, readiness: Readiness, shutdown: Shutdown) {
+    let shards: Vec<_> = (0..journal.shards()).map(metrics::ShardMetrics::new).collect();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(250)) => {}
+            () = shutdown.draining() => return,
+        }
+        for (shard, metrics) in (0u16..).zip(&shards) {
+            let backlog = journal.backlog(crate::model::ShardId(shard));
+            metrics.backlog(backlog.pending, backlog.bytes, backlog.timers);
+        }
+        let dead = journal.books().dead_letters;
+        metrics::dead_letters(u32::try_from(dead).unwrap_or(u32::MAX));
+        if !journal.is_healthy() {
+            readiness.block("journal", "a write or sync failed; restart to re-read the disk");
+            tracing::error!("the journal failed; stopping, since nothing more can be acknowledged");
+            shutdown.drain();
+        }
+    }
+}
