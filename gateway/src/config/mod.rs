@@ -1,1 +1,103 @@
-//! Placeholder until its owner writes it.
+//! Settings: built-in defaults, then `bugler.toml`, then the environment, then `--set`.
+//!
+//! Only this module reads settings from files and the environment. Loading collects every
+//! problem before it gives up, each with the key it belongs to. `config/default.toml` is the
+//! reference: it is compiled in, and a test holds it equal to [`Config::default`].
+
+use std::fmt;
+use std::path::PathBuf;
+
+mod check;
+mod keys;
+mod layers;
+mod read;
+mod sections;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::sections::*;
+pub use self::value::{ByteSize, Fsync, LogFormat, OnError, Rate};
+
+use self::layers::Layers;
+use self::read::Walk;
+
+/// The commented reference, as `bugler config init` writes it.
+pub const REFERENCE: &str = include_str!("../../config/default.toml");
+
+/// Where settings come from, weakest first.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigSources {
+    /// `bugler.toml`; `None` starts from the defaults alone.
+    pub file: Option<PathBuf>,
+    /// The environment: `BUGLER_SECTION__KEY` sets `section.key`. Names without `__` are not
+    /// settings and are left alone.
+    pub env: Vec<(String, String)>,
+    /// `section.key=value`, as given to `--set`; of two for one key the later counts.
+    pub set: Vec<String>,
+}
+
+/// One setting that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The key, as `server.listen`, or the file.
+    pub path: String,
+    pub problem: String,
+    /// What to write instead.
+    pub hint: Option<String>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.problem)?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, " ({hint})"))
+    }
+}
+
+/// Everything wrong with the settings, one line each. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(index, error)| {
+            let line_break = if index == 0 { "" } else { "\n" };
+            write!(f, "{line_break}{error}")
+        })
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl Config {
+    /// Reads and checks the settings from all `sources`.
+    ///
+    /// Blocks on the files the settings name: credentials are read here, once.
+    ///
+    /// # Errors
+    /// Every unknown key, wrong value, missing file and broken rule between settings.
+    pub fn load(sources: ConfigSources) -> Result<Self, ConfigErrors> {
+        let mut config = Self::default();
+        let mut layers = Layers::gather(sources);
+        keys::config(&mut config, &mut Walk::reading(&mut layers));
+        let mut errors = layers.finish();
+        check::config(&config, &mut errors);
+        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// The settings in force as TOML, secrets masked.
+    #[must_use]
+    pub fn effective_toml(&self) -> String {
+        let mut config = self.clone();
+        let mut table = toml::Table::new();
+        keys::config(&mut config, &mut Walk::showing(&mut table));
+        table.to_string()
+    }
+
+    /// The file of token signing keys: `auth.keys_file`, or `keys.json` in the data directory.
+    #[must_use]
+    pub fn keys_path(&self) -> PathBuf {
+        self.auth.keys_file.clone().unwrap_or_else(|| self.store.dir.join("keys.json"))
+    }
+}

@@ -1,0 +1,391 @@
+//! The sections of `bugler.toml` as types, each with its defaults. Keys are documented in
+//! `docs/configuration.md`.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use url::Url;
+
+use super::value::{ByteSize, Fsync, LogFormat, OnError, Rate};
+use crate::model::{ProviderName, Secret};
+
+const MIB: u64 = 1 << 20;
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+
+/// All settings, checked.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    pub server: Server,
+    pub admin: Admin,
+    pub store: StoreSettings,
+    pub dispatch: Dispatch,
+    pub auth: Auth,
+    pub limits: Limits,
+    pub idempotency: Idempotency,
+    pub rules: Rules,
+    pub providers: Providers,
+    pub observability: Observability,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    pub listen: SocketAddr,
+    pub admin_listen: SocketAddr,
+    pub max_body: ByteSize,
+    pub bulk_max_body: ByteSize,
+    pub max_inflight: usize,
+    pub max_connections: usize,
+    pub max_connections_per_ip: usize,
+    pub first_byte_timeout: Duration,
+    pub header_timeout: Duration,
+    pub body_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub drain_timeout: Duration,
+    pub tls: ServerTls,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 2845)),
+            admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 2846)),
+            max_body: ByteSize(256 << 10),
+            bulk_max_body: ByteSize(16 * MIB),
+            max_inflight: 4096,
+            max_connections: 10_000,
+            max_connections_per_ip: 256,
+            first_byte_timeout: Duration::from_secs(5),
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(20),
+            tls: ServerTls::default(),
+        }
+    }
+}
+
+/// Certificate and key of the listener; checked to be both set or both unset.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServerTls {
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+}
+
+impl ServerTls {
+    /// Certificate chain and key, if TLS is on.
+    #[must_use]
+    pub fn files(&self) -> Option<(&Path, &Path)> {
+        self.cert_file.as_deref().zip(self.key_file.as_deref())
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Admin {
+    pub allow_public: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoreSettings {
+    pub dir: PathBuf,
+    pub shards: u16,
+    pub segment: ByteSize,
+    pub fsync: Fsync,
+    pub retention: Duration,
+    pub max_disk: ByteSize,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from("./bugler-data"),
+            shards: 8,
+            segment: ByteSize(32 * MIB),
+            fsync: Fsync::Commit,
+            retention: Duration::from_secs(7 * DAY),
+            max_disk: ByteSize(20 << 30),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dispatch {
+    pub max_in_flight: usize,
+    pub claim_batch: usize,
+    pub lease: Duration,
+    pub lane_capacity: usize,
+    pub retry: Retry,
+    pub ttl: Ttl,
+}
+
+impl Default for Dispatch {
+    fn default() -> Self {
+        Self {
+            max_in_flight: 1024,
+            claim_batch: 256,
+            lease: Duration::from_secs(60),
+            lane_capacity: 256,
+            retry: Retry::default(),
+            ttl: Ttl::default(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// Share of each wait that is drawn at random, 0 to 1.
+    pub jitter: f64,
+    pub push: PushRetry,
+    pub webhook: WebhookRetry,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { jitter: 0.2, push: PushRetry::default(), webhook: WebhookRetry::default() }
+    }
+}
+
+/// Doubling waits from `base` up to `cap`, for APNs, FCM and Slack.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PushRetry {
+    pub base: Duration,
+    pub cap: Duration,
+    /// Tries in all, the first one included.
+    pub attempts_max: u16,
+}
+
+impl Default for PushRetry {
+    fn default() -> Self {
+        Self { base: Duration::from_secs(1), cap: Duration::from_secs(15 * 60), attempts_max: 8 }
+    }
+}
+
+/// The wait before each repetition; after the last one the delivery is dead.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WebhookRetry {
+    pub schedule: Vec<Duration>,
+}
+
+impl Default for WebhookRetry {
+    fn default() -> Self {
+        let hours = [2, 5, 10, 14, 20, 24].map(|hours| hours * HOUR);
+        let seconds = [5, 5 * 60, 30 * 60].into_iter().chain(hours);
+        Self { schedule: seconds.map(Duration::from_secs).collect() }
+    }
+}
+
+/// How long a delivery is worth trying, from acceptance on, unless the caller said otherwise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ttl {
+    pub push: Duration,
+    pub slack: Duration,
+    pub webhook: Duration,
+}
+
+impl Default for Ttl {
+    fn default() -> Self {
+        Self {
+            push: Duration::from_secs(DAY),
+            slack: Duration::from_secs(HOUR),
+            webhook: Duration::from_secs(4 * DAY),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Auth {
+    pub issuer: String,
+    pub audience: String,
+    /// See [`Config::keys_path`].
+    pub keys_file: Option<PathBuf>,
+    pub token_ttl: Duration,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            issuer: String::from("https://bugler.local"),
+            audience: String::from("bugler"),
+            keys_file: None,
+            token_ttl: Duration::from_secs(DAY),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// Notifications one organization may send; `None` is no limit.
+    pub per_org: Option<Rate>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Idempotency {
+    pub ttl: Duration,
+}
+
+impl Default for Idempotency {
+    fn default() -> Self {
+        Self { ttl: Duration::from_secs(DAY) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rules {
+    pub threads: usize,
+    /// In the order they are asked.
+    pub chain: Vec<ChainRule>,
+    pub limits: RuleLimits,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { threads: 2, chain: Vec::new(), limits: RuleLimits::default() }
+    }
+}
+
+/// One rule of the chain.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ChainRule {
+    pub name: String,
+    pub version: String,
+    /// The component file.
+    pub path: PathBuf,
+    pub on_error: OnError,
+    /// If the rule cannot be loaded, the server does not start.
+    pub required: bool,
+    /// Handed to the rule as it is.
+    pub config: BTreeMap<String, String>,
+    pub matches: RuleMatch,
+}
+
+/// What a rule is asked about; an empty list is everything.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RuleMatch {
+    pub events: Vec<String>,
+    pub channels: Vec<ProviderName>,
+    /// `user`, `subscription`.
+    pub recipients: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuleLimits {
+    pub fuel_per_item: u64,
+    pub memory: ByteSize,
+    pub deadline_per_batch: Duration,
+    pub component: ByteSize,
+}
+
+impl Default for RuleLimits {
+    fn default() -> Self {
+        Self {
+            fuel_per_item: 1_000_000,
+            memory: ByteSize(16 * MIB),
+            deadline_per_batch: Duration::from_millis(50),
+            component: ByteSize(8 * MIB),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Providers {
+    /// For every provider: TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// By the name devices carry in `app`.
+    pub apns: BTreeMap<String, ApnsApp>,
+    pub fcm: BTreeMap<String, FcmApp>,
+    pub slack: HookSettings,
+    pub webhook: HookSettings,
+}
+
+impl Default for Providers {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(3),
+            apns: BTreeMap::new(),
+            fcm: BTreeMap::new(),
+            slack: HookSettings { timeout: Duration::from_secs(10), ..HookSettings::default() },
+            webhook: HookSettings::default(),
+        }
+    }
+}
+
+/// One APNs credential.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ApnsApp {
+    /// `None` is Apple's production service.
+    pub endpoint: Option<Url>,
+    pub team_id: String,
+    pub key_id: String,
+    /// The PKCS #8 signing key in PEM; filled from `key_file`.
+    pub key: Option<Secret>,
+    pub key_file: Option<PathBuf>,
+    pub topic: String,
+    pub ca_file: Option<PathBuf>,
+    pub pool: PushPool,
+}
+
+/// One FCM credential.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FcmApp {
+    /// `None` is Google's production service.
+    pub endpoint: Option<Url>,
+    /// The service account's JSON document; filled from `service_account_file`.
+    pub service_account: Option<Secret>,
+    pub service_account_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub pool: PushPool,
+}
+
+/// How one push credential uses the network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PushPool {
+    /// HTTP/2 connections at most.
+    pub connections: usize,
+    /// From sending a request to the end of its answer.
+    pub timeout: Duration,
+}
+
+impl Default for PushPool {
+    fn default() -> Self {
+        Self { connections: 2, timeout: Duration::from_secs(10) }
+    }
+}
+
+/// How Slack hooks or webhooks are called.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HookSettings {
+    /// Also call `http:` URLs.
+    pub allow_http: bool,
+    /// Also call loopback, private and link-local addresses.
+    pub allow_private: bool,
+    /// Trusted in place of the public authorities.
+    pub ca_file: Option<PathBuf>,
+    /// From sending a request to the end of its answer.
+    pub timeout: Duration,
+}
+
+impl Default for HookSettings {
+    fn default() -> Self {
+        Self {
+            allow_http: false,
+            allow_private: false,
+            ca_file: None,
+            timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observability {
+    pub log_format: LogFormat,
+    /// Filter directives, as `info,bugler_gateway::rules=debug`.
+    pub log_level: String,
+}
+
+impl Default for Observability {
+    fn default() -> Self {
+        Self { log_format: LogFormat::Auto, log_level: String::from("info") }
+    }
+}
