@@ -6,6 +6,7 @@ mod fcm;
 mod pathologies;
 mod slack;
 mod smtp;
+mod standalone;
 mod streams;
 mod support;
 mod tls;
