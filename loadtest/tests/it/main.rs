@@ -1,6 +1,7 @@
 //! The twins from outside: real TLS, real HTTP/2, real sockets on loopback.
 
 mod apns;
+mod books;
 mod control;
 mod fcm;
 mod pathologies;
