@@ -3,6 +3,7 @@
 //! Nothing here depends on the gateway: what the providers received, what the client was promised
 //! and how the two compare is judged from the wire alone.
 
+mod jsonl;
 pub mod ledger;
 pub mod load;
 pub mod marker;

@@ -19,7 +19,7 @@ pub(crate) fn http_date(unix_s: u64) -> String {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let (days, second) = (unix_s / 86_400, unix_s % 86_400);
-    let weekday = DAYS.iter().cycle().nth((days % 7) as usize).copied().unwrap_or_default();
+    let weekday = DAYS.get((days % 7) as usize).copied().unwrap_or_default();
     // Years that begin in March put the leap day last (Howard Hinnant, "chrono-compatible
     // low-level date algorithms").
     let shifted = days + 719_468;
@@ -30,7 +30,7 @@ pub(crate) fn http_date(unix_s: u64) -> String {
     let day = of_year - (153 * from_march + 2) / 5 + 1;
     let month = (from_march + 2) % 12;
     let year = era * 400 + year + u64::from(month < 2);
-    let month = MONTHS.iter().nth(month as usize).copied().unwrap_or_default();
+    let month = MONTHS.get(month as usize).copied().unwrap_or_default();
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!("{weekday}, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
 }

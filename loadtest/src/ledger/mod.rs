@@ -1,1 +1,10 @@
-//! placeholder
+//! The ledgers of a run and what they prove: what the client was promised against what the
+//! providers received.
+
+mod check;
+mod client;
+#[cfg(test)]
+mod tests;
+
+pub use check::{Expectation, Invariant, Verdict, check};
+pub use client::{ClientEntry, ClientLedger, Outcome};

@@ -48,7 +48,7 @@ pub use name::{TwinName, UnknownTwin};
 pub use options::{Ports, TwinError, TwinOptions};
 pub use pki::{Certificate, PkiError};
 pub use receipts::{BodyHash, Counts, Receipt, read as read_receipts};
-pub use standalone::{StandaloneOptions, standalone};
+pub use standalone::{StandaloneOptions, standalone, standalone_until};
 pub use webhook::InvalidSecret;
 
 use control::Control;

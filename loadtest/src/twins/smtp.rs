@@ -254,9 +254,8 @@ fn address(rest: &str, prefix: &str) -> Option<String> {
 fn header(message: &[u8], name: &str) -> Option<String> {
     let text = String::from_utf8_lossy(message);
     let mut headers = text.lines().take_while(|line| !line.is_empty());
-    let value = headers.find_map(|line| {
+    headers.find_map(|line| {
         let (found, value) = line.split_once(':')?;
         found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-    });
-    value
+    })
 }

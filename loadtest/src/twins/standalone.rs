@@ -19,7 +19,21 @@ pub struct StandaloneOptions {
 /// The twins cannot start, or their credentials or the report cannot be written.
 pub async fn standalone(
     options: StandaloneOptions,
+    out: impl Write + Send,
+) -> Result<(), TwinError> {
+    // Without a handler for the interrupt the process ends by it all the same.
+    let interrupt = async { tokio::signal::ctrl_c().await.unwrap_or(()) };
+    standalone_until(options, out, interrupt).await
+}
+
+/// As [`standalone`], but returns when `stop` does.
+///
+/// # Errors
+/// As [`standalone`].
+pub async fn standalone_until(
+    options: StandaloneOptions,
     mut out: impl Write + Send,
+    stop: impl Future<Output = ()> + Send,
 ) -> Result<(), TwinError> {
     let twins = TwinSet::start(options.twins).await?;
     let files = twins.write_credentials(&options.credentials_dir)?;
@@ -50,6 +64,6 @@ pub async fn standalone(
         files.fcm_service_account.display(),
     );
     out.write_all(report.as_bytes()).and_then(|()| out.flush()).map_err(TwinError::Report)?;
-    tokio::signal::ctrl_c().await.map_err(TwinError::Report)?;
+    stop.await;
     twins.sync_receipts().map_err(TwinError::Report)
 }

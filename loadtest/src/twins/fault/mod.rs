@@ -85,7 +85,8 @@ pub struct FaultRule {
     pub action: Action,
 }
 
-/// Rules in order: delays and stream limits add up, of all others the first that hits wins.
+/// Rules in order: delays and stream limits add up, of all others the first that hits wins and
+/// those after it do not count the request.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultPlan {
@@ -146,12 +147,9 @@ impl Faults {
         let mut state = self.0.lock();
         let State { plan, hits, random } = &mut *state;
         for (rule, hits) in plan.rules.iter().zip(hits) {
-            let matches = rule.twin.is_none_or(|of| of == twin)
-                && rule
-                    .matching
-                    .as_ref()
-                    .is_none_or(|text| target.contains(text) || path.contains(text));
-            if matches && rule.share.hits(hits, random) {
+            // Another action already won: this one is saved for a later request.
+            let is_late = decision.action.is_some() && rule.action.is_exclusive();
+            if !is_late && rule.matches(twin, target, path) && rule.share.hits(hits, random) {
                 decision.add(rule.action.clone());
             }
         }
@@ -160,6 +158,20 @@ impl Faults {
             decision.add(action);
         }
         decision
+    }
+}
+
+impl Action {
+    /// Whether only one such action can be shown for a request.
+    fn is_exclusive(&self) -> bool {
+        !matches!(self, Self::Delay { .. } | Self::StreamLimit { .. })
+    }
+}
+
+impl FaultRule {
+    fn matches(&self, twin: TwinName, target: &str, path: &str) -> bool {
+        let is_in = |text: &String| target.contains(text) || path.contains(text);
+        self.twin.is_none_or(|of| of == twin) && self.matching.as_ref().is_none_or(is_in)
     }
 }
 

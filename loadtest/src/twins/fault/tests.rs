@@ -124,3 +124,13 @@ fn rules_hit_their_twin_and_match_only_and_the_first_action_wins() {
     assert_eq!(decided(TwinName::Fcm, "token"), (3, Some(status(500))));
     assert_eq!(decided(TwinName::Apns, "hot-token"), (3, Some(Action::Freeze)));
 }
+
+#[test]
+fn counted_actions_follow_one_another() {
+    let plan = FaultPlan::parse("status=503:x2,429:x1&reset:x1").expect("the notation is right");
+    let faults = Faults::new(plan);
+    let mut decide = || faults.decide(TwinName::Fcm, "token", "/path", None).action;
+    let shown: Vec<_> = std::iter::repeat_with(&mut decide).take(5).collect();
+    let expected = [status(503), status(503), status(429), Action::Reset].map(Some);
+    assert_eq!(shown, [&expected[..], &[None]].concat());
+}

@@ -11,14 +11,11 @@ use std::path::Path;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use crate::jsonl::{self, JsonLines};
 use crate::twins::TwinName;
 
-mod file;
 #[cfg(test)]
 mod tests;
-
-use file::ReceiptFile;
-pub use file::read;
 
 /// One attempt that reached a twin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +54,14 @@ impl Receipt {
     pub fn succeeded(&self) -> bool {
         (200..300).contains(&self.status)
     }
+}
+
+/// Reads the receipts of a file; a torn last line is ignored.
+///
+/// # Errors
+/// The file cannot be read, or a line other than the last is damaged.
+pub fn read(path: &Path) -> io::Result<Vec<Receipt>> {
+    jsonl::read(path)
 }
 
 /// SHA-256 of a body; hex in JSON.
@@ -110,7 +115,7 @@ pub struct Counts {
 pub(crate) struct ReceiptLog {
     state: Mutex<State>,
     kept_max: usize,
-    file: Option<ReceiptFile>,
+    file: Option<JsonLines>,
 }
 
 #[derive(Debug, Default)]
@@ -133,7 +138,7 @@ impl ReceiptLog {
     /// # Errors
     /// The file cannot be opened for appending.
     pub(crate) fn open(kept_max: usize, path: Option<&Path>) -> io::Result<Self> {
-        let file = path.map(ReceiptFile::open).transpose()?;
+        let file = path.map(JsonLines::open).transpose()?;
         Ok(Self { state: Mutex::default(), kept_max: kept_max.max(1), file })
     }
 
@@ -193,7 +198,7 @@ impl ReceiptLog {
     /// # Errors
     /// Writing or syncing the file failed, now or earlier.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), ReceiptFile::sync)
+        self.file.as_ref().map_or(Ok(()), JsonLines::sync)
     }
 }
 

@@ -1,41 +1,45 @@
-//! The receipt file: JSON lines, written and synced in batches by one thread.
+//! Append-only JSON lines for ledgers: written by one thread, synced at least once a second.
 //!
-//! The buffer between the twins and the thread is bounded; a twin that outruns the disk waits, since
-//! a ledger with holes proves nothing.
+//! The buffer in front of the thread is bounded; who outruns the disk waits, since a ledger with
+//! holes proves nothing. A failed write or sync is final and shows in [`JsonLines::sync`].
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-
-use super::Receipt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 const BUFFER_BYTES_MAX: usize = 16 << 20;
+/// A sync competes with the journal of the gateway under test, so it is not done for every batch.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+const WRITE_EVERY: Duration = Duration::from_millis(50);
 
-/// Reads the receipts of a file; a torn last line is ignored.
+/// Reads all lines of a file; a torn last line is ignored.
 ///
 /// # Errors
 /// The file cannot be read, or a line other than the last is damaged.
-pub fn read(path: &Path) -> io::Result<Vec<Receipt>> {
-    let mut receipts = Vec::new();
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
+    let mut items = Vec::new();
     let mut damaged = None;
     for line in BufReader::new(File::open(path)?).lines() {
         if let Some(error) = damaged.take() {
             return Err(error);
         }
         match serde_json::from_str(&line?) {
-            Ok(receipt) => receipts.push(receipt),
+            Ok(item) => items.push(item),
             Err(error) => damaged = Some(io::Error::new(io::ErrorKind::InvalidData, error)),
         }
     }
-    Ok(receipts)
+    Ok(items)
 }
 
 #[derive(Debug)]
-pub(super) struct ReceiptFile {
+pub(crate) struct JsonLines {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
 }
@@ -49,43 +53,47 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     buffer: Vec<u8>,
-    /// Bytes ever appended and ever synced.
+    /// Bytes ever appended, ever synced, and that somebody waits to see synced.
     appended: u64,
     synced: u64,
+    awaited: u64,
     failed: Option<io::ErrorKind>,
     closed: bool,
 }
 
-impl ReceiptFile {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+impl JsonLines {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         let shared = Arc::<Shared>::default();
         let of_thread = Arc::clone(&shared);
         let writer = std::thread::Builder::new()
-            .name("receipts".to_owned())
+            .name("ledger".to_owned())
             .spawn(move || write_batches(&of_thread, file))?;
         Ok(Self { shared, writer: Some(writer) })
     }
 
-    pub(super) fn append(&self, receipt: &Receipt) {
+    pub(crate) fn append(&self, item: &impl Serialize) {
         let mut state = self.shared.state.lock();
         while state.buffer.len() > BUFFER_BYTES_MAX && state.failed.is_none() {
+            self.shared.changed.notify_all();
             self.shared.changed.wait(&mut state);
         }
         if state.failed.is_some() {
             return;
         }
         let before = state.buffer.len();
-        serde_json::to_writer(&mut state.buffer, receipt)
-            .expect("a receipt holds nothing that JSON cannot");
+        serde_json::to_writer(&mut state.buffer, item)
+            .expect("ledger items hold nothing that JSON cannot");
         state.buffer.push(b'\n');
         state.appended += (state.buffer.len() - before) as u64;
-        self.shared.changed.notify_all();
     }
 
-    pub(super) fn sync(&self) -> io::Result<()> {
+    /// Returns once everything appended so far is on disk.
+    pub(crate) fn sync(&self) -> io::Result<()> {
         let mut state = self.shared.state.lock();
         let until = state.appended;
+        state.awaited = state.awaited.max(until);
+        self.shared.changed.notify_all();
         loop {
             if let Some(kind) = state.failed {
                 return Err(kind.into());
@@ -98,7 +106,7 @@ impl ReceiptFile {
     }
 }
 
-impl Drop for ReceiptFile {
+impl Drop for JsonLines {
     fn drop(&mut self) {
         self.shared.state.lock().closed = true;
         self.shared.changed.notify_all();
@@ -110,28 +118,35 @@ impl Drop for ReceiptFile {
 }
 
 fn write_batches(shared: &Shared, mut file: File) {
+    let mut written = 0;
+    let mut synced_at = Instant::now();
     loop {
-        let batch = {
+        let (batch, must_sync, closed) = {
             let mut state = shared.state.lock();
-            while state.buffer.is_empty() && !state.closed {
-                shared.changed.wait(&mut state);
+            if state.awaited <= state.synced && !state.closed {
+                shared.changed.wait_for(&mut state, WRITE_EVERY);
             }
-            if state.buffer.is_empty() {
-                return;
-            }
-            std::mem::take(&mut state.buffer)
+            let must_sync = state.awaited > state.synced || state.closed;
+            (std::mem::take(&mut state.buffer), must_sync, state.closed)
         };
-        let written = file.write_all(&batch).and_then(|()| file.sync_data());
+        let is_due = synced_at.elapsed() >= SYNC_EVERY;
+        let mut done = file.write_all(&batch);
+        written += batch.len() as u64;
+        if done.is_ok() && (must_sync || is_due) {
+            done = file.sync_data();
+            synced_at = Instant::now();
+        }
         let mut state = shared.state.lock();
-        match written {
-            Ok(()) => state.synced += batch.len() as u64,
+        match done {
+            Ok(()) if must_sync || is_due => state.synced = written,
+            Ok(()) => {}
             Err(error) => {
-                tracing::error!(%error, "the receipt file failed; free its disk and run again");
+                tracing::error!(%error, "a ledger file failed; free its disk and run again");
                 state.failed = Some(error.kind());
             }
         }
         shared.changed.notify_all();
-        if state.failed.is_some() {
+        if state.failed.is_some() || closed && state.buffer.is_empty() {
             return;
         }
     }
