@@ -68,7 +68,7 @@ mod tests {
             (b"\xff\xfe", None),
             (b"Sun, 06 Nov 1994 08:50:07 GMT", Some(30)),
             (b"Sun, 06 Nov 1994 10:49:37 GMT", Some(3600)),
-            (b"Fri, 31 Dec 9999 23:59:59 GMT", Some(3600)),
+            (b"Thu, 31 Dec 2099 23:59:59 GMT", Some(3600)),
             (b"Sun, 06 Nov 1994 08:49:37 GMT", None),
             (b"Sun, 06 Nov 1994 08:49:36 GMT", None),
             (b"Sun, 06 Nov 1994 25:49:37 GMT", None),

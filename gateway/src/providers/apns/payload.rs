@@ -86,12 +86,17 @@ fn headers(
     options: &NotificationOptions<'_>,
     topic: &HeaderValue,
 ) -> Result<HeaderMap, &'static str> {
-    let value = |text: &str| HeaderValue::from_str(text).map_err(|_| "bad_header");
+    // Different in every request: a place in HPACK's table would only drive out what repeats.
+    let unique = |text: &str| {
+        let mut value = HeaderValue::from_str(text).map_err(|_| "bad_header")?;
+        value.set_sensitive(true);
+        Ok::<_, &'static str>(value)
+    };
     let name = HeaderName::from_static;
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(name("apns-topic"), topic.clone());
     if let Some(id) = options.apns_id {
-        headers.insert(name("apns-id"), value(id)?);
+        headers.insert(name("apns-id"), unique(id)?);
     }
     if options.apns_push_type == Some(PushType::Alert) {
         headers.insert(name("apns-push-type"), HeaderValue::from_static("alert"));
@@ -107,7 +112,7 @@ fn headers(
         headers.insert(name("apns-priority"), HeaderValue::from_static(digits));
     }
     if let Some(collapse) = &options.apns_collapse_id {
-        headers.insert(name("apns-collapse-id"), value(collapse.value)?);
+        headers.insert(name("apns-collapse-id"), unique(collapse.value)?);
     }
     Ok(headers)
 }

@@ -163,6 +163,11 @@ impl TokenSource {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn holds(&self, header: &str) -> bool {
+        self.0.current.load().as_ref().is_some_and(|token| token.header == header)
+    }
+
     fn renew_behind(&self, old: &Arc<AccessToken>) {
         // A fetch under way holds the turn; this one would only repeat it.
         if self.0.flight.try_lock().is_err() {

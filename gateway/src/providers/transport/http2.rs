@@ -125,20 +125,18 @@ impl Http2Pool {
 
     /// Sends what `build` makes and reads the whole answer, all within the total deadline.
     ///
-    /// `build` is called again only when a resend is due and hyper could not give the request
-    /// back.
+    /// `build` is called again for each resend, which is rare.
     pub async fn send<F>(&self, build: F) -> Result<Answer, Failure>
     where
         F: Fn() -> Request<Body>,
     {
         let deadline = Instant::now() + self.0.dialer.deadlines.total;
-        let mut request = build();
         let mut avoid: Option<Arc<Gauge>> = None;
         for round in 0..=RESENDS_MAX {
             let permit = self.0.permit(deadline, avoid.as_ref()).await?;
             let gauge = Arc::clone(&permit.link.gauge);
             let answers = gauge.answers();
-            match permit.link.exchange(request, deadline).await {
+            match permit.link.exchange(build(), deadline).await {
                 Ok(answer) => return Ok(answer),
                 Err(Broken::Failed(failure)) => {
                     // A request timed out and nothing else came back meanwhile: the connection
@@ -148,12 +146,8 @@ impl Http2Pool {
                     }
                     return Err(failure);
                 }
-                Err(Broken::Resend { request: back, go_away }) => {
-                    if go_away || back.is_some() {
-                        self.0.retire(&gauge);
-                    }
-                    request = back.unwrap_or_else(&build);
-                }
+                Err(Broken::Resend { ended: true }) => self.0.retire(&gauge),
+                Err(Broken::Resend { ended: false }) => {}
             }
             drop(permit);
             avoid = Some(gauge);

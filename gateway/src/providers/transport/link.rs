@@ -18,6 +18,9 @@ use tokio::time::{Instant, timeout_at};
 /// one stream meanwhile; a real value instead of this one shows that the SETTINGS are in.
 const LIMIT_UNKNOWN: usize = 0x7fff_fff1;
 
+/// Called by the driver when a connection's limit changed or the connection ended.
+pub(super) type OnChange = Box<dyn Fn(&Arc<Gauge>) + Send>;
+
 /// What pool, permits and driver share about a connection.
 #[derive(Debug)]
 pub(super) struct Gauge {
@@ -86,10 +89,9 @@ pub(super) struct Link {
 
 /// How an exchange on a link failed.
 pub(super) enum Broken {
-    /// Not processed by the peer: send again, this request if it came back.
+    /// Not processed by the peer: send again. `ended` if this connection takes no more requests.
     Resend {
-        request: Option<Request<Body>>,
-        go_away: bool,
+        ended: bool,
     },
     Failed(Failure),
 }
@@ -105,8 +107,8 @@ impl Link {
         let response = match timeout_at(deadline, sender.try_send_request(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(mut refused)) => {
-                let request = refused.take_message();
-                return Err(broken(request, &refused.into_error()));
+                let unsent = refused.take_message().is_some();
+                return Err(broken(unsent, &refused.into_error()));
             }
             Err(_) => return Err(Broken::Failed(Failure::unanswered("timeout", None))),
         };
@@ -115,9 +117,9 @@ impl Link {
     }
 }
 
-fn broken(request: Option<Request<Body>>, error: &hyper::Error) -> Broken {
-    if request.is_some() || failure::proves_unprocessed(error) {
-        return Broken::Resend { go_away: failure::is_go_away(error), request };
+fn broken(unsent: bool, error: &hyper::Error) -> Broken {
+    if unsent || failure::proves_unprocessed(error) {
+        return Broken::Resend { ended: unsent || failure::is_go_away(error) };
     }
     tracing::debug!(%error, "exchange broken off");
     Broken::Failed(Failure::unanswered("connection_lost", None))
@@ -142,7 +144,7 @@ pub(super) async fn finish(
 pub(super) async fn open(
     io: Io,
     limits: &PoolLimits,
-    on_change: Box<dyn Fn(&Arc<Gauge>) + Send>,
+    on_change: OnChange,
 ) -> Result<(Link, Driver), Failure> {
     let tasks = Tasks::default();
     let (sender, client) = Builder::new(tasks.clone())
@@ -203,7 +205,7 @@ pub(super) struct Driver {
     client: Option<Connection<Io, Body, Tasks>>,
     gauge: Arc<Gauge>,
     streams_max: usize,
-    on_change: Box<dyn Fn(&Arc<Gauge>) + Send>,
+    on_change: OnChange,
 }
 
 impl Future for Driver {
