@@ -144,7 +144,8 @@ pub(super) fn providers(config: &Config, clock: &Arc<dyn Clock>) -> Result<Provi
         deadlines: deadlines(settings.connect_timeout, settings.slack.timeout),
         ..SlackConfig::default()
     };
-    let slack = Slack::new(slack, Arc::clone(clock)).map_err(|e| BuildError::from(e).of(ProviderName::Slack, ""))?;
+    let slack = Slack::new(slack, Arc::clone(clock))
+        .map_err(|e| BuildError::from(e).of(ProviderName::Slack, ""))?;
     providers.slack = Some(Arc::new(slack) as Arc<dyn Provider>);
     let webhook = WebhookConfig {
         allow_http: settings.webhook.allow_http,

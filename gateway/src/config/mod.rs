@@ -101,3 +101,12 @@ impl Config {
         self.auth.keys_file.clone().unwrap_or_else(|| self.store.dir.join("keys.json"))
     }
 }
+
+/// The process's environment as [`ConfigSources`] takes it; values that are not UTF-8 are left out.
+#[must_use]
+pub fn environment() -> Vec<(String, String)> {
+    let pairs = std::env::vars_os();
+    pairs
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}

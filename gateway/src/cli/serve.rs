@@ -1,0 +1,68 @@
+//! `bugler serve`: the gateway until it is told to stop.
+
+use crate::app::{App, AppError};
+use crate::cli::{CliError, Exit, Settings, runtime};
+use crate::config::{Config, LogFormat};
+use crate::telemetry::{logging, metrics};
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    settings: Settings,
+    /// Import this directory document (organizations, users, devices, subscriptions) before
+    /// serving. Records that exist already are updated, never doubled.
+    #[arg(long, value_name = "FILE")]
+    seed: Option<PathBuf>,
+    /// Check the configuration and exit.
+    #[arg(long)]
+    check: bool,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<Exit, CliError> {
+        let config = self.settings.load()?;
+        if self.check {
+            return Ok(Exit::Done);
+        }
+        let _logging = start_logging(&config)?;
+        let seed = self.seed;
+        runtime()?.block_on(async move {
+            let metrics = metrics::install().map_err(|e| CliError::failed(&e))?;
+            let app = App::start(config, seed, metrics).await.map_err(|e| start_error(&e))?;
+            let signals = crate::lifecycle::watch_signals(app.shutdown().clone());
+            tokio::spawn(async move {
+                if let Err(error) = signals.await {
+                    tracing::error!(%error, "signals cannot be received; stop with kill -9");
+                }
+            });
+            Ok(Exit::Served(app.run().await))
+        })
+    }
+}
+
+pub(super) fn start_logging(config: &Config) -> Result<logging::Logging, CliError> {
+    let format = match config.observability.log_format {
+        LogFormat::Auto => logging::LogFormat::Auto,
+        LogFormat::Json => logging::LogFormat::Json,
+        LogFormat::Pretty => logging::LogFormat::Pretty,
+    };
+    logging::start(format, &config.observability.log_level).map_err(|e| CliError::failed(&e))
+}
+
+/// What a provider, rule, key or certificate is wrong with is a matter of configuration.
+pub(super) fn start_error(error: &AppError) -> CliError {
+    let exit = match error {
+        AppError::Rules(_) | AppError::Provider { .. } | AppError::Tls(_) | AppError::Keys(_) => {
+            Exit::Configuration
+        }
+        AppError::Journal(_)
+        | AppError::Store(_)
+        | AppError::Listen { .. }
+        | AppError::Seed { .. }
+        | AppError::Metrics(_)
+        | AppError::Start(_) => Exit::Failed,
+    };
+    CliError::new(exit, crate::telemetry::chain(error))
+}
