@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::samples::{ACME, GLOBEX, device, member, two_organizations, user};
-use super::{Checked, apply};
+use super::{Checked, apply, refused_as};
 use crate::model::{Audience, OrganizationId, User, UserId};
 use crate::store::{Change, Store, StoreError};
 
@@ -122,6 +122,8 @@ pub(super) async fn follows_users_and_devices_when_they_move(store: &dyn Store) 
     }
     assert_eq!(members(store, GLOBEX, &Audience::Organization).await?, [1]);
     assert_eq!(devices(GLOBEX, 1).await?, [10]);
+    let late = Change::PutMembership(ACME, member(SOLUTION, 1, &["ops"]));
+    refused_as(store.apply(vec![late]).await, "the user in this organization does not exist");
     Ok(())
 }
 

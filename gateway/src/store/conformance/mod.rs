@@ -5,7 +5,7 @@
 
 mod audience;
 mod records;
-mod samples;
+pub(super) mod samples;
 
 use std::error::Error;
 use std::sync::Arc;

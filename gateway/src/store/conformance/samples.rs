@@ -8,11 +8,11 @@ use crate::model::{
 };
 use crate::store::Change;
 
-pub(super) const ACME: OrganizationId = OrganizationId(101);
-pub(super) const GLOBEX: OrganizationId = OrganizationId(202);
+pub(in crate::store) const ACME: OrganizationId = OrganizationId(101);
+pub(in crate::store) const GLOBEX: OrganizationId = OrganizationId(202);
 
 /// An organization whose names all follow from its id.
-pub(super) fn organization(id: OrganizationId) -> Organization {
+pub(in crate::store) fn organization(id: OrganizationId) -> Organization {
     Organization {
         id,
         uuid: Uuid::from_u128(u128::from(id.0.unsigned_abs())),
@@ -27,7 +27,7 @@ pub(super) fn organization(id: OrganizationId) -> Organization {
 }
 
 /// A user whose names all follow from its id.
-pub(super) fn user(org: OrganizationId, id: i64) -> User {
+pub(in crate::store) fn user(org: OrganizationId, id: i64) -> User {
     User {
         id: UserId(id),
         uuid: Uuid::from_u128(u128::from(id.cast_unsigned()) << 64),
@@ -43,7 +43,7 @@ pub(super) fn user(org: OrganizationId, id: i64) -> User {
     }
 }
 
-pub(super) fn device(user: i64, number: u128) -> Device {
+pub(in crate::store) fn device(user: i64, number: u128) -> Device {
     Device {
         id: DeviceId(Uuid::from_u128(number)),
         user: UserId(user),
@@ -54,12 +54,12 @@ pub(super) fn device(user: i64, number: u128) -> Device {
     }
 }
 
-pub(super) fn member(solution: Uuid, user: i64, groups: &[&str]) -> Membership {
+pub(in crate::store) fn member(solution: Uuid, user: i64, groups: &[&str]) -> Membership {
     let groups = groups.iter().map(|group| String::from(*group)).collect();
     Membership { solution, user: UserId(user), groups }
 }
 
-pub(super) fn webhook(org: OrganizationId, number: u32, events: &[&str]) -> Subscription {
+pub(in crate::store) fn webhook(org: OrganizationId, number: u32, events: &[&str]) -> Subscription {
     Subscription {
         id: object_id(number),
         org,
@@ -75,7 +75,7 @@ pub(super) fn webhook(org: OrganizationId, number: u32, events: &[&str]) -> Subs
     }
 }
 
-pub(super) fn slack(org: OrganizationId, number: u32, events: &[&str]) -> Subscription {
+pub(in crate::store) fn slack(org: OrganizationId, number: u32, events: &[&str]) -> Subscription {
     let endpoint = Endpoint::Slack {
         url: Secret::new("https://hooks.slack.example.com/T/B/X"),
         team: String::from("T1"),
@@ -84,7 +84,7 @@ pub(super) fn slack(org: OrganizationId, number: u32, events: &[&str]) -> Subscr
     Subscription { endpoint, ..webhook(org, number, events) }
 }
 
-pub(super) fn object_id(number: u32) -> ObjectId {
+pub(in crate::store) fn object_id(number: u32) -> ObjectId {
     let mut bytes = [7u8; 12];
     for (to, from) in bytes.iter_mut().rev().zip(number.to_le_bytes()) {
         *to = from;
@@ -93,7 +93,7 @@ pub(super) fn object_id(number: u32) -> ObjectId {
 }
 
 /// Two organizations, the first with the users 1 to `users`.
-pub(super) fn two_organizations(users: i64) -> Vec<Change> {
+pub(in crate::store) fn two_organizations(users: i64) -> Vec<Change> {
     let mut changes = vec![
         Change::PutOrganization(organization(ACME)),
         Change::PutOrganization(organization(GLOBEX)),
