@@ -143,7 +143,13 @@ impl App {
             "admin",
             server::serve(admin, None, admin_limits, Arc::new(admin_service), shutdown.clone()),
         );
-        tasks.spawn(TaskKind::Background, "metrics", metrics::upkeep(metrics));
+        let draining = shutdown.clone();
+        tasks.spawn(TaskKind::Background, "metrics", async move {
+            tokio::select! {
+                () = metrics::upkeep(metrics) => {}
+                () = draining.draining() => {}
+            }
+        });
         tasks.spawn(
             TaskKind::Background,
             "journal-watch",

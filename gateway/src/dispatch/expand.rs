@@ -2,11 +2,11 @@
 
 use crate::dispatch::work::RecipientRef;
 use crate::model::{
-    Audience, Device, Endpoint, Notification, Platform, ProviderName, Role, Subscription, Target,
-    TargetRef, User, UserId, UserStatus,
+    Audience, Device, Endpoint, Notification, OrganizationId, Platform, ProviderName, Role,
+    Subscription, Target, TargetRef, User, UserId, UserStatus,
 };
 use crate::rules::{RecipientKind, RecipientView, TargetView};
-use crate::store::{Recipient, Store, StoreError};
+use crate::store::{OrganizationRef, Recipient, Store, StoreError};
 
 /// Recipients resolved in one step; a longer audience goes on in a chunk of its own.
 pub(super) const PAGE: usize = 256;
@@ -37,6 +37,7 @@ pub(super) async fn page(
 ) -> Result<Expansion, StoreError> {
     let org = notification.org;
     let mut expansion = Expansion::default();
+    let home = time_zone(store, org).await?;
     if notification.audience != Audience::Subscriptions {
         let page = store.recipients(org, &notification.audience, after, PAGE).await?;
         expansion.unknown = page.unknown;
@@ -47,7 +48,7 @@ pub(super) async fn page(
                 continue;
             }
             let role = store.role(org, recipient.user.role).await?;
-            expansion.recipients.push(user(recipient, role));
+            expansion.recipients.push(user(recipient, role, home.as_deref()));
         }
     }
     if after.is_none() {
@@ -73,7 +74,8 @@ pub(super) async fn one(
                 return Ok(None);
             };
             let role = store.role(org, found.user.role).await?;
-            Ok(Some(user(found, role)))
+            let home = time_zone(store, org).await?;
+            Ok(Some(user(found, role, home.as_deref())))
         }
         RecipientRef::Subscription(id) => {
             let found = store.subscription(org, id).await?;
@@ -107,7 +109,13 @@ pub(super) async fn target(
     Ok(found.and_then(|r| r.targets.into_iter().find(|target| target.reference() == wanted)))
 }
 
-fn user(found: Recipient, role: Option<Role>) -> Expanded {
+/// The zone of users who named none.
+async fn time_zone(store: &dyn Store, org: OrganizationId) -> Result<Option<String>, StoreError> {
+    let found = store.organization(OrganizationRef::Id(org)).await?;
+    Ok(found.map(|organization| organization.tz).filter(|tz| !tz.is_empty()))
+}
+
+fn user(found: Recipient, role: Option<Role>, home: Option<&str>) -> Expanded {
     let Recipient { user, devices } = found;
     let targets: Vec<_> = devices.into_iter().map(device).collect();
     let views = targets.iter().map(|target| TargetView {
@@ -115,7 +123,8 @@ fn user(found: Recipient, role: Option<Role>) -> Expanded {
         handle: target.key(),
         app: target.credential(),
     });
-    let view = user_view(&user, role, views.collect());
+    let mut view = user_view(&user, role, views.collect());
+    view.tz = view.tz.or_else(|| home.map(str::to_owned));
     Expanded { recipient: RecipientRef::User(user.id), view, targets }
 }
 
