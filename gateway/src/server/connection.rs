@@ -20,9 +20,6 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-/// Time the library's own head deadline leaves to the guard's, which is stricter.
-const BACKSTOP: Duration = Duration::from_secs(30);
-
 /// What connections need besides the front.
 pub(super) struct Entry {
     pub(super) front: Arc<Front>,
@@ -118,10 +115,11 @@ async fn serve_http1<IO>(entry: &Entry, io: Guard<IO>, exchange: Exchange) -> hy
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let limits = &entry.front.limits;
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle + limits.header + BACKSTOP)
+        // The guard passes complete heads only and times the wait for them; the library would set
+        // a second timer for every request.
+        .header_read_timeout(None)
         .serve_connection(TokioIo::new(io), exchange);
     let mut connection = pin!(connection);
     tokio::select! {
