@@ -34,7 +34,8 @@ pub(super) async fn serve_connection(entry: Arc<Entry>, stream: TcpStream, peer:
     let _set = stream.set_nodelay(true).is_ok();
     let result = match &entry.tls {
         None => serve_sniffed(&entry, stream, peer).await,
-        Some(tls) => serve_tls(&entry, tls, stream, peer).await,
+        // Boxed, here and below, so that a connection holds the memory of its own protocol only.
+        Some(tls) => Box::pin(serve_tls(&entry, tls, stream, peer)).await,
     };
     if let Err(error) = result {
         tracing::debug!(%peer, %error, "connection closed");
@@ -105,8 +106,8 @@ where
     let scanner = (protocol == Protocol::Http1).then(|| Scanner::new(limits, Arc::clone(&state)));
     let guard = Guard::new(io, scanner, Arc::clone(&state), Deadlines::of(limits));
     match protocol {
-        Protocol::Http1 => serve_http1(entry, guard, exchange).await,
-        Protocol::Http2 => serve_http2(entry, guard, exchange, &state).await,
+        Protocol::Http1 => Box::pin(serve_http1(entry, guard, exchange)).await,
+        Protocol::Http2 => Box::pin(serve_http2(entry, guard, exchange, &state)).await,
     }
     .map_err(io::Error::other)
 }
