@@ -240,3 +240,19 @@ async fn a_streamed_answer_arrives_whole() {
     let head = server.ask("HEAD /a b HTTP/1.1\r\nHost: h\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 400") && head.ends_with("\r\n\r\n"), "{head:?}");
 }
+
+#[tokio::test]
+async fn a_refusal_reaches_a_caller_that_is_still_sending() {
+    let server = TestServer::start(ServerLimits::default()).await;
+    let mut peer = server.connect().await;
+    let piece = "x".repeat(64 * 1024);
+    let head = "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 300000000\r\n\r\n";
+    peer.send(format!("{head}{piece}")).await;
+    peer.0.readable().await.unwrap();
+    for _ in 0..4 {
+        peer.send(&piece).await;
+        tokio::task::yield_now().await;
+    }
+    let answer = peer.rest().await;
+    assert_eq!(status(&answer), 413, "{answer:?}");
+}
