@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn literals_keep_their_first_quote_only() {
         check(r#"f("a // \" b", c)"#, r#"f("          , c)"#);
-        check("f(r#\"a \" b\"#, 'x', '\\'', b\"q\")", "f(  \"        ,    ,     ,  \"  )");
+        check("f(r#\"a \" b\"#, 'x', '\\'', b\"q\")", "f(  \"       ,    ,     ,  \"  )");
         check("\"ä\"b", "\"   b");
     }
 

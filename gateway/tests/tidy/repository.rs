@@ -3,7 +3,7 @@
 use crate::source::Source;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 /// Larger files are data, and nothing here is looked for in data.
@@ -21,7 +21,6 @@ pub(crate) struct TextFile {
 /// Everything the checks look at.
 #[derive(Debug)]
 pub(crate) struct Repository {
-    pub(crate) root: PathBuf,
     /// Names at the top, hidden ones too.
     pub(crate) root_entries: Vec<String>,
     pub(crate) files: Vec<TextFile>,
@@ -63,7 +62,7 @@ fn load() -> Repository {
             path.strip_prefix(module.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('/'))
         });
     }
-    Repository { root: root.to_owned(), root_entries, files, sources }
+    Repository { root_entries, files, sources }
 }
 
 fn names(folder: &Path) -> Vec<String> {

@@ -138,7 +138,8 @@ mod tests {
 
     #[test]
     fn a_word_inside_another_or_behind_a_path_is_no_use() {
-        let source = Source::new("a.rs", "hyper::a; my_hyper::b; x::hyper::c; \"hyper::d\"; hyper2");
+        let source =
+            Source::new("a.rs", "hyper::a; my_hyper::b; x::hyper::c; \"hyper::d\"; hyper2");
         assert_eq!(source.uses("hyper").count(), 1);
         assert_eq!(source.uses("hyper::").count(), 1);
     }
