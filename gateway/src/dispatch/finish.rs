@@ -3,7 +3,7 @@
 use crate::BoxFuture;
 use crate::dispatch::Context;
 use crate::dispatch::lane::{Finish, Queued};
-use crate::dispatch::retry::Next;
+use crate::dispatch::retry::{Next, Tried};
 use crate::dispatch::settle::Report;
 use crate::dispatch::work::{Work, decode_event};
 use crate::journal::Resolution;
@@ -31,14 +31,8 @@ impl Finisher {
         let Queued { delivery, overrides, tracker, settler, permit } = queued;
         let now = self.context.clock.now();
         let provider = delivery.target.provider();
-        let next = self.context.settings.retry.after(
-            provider,
-            &attempt,
-            delivery.attempt,
-            now,
-            delivery.expires_at,
-            rand::random(),
-        );
+        let tried = Tried { provider, made: delivery.attempt, expires_at: delivery.expires_at };
+        let next = self.context.settings.retry.after(tried, &attempt, now, rand::random());
         let (state, retry_at) = match next {
             Next::Final(state) => (Some(state), None),
             Next::Gone => (Some(FinalState::Rejected), None),

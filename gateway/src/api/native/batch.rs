@@ -81,7 +81,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), Failure> {
 }
 
 fn batch_key(headers: &HeaderMap) -> Result<Option<Bytes>, Failure> {
-    let Some(key) = headers.get(crate::api::IDEMPOTENCY_KEY) else { return Ok(None) };
+    let Some(key) = headers.get(crate::api::shared::IDEMPOTENCY_KEY) else { return Ok(None) };
     // Checked here, so that a bad key refuses the request instead of every line.
     RequestKey::new(OrganizationId(0), "", key.as_bytes(), &[])?;
     Ok(Some(Bytes::copy_from_slice(key.as_bytes())))
@@ -196,6 +196,7 @@ impl Batch {
             let text = format!("the line is longer than {LINE_BYTES_MAX} bytes");
             return Err(Failure::new(FailureClass::TooLarge, text).into());
         }
+        self.shared.throttle(self.caller.organization)?;
         let wire = Wire::parse(line)?;
         let org = match wire.organization {
             None => self.caller.organization,
