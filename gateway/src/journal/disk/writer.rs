@@ -10,6 +10,7 @@ use super::segment::{Segment, SegmentError};
 use super::state::{BlockMarks, BlockRef};
 use crate::journal::{Books, EntryKind, JournalError, Resolution};
 use crate::model::{FinalState, Millis, ShardId};
+use crate::telemetry::metrics;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
@@ -250,7 +251,11 @@ impl Writer {
             }
             return;
         }
-        self.core.stats.record(started.elapsed(), planned.len());
+        let took = started.elapsed();
+        let entries: u32 = planned.iter().map(|block| block.header.entries).sum();
+        metrics::committed(entries, took);
+        metrics::commit_waited(took);
+        self.core.stats.record(took, planned.len());
         self.publish(planned);
     }
 
