@@ -29,7 +29,7 @@ const BLOCK_BYTES_TARGET: usize = 1 << 20;
 /// `ENOUGH_REQUESTS` is not.
 const BUSY_REQUESTS: usize = 4;
 const ENOUGH_REQUESTS: usize = 512;
-const LINGER: Duration = Duration::from_micros(500);
+const LINGER: Duration = Duration::from_millis(1);
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 const GRANULE_BYTES: u64 = 256 << 10;
 /// Payload bytes of unclaimed blocks kept in memory so that a caught-up dispatcher reads no disk.

@@ -8,6 +8,7 @@ use super::*;
 use crate::model::{Audience, Endpoint, Organization, Subscription, User, UserId, UserStatus};
 use crate::store::disk::DiskStore;
 use crate::store::{OrganizationRef, Recipient, UserRef};
+use std::sync::Arc;
 
 const ACME: OrganizationId = OrganizationId(101);
 const SECRET: &str = "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0";
@@ -30,7 +31,7 @@ async fn import(store: &DiskStore, document: &Value, now: u64) -> usize {
     count
 }
 
-async fn organization(store: &DiskStore, id: OrganizationId) -> Organization {
+async fn organization(store: &DiskStore, id: OrganizationId) -> Arc<Organization> {
     store.organization(OrganizationRef::Id(id)).await.unwrap().unwrap()
 }
 
