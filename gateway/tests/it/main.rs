@@ -1,0 +1,4 @@
+//! The gateway judged from outside: the real binary, real sockets, provider twins and ledgers.
+
+mod api;
+mod support;
