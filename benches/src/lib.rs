@@ -1,1 +1,1 @@
-//! Benches, one file per seam.
+//! Benches as ratios measured in one run, one file per seam in `benches/`.

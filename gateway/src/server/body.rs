@@ -8,6 +8,9 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -156,14 +159,23 @@ impl BodyStream {
     /// See [`BodyError`]; after an error the stream is over.
     pub async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
         while !self.source.is_ended() {
-            let asked = Instant::now();
-            let frame = timeout(self.patience(), self.source.frame()).await;
-            self.waited += asked.elapsed();
-            let data = match frame {
-                Err(_) => return Some(Err(BodyError::Timeout)),
-                Ok(None) => return None,
-                Ok(Some(Err(error))) => return Some(Err(BodyError::Malformed(error))),
-                Ok(Some(Ok(data))) => data,
+            let patience = self.patience();
+            let mut frame = pin!(self.source.frame());
+            let frame = match at_hand(frame.as_mut()).await {
+                Some(frame) => frame,
+                None => {
+                    let asked = Instant::now();
+                    let frame = timeout(patience, frame).await;
+                    self.waited += asked.elapsed();
+                    match frame {
+                        Ok(frame) => frame,
+                        Err(_) => return Some(Err(BodyError::Timeout)),
+                    }
+                }
+            };
+            let data = match frame? {
+                Ok(data) => data,
+                Err(error) => return Some(Err(BodyError::Malformed(error))),
             };
             self.received += u64::try_from(data.len()).unwrap_or(u64::MAX);
             if self.received > self.limit {
@@ -184,6 +196,22 @@ impl BodyStream {
         let allowed = self.total.map_or(allowed, |total| allowed.min(total));
         allowed.saturating_sub(self.waited)
     }
+}
+
+/// The output of `future` if it comes at once or after one turn of its task. Most bodies arrive
+/// with their head and need that one turn to get here; a timer for each would be for nothing.
+async fn at_hand<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    let mut turned = false;
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if turned => Poll::Ready(None),
+        Poll::Pending => {
+            turned = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await
 }
 
 #[cfg(test)]

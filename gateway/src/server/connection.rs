@@ -20,9 +20,6 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-/// Time the library's own head deadline leaves to the guard's, which is stricter.
-const BACKSTOP: Duration = Duration::from_secs(30);
-
 /// What connections need besides the front.
 pub(super) struct Entry {
     pub(super) front: Arc<Front>,
@@ -37,7 +34,8 @@ pub(super) async fn serve_connection(entry: Arc<Entry>, stream: TcpStream, peer:
     let _set = stream.set_nodelay(true).is_ok();
     let result = match &entry.tls {
         None => serve_sniffed(&entry, stream, peer).await,
-        Some(tls) => serve_tls(&entry, tls, stream, peer).await,
+        // Boxed, here and below, so that a connection holds the memory of its own protocol only.
+        Some(tls) => Box::pin(serve_tls(&entry, tls, stream, peer)).await,
     };
     if let Err(error) = result {
         tracing::debug!(%peer, %error, "connection closed");
@@ -108,8 +106,8 @@ where
     let scanner = (protocol == Protocol::Http1).then(|| Scanner::new(limits, Arc::clone(&state)));
     let guard = Guard::new(io, scanner, Arc::clone(&state), Deadlines::of(limits));
     match protocol {
-        Protocol::Http1 => serve_http1(entry, guard, exchange).await,
-        Protocol::Http2 => serve_http2(entry, guard, exchange, &state).await,
+        Protocol::Http1 => Box::pin(serve_http1(entry, guard, exchange)).await,
+        Protocol::Http2 => Box::pin(serve_http2(entry, guard, exchange, &state)).await,
     }
     .map_err(io::Error::other)
 }
@@ -118,10 +116,11 @@ async fn serve_http1<IO>(entry: &Entry, io: Guard<IO>, exchange: Exchange) -> hy
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let limits = &entry.front.limits;
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle + limits.header + BACKSTOP)
+        // The guard passes complete heads only and times the wait for them; the library would set
+        // a second timer for every request.
+        .header_read_timeout(None)
         .serve_connection(TokioIo::new(io), exchange);
     let mut connection = pin!(connection);
     tokio::select! {

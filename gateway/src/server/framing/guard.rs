@@ -16,6 +16,10 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Most bytes read and dropped while lingering.
 const LINGER_BYTES: usize = 1024 * 1024;
 
+/// The idle time is counted in this many ticks of the alarm, so that a request needs no clock: a
+/// connection is closed after the idle time and at most one tick more.
+const IDLE_TICKS: u32 = 8;
+
 /// A connection's stream with strict framing (HTTP/1 only) and deadlines.
 #[derive(Debug)]
 pub(in crate::server) struct Guard<IO> {
@@ -26,7 +30,9 @@ pub(in crate::server) struct Guard<IO> {
     deadlines: Deadlines,
     alarm: Alarm,
     mid_head_since: Option<Instant>,
-    idle_since: Option<Instant>,
+    /// Something was read or written since the alarm last rang.
+    is_used: bool,
+    quiet_ticks: u32,
     stalled_since: Option<Instant>,
     peer_ended: bool,
     closing: Closing,
@@ -51,9 +57,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
             scanner,
             state,
             deadlines,
-            alarm: Alarm::new(deadlines.header),
+            alarm: Alarm::new(deadlines.idle / IDLE_TICKS),
             mid_head_since: None,
-            idle_since: None,
+            is_used: false,
+            quiet_ticks: 0,
             stalled_since: None,
             peer_ended: false,
             closing: Closing::Open,
@@ -63,20 +70,25 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
     /// Called when no input is at hand: fails if that has lasted too long.
     fn wait_for_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(scanner) = &self.scanner else { return Poll::Pending };
-        let is_mid_head = scanner.is_mid_head();
+        if scanner.is_mid_head() {
+            loop {
+                let since = *self.mid_head_since.get_or_insert_with(Instant::now);
+                ready!(self.alarm.poll(since + self.deadlines.header, cx));
+                if !self.state.is_busy() {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                // An earlier request is still being answered; the head behind it starts anew.
+                self.mid_head_since = None;
+            }
+        }
         loop {
-            let (since, allowed) = if is_mid_head {
-                (&mut self.mid_head_since, self.deadlines.header)
-            } else {
-                (&mut self.idle_since, self.deadlines.idle)
-            };
-            let due = *since.get_or_insert_with(Instant::now) + allowed;
-            ready!(self.alarm.poll(due, cx));
-            if !self.state.is_busy() {
+            ready!(self.alarm.poll_set(cx));
+            let was_used = std::mem::take(&mut self.is_used) || self.state.is_busy();
+            self.quiet_ticks = if was_used { 0 } else { self.quiet_ticks + 1 };
+            if self.quiet_ticks >= IDLE_TICKS {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            // A request is being answered: waiting for the next one has not begun.
-            *since = Some(Instant::now());
+            self.alarm.set(self.deadlines.idle / IDLE_TICKS);
         }
     }
 
@@ -91,7 +103,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
     fn wrote<T>(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if done.is_ready() {
             self.stalled_since = None;
-            self.idle_since = None;
+            self.is_used = true;
             return done;
         }
         let since = *self.stalled_since.get_or_insert_with(Instant::now);
@@ -134,7 +146,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<IO> {
             }
             let Some(scanner) = &mut this.scanner else { return Poll::Ready(Ok(())) };
             let passed = scanner.take(new);
-            this.idle_since = None;
+            this.is_used = true;
             if passed > 0 || !scanner.ready().is_empty() {
                 // What is incomplete now is another head than the one that was waited for.
                 this.mid_head_since = None;
@@ -225,11 +237,20 @@ impl Alarm {
             self.sleep.as_mut().reset(due);
         }
         loop {
-            ready!(self.sleep.as_mut().poll(cx));
+            ready!(self.poll_set(cx));
             if Instant::now() >= due {
                 return Poll::Ready(());
             }
             self.sleep.as_mut().reset(due);
         }
+    }
+
+    /// Ready once the time it was last set to has passed.
+    fn poll_set(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.sleep.as_mut().poll(cx)
+    }
+
+    fn set(&mut self, after: Duration) {
+        self.sleep.as_mut().reset(Instant::now() + after);
     }
 }

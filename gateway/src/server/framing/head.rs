@@ -122,18 +122,18 @@ impl HeadScan {
     }
 
     fn request_line(&mut self, line: &[u8], limits: &HeadLimits) -> Result<(), Refusal> {
-        let mut parts = line.split(|b| *b == b' ');
-        let parts = (parts.next(), parts.next(), parts.next(), parts.next());
-        let (Some(method), Some(target), Some(version), None) = parts else {
+        let (method, rest) = line.split_at(token_len(line));
+        let (target, version) = rest.split_at(rest.len().saturating_sub(b" HTTP/1.1".len()));
+        let ([b' ', target @ ..], [b' ', version @ ..]) = (target, version) else {
             return refuse("the request line is malformed");
         };
-        if !is_token(method) || method.len() > 32 {
+        if !(1..=32).contains(&method.len()) {
             return refuse("the method is malformed");
         }
         if target.len() > limits.uri {
             return Err(Refusal::UriTooLong);
         }
-        if target.is_empty() || !target.iter().all(u8::is_ascii_graphic) {
+        if target.is_empty() || !is_graphic(target) {
             return refuse("the request target is malformed");
         }
         match version {
@@ -152,12 +152,10 @@ impl HeadScan {
         if let [b' ' | b'\t', ..] = line {
             return refuse("folded header lines are not supported");
         }
-        let colon = line.iter().position(|b| *b == b':').unwrap_or_default();
-        let (name, value) = line.split_at(colon);
-        if !is_token(name) {
+        let (name, value) = line.split_at(token_len(line));
+        let (1.., [b':', value @ ..]) = (name.len(), value) else {
             return refuse("a header name is malformed");
-        }
-        let value = value.get(1..).unwrap_or_default();
+        };
         match name.len() {
             14 if name.eq_ignore_ascii_case(b"content-length") => self.content_length(value),
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.transfer_encoding(value),
@@ -223,26 +221,40 @@ const TOKEN: [bool; 256] = {
     table
 };
 
-fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|b| TOKEN.get(usize::from(*b)) == Some(&true))
+/// Length of the token `bytes` start with.
+fn token_len(bytes: &[u8]) -> usize {
+    let is_token = |b: &u8| TOKEN.get(usize::from(*b)) == Some(&true);
+    bytes.iter().position(|b| !is_token(b)).unwrap_or(bytes.len())
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGH: u64 = ONES * 0x80;
+
+/// Not zero if a byte of `word` is below `limit` (at most 0x80) or 0x7f.
+fn below_or_delete(word: u64, limit: u64) -> u64 {
+    let below = word.wrapping_sub(ONES * limit) & !word;
+    let delete = word ^ (ONES * 0x7f);
+    (below | delete.wrapping_sub(ONES) & !delete) & HIGH
 }
 
 /// The first byte below 0x20 or equal to 0x7f, found eight bytes at a time.
 fn first_control(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = ONES * 0x80;
     let (words, tail) = bytes.as_chunks::<8>();
     let is_control = |b: &u8| *b < 0x20 || *b == 0x7f;
     for (i, word) in words.iter().enumerate() {
-        let x = u64::from_le_bytes(*word);
-        let below_space = x.wrapping_sub(ONES * 0x20) & !x & HIGH;
-        let delete = x ^ (ONES * 0x7f);
-        let is_delete = delete.wrapping_sub(ONES) & !delete & HIGH;
-        if below_space | is_delete != 0 {
+        if below_or_delete(u64::from_le_bytes(*word), 0x20) != 0 {
             return word.iter().position(is_control).map(|at| i * 8 + at);
         }
     }
     tail.iter().position(is_control).map(|at| words.len() * 8 + at)
+}
+
+/// True if all bytes are visible ASCII.
+fn is_graphic(bytes: &[u8]) -> bool {
+    let (words, tail) = bytes.as_chunks::<8>();
+    let is_plain = |word: u64| below_or_delete(word, 0x21) | (word & HIGH) == 0;
+    words.iter().all(|word| is_plain(u64::from_le_bytes(*word)))
+        && tail.iter().all(u8::is_ascii_graphic)
 }
 
 #[cfg(test)]

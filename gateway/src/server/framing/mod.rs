@@ -71,7 +71,10 @@ pub(super) struct Deadlines {
 
 impl Deadlines {
     pub(super) fn of(limits: &ServerLimits) -> Self {
-        Self { header: limits.header, idle: limits.idle, write_stall: limits.write_stall }
+        // A deadline of nothing would never let the task rest.
+        let header = limits.header.max(Duration::from_millis(1));
+        let idle = limits.idle.max(Duration::from_millis(10));
+        Self { header, idle, write_stall: limits.write_stall }
     }
 }
 

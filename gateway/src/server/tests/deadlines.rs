@@ -58,8 +58,11 @@ async fn a_request_being_answered_is_not_idle() {
     let mut peer = server.connect().await;
     // A head behind it that never ends must not hurt the request either.
     peer.send("GET /wait HTTP/1.1\r\nHost: h\r\n\r\nGET /next").await;
-    server.echo.started.notified().await;
-    tokio::time::sleep(SHORT * 3).await;
+    server.started().await;
+    // Two connections that are idle and mid-head show that both deadlines have run out.
+    for sent in ["GET /a HTTP/1.1\r\nHost: h\r\n\r\n", "GET /"] {
+        server.ask(sent).await;
+    }
     server.echo.release.notify_one();
     peer.until("waited").await;
     assert_eq!(peer.rest().await, "");

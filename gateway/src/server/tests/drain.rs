@@ -13,7 +13,7 @@ async fn a_drain_finishes_what_is_in_flight_and_closes_the_rest() {
     let silent = server.connect().await;
     let mut busy = server.connect().await;
     busy.send(WAIT).await;
-    server.echo.started.notified().await;
+    server.started().await;
 
     server.shutdown.drain();
     assert_eq!(idle.rest().await, "");
@@ -30,7 +30,7 @@ async fn the_drains_deadline_closes_by_force() {
     let server = TestServer::start(ServerLimits { drain: SHORT, ..ServerLimits::default() }).await;
     let mut busy = server.connect().await;
     busy.send(WAIT).await;
-    server.echo.started.notified().await;
+    server.started().await;
     server.shutdown.drain();
     assert_eq!(busy.rest().await, "");
     server.end().await;
@@ -41,7 +41,7 @@ async fn the_second_stage_aborts_at_once() {
     let server = TestServer::start(ServerLimits { drain: NEVER, ..ServerLimits::default() }).await;
     let mut busy = server.connect().await;
     busy.send(WAIT).await;
-    server.echo.started.notified().await;
+    server.started().await;
     server.shutdown.drain();
     server.shutdown.abort();
     assert_eq!(busy.rest().await, "");
@@ -54,7 +54,7 @@ async fn a_full_server_answers_503_with_retry_after_and_recovers() {
     let server = TestServer::start(limits).await;
     let mut busy = server.connect().await;
     busy.send(WAIT).await;
-    server.echo.started.notified().await;
+    server.started().await;
     let mut other = server.connect().await;
     other.send("GET /a HTTP/1.1\r\nHost: h\r\n\r\n").await;
     let answer = other.until("refused ").await;
@@ -84,7 +84,7 @@ async fn a_caller_that_leaves_frees_its_permit() {
         TestServer::start(ServerLimits { max_inflight: 1, ..ServerLimits::default() }).await;
     let mut leaver = server.connect().await;
     leaver.send(WAIT).await;
-    server.echo.started.notified().await;
+    server.started().await;
     drop(leaver);
     let mut peer = server.connect().await;
     let served = async {

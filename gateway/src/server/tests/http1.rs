@@ -240,3 +240,24 @@ async fn a_streamed_answer_arrives_whole() {
     let head = server.ask("HEAD /a b HTTP/1.1\r\nHost: h\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 400") && head.ends_with("\r\n\r\n"), "{head:?}");
 }
+
+#[tokio::test]
+async fn a_refusal_reaches_a_caller_that_is_still_sending() {
+    let server = TestServer::start(ServerLimits::default()).await;
+    let mut peer = server.connect().await;
+    let piece = "x".repeat(64 * 1024);
+    let head = "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 300000000\r\n\r\n";
+    peer.send(format!("{head}{piece}")).await;
+    peer.0.readable().await.unwrap();
+    // Many callers look for an answer only after a write that succeeded, and some systems drop
+    // what was received before a reset.
+    for _ in 0..4 {
+        peer.0.write_all(piece.as_bytes()).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    peer.0.shutdown().await.unwrap();
+    let mut answer = String::new();
+    let read = tokio::time::timeout(PATIENCE, peer.0.read_to_string(&mut answer)).await;
+    read.expect("the server closes").expect("without a reset");
+    assert_eq!(status(&answer), 413, "{answer:?}");
+}

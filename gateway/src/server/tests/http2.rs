@@ -87,7 +87,7 @@ async fn a_drain_lets_streams_end() {
     let (server, mut sender, connection) = start(limits).await;
     let waiting = sender.send_request(request("/wait").body(Full::default()).unwrap());
     let waiting = tokio::spawn(waiting);
-    server.echo.started.notified().await;
+    server.started().await;
     server.shutdown.drain();
     server.echo.release.notify_one();
     let answer = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap();
@@ -112,7 +112,7 @@ async fn a_stream_that_ends_early_frees_its_permit() {
     let (server, mut sender, _connection) = start(limits).await;
     let waiting = sender.send_request(request("/wait").body(Full::default()).unwrap());
     let waiting = tokio::spawn(waiting);
-    server.echo.started.notified().await;
+    server.started().await;
     let (status, _) = send(&mut sender, request("/a").body(Full::default()).unwrap()).await;
     assert_eq!(status, 503);
     waiting.abort();

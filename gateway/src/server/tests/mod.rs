@@ -123,6 +123,12 @@ impl TestServer {
         peer.rest().await
     }
 
+    /// Waits until the service has a `/wait` request.
+    async fn started(&self) {
+        let started = self.echo.started.notified();
+        tokio::time::timeout(PATIENCE, started).await.expect("the request is served");
+    }
+
     fn calls(&self) -> usize {
         self.echo.calls.load(Ordering::Relaxed)
     }
@@ -138,7 +144,8 @@ struct Peer(TcpStream);
 impl Peer {
     async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         // The server may refuse and close before it has everything.
-        let _sent = self.0.write_all(bytes.as_ref()).await.is_ok();
+        let sent = tokio::time::timeout(PATIENCE, self.0.write_all(bytes.as_ref())).await;
+        let _taken = sent.expect("the server reads or closes").is_ok();
     }
 
     /// Everything until the server closes; fails the test if it does not.

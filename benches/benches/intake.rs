@@ -1,0 +1,216 @@
+//! Intake: durable single requests and bulk, against the same server answering a constant body.
+//!
+//! `cargo bench -p bugler-benches --bench intake`. Server and generator are two processes on the
+//! same cores; cases are interleaved and medians compared, so that a noisy machine hits all alike.
+
+use bugler_gateway::BoxFuture;
+use bugler_gateway::api::{Api, ApiSettings, Shared};
+use bugler_gateway::auth::{Grant, KeyRing, Scope, TokenMinter, TokenVerifier};
+use bugler_gateway::clock::{Clock, SystemClock};
+use bugler_gateway::intake::Intake;
+use bugler_gateway::journal::Journal;
+use bugler_gateway::journal::disk::{DiskJournal, DiskOptions};
+use bugler_gateway::lifecycle::Shutdown;
+use bugler_gateway::model::OrganizationId;
+use bugler_gateway::server::{self, Refusal, ReplyBody, Request, Response, ServerLimits, Service};
+use bugler_gateway::store::Store;
+use bugler_gateway::store::directory;
+use bugler_gateway::store::disk::DiskStore;
+use bugler_loadtest::ledger::ClientLedger;
+use bugler_loadtest::load::{self, Dialect, LoadPlan, Mode, Stop};
+use bugler_loadtest::process;
+use std::error::Error;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ROUNDS: usize = 3;
+const ROUND: Duration = Duration::from_secs(4);
+const CONNECTIONS: usize = 256;
+
+type Failed = Box<dyn Error + Send + Sync>;
+
+fn main() -> Result<(), Failed> {
+    let role = std::env::args().skip(1).find(|arg| arg.starts_with("role="));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match role.as_deref() {
+        Some("role=constant") => runtime.block_on(serve(Arc::new(Constant))),
+        Some("role=intake") => {
+            let home = tempfile::tempdir()?;
+            runtime.block_on(async { serve(intake(home.path()).await?).await })
+        }
+        _ => runtime.block_on(compare()),
+    }
+}
+
+/// Reads the body, does nothing with it, answers.
+struct Constant;
+
+impl Service for Constant {
+    fn call(&self, request: Request) -> BoxFuture<'static, Response> {
+        Box::pin(async move {
+            let read = request.body.read(1 << 20).await;
+            let body = if read.is_ok() { "{\"id\":\"0\",\"state\":\"queued\"}" } else { "{}" };
+            Response::new(ReplyBody::from(body))
+        })
+    }
+
+    fn refuse(&self, _path: &str, _refusal: &Refusal) -> Response {
+        Response::new(ReplyBody::default())
+    }
+}
+
+/// The whole API over an embedded journal, without a dispatcher: what accepting costs.
+async fn intake(home: &Path) -> Result<Arc<dyn Service>, Failed> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let journal =
+        DiskJournal::open(&home.join("journal"), DiskOptions::default(), Arc::clone(&clock))?;
+    let journal: Arc<dyn Journal> = Arc::new(journal);
+    let store: Arc<dyn Store> = Arc::new(DiskStore::open(home)?);
+    let document = br#"{"organizations":[{"id":101,"name":"Acme"}]}"#;
+    let changes = directory::changes(document, store.as_ref(), clock.now()).await?;
+    store.apply(changes).await?;
+    let keys = Arc::new(KeyRing::load_or_create(&home.join("keys.json"))?);
+    let minter = TokenMinter::new(Arc::clone(&keys), "bench", "bench", Arc::clone(&clock))?;
+    let grant = Grant {
+        organization: OrganizationId(101),
+        scope: Scope::Organization,
+        subject: String::from("bench"),
+        lifetime: Duration::from_hours(1),
+        limited_to: None,
+    };
+    writeln!(std::io::stdout(), "token {}", minter.mint(&grant)?)?;
+    Ok(Arc::new(Api::new(Shared {
+        intake: Intake::new(journal, Arc::clone(&clock)),
+        store,
+        verifier: TokenVerifier::new(keys, "bench", "bench", clock),
+        settings: ApiSettings {
+            max_body: 256 << 10,
+            bulk_max_body: 16 << 20,
+            region: String::from("us-east-1"),
+        },
+    })))
+}
+
+async fn serve(service: Arc<dyn Service>) -> Result<(), Failed> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let mut out = std::io::stdout();
+    writeln!(out, "url http://{}", listener.local_addr()?)?;
+    out.flush()?;
+    let limits = ServerLimits { connections_per_peer: 4096, ..ServerLimits::default() };
+    server::serve(listener, None, limits, service, Shutdown::new()).await;
+    Ok(())
+}
+
+/// A server in a process of its own.
+struct Role {
+    child: Child,
+    url: String,
+    token: String,
+}
+
+impl Role {
+    fn start(role: &str) -> Result<Self, Failed> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg(format!("role={role}"))
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let out = child.stdout.take().ok_or("no standard output")?;
+        let (mut url, mut token) = (String::new(), String::from("none"));
+        for line in BufReader::new(out).lines() {
+            let line = line?;
+            if let Some(found) = line.strip_prefix("token ") {
+                found.clone_into(&mut token);
+            }
+            if let Some(found) = line.strip_prefix("url ") {
+                found.clone_into(&mut url);
+                break;
+            }
+        }
+        Ok(Self { child, url, token })
+    }
+
+    /// Notifications per second and server CPU microseconds per notification.
+    async fn load(&self, mode: Mode, connections: usize) -> Result<(f64, f64), Failed> {
+        let plan = LoadPlan {
+            url: self.url.clone(),
+            token: self.token.clone(),
+            mode,
+            connections,
+            stop: Stop::After(ROUND),
+            ..LoadPlan::default()
+        };
+        let before = process::sample(self.child.id())?;
+        let ledger = Arc::new(ClientLedger::open(1, None)?);
+        let report = load::run(plan, ledger).await?;
+        let after = process::sample(self.child.id())?;
+        let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e6;
+        if report.accepted != report.sent {
+            return Err(
+                format!("{} of {} refused", report.sent - report.accepted, report.sent).into()
+            );
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a count shown with three digits")]
+        let accepted = report.accepted.max(1) as f64;
+        Ok((report.notifications_per_s(), cpu / accepted))
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        // A server that already ended needs no killing.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+async fn compare() -> Result<(), Failed> {
+    let (constant, intake) = (Role::start("constant")?, Role::start("intake")?);
+    let idle = process::sample(intake.child.id())?.rss_bytes;
+    let single = || Mode::Single(Dialect::Native);
+    let bulk = || Mode::Bulk { lines_per_request: 1000 };
+    let mut rates = [const { Vec::new() }; 3];
+    let mut costs = [const { Vec::new() }; 3];
+    for _ in 0..ROUNDS {
+        let cases = [
+            constant.load(single(), CONNECTIONS).await?,
+            intake.load(single(), CONNECTIONS).await?,
+            intake.load(bulk(), 8).await?,
+        ];
+        for (case, (rate, cost)) in cases.into_iter().enumerate() {
+            rates[case].push(rate);
+            costs[case].push(cost);
+        }
+    }
+    let rates = rates.map(median);
+    let costs = costs.map(median);
+    let mut out = std::io::stdout();
+    for (name, case) in [("constant body", 0), ("durable single", 1), ("durable bulk", 2)] {
+        writeln!(
+            out,
+            "{name:<16} {:>9.0} /s   {:>6.2} us server CPU each",
+            rates[case], costs[case]
+        )?;
+    }
+    writeln!(out, "idle resident memory   {} KiB", idle / 1024)?;
+    let verdicts = [
+        ("durable single / constant body", rates[1] / rates[0], 0.65),
+        ("bulk / single", rates[2] / rates[1], 8.0),
+    ];
+    for (name, ratio, goal) in verdicts {
+        let mark = if ratio >= goal { "ok" } else { "MISSED" };
+        writeln!(out, "{name:<32} {ratio:>6.2}   goal {goal}   {mark}")?;
+    }
+    Ok(())
+}

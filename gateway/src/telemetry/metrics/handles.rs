@@ -1,0 +1,254 @@
+//! Metric handles that belong to someone: a route, a dialect, a shard, a rule, a provider.
+
+use super::Labeled;
+use crate::telemetry::catalog as name;
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use std::time::Duration;
+
+/// Final states and results known ahead; others are counted as `other`.
+const OUTCOMES: &[&str] = &["delivered", "rejected", "expired", "suppressed", "canceled", "dead"];
+const RESULTS: &[&str] = &["delivered", "retry", "unknown", "gone", "rejected", "hold"];
+const STATUS_CLASSES: &[&str] = &["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Requests being worked on; kept by the server.
+#[derive(Debug)]
+pub struct InflightMetrics(Gauge);
+
+impl InflightMetrics {
+    /// For the listener `listener` (`api`, `admin`).
+    #[must_use]
+    pub fn new(listener: &'static str) -> Self {
+        Self(gauge!(name::HTTP_INFLIGHT_REQUESTS, "listener" => listener))
+    }
+
+    /// `requests` are being worked on; sampled, since a gauge moved by every request costs more
+    /// than it tells.
+    pub fn set(&self, requests: usize) {
+        self.0.set(u32::try_from(requests).unwrap_or(u32::MAX));
+    }
+}
+
+/// The RED series of one route.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    requests: Labeled<Counter>,
+    duration: Histogram,
+    bytes: Histogram,
+}
+
+impl RouteMetrics {
+    /// `route` is the route's pattern or name, never a path.
+    #[must_use]
+    pub fn new(dialect: &'static str, route: &'static str, method: &'static str) -> Self {
+        let requests = |class| {
+            counter!(name::HTTP_REQUESTS_TOTAL, "dialect" => dialect, "route" => route,
+                "method" => method, "status_class" => class)
+        };
+        Self {
+            requests: Labeled::new(STATUS_CLASSES, requests),
+            duration: histogram!(name::HTTP_REQUEST_DURATION_SECONDS, "dialect" => dialect,
+                "route" => route, "method" => method),
+            bytes: histogram!(name::HTTP_REQUEST_BYTES, "dialect" => dialect, "route" => route),
+        }
+    }
+
+    /// Counts one answer with HTTP `status`.
+    pub fn answered(&self, status: u16, elapsed: Duration) {
+        let class = match status {
+            100..200 => "1xx",
+            200..300 => "2xx",
+            300..400 => "3xx",
+            400..500 => "4xx",
+            _ => "5xx",
+        };
+        self.requests.with(class, |c| c.increment(1));
+        self.duration.record(elapsed);
+    }
+
+    /// Records a body of `bytes`.
+    pub fn received(&self, bytes: u32) {
+        self.bytes.record(bytes);
+    }
+}
+
+/// What one dialect took in.
+#[derive(Debug)]
+pub struct IntakeMetrics {
+    dialect: &'static str,
+    accepted: Counter,
+    replayed: Counter,
+}
+
+impl IntakeMetrics {
+    #[must_use]
+    pub fn new(dialect: &'static str) -> Self {
+        Self {
+            dialect,
+            accepted: counter!(name::NOTIFICATIONS_ACCEPTED_TOTAL, "dialect" => dialect),
+            replayed: counter!(name::IDEMPOTENT_REPLAYS_TOTAL, "dialect" => dialect),
+        }
+    }
+
+    pub fn accepted(&self, notifications: u64) {
+        self.accepted.increment(notifications);
+    }
+
+    pub fn replayed(&self) {
+        self.replayed.increment(1);
+    }
+
+    /// `reason` is one of the failure classes.
+    pub fn rejected(&self, reason: &'static str) {
+        counter!(name::NOTIFICATIONS_REJECTED_TOTAL, "dialect" => self.dialect,
+            "reason" => reason)
+        .increment(1);
+    }
+}
+
+/// The backlog of one shard.
+#[derive(Debug)]
+pub struct ShardMetrics {
+    entries: Gauge,
+    bytes: Gauge,
+    timers: Gauge,
+}
+
+impl ShardMetrics {
+    #[must_use]
+    pub fn new(shard: u16) -> Self {
+        let shard = shard.to_string();
+        Self {
+            entries: gauge!(name::LOG_PENDING_ENTRIES, "shard" => shard.clone()),
+            bytes: gauge!(name::LOG_PENDING_BYTES, "shard" => shard.clone()),
+            timers: gauge!(name::LOG_TIMERS, "shard" => shard),
+        }
+    }
+
+    /// Sets the present backlog; numbers above 2³² − 1 are shown as that.
+    pub fn backlog(&self, entries: u64, bytes: u64, timers: u64) {
+        let shown = |n: u64| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
+        self.entries.set(shown(entries));
+        self.bytes.set(shown(bytes));
+        self.timers.set(shown(timers));
+    }
+}
+
+/// One rule version.
+#[derive(Debug)]
+pub struct RuleMetrics {
+    rule: String,
+    version: String,
+    items: Counter,
+    fuel: Counter,
+    duration: Histogram,
+}
+
+impl RuleMetrics {
+    #[must_use]
+    pub fn new(rule: &str, version: &str) -> Self {
+        let (rule, version) = (rule.to_owned(), version.to_owned());
+        Self {
+            items: counter!(name::RULE_ITEMS_TOTAL, "rule" => rule.clone(),
+                "version" => version.clone()),
+            fuel: counter!(name::RULE_FUEL_TOTAL, "rule" => rule.clone(),
+                "version" => version.clone()),
+            duration: histogram!(name::RULE_BATCH_DURATION_SECONDS, "rule" => rule.clone(),
+                "version" => version.clone()),
+            rule,
+            version,
+        }
+    }
+
+    /// One call of the rule over `items`.
+    pub fn evaluated(&self, items: u64, fuel: u64, elapsed: Duration) {
+        self.items.increment(items);
+        self.fuel.increment(fuel);
+        self.duration.record(elapsed);
+    }
+
+    /// `decision` is a word of the rule ABI, never the rule's own text.
+    pub fn decided(&self, decision: &'static str, items: u64) {
+        counter!(name::RULE_DECISIONS_TOTAL, "rule" => self.rule.clone(),
+            "version" => self.version.clone(), "decision" => decision)
+        .increment(items);
+    }
+
+    /// `kind`: `trap`, `deadline`, `fuel`, `memory`, `output`.
+    pub fn broke(&self, kind: &'static str) {
+        counter!(name::RULE_ERRORS_TOTAL, "rule" => self.rule.clone(),
+            "version" => self.version.clone(), "kind" => kind)
+        .increment(1);
+    }
+}
+
+/// One provider credential.
+#[derive(Debug)]
+pub struct ProviderMetrics {
+    results: Labeled<Counter>,
+    duration: Histogram,
+    inflight: Gauge,
+}
+
+impl ProviderMetrics {
+    /// `app` is the configured name of the credential.
+    #[must_use]
+    pub fn new(channel: &'static str, app: &str) -> Self {
+        let app = app.to_owned();
+        let result = |result| {
+            counter!(name::PROVIDER_REQUESTS_TOTAL, "channel" => channel, "app" => app.clone(),
+                "result" => result)
+        };
+        Self {
+            results: Labeled::new(RESULTS, result),
+            duration: histogram!(name::PROVIDER_REQUEST_DURATION_SECONDS, "channel" => channel,
+                "app" => app.clone()),
+            inflight: gauge!(name::PROVIDER_INFLIGHT_REQUESTS, "channel" => channel, "app" => app),
+        }
+    }
+
+    pub fn started(&self) {
+        self.inflight.increment(1.0);
+    }
+
+    /// Ends what [`ProviderMetrics::started`] began; `result` as in the timeline.
+    pub fn ended(&self, result: &str, elapsed: Duration) {
+        self.inflight.decrement(1.0);
+        self.results.with(result, |c| c.increment(1));
+        self.duration.record(elapsed);
+    }
+}
+
+/// The deliveries of one channel.
+#[derive(Debug)]
+pub struct DeliveryMetrics {
+    outcomes: Labeled<Counter>,
+    duration: Histogram,
+    retries: Counter,
+}
+
+impl DeliveryMetrics {
+    #[must_use]
+    pub fn new(channel: &'static str) -> Self {
+        let outcome =
+            |outcome| counter!(name::DELIVERIES_TOTAL, "channel" => channel, "outcome" => outcome);
+        Self {
+            outcomes: Labeled::new(OUTCOMES, outcome),
+            duration: histogram!(name::DELIVERY_DURATION_SECONDS, "channel" => channel),
+            retries: counter!(name::RETRIES_TOTAL, "channel" => channel),
+        }
+    }
+
+    /// `outcome` is the final state's word.
+    pub fn settled(&self, outcome: &str) {
+        self.outcomes.with(outcome, |c| c.increment(1));
+    }
+
+    /// Time from acceptance to the provider's acceptance.
+    pub fn delivered_after(&self, elapsed: Duration) {
+        self.duration.record(elapsed);
+    }
+
+    pub fn retried(&self) {
+        self.retries.increment(1);
+    }
+}
