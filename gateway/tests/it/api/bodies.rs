@@ -133,7 +133,9 @@ async fn an_http2_body_of_unknown_length_is_cut_off_at_the_limit() {
 #[tokio::test]
 async fn requests_that_break_http_are_refused() {
     let (_home, gateway, token) = gateway().await;
-    let auth = format!("Authorization: Bearer {token}\r\nContent-Type: application/json");
+    let auth = format!(
+        "Authorization: Bearer {token}\r\nConnection: close\r\nContent-Type: application/json"
+    );
     let post = format!("POST {JIGX} HTTP/1.1\r\n");
     let body = padded(60);
     let right = |lines: &str| format!("{post}{lines}{auth}\r\n\r\n{body}");

@@ -82,6 +82,7 @@ impl Case {
             case.name = format!("{} [{value}]", self.name);
             case.path = self.path.as_ref().map(put);
             case.body = self.body.as_ref().map(put);
+            case.answer = self.answer.as_ref().map(put);
             case.method = put(&self.method);
             case.content_type = put(&self.content_type);
             case.token = self.token.as_ref().map(put);
