@@ -25,8 +25,8 @@ use crate::server::{Refusal, Request, Response, Service};
 use crate::store::{OrganizationRef, Store, UserRef};
 use crate::telemetry::metrics::{IntakeMetrics, RouteMetrics};
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, Method};
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -203,12 +203,20 @@ impl Api {
         let parameter = percent_decode(parameter).ok_or_else(unknown)?;
         let route = found.value.iter().find(|(known, _)| known == method);
         let wrong_method = || {
-            let allowed: Vec<_> = found.value.iter().map(|(known, _)| known.as_str()).collect();
-            let text = format!("this path serves {}", allowed.join(", "));
+            let text = format!("this path serves {}", methods(found.value));
             Failure::new(FailureClass::MethodNotAllowed, text)
         };
         route.map(|(_, route)| (*route, parameter)).ok_or_else(wrong_method)
     }
+
+    fn allowed(&self, path: &str) -> Option<(HeaderName, HeaderValue)> {
+        let found = self.routes.at(path).ok()?;
+        Some((ALLOW, HeaderValue::try_from(methods(found.value)).ok()?))
+    }
+}
+
+fn methods(served: &[(Method, Route)]) -> String {
+    served.iter().map(|(method, _)| method.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn label_of(dialect: Dialect) -> &'static str {
@@ -250,7 +258,11 @@ impl Service for Api {
         let (route, parameter) = match self.route(&request.method, request.path()) {
             Ok(found) => found,
             Err(failure) => {
-                let response = dialect.render(&failure);
+                let mut response = dialect.render(&failure);
+                if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+                    // RFC 9110 section 15.5.6: a 405 says what is allowed.
+                    response.headers_mut().extend(self.allowed(request.path()));
+                }
                 return Box::pin(std::future::ready(response));
             }
         };
@@ -425,13 +437,22 @@ impl Shared {
     }
 }
 
+/// The one `Content-Type`; with several, two readers could each follow another.
+fn content_type(headers: &HeaderMap) -> Option<&str> {
+    let mut sent = headers.get_all(CONTENT_TYPE).iter();
+    match (sent.next(), sent.next()) {
+        (Some(only), None) => only.to_str().ok(),
+        _ => None,
+    }
+}
+
 /// Refuses a body that does not say it is JSON in UTF-8.
 fn check_json_type(headers: &HeaderMap) -> Result<(), Failure> {
     let unsupported = || {
         let text = "send the body as Content-Type: application/json";
         Failure::new(FailureClass::UnsupportedMediaType, text)
     };
-    let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).ok_or_else(unsupported)?;
+    let value = content_type(headers).ok_or_else(unsupported)?;
     let mut parts = value.split(';').map(str::trim);
     let media = parts.next().unwrap_or_default().to_ascii_lowercase();
     let is_json = media == "application/json"

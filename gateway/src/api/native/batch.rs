@@ -66,7 +66,7 @@ pub(in crate::api) async fn batch(
 }
 
 fn check_type(headers: &HeaderMap) -> Result<(), Failure> {
-    let media = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let media = crate::api::content_type(headers).unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media.as_str() {
         "application/x-ndjson"
