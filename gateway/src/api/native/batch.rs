@@ -66,7 +66,7 @@ pub(in crate::api) async fn batch(
 }
 
 fn check_type(headers: &HeaderMap) -> Result<(), Failure> {
-    let media = crate::api::content_type(headers).unwrap_or_default();
+    let media = crate::api::shared::content_type(headers).unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media.as_str() {
         "application/x-ndjson"
@@ -81,12 +81,10 @@ fn check_type(headers: &HeaderMap) -> Result<(), Failure> {
 }
 
 fn batch_key(headers: &HeaderMap) -> Result<Option<Bytes>, Failure> {
+    let Some(key) = crate::api::shared::idempotency_key(headers)? else { return Ok(None) };
     // Checked here, so that a bad key refuses the request instead of every line.
-    if Shared::request_key(OrganizationId(0), "", headers, &[])?.is_none() {
-        return Ok(None);
-    }
-    let key = headers.get(crate::api::IDEMPOTENCY_KEY);
-    Ok(key.map(|key| Bytes::copy_from_slice(key.as_bytes())))
+    RequestKey::new(OrganizationId(0), "", key.as_bytes(), &[])?;
+    Ok(Some(Bytes::copy_from_slice(key.as_bytes())))
 }
 
 /// Lines waiting for one commit, and the results they will have.
@@ -217,6 +215,7 @@ impl Batch {
             let text = format!("the line is longer than {LINE_BYTES_MAX} bytes");
             return Err(Failure::new(FailureClass::TooLarge, text).into());
         }
+        self.shared.throttle(self.caller.organization)?;
         let wire = Wire::parse(line)?;
         let org = match wire.organization {
             None => self.caller.organization,
