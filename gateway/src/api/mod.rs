@@ -27,7 +27,8 @@ use crate::api::failure::{Failure, FailureClass};
 use crate::api::route::{Dialect, Route, label_of, method_label, percent_decode};
 use crate::server::{Refusal, Request, Response, Service};
 use crate::telemetry::metrics::{IntakeMetrics, RouteMetrics};
-use http::Method;
+use http::header::ALLOW;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -90,12 +91,20 @@ impl Api {
         let parameter = percent_decode(parameter).ok_or_else(unknown)?;
         let route = found.value.iter().find(|(known, _)| known == method);
         let wrong_method = || {
-            let allowed: Vec<_> = found.value.iter().map(|(known, _)| known.as_str()).collect();
-            let text = format!("this path serves {}", allowed.join(", "));
+            let text = format!("this path serves {}", methods(found.value));
             Failure::new(FailureClass::MethodNotAllowed, text)
         };
         route.map(|(_, route)| (*route, parameter)).ok_or_else(wrong_method)
     }
+
+    fn allowed(&self, path: &str) -> Option<(HeaderName, HeaderValue)> {
+        let found = self.routes.at(path).ok()?;
+        Some((ALLOW, HeaderValue::try_from(methods(found.value)).ok()?))
+    }
+}
+
+fn methods(served: &[(Method, Route)]) -> String {
+    served.iter().map(|(method, _)| method.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 impl Api {
@@ -126,7 +135,11 @@ impl Service for Api {
         let (route, parameter) = match self.route(&request.method, request.path()) {
             Ok(found) => found,
             Err(failure) => {
-                let response = dialect.render(&failure);
+                let mut response = dialect.render(&failure);
+                if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+                    // RFC 9110 section 15.5.6: a 405 says what is allowed.
+                    response.headers_mut().extend(self.allowed(request.path()));
+                }
                 return Box::pin(std::future::ready(response));
             }
         };

@@ -9,13 +9,13 @@ use crate::server::Request;
 use crate::store::{OrganizationRef, Store, UserRef};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Blynk documents a request limit of 2 MB.
 pub const BLYNK_BODY_MAX: u64 = 2_000_000;
-pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Organizations above the one a token names; the tree is at most this deep.
 const TREE_DEPTH_MAX: usize = 16;
 
@@ -169,13 +169,27 @@ impl Head {
         org: OrganizationId,
         body: &[u8],
     ) -> Result<Option<RequestKey>, Failure> {
-        let mut keys = self.headers.get_all(IDEMPOTENCY_KEY).iter();
-        let Some(key) = keys.next() else { return Ok(None) };
-        if keys.next().is_some() {
-            return Err(Failure::field("Idempotency-Key", "is there more than once"));
-        }
+        let Some(key) = idempotency_key(&self.headers)? else { return Ok(None) };
         let path = self.uri.path().trim_end_matches('/');
         Ok(Some(RequestKey::new(org, path, key.as_bytes(), body)?))
+    }
+}
+
+/// The one `Idempotency-Key`, if there is any.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Failure> {
+    let mut sent = headers.get_all(IDEMPOTENCY_KEY).iter();
+    match (sent.next(), sent.next()) {
+        (key, None) => Ok(key),
+        (_, Some(_)) => Err(Failure::field("Idempotency-Key", "is there more than once")),
+    }
+}
+
+/// The one `Content-Type`; with several, two readers could each follow another.
+pub(crate) fn content_type(headers: &HeaderMap) -> Option<&str> {
+    let mut sent = headers.get_all(CONTENT_TYPE).iter();
+    match (sent.next(), sent.next()) {
+        (Some(only), None) => only.to_str().ok(),
+        _ => None,
     }
 }
 
@@ -185,7 +199,7 @@ fn check_json_type(headers: &HeaderMap) -> Result<(), Failure> {
         let text = "send the body as Content-Type: application/json";
         Failure::new(FailureClass::UnsupportedMediaType, text)
     };
-    let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).ok_or_else(unsupported)?;
+    let value = content_type(headers).ok_or_else(unsupported)?;
     let mut parts = value.split(';').map(str::trim);
     let media = parts.next().unwrap_or_default().to_ascii_lowercase();
     let is_json = media == "application/json"
