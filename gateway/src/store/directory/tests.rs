@@ -31,8 +31,9 @@ async fn import(store: &DiskStore, document: &Value, now: u64) -> usize {
     count
 }
 
-async fn organization(store: &DiskStore, id: OrganizationId) -> Arc<Organization> {
-    store.organization(OrganizationRef::Id(id)).await.unwrap().unwrap()
+async fn organization(store: &DiskStore, id: OrganizationId) -> Organization {
+    let found = store.organization(OrganizationRef::Id(id)).await.unwrap().unwrap();
+    Arc::unwrap_or_clone(found)
 }
 
 async fn user(store: &DiskStore, email: &str) -> User {
