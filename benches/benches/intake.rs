@@ -95,6 +95,7 @@ async fn intake(home: &Path) -> Result<Arc<dyn Service>, Failed> {
             bulk_max_body: 16 << 20,
             region: String::from("us-east-1"),
         },
+        limit: None,
     })))
 }
 

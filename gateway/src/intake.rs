@@ -107,24 +107,26 @@ fn hash(parts: &[&[u8]]) -> [u8; 16] {
     short
 }
 
-/// Keeps a key for itself while its first request is being answered.
+type RunningKeys = Arc<Mutex<HashSet<[u8; 16]>>>;
+
+/// Keeps a key for itself while its first request is being answered: until that is stored.
 #[derive(Debug)]
-pub struct Running<'a> {
-    intake: &'a Intake,
+pub struct Running {
+    running: RunningKeys,
     key: [u8; 16],
 }
 
-impl Drop for Running<'_> {
+impl Drop for Running {
     fn drop(&mut self) {
-        self.intake.running.lock().remove(&self.key);
+        self.running.lock().remove(&self.key);
     }
 }
 
 /// What is known of a key before its request is worked on.
 #[derive(Debug)]
-pub enum KeyState<'a> {
+pub enum KeyState {
     /// Ours to answer, as long as this guard lives.
-    First(Running<'a>),
+    First(Running),
     Replay(Answer),
 }
 
@@ -133,13 +135,13 @@ pub enum KeyState<'a> {
 pub struct Intake {
     journal: Arc<dyn Journal>,
     clock: Arc<dyn Clock>,
-    running: Mutex<HashSet<[u8; 16]>>,
+    running: RunningKeys,
 }
 
 impl Intake {
     #[must_use]
     pub fn new(journal: Arc<dyn Journal>, clock: Arc<dyn Clock>) -> Self {
-        Self { journal, clock, running: Mutex::default() }
+        Self { journal, clock, running: RunningKeys::default() }
     }
 
     #[must_use]
@@ -168,11 +170,11 @@ impl Intake {
     }
 
     /// Claims a key, or finds the answer its first request got.
-    pub async fn begin(&self, request: RequestKey) -> Result<KeyState<'_>, IntakeError> {
+    pub async fn begin(&self, request: RequestKey) -> Result<KeyState, IntakeError> {
         if !self.running.lock().insert(request.key) {
             return Err(IntakeError::KeyBusy);
         }
-        let guard = Running { intake: self, key: request.key };
+        let guard = Running { running: Arc::clone(&self.running), key: request.key };
         match self.journal.remembered(request.key, self.clock.now()).await? {
             Remembered::No => Ok(KeyState::First(guard)),
             Remembered::Yes { body, .. } if body != request.body => Err(IntakeError::KeyReused),

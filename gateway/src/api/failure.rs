@@ -32,6 +32,7 @@ pub(crate) enum FailureClass {
 
 impl FailureClass {
     /// Every class, for tables.
+    #[cfg(test)]
     pub(crate) const ALL: [Self; 16] = [
         Self::Invalid,
         Self::NoToken,

@@ -21,6 +21,12 @@ impl Faults {
         self.0.push(FieldFault { path: path.into(), problem: problem.into() });
     }
 
+    /// True if a fault of the member at `path`, or of something inside it, was found.
+    pub(crate) fn concern(&self, path: &str) -> bool {
+        let is_inside = |rest: &str| rest.is_empty() || rest.starts_with(['.', '[']);
+        self.0.iter().any(|fault| fault.path.strip_prefix(path).is_some_and(is_inside))
+    }
+
     /// `Ok` if nothing was wrong.
     pub(crate) fn into_result(self) -> Result<(), Failure> {
         if self.0.is_empty() { Ok(()) } else { Err(Failure::invalid(self.0)) }

@@ -4,13 +4,14 @@ use crate::api::failure::Failure;
 use crate::intake::Answer;
 use crate::server::{ReplyBody, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
 pub(crate) const NOTIFICATION_ID: HeaderName = HeaderName::from_static("bugler-notification-id");
 pub(crate) const DURABILITY: HeaderName = HeaderName::from_static("bugler-durability");
 const ERROR: HeaderName = HeaderName::from_static("bugler-error");
 const DETAIL: HeaderName = HeaderName::from_static("bugler-error-detail");
+const HEADERS: usize = 12;
 const DETAIL_MAX: usize = 500;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -26,6 +27,8 @@ pub(crate) fn json(status: u16, body: impl Into<ReplyBody>) -> Response {
 /// An answer without a body.
 pub(crate) fn empty(status: u16) -> Response {
     let mut response = Response::new(ReplyBody::default());
+    // For the headers that every answer ends up with.
+    *response.headers_mut() = HeaderMap::with_capacity(HEADERS);
     *response.status_mut() =
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response

@@ -10,7 +10,7 @@ mod build;
 pub use build::BuildError;
 
 use crate::admin::AdminService;
-use crate::api::{Api, ApiSettings, Shared};
+use crate::api::{Api, ApiSettings, SendLimit, Shared};
 use crate::auth::{KeyError, KeyRing, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -257,6 +257,7 @@ fn service(
             bulk_max_body: config.server.bulk_max_body.0,
             region: String::from("us-east-1"),
         },
+        limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
     }))
 }
 

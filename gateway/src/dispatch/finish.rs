@@ -2,14 +2,15 @@
 
 use crate::BoxFuture;
 use crate::dispatch::Context;
+use crate::dispatch::counters::word;
 use crate::dispatch::lane::{Finish, Queued};
-use crate::dispatch::retry::Next;
+use crate::dispatch::retry::{Next, Tried};
 use crate::dispatch::settle::Report;
 use crate::dispatch::work::{Work, decode_event};
 use crate::journal::Resolution;
 use crate::model::{
-    Attempt, DeliveryId, FinalState, Millis, Notification, Outcome, ProviderName, Target,
-    TargetRef, TimelineEvent,
+    Attempt, DeliveryId, FinalState, Millis, Notification, Outcome, Target, TargetRef,
+    TimelineEvent,
 };
 use crate::store::Change;
 use std::sync::Arc;
@@ -31,14 +32,8 @@ impl Finisher {
         let Queued { delivery, overrides, tracker, settler, permit } = queued;
         let now = self.context.clock.now();
         let provider = delivery.target.provider();
-        let next = self.context.settings.retry.after(
-            provider,
-            &attempt,
-            delivery.attempt,
-            now,
-            delivery.expires_at,
-            rand::random(),
-        );
+        let tried = Tried { provider, made: delivery.attempt, expires_at: delivery.expires_at };
+        let next = self.context.settings.retry.after(tried, &attempt, now, rand::random());
         let (state, retry_at) = match next {
             Next::Final(state) => (Some(state), None),
             Next::Gone => (Some(FinalState::Rejected), None),
@@ -51,8 +46,8 @@ impl Finisher {
         report.events.push(event(&delivery, &attempt, now, retry_at, state));
         let resolution = state.map_or(Resolution::Moved, Resolution::Final);
         report.resolved.push((delivery.id, resolution));
-        if let Some(state) = state {
-            count(provider, state);
+        if state == Some(FinalState::Delivered) {
+            self.context.counters.delivered(&delivery, now);
         }
         let again = || Work::Retry {
             notification: (*delivery.notification).clone(),
@@ -100,13 +95,13 @@ fn event(
     retry_at: Option<Millis>,
     state: Option<FinalState>,
 ) -> TimelineEvent {
-    let (outcome, cause) = match attempt.outcome {
-        Outcome::Delivered => ("delivered", None),
-        Outcome::Retry { cause, .. } => ("retry", Some(cause)),
-        Outcome::Unknown { cause } => ("unknown", Some(cause)),
-        Outcome::Gone { cause } => ("gone", Some(cause)),
-        Outcome::Rejected { cause } => ("rejected", Some(cause)),
-        Outcome::Hold { cause } => ("hold", Some(cause)),
+    let cause = match attempt.outcome {
+        Outcome::Delivered => None,
+        Outcome::Retry { cause, .. }
+        | Outcome::Unknown { cause }
+        | Outcome::Gone { cause }
+        | Outcome::Rejected { cause }
+        | Outcome::Hold { cause } => Some(cause),
     };
     let reason = attempt.reason.clone().map(|mut reason| {
         let end = reason.floor_char_boundary(REASON_MAX);
@@ -118,7 +113,7 @@ fn event(
         delivery: delivery.id,
         target: delivery.target.key(),
         attempt: delivery.attempt,
-        outcome: outcome.to_owned(),
+        outcome: word(attempt).to_owned(),
         cause: cause.map(str::to_owned),
         status: attempt.status,
         reason,
@@ -162,6 +157,3 @@ pub(super) async fn any_delivered(
         finished.is_some_and(|(id, state)| state == FinalState::Delivered && wanted.contains(&id))
     })
 }
-
-/// Counts a final state.
-pub(super) fn count(_provider: ProviderName, _state: FinalState) {}

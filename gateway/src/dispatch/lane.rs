@@ -3,10 +3,12 @@
 //! A lane takes what waits, up to the provider's batch size and free in-flight slots, and sends
 //! it. A full lane refuses: the delivery goes back to the journal, never into memory.
 
+use crate::dispatch::counters;
 use crate::dispatch::settle::{Settler, Tracker};
 use crate::dispatch::work::Overrides;
 use crate::model::{Attempt, Delivery, ProviderName};
 use crate::providers::Provider;
+use crate::telemetry::metrics::ProviderMetrics;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
@@ -127,6 +129,7 @@ impl Lanes {
             in_flight: Arc::default(),
             freed: Arc::default(),
             progress: Arc::clone(&lane.progress),
+            metrics: Arc::new(counters::lane(key.0, &key.1)),
         };
         tokio::spawn(worker.run(from));
         lanes.insert(key.clone(), lane.clone());
@@ -142,6 +145,7 @@ struct Worker {
     in_flight: Arc<AtomicUsize>,
     freed: Arc<Notify>,
     progress: Arc<AtomicU64>,
+    metrics: Arc<ProviderMetrics>,
 }
 
 impl Worker {
@@ -189,7 +193,9 @@ impl Worker {
             in_flight: Arc::clone(&self.in_flight),
             freed: Arc::clone(&self.freed),
             progress: Arc::clone(&self.progress),
+            metrics: Arc::clone(&self.metrics),
         };
+        batch.iter().for_each(|_| self.metrics.started());
         tokio::spawn(send(provider, finish, slots, batch));
     }
 }
@@ -198,10 +204,12 @@ struct Slots {
     in_flight: Arc<AtomicUsize>,
     freed: Arc<Notify>,
     progress: Arc<AtomicU64>,
+    metrics: Arc<ProviderMetrics>,
 }
 
 impl Slots {
-    fn release(&self) {
+    fn release(&self, attempt: &Attempt) {
+        self.metrics.ended(counters::word(attempt), attempt.elapsed);
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
         self.progress.fetch_add(1, Ordering::Relaxed);
         self.freed.notify_one();
@@ -223,7 +231,7 @@ async fn send(
     let report = |index: usize, attempt: Attempt| {
         let queued = rest.get(index).and_then(|slot| slot.lock().take());
         let Some(queued) = queued else { return };
-        slots.release();
+        slots.release(&attempt);
         tokio::spawn(Arc::clone(&finish).finish(queued, attempt));
     };
     provider.send(&deliveries, &report).await;

@@ -7,6 +7,7 @@
 pub mod retry;
 pub mod work;
 
+mod counters;
 mod expand;
 mod finish;
 mod lane;
@@ -17,6 +18,7 @@ mod shard;
 mod tests;
 
 use crate::clock::Clock;
+use crate::dispatch::counters::Counters;
 use crate::dispatch::finish::Finisher;
 use crate::dispatch::lane::Lanes;
 use crate::dispatch::retry::RetryPolicy;
@@ -98,6 +100,7 @@ struct Context {
     clock: Arc<dyn Clock>,
     settings: DispatchSettings,
     in_flight: Arc<Semaphore>,
+    counters: Arc<Counters>,
 }
 
 impl Context {
@@ -148,8 +151,16 @@ impl Dispatcher {
     pub fn start(parts: DispatcherParts) -> Self {
         let DispatcherParts { journal, store, rules, providers, clock, settings } = parts;
         let in_flight = Arc::new(Semaphore::new(settings.max_in_flight));
-        let context =
-            Arc::new(Context { journal, store, rules, providers, clock, settings, in_flight });
+        let context = Arc::new(Context {
+            journal,
+            store,
+            rules,
+            providers,
+            clock,
+            settings,
+            in_flight,
+            counters: Counters::new(),
+        });
         let finisher = Finisher::new(Arc::clone(&context));
         let lanes = Lanes::new(context.settings.lane_capacity, Arc::new(finisher));
         let (stop, stopped) = watch::channel(false);

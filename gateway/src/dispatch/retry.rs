@@ -44,6 +44,15 @@ impl Default for RetryPolicy {
     }
 }
 
+/// A delivery that was tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried {
+    pub provider: ProviderName,
+    /// Tries so far, this one included.
+    pub made: u16,
+    pub expires_at: Millis,
+}
+
 /// What to do with a delivery after a try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -54,17 +63,10 @@ pub enum Next {
 }
 
 impl RetryPolicy {
-    /// Decides after try number `made` (from 1). `random` is uniform in 0..1.
+    /// Decides after a try that ended at `now`. `random` is uniform in 0..1.
     #[must_use]
-    pub fn after(
-        &self,
-        provider: ProviderName,
-        attempt: &Attempt,
-        made: u16,
-        now: Millis,
-        expires_at: Millis,
-        random: f64,
-    ) -> Next {
+    pub fn after(&self, delivery: Tried, attempt: &Attempt, now: Millis, random: f64) -> Next {
+        let Tried { provider, made, expires_at } = delivery;
         let asked = match attempt.outcome {
             Outcome::Delivered => return Next::Final(FinalState::Delivered),
             Outcome::Rejected { .. } => return Next::Final(FinalState::Rejected),
@@ -108,6 +110,10 @@ mod tests {
     const NOW: Millis = Millis(1_000_000);
     const FAR: Millis = Millis(u64::MAX);
 
+    fn tried(provider: ProviderName, made: u16) -> Tried {
+        Tried { provider, made, expires_at: FAR }
+    }
+
     fn attempt(outcome: Outcome) -> Attempt {
         let elapsed = Duration::from_millis(3);
         Attempt { outcome, status: None, reason: None, provider_id: None, elapsed }
@@ -121,7 +127,8 @@ mod tests {
     #[test]
     fn final_answers_end_a_delivery() {
         let policy = RetryPolicy::default();
-        let after = |outcome| policy.after(ProviderName::Apns, &attempt(outcome), 1, NOW, FAR, 0.5);
+        let after =
+            |outcome| policy.after(tried(ProviderName::Apns, 1), &attempt(outcome), NOW, 0.5);
         assert_eq!(after(Outcome::Delivered), Next::Final(FinalState::Delivered));
         assert_eq!(after(Outcome::Gone { cause: "x" }), Next::Gone);
         assert_eq!(after(Outcome::Rejected { cause: "x" }), Next::Final(FinalState::Rejected));
@@ -131,7 +138,7 @@ mod tests {
     fn push_backs_off_exponentially_up_to_the_cap_and_then_dies() {
         let policy = RetryPolicy::default();
         let at =
-            |made, random| policy.after(ProviderName::Fcm, &retry(None), made, NOW, FAR, random);
+            |made, random| policy.after(tried(ProviderName::Fcm, made), &retry(None), NOW, random);
         assert_eq!(at(1, 1.0), Next::Again(NOW.plus(1_000)));
         assert_eq!(at(4, 1.0), Next::Again(NOW.plus(8_000)));
         assert_eq!(at(4, 0.0), Next::Again(NOW.plus(800)));
@@ -142,7 +149,7 @@ mod tests {
     fn webhooks_follow_their_schedule_with_jitter() {
         let policy = RetryPolicy::default();
         let at = |made, random| {
-            policy.after(ProviderName::Webhook, &retry(None), made, NOW, FAR, random)
+            policy.after(tried(ProviderName::Webhook, made), &retry(None), NOW, random)
         };
         assert_eq!(at(1, 0.5), Next::Again(NOW.plus(5_000)));
         assert_eq!(at(2, 0.0), Next::Again(NOW.plus(240_000)));
@@ -153,7 +160,7 @@ mod tests {
     #[test]
     fn a_providers_wait_is_a_floor_of_at_most_an_hour() {
         let policy = RetryPolicy::default();
-        let at = |after| policy.after(ProviderName::Slack, &retry(after), 1, NOW, FAR, 0.0);
+        let at = |after| policy.after(tried(ProviderName::Slack, 1), &retry(after), NOW, 0.0);
         assert_eq!(at(Some(30)), Next::Again(NOW.plus(30_000)));
         assert_eq!(at(Some(1_000_000)), Next::Again(NOW.plus(3_600_000)));
     }
@@ -161,8 +168,8 @@ mod tests {
     #[test]
     fn nothing_is_retried_past_its_expiry() {
         let policy = RetryPolicy::default();
-        let next =
-            policy.after(ProviderName::Apns, &retry(Some(60)), 1, NOW, NOW.plus(59_000), 0.0);
+        let short = Tried { expires_at: NOW.plus(59_000), ..tried(ProviderName::Apns, 1) };
+        let next = policy.after(short, &retry(Some(60)), NOW, 0.0);
         assert_eq!(next, Next::Final(FinalState::Expired));
     }
 }

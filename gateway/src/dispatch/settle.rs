@@ -3,6 +3,8 @@
 //! A claim is finished by whoever reports its last unit. Permits of deliveries come back only
 //! after the commit, so that repeats after a crash stay within `max_in_flight`.
 
+use crate::dispatch::Context;
+use crate::dispatch::counters::Counters;
 use crate::dispatch::work::encode_event;
 use crate::journal::{Claim, ClaimId, Entry, Journal, JournalError, Resolution, Settlement};
 use crate::model::{DeliveryId, NotificationId, OrganizationId, ShardId, TimelineEvent};
@@ -64,13 +66,14 @@ pub(super) struct Settler {
 impl Settler {
     /// A settler and the loop that must run for it.
     pub(super) fn new(
-        journal: Arc<dyn Journal>,
+        context: &Context,
         shard: ShardId,
         capacity: usize,
-    ) -> (Self, impl Future<Output = ()>) {
+    ) -> (Self, impl Future<Output = ()> + use<>) {
+        let (journal, counters) = (Arc::clone(&context.journal), Arc::clone(&context.counters));
         let (to, from) = mpsc::channel(capacity);
         let held = Arc::new(Mutex::new(HashMap::new()));
-        (Self { to, held: Arc::clone(&held) }, run(journal, shard, from, held))
+        (Self { to, held: Arc::clone(&held) }, run(journal, counters, shard, from, held))
     }
 
     /// Notes that a claim is being worked on, so that its lease is renewed.
@@ -93,6 +96,7 @@ impl Settler {
 
 async fn run(
     journal: Arc<dyn Journal>,
+    counters: Arc<Counters>,
     shard: ShardId,
     mut from: mpsc::Receiver<(Arc<Tracker>, Report)>,
     held: Arc<Mutex<HashMap<ClaimId, ()>>>,
@@ -100,6 +104,9 @@ async fn run(
     let mut reports = Vec::with_capacity(BATCH_MAX);
     while from.recv_many(&mut reports, BATCH_MAX).await > 0 {
         let mut permits = Vec::with_capacity(reports.len());
+        for (_, report) in &reports {
+            report.events.iter().for_each(|event| counters.count(event));
+        }
         let settlements = merge(reports.drain(..), &mut permits);
         let done: Vec<_> = settlements.iter().filter(|s| s.done).map(|s| s.claim).collect();
         commit(journal.as_ref(), shard, settlements).await;

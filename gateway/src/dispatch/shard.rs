@@ -31,7 +31,7 @@ pub(super) async fn run(
     mut stop: watch::Receiver<bool>,
 ) {
     let capacity = context.settings.max_in_flight + context.settings.claim_batch;
-    let (settler, settling) = Settler::new(Arc::clone(&context.journal), shard, capacity);
+    let (settler, settling) = Settler::new(&context, shard, capacity);
     let settling = tokio::spawn(settling);
     let renewing = tokio::spawn(renew(Arc::clone(&context), shard, settler.clone()));
     let mut worker = Shard { context, lanes, settler, shard };
@@ -419,7 +419,6 @@ impl Shard {
             let cause = String::from(cause);
             let event = TimelineEvent::Settled { at: now, delivery: id, target: key, state, cause };
             job.report.events.push(event);
-            finish::count(target.provider(), state);
             return;
         }
         let (Some(provider), Ok(permit)) =
@@ -489,6 +488,5 @@ fn job_suppressed(job: &mut Job, target: TargetRef, now: Millis, cause: &str) {
         job.report.resolved.push((delivery, Resolution::Final(state)));
         let (target, cause) = (target.key(), cause.to_owned());
         job.report.events.push(TimelineEvent::Settled { at: now, delivery, target, state, cause });
-        finish::count(crate::model::ProviderName::Apns, state);
     }
 }

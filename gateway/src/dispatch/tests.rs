@@ -311,7 +311,7 @@ async fn a_delivery_that_never_succeeds_ends_as_a_dead_letter() {
     assert_eq!(world.sent().len(), 8);
     let dead = world.journal.dead_letters(10).await.expect("readable");
     assert_eq!(dead.len(), 1);
-    let copy = Work::decode(&dead[0].2).expect("a copy that can be sent again");
+    let copy = Work::decode(&dead[0].copy).expect("a copy that can be sent again");
     assert_eq!(copy.notification().id, id);
     world.settled().await;
 }

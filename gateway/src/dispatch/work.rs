@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// Stands before every payload, so that a later release can read what this one wrote.
 const FORMAT: u8 = 1;
+const PAYLOAD_BYTES: usize = 512;
 
 /// One recipient, named without secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,8 +77,11 @@ impl Work {
     /// The payload of a journal entry.
     #[must_use]
     pub fn encode(&self) -> Bytes {
+        // Room for an ordinary notification, so that the buffer does not grow step by step.
+        let mut buffer = Vec::with_capacity(PAYLOAD_BYTES);
+        buffer.push(FORMAT);
         // Serializing into memory cannot fail for these types.
-        postcard::to_extend(self, vec![FORMAT]).map(Bytes::from).unwrap_or_default()
+        postcard::to_extend(self, buffer).map(Bytes::from).unwrap_or_default()
     }
 
     /// Reads a payload; `None` if it is none or of a later release.

@@ -1,8 +1,8 @@
 //! What every journal backend must do. A backend's tests call `run` with a way to make one.
 
 use super::{
-    Append, Claim, Entry, EntryKind, IdempotencyRecord, Journal, JournalError, Remembered,
-    Resolution, Settlement,
+    Append, Claim, DeadLetter, Entry, EntryKind, IdempotencyRecord, Journal, JournalError,
+    Remembered, Resolution, Settlement,
 };
 use crate::BoxFuture;
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId, ShardId};
@@ -279,7 +279,9 @@ async fn dead_letters_keep_their_copy(mut f: impl Fixture) {
     settle(&f, done).await.expect("settled");
     f.crash().await;
     let dead = f.journal().dead_letters(10).await.expect("readable");
-    assert_eq!(dead, [(delivery(3), claims[0].notification, Bytes::from_static(b"copy"))]);
+    let copy = Bytes::from_static(b"copy");
+    let notification = claims[0].notification;
+    assert_eq!(dead, [DeadLetter { delivery: delivery(3), notification, copy }]);
     assert_eq!(f.journal().books().dead_letters, 1);
 }
 

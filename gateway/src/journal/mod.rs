@@ -137,6 +137,14 @@ pub struct Timeline {
     pub events: Vec<Bytes>,
 }
 
+/// Work that was given up, with what it takes to send it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    pub delivery: DeliveryId,
+    pub notification: NotificationId,
+    pub copy: Bytes,
+}
+
 /// What the journal knows of an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remembered {
@@ -206,11 +214,8 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
         now: Millis,
     ) -> BoxFuture<'_, Result<Remembered, JournalError>>;
 
-    /// Dead letters, oldest first: delivery, notification and the copy kept for replay.
-    fn dead_letters(
-        &self,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(DeliveryId, NotificationId, Bytes)>, JournalError>>;
+    /// Dead letters, oldest first.
+    fn dead_letters(&self, limit: usize) -> BoxFuture<'_, Result<Vec<DeadLetter>, JournalError>>;
 
     /// Durability class shown to callers (`D2`, …).
     fn durability(&self) -> &'static str;

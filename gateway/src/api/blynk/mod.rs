@@ -4,13 +4,14 @@ pub(crate) mod render;
 
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::fields::{Faults, Fields};
-use crate::api::{Answered, Shared, json};
+use crate::api::{Answered, BLYNK_BODY_MAX, Shared, json};
 use crate::auth::Scope;
 use crate::intake::Answer;
 use crate::model::{Audience, Content, Notification, Priority, Source, UserId};
 use crate::server::Request;
 use crate::store::UserRef;
 use bytes::Bytes;
+use std::sync::Arc;
 
 struct Push {
     user: UserId,
@@ -46,18 +47,16 @@ impl Push {
 }
 
 /// `POST …/users/send-push-notification`
-pub(super) async fn push(shared: &Shared, request: Request) -> Result<Answered, Failure> {
+pub(super) async fn push(shared: Arc<Shared>, request: Request) -> Result<Answered, Failure> {
     let caller = shared.caller(&request.headers)?;
+    shared.throttle(caller.organization)?;
     if caller.scope != Scope::Organization {
         let text =
             "This endpoint is available only when organization-scoped authentication is used.";
         return Err(Failure::new(FailureClass::Forbidden, text));
     }
     shared.require(&caller, crate::auth::Permission::NotificationSend).await?;
-    super::check_json_type(&request.headers)?;
-    let path = request.path().to_owned();
-    let headers = request.headers.clone();
-    let body = request.body.read(super::BLYNK_BODY_MAX).await?;
+    let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let push = Push::parse(&body)?;
     let user = shared.store.user(UserRef::Id(push.user)).await?;
     let user = match user {
@@ -70,7 +69,7 @@ pub(super) async fn push(shared: &Shared, request: Request) -> Result<Answered, 
             return Err(Failure::new(FailureClass::NotFound, text));
         }
     };
-    let key = Shared::request_key(caller.organization, &path, &headers, &body)?;
+    let key = head.key(caller.organization, &body)?;
     let now = shared.intake.now();
     shared
         .accept(key, || {

@@ -10,22 +10,22 @@ use crate::intake::Answer;
 use crate::model::{Millis, Notification, ObjectId, Organization, Source};
 use crate::server::Request;
 use crate::store::OrganizationRef;
+use std::sync::Arc;
 use uuid::Uuid;
 use wire::Create;
 
 /// `POST …/organizations/{org}/notifications`
 pub(super) async fn create(
-    shared: &Shared,
+    shared: Arc<Shared>,
     request: Request,
-    organization: &str,
+    organization: String,
 ) -> Result<Answered, Failure> {
     let caller = shared.caller(&request.headers)?;
-    let organization = find_organization(shared, &caller, organization).await?;
-    let author = author(shared, &caller, &organization).await?;
-    let path = request.path().trim_end_matches('/').to_owned();
-    let headers = request.headers.clone();
-    let body = shared.json_body(request).await?;
-    let key = Shared::request_key(organization.id, &path, &headers, &body)?;
+    shared.throttle(caller.organization)?;
+    let organization = find_organization(&shared, &caller, &organization).await?;
+    let author = author(&shared, &caller, &organization).await?;
+    let (head, body) = shared.json_body(request).await?;
+    let key = head.key(organization.id, &body)?;
     let now = shared.intake.now();
     shared
         .accept(key, || {
@@ -62,7 +62,7 @@ async fn find_organization(
     shared: &Shared,
     caller: &Caller,
     text: &str,
-) -> Result<Organization, Failure> {
+) -> Result<Arc<Organization>, Failure> {
     let unknown = || Failure::new(FailureClass::NotFound, "no such organization");
     for which in forms(text) {
         match shared.reach(caller, which).await? {

@@ -209,14 +209,9 @@ fn audience(
 ) -> Option<(&'static str, Audience)> {
     let mut require = |name: &str, is_there: bool, problem: &str| {
         // A selector that is there and wrong has its own fault already.
-        if !is_there
-            && fields
-                .get(name)
-                .is_none_or(|v| v.as_array().is_some_and(Vec::is_empty) || v.as_str() == Some(""))
-        {
+        if !is_there && !faults.concern(name) {
             faults.add(name, problem);
         }
-        is_there
     };
     match fields.get("scope").and_then(Value::as_str) {
         Some("USR") => {
@@ -269,8 +264,12 @@ fn parse_rfc3339(text: &str) -> Option<Millis> {
             && text
                 .get(text.len() - 6..)
                 .is_some_and(|tail| tail.starts_with(['+', '-']) && tail.get(3..4) == Some(":"));
-    let date_then_time = matches!(text.get(10..11), Some("T" | "t"));
-    if !text.is_ascii() || text.len() > 40 || !has_offset || !date_then_time {
+    // The product's schema also takes the space that RFC 3339 section 5.6 leaves to agreement.
+    let is_complete = matches!(
+        text.as_bytes(),
+        [_, _, _, _, b'-', _, _, b'-', _, _, b'T' | b't' | b' ', _, _, b':', _, _, b':', ..]
+    );
+    if !text.is_ascii() || text.len() > 40 || !has_offset || !is_complete {
         return None;
     }
     let parsed: jiff::Timestamp = text.to_ascii_uppercase().parse().ok()?;

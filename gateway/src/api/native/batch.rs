@@ -10,7 +10,7 @@ use crate::api::native::{organization, sender};
 use crate::api::{Answered, Shared, reply};
 use crate::auth::Caller;
 use crate::dispatch::work::Work;
-use crate::intake::{Answer, IntakeError, KeyState, RequestKey};
+use crate::intake::{Answer, IntakeError, KeyState, RequestKey, Running};
 use crate::journal::Entry;
 use crate::model::{NotificationId, OrganizationId};
 use crate::server::{BodyStream, ReplyBody, Request};
@@ -66,7 +66,7 @@ pub(in crate::api) async fn batch(
 }
 
 fn check_type(headers: &HeaderMap) -> Result<(), Failure> {
-    let media = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let media = crate::api::shared::content_type(headers).unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media.as_str() {
         "application/x-ndjson"
@@ -81,7 +81,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), Failure> {
 }
 
 fn batch_key(headers: &HeaderMap) -> Result<Option<Bytes>, Failure> {
-    let Some(key) = headers.get(crate::api::IDEMPOTENCY_KEY) else { return Ok(None) };
+    let Some(key) = crate::api::shared::idempotency_key(headers)? else { return Ok(None) };
     // Checked here, so that a bad key refuses the request instead of every line.
     RequestKey::new(OrganizationId(0), "", key.as_bytes(), &[])?;
     Ok(Some(Bytes::copy_from_slice(key.as_bytes())))
@@ -93,8 +93,24 @@ struct Group {
     org: Option<OrganizationId>,
     entries: Vec<Entry>,
     remember: Vec<(RequestKey, Answer)>,
-    results: Vec<(usize, NotificationId)>,
+    /// Hold the keys above until the commit, so that no equal request gets between.
+    running: Vec<Running>,
+    results: Vec<LineResult>,
     bytes: usize,
+}
+
+impl Group {
+    fn is_full(&self) -> bool {
+        self.results.len() >= GROUP_LINES || self.bytes >= GROUP_BYTES
+    }
+}
+
+/// What a line of a group will be told.
+enum LineResult {
+    /// Accepted if the group's commit succeeds.
+    Staged(usize, NotificationId),
+    /// Known before the commit, and told after it only to keep the lines in order.
+    Known(String),
 }
 
 #[derive(Default)]
@@ -173,7 +189,10 @@ impl Batch {
         self.totals.lines += 1;
         match self.prepare(number, line).await {
             Ok(()) => {}
-            Err(LineEnd::Refused(failure)) => self.refuse(&[number], &failure).await,
+            Err(LineEnd::Refused(failure)) => {
+                let text = self.refused(number, &failure);
+                self.group.results.push(LineResult::Known(text));
+            }
             Err(LineEnd::Replayed(answer)) => {
                 self.totals.replayed += 1;
                 self.counters.replayed();
@@ -182,10 +201,10 @@ impl Batch {
                 let text = format!(
                     "{{\"i\":{number},\"status\":{status},\"id\":\"{id}\",\"replayed\":true}}\n"
                 );
-                self.write(text).await;
+                self.group.results.push(LineResult::Known(text));
             }
         }
-        if self.group.entries.len() >= GROUP_LINES || self.group.bytes >= GROUP_BYTES {
+        if self.group.is_full() {
             self.flush().await;
         }
         Ok(())
@@ -196,6 +215,7 @@ impl Batch {
             let text = format!("the line is longer than {LINE_BYTES_MAX} bytes");
             return Err(Failure::new(FailureClass::TooLarge, text).into());
         }
+        self.shared.throttle(self.caller.organization)?;
         let wire = Wire::parse(line)?;
         let org = match wire.organization {
             None => self.caller.organization,
@@ -205,10 +225,10 @@ impl Batch {
             self.flush().await;
         }
         let shared = Arc::clone(&self.shared);
-        let (key, _running) = match self.line_key(org, number, line)? {
-            None => (None, None),
+        let key = match self.line_key(org, number, line)? {
+            None => None,
             Some(key) => match shared.intake.begin(key).await.map_err(Failure::from)? {
-                KeyState::First(running) => (Some(key), Some(running)),
+                KeyState::First(running) => Some((key, running)),
                 KeyState::Replay(answer) => return Err(LineEnd::Replayed(answer)),
             },
         };
@@ -219,10 +239,11 @@ impl Batch {
         self.group.org = Some(org);
         self.group.bytes += entry.payload.len();
         self.group.entries.push(entry);
-        self.group.results.push((number, id));
-        if let Some(key) = key {
+        self.group.results.push(LineResult::Staged(number, id));
+        if let Some((key, running)) = key {
             let answer = Answer { status: 201, notification: id, body: Bytes::new() };
             self.group.remember.push((key, answer));
+            self.group.running.push(running);
         }
         Ok(())
     }
@@ -240,41 +261,47 @@ impl Batch {
 
     /// Commits the group, then writes its results.
     async fn flush(&mut self) {
-        let group = std::mem::take(&mut self.group);
-        let Some(org) = group.org else { return };
-        let Group { entries, remember, results, .. } = group;
-        let accepted = entries.len();
-        match self.shared.intake.accept_all(org, entries, &remember).await {
-            Ok(()) => {
-                self.totals.accepted += accepted;
-                self.counters.accepted(accepted as u64);
-                let mut text = String::with_capacity(accepted * 72);
-                for (number, id) in results {
+        let Group { org, entries, remember, running, results, .. } =
+            std::mem::take(&mut self.group);
+        let staged = entries.len();
+        let committed = match org {
+            Some(org) => self.shared.intake.accept_all(org, entries, &remember).await,
+            None => Ok(()),
+        };
+        drop(running);
+        let failure = committed.err().map(Failure::from);
+        if failure.is_none() {
+            self.totals.accepted += staged;
+            self.counters.accepted(staged as u64);
+        }
+        let mut text = String::with_capacity(results.len() * 72);
+        for result in results {
+            match (result, &failure) {
+                (LineResult::Known(line), _) => text.push_str(&line),
+                (LineResult::Staged(number, _), Some(failure)) => {
+                    text.push_str(&self.refused(number, failure));
+                }
+                (LineResult::Staged(number, id), None) => {
                     writeln!(text, "{{\"i\":{number},\"status\":201,\"id\":\"{id}\"}}").ok();
                 }
-                self.write(text).await;
             }
-            Err(error) => {
-                let numbers: Vec<_> = results.iter().map(|(number, _)| *number).collect();
-                self.refuse(&numbers, &Failure::from(error)).await;
-            }
+        }
+        if !text.is_empty() {
+            self.write(text).await;
         }
     }
 
-    async fn refuse(&mut self, numbers: &[usize], failure: &Failure) {
-        self.totals.rejected += numbers.len();
+    /// Counts a refused line; answers what it is told.
+    fn refused(&mut self, number: usize, failure: &Failure) -> String {
+        self.totals.rejected += 1;
         self.counters.rejected(failure.class.code());
-        let mut text = String::new();
-        for number in numbers {
-            let line = json!({
-                "i": number,
-                "status": failure.class.status(),
-                "code": failure.class.code(),
-                "detail": failure.detail,
-            });
-            writeln!(text, "{line}").ok();
-        }
-        self.write(text).await;
+        let line = json!({
+            "i": number,
+            "status": failure.class.status(),
+            "code": failure.class.code(),
+            "detail": failure.detail,
+        });
+        format!("{line}\n")
     }
 
     async fn summary(&mut self, failure: Option<Failure>) {

@@ -15,24 +15,23 @@ use crate::intake::Answer;
 use crate::model::OrganizationId;
 use crate::server::Request;
 use crate::store::OrganizationRef;
-use serde_json::json;
+use std::sync::Arc;
 use wire::Wire;
 
 /// `POST /bugler/v1/notifications`
-pub(super) async fn send(shared: &Shared, request: Request) -> Result<Answered, Failure> {
+pub(super) async fn send(shared: Arc<Shared>, request: Request) -> Result<Answered, Failure> {
     let caller = shared.caller(&request.headers)?;
-    let created_by = sender(shared, &caller).await?;
-    let path = request.path().to_owned();
-    let headers = request.headers.clone();
-    let body = shared.json_body(request).await?;
+    shared.throttle(caller.organization)?;
+    let created_by = sender(&shared, &caller).await?;
+    let (head, body) = shared.json_body(request).await?;
     let wire = Wire::parse(&body)?;
-    let org = organization(shared, &caller, wire.organization).await?;
-    let key = Shared::request_key(org, &path, &headers, &body)?;
+    let org = organization(&shared, &caller, wire.organization).await?;
+    let key = head.key(org, &body)?;
     shared
         .accept(key, || {
             let id = shared.intake.mint();
             let notification = wire.into_notification(id, org, &created_by, shared.intake.now())?;
-            let text = json!({ "id": id.to_string(), "state": "queued" }).to_string();
+            let text = format!("{{\"id\":\"{id}\",\"state\":\"queued\"}}");
             let answer = Answer { status: 201, notification: id, body: text.into() };
             Ok((notification, answer))
         })

@@ -8,11 +8,12 @@ use crate::model::{Audience, FinalState, NotificationId, OrganizationId, Part, T
 use crate::server::Request;
 use crate::store::OrganizationRef;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
 pub(in crate::api) async fn timeline(
-    shared: &Shared,
+    shared: Arc<Shared>,
     request: Request,
-    id: &str,
+    id: String,
 ) -> Result<Answered, Failure> {
     let caller = shared.caller(&request.headers)?;
     let unknown = || Failure::new(FailureClass::NotFound, "no such notification");

@@ -7,7 +7,7 @@
 
 use super::record::SettleRecord;
 use super::state::{BlockMarks, Place, ShardSnapshot, is_timer};
-use crate::journal::{Books, IdempotencyRecord, Remembered};
+use crate::journal::{Books, DeadLetter, IdempotencyRecord, Remembered};
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
 use redb::{
@@ -280,10 +280,7 @@ impl Index {
         Ok(parsed.unwrap_or((Millis(0), Remembered::No)))
     }
 
-    pub(super) fn dead_letters(
-        &self,
-        limit: usize,
-    ) -> Result<Vec<(DeliveryId, NotificationId, Bytes)>, IndexError> {
+    pub(super) fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, IndexError> {
         let txn = self.database.begin_read()?;
         let table = txn.open_table(DEAD)?;
         let mut found = Vec::new();
@@ -293,7 +290,7 @@ impl Index {
             let Some((notification, copy)) = rest.split_first_chunk::<16>() else { continue };
             let delivery = DeliveryId(Uuid::from_bytes(*delivery));
             let notification = NotificationId(Uuid::from_bytes(*notification));
-            found.push((delivery, notification, Bytes::copy_from_slice(copy)));
+            found.push(DeadLetter { delivery, notification, copy: Bytes::copy_from_slice(copy) });
         }
         Ok(found)
     }

@@ -25,13 +25,12 @@ use self::record::encode_append;
 use self::state::BlockMarks;
 use self::writer::Writer;
 use super::{
-    Append, Backlog, Books, Claim, ClaimId, Commit, Journal, JournalError, Remembered, Settlement,
-    Timeline,
+    Append, Backlog, Books, Claim, ClaimId, Commit, DeadLetter, Journal, JournalError, Remembered,
+    Settlement, Timeline,
 };
 use crate::BoxFuture;
 use crate::clock::Clock;
-use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
-use bytes::Bytes;
+use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
 use parking_lot::Mutex;
 use std::fs::File;
 use std::path::Path;
@@ -220,10 +219,7 @@ impl Journal for DiskJournal {
         })
     }
 
-    fn dead_letters(
-        &self,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(DeliveryId, NotificationId, Bytes)>, JournalError>> {
+    fn dead_letters(&self, limit: usize) -> BoxFuture<'_, Result<Vec<DeadLetter>, JournalError>> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
             blocking(move || core.index.dead_letters(limit).map_err(unreadable)).await

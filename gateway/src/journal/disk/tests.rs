@@ -4,6 +4,7 @@ use super::*;
 use crate::clock::TestClock;
 use crate::journal::conformance::{self, Fixture};
 use crate::journal::{Entry, EntryKind};
+use bytes::Bytes;
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;

@@ -10,6 +10,7 @@ use super::segment::{Segment, SegmentError};
 use super::state::{BlockMarks, BlockRef};
 use crate::journal::{Books, EntryKind, JournalError, Resolution};
 use crate::model::{FinalState, Millis, ShardId};
+use crate::telemetry::metrics;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
@@ -24,6 +25,11 @@ const INBOX_REQUESTS_MAX: usize = 32_768;
 const INBOX_BYTES_MAX: usize = 64 << 20;
 /// A block is closed once it holds this much; a single larger request still fits.
 const BLOCK_BYTES_TARGET: usize = 1 << 20;
+/// A group of this size shows load, and is worth waiting `LINGER` for more; one of
+/// `ENOUGH_REQUESTS` is not.
+const BUSY_REQUESTS: usize = 4;
+const ENOUGH_REQUESTS: usize = 512;
+const LINGER: Duration = Duration::from_millis(1);
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 const GRANULE_BYTES: u64 = 256 << 10;
 /// Payload bytes of unclaimed blocks kept in memory so that a caught-up dispatcher reads no disk.
@@ -177,10 +183,18 @@ impl Writer {
     /// Runs until the inbox is closed and empty.
     pub(super) fn run(mut self) {
         let mut next_checkpoint = Instant::now() + CHECKPOINT_EVERY;
+        let mut last_group = 0;
         loop {
             let patience = next_checkpoint.saturating_duration_since(Instant::now());
-            let (requests, closed) = self.core.inbox.take(patience);
+            let (mut requests, closed) = self.core.inbox.take(patience);
             let idle = requests.is_empty();
+            let is_busy = requests.len().max(last_group) >= BUSY_REQUESTS;
+            if !idle && is_busy && requests.len() < ENOUGH_REQUESTS && !closed {
+                // Every further caller in this sync is one sync, and one burst of wake-ups, less.
+                std::thread::sleep(LINGER);
+                requests.extend(self.core.inbox.take(Duration::ZERO).0);
+            }
+            last_group = requests.len();
             if self.core.poisoned.load(Ordering::Acquire) {
                 refuse(requests, JournalError::Poisoned);
             } else if !idle {
@@ -237,7 +251,11 @@ impl Writer {
             }
             return;
         }
-        self.core.stats.record(started.elapsed(), planned.len());
+        let took = started.elapsed();
+        let entries: u32 = planned.iter().map(|block| block.header.entries).sum();
+        metrics::committed(entries, took);
+        metrics::commit_waited(took);
+        self.core.stats.record(took, planned.len());
         self.publish(planned);
     }
 

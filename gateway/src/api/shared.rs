@@ -1,0 +1,215 @@
+//! What the handlers share: who calls, what it reaches, and the one way a notification is accepted.
+
+use crate::api::failure::{Failure, FailureClass};
+use crate::api::{Answered, SendLimit, reply};
+use crate::auth::{Caller, Permission, PermissionSet, Scope, TokenVerifier, bearer};
+use crate::intake::{Answer, Intake, KeyState, RequestKey};
+use crate::model::{Organization, OrganizationId, User, UserStatus};
+use crate::server::Request;
+use crate::store::{OrganizationRef, Store, UserRef};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Blynk documents a request limit of 2 MB.
+pub const BLYNK_BODY_MAX: u64 = 2_000_000;
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Organizations above the one a token names; the tree is at most this deep.
+const TREE_DEPTH_MAX: usize = 16;
+
+/// Sizes and names the API needs from the configuration.
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    pub max_body: u64,
+    pub bulk_max_body: u64,
+    /// Printed in Jigx answers.
+    pub region: String,
+}
+
+/// What the handlers share.
+#[derive(Debug)]
+pub struct Shared {
+    pub intake: Intake,
+    pub store: Arc<dyn Store>,
+    pub verifier: TokenVerifier,
+    pub settings: ApiSettings,
+    /// `None` lets every organization send as fast as it can.
+    pub limit: Option<SendLimit>,
+}
+
+impl Shared {
+    /// Who calls.
+    pub(crate) fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Failure> {
+        Ok(self.verifier.verify(bearer(headers)?)?)
+    }
+
+    /// The user behind a user-scoped token, with what its role grants now. `None` for an
+    /// organization's token, which is not limited by roles.
+    pub(crate) async fn user(
+        &self,
+        caller: &Caller,
+    ) -> Result<Option<(User, PermissionSet)>, Failure> {
+        let Scope::User(id) = caller.scope else { return Ok(None) };
+        let found = self.store.user(UserRef::Id(id)).await?;
+        // Transferred and suspended users keep their tokens and lose what these open.
+        let is_current =
+            |user: &User| user.org == caller.organization && user.status != UserStatus::Suspended;
+        let Some(user) = found.filter(is_current) else {
+            return Err(Failure::new(FailureClass::BadToken, "the token's user is gone"));
+        };
+        let role = self.store.role(user.org, user.role).await?;
+        let granted = match role {
+            Some(role) => PermissionSet::of_names(role.permissions.iter().map(String::as_str)),
+            None => PermissionSet::of_default_role(user.role).unwrap_or_default(),
+        };
+        Ok(Some((user, granted)))
+    }
+
+    /// Counts one notification of `org` against its limit.
+    pub(crate) fn throttle(&self, org: OrganizationId) -> Result<(), Failure> {
+        self.limit.as_ref().map_or(Ok(()), |limit| limit.take(org, Instant::now()))
+    }
+
+    /// Refuses a caller that lacks `permission`; answers its user, if it is one.
+    pub(crate) async fn require(
+        &self,
+        caller: &Caller,
+        permission: Permission,
+    ) -> Result<Option<User>, Failure> {
+        let found = self.user(caller).await?;
+        let granted = found.as_ref().map_or_else(PermissionSet::all, |(_, granted)| *granted);
+        if caller.may(permission, granted) {
+            return Ok(found.map(|(user, _)| user));
+        }
+        let text = format!("this needs the permission {}", permission.as_str());
+        Err(Failure::new(FailureClass::Forbidden, text))
+    }
+
+    /// An organization, and whether the caller may act on it: its own and those below it. `None`
+    /// if there is no such one.
+    pub(crate) async fn reach(
+        &self,
+        caller: &Caller,
+        which: OrganizationRef,
+    ) -> Result<Option<(Arc<Organization>, bool)>, Failure> {
+        let Some(organization) = self.store.organization(which).await? else { return Ok(None) };
+        let reached = self.is_within(organization.id, caller.organization).await?;
+        Ok(Some((organization, reached)))
+    }
+
+    /// True if `below` is `above` or one of its descendants.
+    pub(crate) async fn is_within(
+        &self,
+        below: OrganizationId,
+        above: OrganizationId,
+    ) -> Result<bool, Failure> {
+        let mut current = Some(below);
+        for _ in 0..TREE_DEPTH_MAX {
+            match current {
+                None => return Ok(false),
+                Some(id) if id == above => return Ok(true),
+                Some(id) => {
+                    let record = self.store.organization(OrganizationRef::Id(id)).await?;
+                    current = record.and_then(|organization| organization.parent);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads a JSON body.
+    pub(crate) async fn json_body(&self, request: Request) -> Result<(Head, Bytes), Failure> {
+        Self::json_body_of(request, self.settings.max_body).await
+    }
+
+    /// Reads a JSON body of at most `max` bytes.
+    pub(crate) async fn json_body_of(request: Request, max: u64) -> Result<(Head, Bytes), Failure> {
+        check_json_type(&request.headers)?;
+        let Request { uri, headers, body, .. } = request;
+        let body = body.read(max).await?;
+        Ok((Head { uri, headers }, body))
+    }
+
+    /// Stores one notification and answers, or repeats the answer its key already got.
+    pub(crate) async fn accept(
+        &self,
+        key: Option<RequestKey>,
+        prepare: impl FnOnce() -> Result<(crate::model::Notification, Answer), Failure>,
+    ) -> Result<Answered, Failure> {
+        let durability = self.intake.journal().durability();
+        let Some(key) = key else {
+            let (notification, answer) = prepare()?;
+            self.intake.accept(notification, None).await?;
+            return Ok(Answered::Accepted(reply::accepted(&answer, durability, false)));
+        };
+        let _running = match self.intake.begin(key).await? {
+            KeyState::First(guard) => guard,
+            KeyState::Replay(answer) => {
+                return Ok(Answered::Replayed(reply::accepted(&answer, durability, true)));
+            }
+        };
+        let (notification, answer) = prepare()?;
+        self.intake.accept(notification, Some((key, &answer))).await?;
+        Ok(Answered::Accepted(reply::accepted(&answer, durability, false)))
+    }
+}
+
+/// What is left of a request once its body is read.
+pub(crate) struct Head {
+    uri: http::Uri,
+    headers: HeaderMap,
+}
+
+impl Head {
+    /// The request's `Idempotency-Key`, if it has one, in the scope of its organization and path.
+    pub(crate) fn key(
+        &self,
+        org: OrganizationId,
+        body: &[u8],
+    ) -> Result<Option<RequestKey>, Failure> {
+        let Some(key) = idempotency_key(&self.headers)? else { return Ok(None) };
+        let path = self.uri.path().trim_end_matches('/');
+        Ok(Some(RequestKey::new(org, path, key.as_bytes(), body)?))
+    }
+}
+
+/// The one `Idempotency-Key`, if there is any.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Failure> {
+    let mut sent = headers.get_all(IDEMPOTENCY_KEY).iter();
+    match (sent.next(), sent.next()) {
+        (key, None) => Ok(key),
+        (_, Some(_)) => Err(Failure::field("Idempotency-Key", "is there more than once")),
+    }
+}
+
+/// The one `Content-Type`; with several, two readers could each follow another.
+pub(crate) fn content_type(headers: &HeaderMap) -> Option<&str> {
+    let mut sent = headers.get_all(CONTENT_TYPE).iter();
+    match (sent.next(), sent.next()) {
+        (Some(only), None) => only.to_str().ok(),
+        _ => None,
+    }
+}
+
+/// Refuses a body that does not say it is JSON in UTF-8.
+fn check_json_type(headers: &HeaderMap) -> Result<(), Failure> {
+    let unsupported = || {
+        let text = "send the body as Content-Type: application/json";
+        Failure::new(FailureClass::UnsupportedMediaType, text)
+    };
+    let value = content_type(headers).ok_or_else(unsupported)?;
+    let mut parts = value.split(';').map(str::trim);
+    let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let is_json = media == "application/json"
+        || media.starts_with("application/") && media.ends_with("+json");
+    let is_utf8 = parts.all(|parameter| {
+        let parameter = parameter.to_ascii_lowercase();
+        match parameter.strip_prefix("charset=") {
+            Some(charset) => matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"),
+            None => true,
+        }
+    });
+    if is_json && is_utf8 { Ok(()) } else { Err(unsupported()) }
+}

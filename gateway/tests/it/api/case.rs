@@ -1,0 +1,107 @@
+//! The form of a case file.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// Cases that share a gateway, and what they have in common.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default)]
+    pub(super) path: String,
+    #[serde(default = "organization")]
+    pub(super) token: String,
+    /// Body of cases that have none of their own.
+    #[serde(default)]
+    pub(super) body: String,
+    pub(super) case: Vec<Case>,
+}
+
+/// One request and its answer; with `each`, one for each value of `<<each>>`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Case {
+    pub(super) name: String,
+    #[serde(default = "post")]
+    pub(super) method: String,
+    #[serde(default)]
+    pub(super) path: Option<String>,
+    /// Who calls: a word of `Tokens`.
+    #[serde(default)]
+    pub(super) token: Option<String>,
+    #[serde(default)]
+    pub(super) headers: Vec<[String; 2]>,
+    /// Empty sends no `Content-Type`.
+    #[serde(default = "json")]
+    pub(super) content_type: String,
+    #[serde(default)]
+    pub(super) body: Option<String>,
+    /// A body that TOML cannot hold.
+    #[serde(default)]
+    pub(super) body_hex: Option<String>,
+    #[serde(default)]
+    pub(super) each: Vec<String>,
+    pub(super) status: u16,
+    /// JSON pattern of the answer's body; empty text is an empty body.
+    #[serde(default)]
+    pub(super) answer: Option<String>,
+    /// The only fields that are named as wrong.
+    #[serde(default)]
+    pub(super) wrong: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) answer_headers: BTreeMap<String, String>,
+}
+
+fn organization() -> String {
+    String::from("organization")
+}
+
+fn post() -> String {
+    String::from("POST")
+}
+
+fn json() -> String {
+    String::from("application/json")
+}
+
+impl Case {
+    /// Whether the request is to be stored.
+    pub(super) fn is_stored(&self) -> bool {
+        (200..300).contains(&self.status) && self.method == "POST"
+    }
+
+    /// The case for each of its values.
+    pub(super) fn spread(&self) -> Vec<Self> {
+        if self.each.is_empty() {
+            return vec![self.clone()];
+        }
+        let with = |value: &String| {
+            let put = |text: &String| text.replace("<<each>>", value);
+            let mut case = self.clone();
+            case.name = format!("{} [{value}]", self.name);
+            case.path = self.path.as_ref().map(put);
+            case.body = self.body.as_ref().map(put);
+            case.answer = self.answer.as_ref().map(put);
+            case.method = put(&self.method);
+            case.content_type = put(&self.content_type);
+            case.token = self.token.as_ref().map(put);
+            for [_, text] in &mut case.headers {
+                *text = put(text);
+            }
+            case
+        };
+        self.each.iter().map(with).collect()
+    }
+}
+
+/// The case file, checked for what every file must have.
+pub(super) fn read(text: &str) -> File {
+    let file: File = toml::from_str(text).expect("a case file in its form");
+    assert!(!file.case.is_empty(), "a case file has cases");
+    for case in &file.case {
+        let uses_each = format!("{case:?}").contains("<<each>>");
+        assert_eq!(uses_each, !case.each.is_empty(), "{}", case.name);
+    }
+    file
+}

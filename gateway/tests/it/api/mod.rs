@@ -1,0 +1,57 @@
+//! Golden requests and answers of every dialect, over HTTP/1.1 and HTTP/2.
+
+mod bodies;
+mod case;
+mod pattern;
+mod runner;
+mod template;
+
+macro_rules! golden {
+    ($($name:ident = $file:literal;)*) => {
+        const FILES: &[&str] = &[$($file),*];
+        $(
+            #[tokio::test]
+            async fn $name() {
+                runner::run(include_str!(concat!("cases/", $file))).await;
+            }
+        )*
+    };
+}
+
+golden! {
+    jigx_answers_the_customers_samples = "jigx/samples.toml";
+    jigx_accepts_every_scope_and_form = "jigx/accepted.toml";
+    jigx_accepts_each_field_at_its_limit = "jigx/limits.toml";
+    jigx_refuses_bodies_outside_its_schema = "jigx/schema.toml";
+    jigx_refuses_start_times_it_cannot_keep = "jigx/start_at.toml";
+    jigx_refuses_callers_without_the_right = "jigx/callers.toml";
+    blynk_answers_the_customers_samples = "blynk/samples.toml";
+    blynk_refuses_bodies_outside_its_schema = "blynk/schema.toml";
+    blynk_refuses_callers_without_the_right = "blynk/callers.toml";
+    native_accepts_every_audience = "native/accepted.toml";
+    native_refuses_bodies_outside_its_schema = "native/schema.toml";
+    native_refuses_callers_without_the_right = "native/callers.toml";
+    every_dialect_refuses_what_is_not_json = "server/json.toml";
+    every_dialect_refuses_bad_tokens = "server/tokens.toml";
+    every_dialect_answers_unknown_routes_in_its_envelope = "server/routes.toml";
+    every_dialect_refuses_other_media_types = "server/media.toml";
+    every_answer_carries_a_harmless_request_id = "server/request_id.toml";
+}
+
+#[test]
+fn no_case_file_is_forgotten() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/api/cases");
+    let mut found = Vec::new();
+    for dialect in std::fs::read_dir(root).expect("the case files are beside the tests") {
+        let dialect = dialect.expect("an entry").path();
+        for file in std::fs::read_dir(&dialect).expect("a directory for each dialect") {
+            let name = file.expect("an entry").file_name();
+            let dialect = dialect.file_name().expect("a name").to_string_lossy();
+            found.push(format!("{dialect}/{}", name.to_string_lossy()));
+        }
+    }
+    found.sort();
+    let mut listed: Vec<_> = FILES.to_vec();
+    listed.sort_unstable();
+    assert_eq!(found, listed);
+}

@@ -1,0 +1,6 @@
+//! The gateway judged from outside: the real binary, real sockets, provider twins and ledgers.
+
+mod api;
+mod bulk;
+mod idempotency;
+mod support;

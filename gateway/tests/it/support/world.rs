@@ -1,0 +1,110 @@
+//! Directories and provider sections: who exists, and where the providers are.
+
+use bugler_loadtest::twins::{TwinOptions, TwinSet};
+use serde_json::{Value, json};
+
+use super::gateway::Home;
+use super::rules;
+
+pub(crate) const ACME: &str = "09e431b3-1e59-4c2d-9a35-6a3f4d1b7c55";
+pub(crate) const BRANCH: &str = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed";
+pub(crate) const RIVAL: &str = "9b2f1c80-6f0e-4f39-9a3e-5f2f8d3c7a11";
+pub(crate) const SOLUTION: &str = "0f3f2f0a-6c0e-4d0f-9d51-0b8f4f3c2a10";
+pub(crate) const SECRET: &str = "whsec_ZGVtby1zZWNyZXQtZGVtby1zZWNyZXQtMTIzNDU2Nzg=";
+
+/// Organizations 101 with 102 below it, and 201 apart; users named after their organization.
+pub(crate) fn directory() -> Value {
+    json!({
+        "organizations": [
+            { "id": 101, "name": "Acme Corp", "slug": "acme", "uuid": ACME,
+              "numeric": "69629023906488334", "tz": "Europe/Kyiv" },
+            { "id": 102, "name": "Acme Branch", "parent": 101, "uuid": BRANCH },
+            { "id": 201, "name": "Rival", "slug": "rival", "uuid": RIVAL },
+        ],
+        "users": [
+            user(101, 101, 1, "username@jigx.com"),
+            user(102, 101, 3, "driver@example.com"),
+            user(103, 101, 2, "staff@example.com"),
+            { "id": 104, "organization": 101, "role": 1, "status": "suspended",
+              "email": "gone@example.com", "name": "Suspended Admin" },
+            user(121, 102, 1, "branch@example.com"),
+            user(201, 201, 1, "rival@example.com"),
+        ],
+        "subscriptions": [],
+    })
+}
+
+fn user(id: i64, organization: i32, role: i32, email: &str) -> Value {
+    let groups: &[&str] = if role == 3 { &["drivers"] } else { &[] };
+    json!({
+        "id": id, "organization": organization, "role": role, "status": "active",
+        "email": email, "name": format!("User {id}"),
+        "memberships": [{ "solution": SOLUTION, "groups": groups }],
+    })
+}
+
+/// Gives user `id` of a directory a device.
+pub(crate) fn add_device(directory: &mut Value, id: i64, platform: &str, token: &str) {
+    let device = json!({ "platform": platform, "app": "main", "token": token });
+    let users = directory["users"].as_array_mut().expect("a directory has users");
+    let user = users.iter_mut().find(|user| user["id"] == id).expect("the user is there");
+    if user["devices"].is_null() {
+        user["devices"] = json!([]);
+    }
+    user["devices"].as_array_mut().expect("an array").push(device);
+}
+
+/// Gives organization 101 an outgoing webhook or Slack hook.
+pub(crate) fn add_hook(directory: &mut Value, kind: &str, url: &str, events: &[&str]) {
+    let mut hook = json!({ "organization": 101, "type": kind, "url": url, "events": events });
+    if kind == "webhook" {
+        hook["secret"] = SECRET.into();
+    }
+    directory["subscriptions"].as_array_mut().expect("an array").push(hook);
+}
+
+/// An APNs token that is nobody's special case.
+pub(crate) fn apns_token(number: u32) -> String {
+    format!("ab{number:062x}")
+}
+
+/// Twins in this process.
+pub(crate) async fn twins() -> TwinSet {
+    TwinSet::start(TwinOptions::default()).await.expect("twins start on free ports")
+}
+
+/// A home whose providers are `twins`.
+pub(crate) fn home(twins: &TwinSet, directory: Value) -> Home {
+    let home = Home::new(directory);
+    let files = twins.write_credentials(&home.path().join("twins")).expect("they are written");
+    let credentials = twins.credentials();
+    let ca = files.ca.display();
+    let config = format!(
+        "[providers.apns.main]\nendpoint = \"{}\"\nteam_id = \"{}\"\nkey_id = \"{}\"\n\
+         key_file = \"{}\"\ntopic = \"{}\"\nca_file = \"{ca}\"\n\
+         [providers.fcm.main]\nendpoint = \"{}\"\nservice_account_file = \"{}\"\n\
+         ca_file = \"{ca}\"\n\
+         [providers.slack]\nallow_private = true\nca_file = \"{ca}\"\n\
+         [providers.webhook]\nallow_private = true\nca_file = \"{ca}\"\n",
+        twins.apns_url(),
+        credentials.apns_team_id,
+        credentials.apns_key_id,
+        files.apns_key.display(),
+        credentials.apns_topic,
+        twins.fcm_url(),
+        files.fcm_service_account.display(),
+    );
+    home.with(&config)
+        .set("dispatch.retry.push.base=50ms")
+        .set("dispatch.retry.push.cap=200ms")
+        .set("dispatch.retry.webhook.schedule=[\"50ms\", \"100ms\", \"100ms\"]")
+}
+
+/// A `[[rules.chain]]` section with a shipped rule; `rest` is more TOML of it.
+pub(crate) fn rule(name: &str, rest: &str) -> String {
+    let path = rules::component(name);
+    format!(
+        "[[rules.chain]]\nname = \"{name}\"\nversion = \"1.2.3\"\npath = \"{}\"\n{rest}\n",
+        path.display()
+    )
+}
