@@ -78,9 +78,8 @@ fn missing_keys(reference: &str, page: &str) -> Vec<String> {
     for line in reference.lines() {
         let line = line.trim_start_matches('#');
         if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_start_matches('[').split(']').next().unwrap_or_default().to_owned();
-            section =
-                section.replace(".apns.main", ".apns.<app>").replace(".fcm.main", ".fcm.<app>");
+            let name = name.trim_start_matches('[').split(']').next().unwrap_or_default();
+            section = name.replace(".apns.main", ".apns.<app>").replace(".fcm.main", ".fcm.<app>");
             continue;
         }
         let Some((key, _)) = line.split_once(" = ") else { continue };
