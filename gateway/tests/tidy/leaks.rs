@@ -74,7 +74,7 @@ fn addresses(line: &str) -> Option<&str> {
         is_address
             && !is_placeholder
             && !is_reserved(&host.to_ascii_lowercase())
-            && !KNOWN_ADDRESSES.contains(run)
+            && !KNOWN_ADDRESSES.iter().any(|known| run.eq_ignore_ascii_case(known))
     })
 }
 
