@@ -41,6 +41,7 @@ const HOSTS: [&str; 14] = [
 ];
 
 fn is_reserved(host: &str) -> bool {
+    let host = host.trim_start_matches('-').to_ascii_lowercase();
     RESERVED.iter().any(|reserved| {
         host.strip_suffix(reserved).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     })
@@ -73,8 +74,8 @@ fn addresses(line: &str) -> Option<&str> {
         let is_placeholder = domain.len() <= 2 && name.len() <= 2;
         is_address
             && !is_placeholder
-            && !is_reserved(&host.to_ascii_lowercase())
-            && !KNOWN_ADDRESSES.contains(run)
+            && !is_reserved(host)
+            && !KNOWN_ADDRESSES.iter().any(|known| run.eq_ignore_ascii_case(known))
     })
 }
 

@@ -3,8 +3,9 @@
 //! There is no timer: the next group is whatever callers enqueued while the disk was busy. After
 //! a failed write or sync nothing more is acknowledged, since what is on disk is then unknown.
 
-use super::core::{Core, FsyncPolicy};
+use super::core::Core;
 use super::index::{Checkpoint, Granule, Projection};
+use super::options::FsyncPolicy;
 use super::record::{BlockHeader, HEADER_BYTES, id_prefix, put_block};
 use super::segment::{Segment, SegmentError};
 use super::state::{BlockMarks, BlockRef};

@@ -31,8 +31,6 @@ mod transaction;
 mod writer;
 
 #[cfg(test)]
-mod measure;
-#[cfg(test)]
 mod tests;
 
 /// The file of records inside the data directory.
