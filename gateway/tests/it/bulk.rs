@@ -156,15 +156,15 @@ async fn a_stream_of_unknown_length_is_cut_off_at_the_limit_and_what_came_before
     let (_home, gateway, token) = start().await;
     let mut raw = Raw::connect(gateway.api).await;
     raw.write(chunked_head(&token).as_bytes()).await;
-    let lines = filled(32, 64 << 10);
+    let lines = filled(36, 64 << 10);
     let chunk = format!("{:x}\r\n{lines}\r\n", lines.len());
     for _ in 0..=BYTES_MAX / lines.len() {
         raw.write(chunk.as_bytes()).await;
     }
-    let answer = raw.read_until("\"summary\"").await;
+    let answer = raw.read_until("\"detail\":\"the request body is too large\"}").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    assert!(raw.read_until("\"status\":413").await.contains("BGL-1413"));
-    let whole_chunks = BYTES_MAX / lines.len() * 32;
+    assert!(answer.contains("\"status\":413,\"code\":\"BGL-1413\""), "the summary says why");
+    let whole_chunks = BYTES_MAX / lines.len() * 36;
     assert_eq!(gateway.accepted().await, whole_chunks as u64);
 }
 

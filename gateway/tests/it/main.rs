@@ -2,5 +2,7 @@
 
 mod api;
 mod bulk;
+mod crash;
+mod delivery;
 mod idempotency;
 mod support;
