@@ -93,7 +93,7 @@ impl Shared {
         &self,
         caller: &Caller,
         which: OrganizationRef,
-    ) -> Result<Option<(Organization, bool)>, Failure> {
+    ) -> Result<Option<(Arc<Organization>, bool)>, Failure> {
         let Some(organization) = self.store.organization(which).await? else { return Ok(None) };
         let reached = self.is_within(organization.id, caller.organization).await?;
         Ok(Some((organization, reached)))

@@ -112,7 +112,7 @@ pub(super) async fn target(
 /// The zone of users who named none.
 async fn time_zone(store: &dyn Store, org: OrganizationId) -> Result<Option<String>, StoreError> {
     let found = store.organization(OrganizationRef::Id(org)).await?;
-    Ok(found.map(|organization| organization.tz).filter(|tz| !tz.is_empty()))
+    Ok(found.map(|organization| organization.tz.clone()).filter(|tz| !tz.is_empty()))
 }
 
 fn user(found: Recipient, role: Option<Role>, home: Option<&str>) -> Expanded {

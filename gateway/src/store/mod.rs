@@ -8,6 +8,7 @@ use crate::model::{
     Audience, Device, DeviceId, Membership, ObjectId, Organization, OrganizationId, Role, RoleId,
     Subscription, SubscriptionId, User, UserId,
 };
+use std::sync::Arc;
 use uuid::Uuid;
 
 pub mod conformance;
@@ -90,7 +91,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn organization(
         &self,
         which: OrganizationRef,
-    ) -> BoxFuture<'_, Result<Option<Organization>, StoreError>>;
+    ) -> BoxFuture<'_, Result<Option<Arc<Organization>>, StoreError>>;
 
     fn user(&self, which: UserRef) -> BoxFuture<'_, Result<Option<User>, StoreError>>;
 

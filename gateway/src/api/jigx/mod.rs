@@ -62,7 +62,7 @@ async fn find_organization(
     shared: &Shared,
     caller: &Caller,
     text: &str,
-) -> Result<Organization, Failure> {
+) -> Result<Arc<Organization>, Failure> {
     let unknown = || Failure::new(FailureClass::NotFound, "no such organization");
     for which in forms(text) {
         match shared.reach(caller, which).await? {

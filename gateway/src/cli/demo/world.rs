@@ -161,7 +161,8 @@ config = {{ "route.push.direct" = "apns,fcm", "route.*" = "apns,fcm,slack,webhoo
 name = "quiet-hours"
 version = "0.1.0"
 path = "{quiet}"
-match = {{ recipients = ["user"] }}
+# Only these wait for the morning, so that the samples arrive at any hour.
+match = {{ recipients = ["user"], events = ["digest.*"] }}
 
 [providers.apns.main]
 endpoint = "{apns}"

@@ -3,11 +3,14 @@
 //! Threads: `writer` (group commit), `prepare` (next segment), `project` (index), `timers`.
 //! A crash at any instant leaves whole commits and perhaps a torn tail, which `recovery` cuts.
 
+mod claim;
 mod core;
 mod index;
+mod options;
 mod projector;
 mod record;
 mod recovery;
+mod scan;
 mod segment;
 mod state;
 mod writer;
@@ -15,7 +18,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use self::core::{CommitStats, DiskOptions, FsyncPolicy};
+pub use options::{CommitStats, DiskOptions, FsyncPolicy};
 pub use recovery::{OpenError, Recovered};
 pub use segment::SegmentError;
 

@@ -4,8 +4,9 @@
 //! again. An unreadable block is a torn tail (and cut) only if nothing proves that it was ever
 //! acknowledged: no checkpoint beyond it and no later block written after a sync beyond it.
 
-use super::core::{Core, DiskOptions};
+use super::core::Core;
 use super::index::{Checkpoint, Granule, Index, IndexError, Projection};
+use super::options::DiskOptions;
 use super::record::{BlockFault, BlockHeader, HEADER_BYTES, read_block};
 use super::segment::{Segment, SegmentError, Segments, sync_dir};
 use super::state::{BlockMarks, BlockRef, Shard};

@@ -3,8 +3,9 @@
 //! There is no timer: the next group is whatever callers enqueued while the disk was busy. After
 //! a failed write or sync nothing more is acknowledged, since what is on disk is then unknown.
 
-use super::core::{Core, FsyncPolicy};
+use super::core::Core;
 use super::index::{Checkpoint, Granule, Projection};
+use super::options::FsyncPolicy;
 use super::record::{BlockHeader, HEADER_BYTES, id_prefix, put_block};
 use super::segment::{Segment, SegmentError};
 use super::state::{BlockMarks, BlockRef};
@@ -29,7 +30,7 @@ const BLOCK_BYTES_TARGET: usize = 1 << 20;
 /// `ENOUGH_REQUESTS` is not.
 const BUSY_REQUESTS: usize = 4;
 const ENOUGH_REQUESTS: usize = 512;
-const LINGER: Duration = Duration::from_micros(500);
+const LINGER: Duration = Duration::from_millis(1);
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 const GRANULE_BYTES: u64 = 256 << 10;
 /// Payload bytes of unclaimed blocks kept in memory so that a caught-up dispatcher reads no disk.

@@ -50,7 +50,7 @@ pub(super) async fn finds_organizations_and_users_by_every_name(store: &dyn Stor
     .await?;
     for which in organization_refs(&acme) {
         let found = store.organization(which.clone()).await?;
-        assert_eq!(found.as_ref(), Some(&acme), "{which:?}");
+        assert_eq!(found.as_deref(), Some(&acme), "{which:?}");
     }
     for expected in [user(ACME, 7), User { org: GLOBEX, ..user(GLOBEX, -7) }] {
         let found = store.user(UserRef::Id(expected.id)).await?;
@@ -100,7 +100,7 @@ pub(super) async fn keeps_names_unique_and_frees_replaced_ones(store: &dyn Store
         assert_eq!(store.organization(which.clone()).await?, None, "{which:?} still resolves");
     }
     for which in organization_refs(&renamed) {
-        assert_eq!(store.organization(which).await?, Some(renamed.clone()));
+        assert_eq!(store.organization(which).await?, Some(renamed.clone().into()));
     }
     let old_email = UserRef::Email(user(ACME, 1).email);
     assert_eq!(store.user(old_email.clone()).await?, None);
@@ -178,7 +178,7 @@ pub(super) async fn makes_all_changes_of_an_apply_or_none(store: &dyn Store) -> 
     assert_eq!(store.organization(OrganizationRef::Id(OrganizationId(303))).await?, None);
     assert_eq!(store.organization(OrganizationRef::Slug(String::from("other"))).await?, None);
     let acme = OrganizationRef::Slug(organization(ACME).slug);
-    assert_eq!(store.organization(acme).await?, Some(organization(ACME)));
+    assert_eq!(store.organization(acme).await?, Some(organization(ACME).into()));
     assert_eq!(store.user(UserRef::Id(UserId(9))).await?, None);
     assert_eq!(store.user(UserRef::Email(String::from("x@example.com"))).await?, None);
     let email = UserRef::Email(user(ACME, 1).email);
@@ -257,7 +257,7 @@ pub(super) async fn serves_no_value_older_than_the_last_answered_apply(
         // Twice: the second answer may come from a cache the first one filled.
         for _ in 0..2 {
             let found = store.organization(OrganizationRef::Id(ACME)).await?;
-            assert_eq!(found.map(|acme| acme.slug), Some(format!("acme-{round}")));
+            assert_eq!(found.map(|acme| acme.slug.clone()), Some(format!("acme-{round}")));
             for which in user_refs(&user(ACME, 1)) {
                 assert_eq!(store.user(which).await?.map(|user| user.status), Some(status));
             }
@@ -326,7 +326,7 @@ pub(super) async fn keeps_everything_over_a_reopen(place: &dyn Place) -> Checked
 
     let store = place.open().await;
     for which in organization_refs(&organization(ACME)) {
-        assert_eq!(store.organization(which).await?, Some(organization(ACME)));
+        assert_eq!(store.organization(which).await?, Some(organization(ACME).into()));
     }
     for which in user_refs(&user(ACME, 2)) {
         assert_eq!(store.user(which).await?, Some(user(ACME, 2)));

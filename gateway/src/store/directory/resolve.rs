@@ -119,7 +119,7 @@ impl Import<'_> {
                 .unwrap_or_else(|| String::from(DEFAULT_TZ)),
             created_at: kept.map_or(self.now, |old| old.created_at),
         };
-        if old.as_ref() != Some(&new) {
+        if old.as_deref() != Some(&new) {
             self.changes.push(Change::PutOrganization(new));
         }
         for role in built_in_roles(entry.id) {

@@ -8,6 +8,7 @@ use super::*;
 use crate::model::{Audience, Endpoint, Organization, Subscription, User, UserId, UserStatus};
 use crate::store::disk::DiskStore;
 use crate::store::{OrganizationRef, Recipient, UserRef};
+use std::sync::Arc;
 
 const ACME: OrganizationId = OrganizationId(101);
 const SECRET: &str = "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0";
@@ -31,7 +32,8 @@ async fn import(store: &DiskStore, document: &Value, now: u64) -> usize {
 }
 
 async fn organization(store: &DiskStore, id: OrganizationId) -> Organization {
-    store.organization(OrganizationRef::Id(id)).await.unwrap().unwrap()
+    let found = store.organization(OrganizationRef::Id(id)).await.unwrap().unwrap();
+    Arc::unwrap_or_clone(found)
 }
 
 async fn user(store: &DiskStore, email: &str) -> User {

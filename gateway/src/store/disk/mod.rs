@@ -31,8 +31,6 @@ mod transaction;
 mod writer;
 
 #[cfg(test)]
-mod measure;
-#[cfg(test)]
 mod tests;
 
 /// The file of records inside the data directory.
@@ -190,11 +188,8 @@ impl Store for DiskStore {
     fn organization(
         &self,
         which: OrganizationRef,
-    ) -> BoxFuture<'_, Result<Option<Organization>, StoreError>> {
-        Box::pin(async move {
-            let found = self.answer(self.view().organization(&which))?;
-            Ok(found.map(Arc::unwrap_or_clone))
-        })
+    ) -> BoxFuture<'_, Result<Option<Arc<Organization>>, StoreError>> {
+        Box::pin(std::future::ready(self.answer(self.view().organization(&which))))
     }
 
     fn user(&self, which: UserRef) -> BoxFuture<'_, Result<Option<User>, StoreError>> {

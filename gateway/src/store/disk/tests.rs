@@ -123,7 +123,7 @@ async fn an_answered_apply_survives_a_process_that_never_closes_the_file() {
     std::fs::copy(dir.path().join(FILE_NAME), copy.path().join(FILE_NAME)).unwrap();
     let survivor = DiskStore::open(copy.path()).unwrap();
     let found = survivor.organization(OrganizationRef::Id(OrganizationId(101))).await.unwrap();
-    assert_eq!(found, Some(organization()));
+    assert_eq!(found, Some(organization().into()));
     drop(open);
 }
 
@@ -142,7 +142,7 @@ async fn queued_applies_are_made_even_if_their_callers_leave() {
     drop(store);
     let store = DiskStore::open(dir.path()).unwrap();
     let found = store.organization(OrganizationRef::Id(OrganizationId(101))).await.unwrap();
-    assert_eq!(found, Some(organization()));
+    assert_eq!(found, Some(organization().into()));
 }
 
 #[test]

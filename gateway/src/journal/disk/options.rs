@@ -1,0 +1,64 @@
+//! How a journal is run, and what it tells about its commits.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// When `fdatasync` runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FsyncPolicy {
+    /// Before every reply: class D2.
+    Commit,
+    /// At most this long after: class D1.
+    Interval(Duration),
+    /// When the kernel likes: class D0, for experiments.
+    Never,
+}
+
+/// How to run a journal.
+#[derive(Clone, Debug)]
+pub struct DiskOptions {
+    pub shards: u16,
+    pub segment_bytes: u64,
+    pub fsync: FsyncPolicy,
+    pub lease: Duration,
+    /// How long timelines and settled segments stay.
+    pub retention: Duration,
+    /// How long idempotency keys are remembered.
+    pub keys_ttl: Duration,
+    /// Bytes all segments may take; beyond it new work is refused.
+    pub disk_bytes_max: u64,
+}
+
+impl Default for DiskOptions {
+    fn default() -> Self {
+        Self {
+            shards: 8,
+            segment_bytes: 32 << 20,
+            fsync: FsyncPolicy::Commit,
+            lease: Duration::from_secs(60),
+            retention: Duration::from_hours(168),
+            keys_ttl: Duration::from_hours(24),
+            disk_bytes_max: 20 << 30,
+        }
+    }
+}
+
+/// Commit statistics, read by the metrics.
+#[derive(Debug, Default)]
+pub struct CommitStats {
+    pub groups: AtomicU64,
+    pub blocks: AtomicU64,
+    pub micros: AtomicU64,
+    /// Duration of the newest group in microseconds.
+    pub last_micros: AtomicU64,
+}
+
+impl CommitStats {
+    pub(super) fn record(&self, took: Duration, blocks: usize) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.groups.fetch_add(1, Ordering::Relaxed);
+        self.blocks.fetch_add(blocks as u64, Ordering::Relaxed);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+        self.last_micros.store(micros, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,52 @@
+//! Walks over block headers in log order, through one buffer.
+
+use super::record::{BlockHeader, HEADER_BYTES, read_header};
+use super::segment::Segments;
+use bytes::Bytes;
+
+/// Bytes read at once while looking for headers.
+const SCAN_BYTES: usize = 64 << 10;
+
+/// Reads block headers in order through one buffer.
+pub(super) struct Scanner<'a> {
+    segments: &'a Segments,
+    position: u64,
+    buffer: Bytes,
+    buffer_at: u64,
+}
+
+impl<'a> Scanner<'a> {
+    pub(super) fn new(segments: &'a Segments, position: u64) -> Self {
+        Self { segments, position, buffer: Bytes::new(), buffer_at: position }
+    }
+
+    /// The next block that starts below `until`, in this segment or a later one.
+    pub(super) fn next_header(&mut self, until: u64) -> Option<BlockHeader> {
+        while self.position < until {
+            if let Some(header) = self.header_here() {
+                self.position += header.block_bytes() as u64;
+                return Some(header);
+            }
+            // Nothing more in this segment: blocks go on behind the next segment's header.
+            let segment = self.segments.at(self.position)?;
+            self.position = segment.end() + HEADER_BYTES as u64;
+        }
+        None
+    }
+
+    fn header_here(&mut self) -> Option<BlockHeader> {
+        let offset =
+            self.position.checked_sub(self.buffer_at).and_then(|o| usize::try_from(o).ok());
+        let buffered = offset.and_then(|o| self.buffer.get(o..o + HEADER_BYTES));
+        if let Some(bytes) = buffered {
+            return read_header(bytes, self.position).ok();
+        }
+        let segment = self.segments.at(self.position)?;
+        let mut buffer = vec![0; SCAN_BYTES];
+        let read = segment.read(self.position, &mut buffer).ok()?;
+        buffer.truncate(read);
+        self.buffer = Bytes::from(buffer);
+        self.buffer_at = self.position;
+        read_header(self.buffer.get(..HEADER_BYTES)?, self.position).ok()
+    }
+}
