@@ -90,6 +90,8 @@ pub struct App {
     pub admin: SocketAddr,
     tasks: Tasks,
     shutdown: Shutdown,
+    /// Stops the operator's listener, which tells of the drain until its end.
+    admin_shutdown: Shutdown,
     dispatcher: Dispatcher,
     journal: Arc<DiskJournal>,
     grace: Duration,
@@ -132,17 +134,12 @@ impl App {
         };
         let addresses = (local(&api), local(&admin));
         let limits = build::server_limits(&config);
-        let admin_limits = ServerLimits { name: "admin", ..ServerLimits::default() };
         tasks.spawn(
             TaskKind::Critical,
             "api",
             server::serve(api, tls, limits, service, shutdown.clone()),
         );
-        tasks.spawn(
-            TaskKind::Critical,
-            "admin",
-            server::serve(admin, None, admin_limits, Arc::new(admin_service), shutdown.clone()),
-        );
+        let admin_shutdown = serve_admin(admin, admin_service, &tasks);
         let draining = shutdown.clone();
         tasks.spawn(TaskKind::Background, "metrics", async move {
             tokio::select! {
@@ -164,7 +161,7 @@ impl App {
         );
         let grace = config.server.drain_timeout;
         let (api, admin) = addresses;
-        Ok(Self { api, admin, tasks, shutdown, dispatcher, journal, grace })
+        Ok(Self { api, admin, tasks, shutdown, admin_shutdown, dispatcher, journal, grace })
     }
 
     /// The signal that stops this gateway.
@@ -189,9 +186,30 @@ impl App {
             () = aborted => tracing::warn!("aborted; what is in flight is sent again"),
         }
         self.journal.close().await;
+        self.admin_shutdown.drain();
         tracing::info!("stopped");
         if is_healthy { 0 } else { EXIT_IO }
     }
+}
+
+/// Serves the operator beyond the drain of everything else; answers what stops it.
+fn serve_admin(listener: TcpListener, service: AdminService, tasks: &Tasks) -> Shutdown {
+    let limits = ServerLimits { name: "admin", ..ServerLimits::default() };
+    let own_shutdown = Shutdown::new();
+    let serving = server::serve(listener, None, limits, Arc::new(service), own_shutdown.clone());
+    let serving = tokio::spawn(serving);
+    let shutdown = tasks.shutdown().clone();
+    tasks.spawn(TaskKind::Critical, "admin", async move {
+        tokio::select! {
+            ended = serving => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "the operator's listener failed");
+                }
+            }
+            () = shutdown.draining() => {}
+        }
+    });
+    own_shutdown
 }
 
 async fn listen(config: &Config) -> Result<(TcpListener, TcpListener), AppError> {

@@ -51,6 +51,9 @@ struct Lane {
     to: mpsc::Sender<Queued>,
     /// Counts finished tries: a lane whose count stands still is stalled.
     progress: Arc<AtomicU64>,
+    /// The count at which somebody last waited in vain. Until it moves nobody waits again: the
+    /// waiting is done by a shard's loop, and all its other lanes wait with it.
+    stalled_at: Arc<AtomicU64>,
 }
 
 /// Every lane of this process.
@@ -78,10 +81,14 @@ impl Lanes {
         for _ in 0..3 {
             let Some(lane) = self.lane(&key, provider, in_flight_max) else { break };
             let before = lane.progress.load(Ordering::Relaxed);
+            let is_stalled = lane.stalled_at.load(Ordering::Relaxed) == before;
             queued = match lane.to.try_send(queued) {
                 Ok(()) => return Ok(()),
                 // The lane ended between lookup and send: look again.
                 Err(mpsc::error::TrySendError::Closed(back)) => back,
+                Err(mpsc::error::TrySendError::Full(back)) if is_stalled => {
+                    return Err(Box::new(back));
+                }
                 Err(mpsc::error::TrySendError::Full(back)) => {
                     match tokio::time::timeout(PATIENCE, lane.to.reserve()).await {
                         Ok(Ok(room)) => {
@@ -90,6 +97,7 @@ impl Lanes {
                         }
                         Ok(Err(_)) => back,
                         Err(_) if lane.progress.load(Ordering::Relaxed) == before => {
+                            lane.stalled_at.store(before, Ordering::Relaxed);
                             return Err(Box::new(back));
                         }
                         Err(_) => back,
@@ -120,7 +128,8 @@ impl Lanes {
             return None;
         }
         let (to, from) = mpsc::channel(self.capacity);
-        let lane = Lane { to, progress: Arc::default() };
+        let never = Arc::new(AtomicU64::new(u64::MAX));
+        let lane = Lane { to, progress: Arc::default(), stalled_at: never };
         let worker = Worker {
             key: key.clone(),
             lanes: Arc::clone(self),

@@ -43,7 +43,10 @@ pub(in crate::api) async fn batch(
     let created_by = sender(&shared, &caller).await?;
     let key = batch_key(&request.headers)?;
     let path = request.path().to_owned();
-    let lines = request.body.into_stream(shared.settings.bulk_max_body)?;
+    let mut lines = request.body.into_stream(shared.settings.bulk_max_body)?;
+    // Asked for before the answer begins: a caller that waits for 100 Continue must not get the
+    // final status instead, or it may never send its lines (RFC 9110 section 10.1.1).
+    let first = lines.next().await.transpose()?;
     let durability = shared.intake.journal().durability();
     let (to, frames) = mpsc::channel(FRAMES);
     let batch = Batch {
@@ -57,7 +60,7 @@ pub(in crate::api) async fn batch(
         group: Group::default(),
         totals: Totals::default(),
     };
-    tokio::spawn(batch.run(lines));
+    tokio::spawn(batch.run(first, lines));
     let mut response = reply::json(200, ReplyBody::Stream(frames));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
@@ -134,16 +137,17 @@ struct Batch {
 }
 
 impl Batch {
-    async fn run(mut self, mut body: BodyStream) {
+    async fn run(mut self, first: Option<Bytes>, mut body: BodyStream) {
         let mut buffer = BytesMut::new();
+        let mut next = Ok(first);
         let failure = loop {
-            let ended = match body.next().await {
-                Some(Ok(bytes)) => {
+            let ended = match next {
+                Ok(Some(bytes)) => {
                     buffer.extend_from_slice(&bytes);
                     false
                 }
-                Some(Err(error)) => break Some(Failure::from(error)),
-                None => true,
+                Err(error) => break Some(Failure::from(error)),
+                Ok(None) => true,
             };
             if let Err(failure) = self.lines(&mut buffer, ended).await {
                 break Some(failure);
@@ -151,6 +155,7 @@ impl Batch {
             if ended {
                 break None;
             }
+            next = body.next().await.transpose();
         };
         self.flush().await;
         self.summary(failure).await;

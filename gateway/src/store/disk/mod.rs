@@ -6,6 +6,7 @@
 //! next start and no other apply is there in part.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -108,15 +109,12 @@ impl DiskStore {
         std::fs::create_dir_all(dir)
             .map_err(|source| DiskError::Directory { path: dir.to_path_buf(), source })?;
         let path = dir.join(FILE_NAME);
-        let database = Database::builder()
-            .set_cache_size(PAGE_CACHE_BYTES)
-            .create(&path)
-            .map_err(|error| unopened(&path, error))?;
-        let records = Records { path, database, caches: Caches::default() };
-        let found = records.prepare().map_err(|flaw| records.explain(flaw))?;
-        if found > FORMAT {
-            return Err(DiskError::Newer { path: records.path, found });
-        }
+        // The library repairs what it opens, and asserts where the damage leaves it no way.
+        let opened = catch_unwind(AssertUnwindSafe(|| Records::open(&path)));
+        let records = opened.unwrap_or_else(|_| {
+            let source = Box::from("its pages contradict each other");
+            Err(DiskError::Damaged { path: path.clone(), source })
+        })?;
         let records = Arc::new(records);
         let writer = Writer::start(Arc::clone(&records)).map_err(DiskError::Writer)?;
         Ok(Self { records, writer })
@@ -132,6 +130,19 @@ impl DiskStore {
 }
 
 impl Records {
+    fn open(path: &Path) -> Result<Self, DiskError> {
+        let database = Database::builder()
+            .set_cache_size(PAGE_CACHE_BYTES)
+            .create(path)
+            .map_err(|error| unopened(path, error))?;
+        let records = Self { path: path.to_path_buf(), database, caches: Caches::default() };
+        let found = records.prepare().map_err(|flaw| records.explain(flaw))?;
+        if found > FORMAT {
+            return Err(DiskError::Newer { path: records.path, found });
+        }
+        Ok(records)
+    }
+
     /// Creates the tables of a new file; answers the format of the file.
     fn prepare(&self) -> Result<u8, Flaw> {
         let transaction = self.database.begin_write()?;

@@ -147,6 +147,10 @@ impl RuleMetrics {
     #[must_use]
     pub fn new(rule: &str, version: &str) -> Self {
         let (rule, version) = (rule.to_owned(), version.to_owned());
+        // There from the start: what first appears at 1 has no increase to alert on.
+        counter!(name::RULE_ERRORS_TOTAL, "rule" => rule.clone(),
+            "version" => version.clone(), "kind" => "trap")
+        .increment(0);
         Self {
             items: counter!(name::RULE_ITEMS_TOTAL, "rule" => rule.clone(),
                 "version" => version.clone()),

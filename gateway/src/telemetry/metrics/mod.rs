@@ -115,6 +115,9 @@ impl Process {
         let refused = |reason| counter!(name::HTTP_REFUSED_TOTAL, "reason" => reason);
         let closed = |reason| counter!(name::HTTP_CONNECTIONS_REFUSED_TOTAL, "reason" => reason);
         let open = |protocol| gauge!(name::HTTP_CONNECTIONS, "protocol" => protocol);
+        // There from the start: what first appears at 1 has no increase to alert on.
+        counter!(name::PANICS_TOTAL, "task" => "request").increment(0);
+        counter!(name::STORE_ERRORS_TOTAL, "backend" => "disk").increment(0);
         Self {
             connections: Labeled::new(PROTOCOLS, open),
             connections_refused: Labeled::new(CONNECTION_REFUSALS, closed),

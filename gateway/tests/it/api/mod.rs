@@ -1,6 +1,7 @@
 //! Golden requests and answers of every dialect, over HTTP/1.1 and HTTP/2.
 
 mod bodies;
+mod broken;
 mod case;
 mod pattern;
 mod runner;

@@ -169,7 +169,7 @@ impl Raw {
 
     /// Reads until `end` was seen or the peer has closed; answers all text read so far.
     pub(crate) async fn read_until(&mut self, end: &str) -> String {
-        let mut chunk = [0; 16 * 1024];
+        let mut chunk = vec![0; 64 * 1024];
         loop {
             let text = String::from_utf8_lossy(&self.read).into_owned();
             if !end.is_empty() && text.contains(end) {

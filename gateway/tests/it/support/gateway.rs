@@ -94,12 +94,19 @@ impl Home {
 
     /// Starts a gateway that must become ready.
     pub(crate) async fn start(&self) -> Gateway {
-        Gateway::start(self.serve()).await
+        let started = self.attempt().await;
+        started.unwrap_or_else(|failure| unreachable!("the gateway ended: {failure:#?}"))
     }
 
-    /// Runs `bugler serve`, which must end by itself.
+    /// Starts a gateway that must end by itself.
     pub(crate) async fn fail(&self) -> Failure {
-        run(self.serve()).await
+        let started = self.attempt().await;
+        started.map(|gateway| gateway.log()).expect_err("the gateway must not start")
+    }
+
+    /// Starts a gateway, and waits until it is ready or has ended.
+    pub(crate) async fn attempt(&self) -> Result<Gateway, Failure> {
+        Gateway::start(self.serve()).await
     }
 
     /// A token of an organization, from the command line.
@@ -154,30 +161,36 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    async fn start(mut command: Command) -> Self {
+    async fn start(mut command: Command) -> Result<Self, Failure> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary can be started");
         let log = Arc::<Mutex<Vec<String>>>::default();
         let stderr = child.stderr.take().expect("stderr is piped");
         let lines = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 lines.lock().push(line);
             }
         });
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut gateway = Self { child, log, api: nowhere, admin: nowhere };
-        let ready = eventually("the gateway says that it is ready", async || {
+        let ready = eventually("the gateway is ready or ends", async || {
             let ended = gateway.child.try_wait().expect("a child can be waited for");
-            assert!(ended.is_none(), "the gateway ended ({ended:?}): {:#?}", gateway.log());
-            gateway.log_line("ready")
+            ended.map(Err).or_else(|| gateway.log_line("ready").map(Ok))
         });
-        let ready = ready.await;
-        let address = |name: &str| {
-            ready[name].as_str().and_then(|text| text.parse().ok()).expect("an address")
-        };
-        (gateway.api, gateway.admin) = (address("api"), address("admin"));
-        gateway
+        match ready.await {
+            Ok(ready) => {
+                let address = |name: &str| ready[name].as_str().and_then(|text| text.parse().ok());
+                gateway.api = address("api").expect("the address of the API");
+                gateway.admin = address("admin").expect("the operator's address");
+                Ok(gateway)
+            }
+            Err(status) => {
+                reader.join().expect("reading lines does not panic");
+                let stderr = gateway.log().join("\n");
+                Err(Failure { code: status.code(), stdout: String::new(), stderr })
+            }
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
