@@ -94,7 +94,7 @@ const CODES: &[(&str, &str, &str, bool)] = &[
     (
         "BGL-5003",
         "The gateway is at its limit, or its disk is full; nothing was stored.",
-        "Ask again after Retry-After seconds; look at bugler_log_bytes and store.max_disk.",
+        "Ask again after Retry-After seconds; look at bugler_log_pending_bytes and store.max_disk.",
         true,
     ),
 ];

@@ -358,9 +358,9 @@ impl Default for PushPool {
 pub struct HookSettings {
     /// Also call `http:` URLs.
     pub allow_http: bool,
-    /// Also call loopback, private and link-local addresses.
+    /// Also call this machine itself; other private addresses stay forbidden.
     pub allow_private: bool,
-    /// Trusted in place of the public authorities.
+    /// Trusted besides the public authorities.
     pub ca_file: Option<PathBuf>,
     /// From sending a request to the end of its answer.
     pub timeout: Duration,

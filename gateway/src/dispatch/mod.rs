@@ -23,6 +23,7 @@ use crate::dispatch::finish::Finisher;
 use crate::dispatch::lane::Lanes;
 use crate::dispatch::retry::RetryPolicy;
 use crate::journal::Journal;
+use crate::lifecycle::{Caught, report_panic};
 use crate::model::{Millis, Notification, ProviderName, ShardId, Target};
 use crate::providers::Provider;
 use crate::rules::RuleEngine;
@@ -32,6 +33,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+
+/// Before a shard that panicked goes on, so that a panic in a loop does not spin.
+const PANIC_PAUSE: Duration = Duration::from_millis(200);
 
 /// How the dispatcher runs.
 #[derive(Clone, Debug)]
@@ -125,6 +129,23 @@ impl Context {
     }
 }
 
+/// Runs a shard's loop, and again after a panic: what was claimed comes back with its lease.
+async fn watched(
+    context: Arc<Context>,
+    lanes: Arc<Lanes>,
+    shard: ShardId,
+    stop: watch::Receiver<bool>,
+) {
+    loop {
+        let run = shard::run(Arc::clone(&context), Arc::clone(&lanes), shard, stop.clone());
+        match Caught::new(run).await {
+            Ok(()) => return,
+            Err(panic) => report_panic("shard", panic.as_ref()),
+        }
+        tokio::time::sleep(PANIC_PAUSE).await;
+    }
+}
+
 /// What the dispatcher is built from.
 #[derive(Debug)]
 pub struct DispatcherParts {
@@ -166,8 +187,12 @@ impl Dispatcher {
         let (stop, stopped) = watch::channel(false);
         let mut loops = JoinSet::new();
         for shard in 0..context.journal.shards() {
-            let (context, lanes) = (Arc::clone(&context), Arc::clone(&lanes));
-            loops.spawn(shard::run(context, lanes, ShardId(shard), stopped.clone()));
+            loops.spawn(watched(
+                Arc::clone(&context),
+                Arc::clone(&lanes),
+                ShardId(shard),
+                stopped.clone(),
+            ));
         }
         Self { stop, loops, context, lanes }
     }

@@ -16,6 +16,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 const STORE_PAUSE: Duration = Duration::from_millis(200);
 /// A delivery that found its lane full and stuck comes back after this long.
@@ -33,7 +34,9 @@ pub(super) async fn run(
     let capacity = context.settings.max_in_flight + context.settings.claim_batch;
     let (settler, settling) = Settler::new(&context, shard, capacity);
     let settling = tokio::spawn(settling);
-    let renewing = tokio::spawn(renew(Arc::clone(&context), shard, settler.clone()));
+    // Owned, so that a panic ends it: leases that nobody works under must run out.
+    let mut renewing = JoinSet::new();
+    renewing.spawn(renew(Arc::clone(&context), shard, settler.clone()));
     let mut worker = Shard { context, lanes, settler, shard };
     while !*stop.borrow() {
         let max = worker.context.settings.claim_batch;
@@ -50,7 +53,7 @@ pub(super) async fn run(
             }
         }
     }
-    renewing.abort();
+    renewing.shutdown().await;
     // The settling loop ends when the last delivery in flight has reported.
     drop(worker);
     settling.await.ok();

@@ -453,3 +453,22 @@ async fn a_restart_sends_again_only_what_had_no_result() {
     assert!(again.iter().all(|(key, _)| !answered.lock().contains(key)), "{again:?}");
     assert_eq!(world.books().finals[0], 20);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_costs_its_own_claim_and_the_shard_goes_on() {
+    let rules = Told(Box::new(|item: &RouteItem| {
+        assert_ne!(item.notification.event, "poison", "this rule engine is broken");
+        Verdict::Deliver(Plan::all_targets(item.recipient.targets.len()))
+    }));
+    let world = World::new(1, Arc::new(rules), |_| Some(Outcome::Delivered)).await;
+    let poison = world.accept(users(&[1]), "poison").await;
+    world
+        .until("the poison is claimed", Duration::ZERO, async |w| {
+            w.journal.backlog(ShardId(0)).claimed == 1
+        })
+        .await;
+    let good = world.accept(users(&[1]), "x").await;
+    world.until("the good one", Duration::ZERO, async |w| w.finals(good).await.len() == 1).await;
+    assert!(world.finals(poison).await.is_empty());
+    assert_eq!(world.journal.backlog(ShardId(0)).pending, 1, "the poison waits for its lease");
+}

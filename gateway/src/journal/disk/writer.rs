@@ -1,7 +1,7 @@
 //! Group commit: one thread writes what arrived during the previous sync, syncs once, then answers.
 //!
-//! There is no timer: the next group is whatever callers enqueued while the disk was busy. After
-//! a failed write or sync nothing more is acknowledged, since what is on disk is then unknown.
+//! The next group is whatever callers enqueued while the disk was busy; a lone caller never waits
+//! for others, several wait 1 ms for more. After a failed write or sync nothing more is acknowledged, since what is on disk is then unknown.
 
 use super::core::Core;
 use super::index::{Checkpoint, Granule, Projection};
