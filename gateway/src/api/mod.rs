@@ -5,6 +5,7 @@
 pub(crate) mod failure;
 pub(crate) mod fields;
 pub(crate) mod json;
+pub(crate) mod query;
 pub(crate) mod reply;
 
 mod applivery;
