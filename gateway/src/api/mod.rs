@@ -13,6 +13,7 @@ mod blynk;
 mod jigx;
 mod limit;
 mod native;
+mod oauth;
 mod route;
 mod shared;
 mod zitadel;
