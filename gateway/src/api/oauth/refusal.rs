@@ -1,6 +1,9 @@
 //! Why the token endpoint gave no token: RFC 6749 section 5.2 with the documented status 400.
 
 use crate::api::failure::{Failure, FailureClass};
+use crate::auth::PasswordError;
+use crate::intake::ChangeError;
+use crate::store::StoreError;
 
 /// The documented error codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,5 +58,23 @@ impl From<Failure> for TokenRefusal {
             FailureClass::Invalid => Self::request(failure.detail),
             _ => Self::Other(failure),
         }
+    }
+}
+
+impl From<StoreError> for TokenRefusal {
+    fn from(error: StoreError) -> Self {
+        Failure::from(error).into()
+    }
+}
+
+impl From<ChangeError> for TokenRefusal {
+    fn from(error: ChangeError) -> Self {
+        Failure::from(error).into()
+    }
+}
+
+impl From<PasswordError> for TokenRefusal {
+    fn from(error: PasswordError) -> Self {
+        Failure::from(error).into()
     }
 }

@@ -19,19 +19,19 @@ struct Failures {
 
 /// Failed tries by name: of a client, or of a user. Known and unknown names count alike.
 #[derive(Debug)]
-pub(super) struct Tries {
+pub(crate) struct Tries {
     allowed: u32,
     failures: Mutex<HashMap<SecretHash, Failures>>,
 }
 
 impl Tries {
     /// `allowed` failures a minute; 0 is no limit.
-    pub(super) fn new(allowed: u32) -> Self {
+    pub(crate) fn new(allowed: u32) -> Self {
         Self { allowed, failures: Mutex::default() }
     }
 
     /// Refuses a name that failed too often, even if it could prove itself now.
-    pub(super) fn check(&self, name: &str, now: Instant) -> Result<(), Failure> {
+    pub(crate) fn check(&self, name: &str, now: Instant) -> Result<(), Failure> {
         let failures = self.failures.lock();
         let Some(found) = failures.get(&SecretHash::of(name)) else { return Ok(()) };
         let left = WINDOW.saturating_sub(now.saturating_duration_since(found.since));
@@ -44,7 +44,7 @@ impl Tries {
     }
 
     /// Counts a failure of `name`.
-    pub(super) fn failed(&self, name: &str, now: Instant) {
+    pub(crate) fn failed(&self, name: &str, now: Instant) {
         let mut failures = self.failures.lock();
         let is_over = |f: &Failures| now.saturating_duration_since(f.since) >= WINDOW;
         if failures.len() >= NAMES_MAX {
