@@ -185,6 +185,8 @@ impl World {
             start_at: now,
             expires_at: None,
             dialect_fields: String::new(),
+            mail: None,
+            inbox: false,
         };
         let append = Append { entries: vec![Work::root(notification)], idempotency: Vec::new() };
         self.journal.append(ShardId(0), append).expect("accepted").await.expect("committed");

@@ -94,6 +94,8 @@ pub(super) async fn push(shared: Arc<Shared>, request: Request) -> Result<Answer
                 start_at: now,
                 expires_at: None,
                 dialect_fields: String::new(),
+                mail: None,
+                inbox: false,
             };
             Ok((notification, answer))
         })

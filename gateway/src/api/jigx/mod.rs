@@ -43,6 +43,8 @@ pub(super) async fn create(
                 source: Source::Jigx,
                 event: String::from("notification.jigx"),
                 dialect_fields: create.own_fields(),
+                mail: None,
+                inbox: true,
                 collapse_key: None,
                 created_at: now,
                 created_by: author.to_string(),
