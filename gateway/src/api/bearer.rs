@@ -2,9 +2,7 @@
 
 use crate::api::Shared;
 use crate::api::failure::{Failure, FailureClass};
-use crate::auth::{
-    CREDENTIAL_MAX, Caller, PermissionSet, Scope, bearer, hash_of, is_opaque_key,
-};
+use crate::auth::{CREDENTIAL_MAX, Caller, PermissionSet, Scope, bearer, hash_of, is_opaque_key};
 use http::HeaderMap;
 use std::sync::Arc;
 

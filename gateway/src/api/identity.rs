@@ -2,9 +2,7 @@
 
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::tries::Tries;
-use crate::auth::{
-    Grant, NewPassword, PasswordError, PasswordPool, PasswordProblem, TokenMinter,
-};
+use crate::auth::{Grant, NewPassword, PasswordError, PasswordPool, PasswordProblem, TokenMinter};
 use crate::model::{Millis, Secret};
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
 //! How often a name may fail to prove itself: guesses are counted, and too many wait.
 
 use crate::api::failure::{Failure, FailureClass};
-use crate::auth::SecretHash;
+use crate::auth::hash_of;
+use crate::model::SecretHash;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ impl Tries {
     /// Refuses a name that failed too often, even if it could prove itself now.
     pub(crate) fn check(&self, name: &str, now: Instant) -> Result<(), Failure> {
         let failures = self.failures.lock();
-        let Some(found) = failures.get(&SecretHash::of(name)) else { return Ok(()) };
+        let Some(found) = failures.get(&hash_of(name)) else { return Ok(()) };
         let left = WINDOW.saturating_sub(now.saturating_duration_since(found.since));
         if self.allowed == 0 || found.count < self.allowed || left.is_zero() {
             return Ok(());
@@ -54,7 +55,7 @@ impl Tries {
             // Somebody tries many names once; those tried often stay counted.
             failures.retain(|_, failures| failures.count > 1);
         }
-        let name = SecretHash::of(name);
+        let name = hash_of(name);
         let start = Failures { count: 0, since: now };
         if failures.len() >= NAMES_MAX && !failures.contains_key(&name) {
             return;

@@ -19,14 +19,14 @@ mod tests;
 
 pub use caller::{Caller, Scope, bearer};
 pub use keys::{KeyError, KeyRing};
-pub use mint::{Grant, MintError, TokenMinter};
+pub use mint::{Grant, MintError, Origin, TokenMinter};
 pub use password::{
     NewPassword, PASSWORD_MAX, PASSWORD_MIN, PasswordError, PasswordPool, PasswordProblem,
 };
 pub use permission::{Permission, PermissionSet};
 pub use secret::{
-    CREDENTIAL_MAX, Fresh, SecretHash, client_id, client_secret, invitation_token, is_opaque_key,
-    opaque_key, refresh_token,
+    CREDENTIAL_MAX, Fresh, client_id, client_secret, hash_of, invitation_token, is_opaque_key,
+    matches, opaque_key, refresh_token,
 };
 pub use token::TokenVerifier;
 

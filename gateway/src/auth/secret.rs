@@ -2,7 +2,7 @@
 //!
 //! All have 192 bits or more of chance, so one round of SHA-256 is all the hashing they need.
 
-use crate::model::Secret;
+use crate::model::{Secret, SecretHash};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
@@ -29,23 +29,18 @@ pub struct Fresh {
     pub hash: SecretHash,
 }
 
-/// The SHA-256 of a credential: what is stored and looked up in its place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SecretHash(pub [u8; 32]);
+/// The hash of a credential, as stored.
+#[must_use]
+pub fn hash_of(text: &str) -> SecretHash {
+    SecretHash(Sha256::digest(text.as_bytes()).into())
+}
 
-impl SecretHash {
-    #[must_use]
-    pub fn of(text: &str) -> Self {
-        Self(Sha256::digest(text.as_bytes()).into())
-    }
-
-    /// True if `text` is the credential this is the hash of, in a time that tells nothing of it.
-    #[must_use]
-    pub fn matches(&self, text: &str) -> bool {
-        let other = Self::of(text);
-        let differing = self.0.iter().zip(other.0).fold(0, |bits, (a, b)| bits | black_box(a ^ b));
-        black_box(differing) == 0
-    }
+/// True if `text` is the credential that `stored` is the hash of, in a time that tells nothing.
+#[must_use]
+pub fn matches(stored: &SecretHash, text: &str) -> bool {
+    let other = hash_of(text);
+    let differing = stored.0.iter().zip(other.0).fold(0, |bits, (a, b)| bits | black_box(a ^ b));
+    black_box(differing) == 0
 }
 
 /// An API key: `bgl_` and 43 characters.
@@ -88,7 +83,7 @@ pub fn is_opaque_key(token: &str) -> bool {
 fn fresh(prefix: &str) -> Fresh {
     let random = URL_SAFE_NO_PAD.encode(rand::random::<[u8; SECRET_BYTES]>());
     let text = format!("{prefix}{random}");
-    Fresh { hash: SecretHash::of(&text), text: Secret::new(text) }
+    Fresh { hash: hash_of(&text), text: Secret::new(text) }
 }
 
 #[cfg(test)]
@@ -122,12 +117,12 @@ mod tests {
     fn only_the_credential_itself_matches_its_hash() {
         let key = opaque_key();
         let text = key.text.reveal();
-        assert!(key.hash.matches(text));
-        assert_eq!(key.hash, SecretHash::of(text));
+        assert!(matches(&key.hash, text));
+        assert_eq!(key.hash, hash_of(text));
         for other in
             [String::new(), format!("{text} "), text.to_uppercase(), text.replace("bgl_", "")]
         {
-            assert!(!key.hash.matches(&other), "{other}");
+            assert!(!matches(&key.hash, &other), "{other}");
         }
         assert!(!format!("{key:?}").contains(text), "a secret does not show");
     }

@@ -85,9 +85,9 @@ impl NewCredential {
         if fields.get("name").is_some() && name.trim().is_empty() && !faults.concern("name") {
             faults.add("name", "must not be empty");
         }
-        let listed = fields.get("permissions").and_then(|_| {
-            fields.texts("permissions", Permission::ALL.len(), NAME_MAX, faults)
-        });
+        let listed = fields
+            .get("permissions")
+            .and_then(|_| fields.texts("permissions", Permission::ALL.len(), NAME_MAX, faults));
         let mut limited_to = listed.as_ref().map(|_| Vec::new());
         for (number, name) in listed.iter().flatten().enumerate() {
             match Permission::named(name) {

@@ -7,9 +7,9 @@ use crate::api::route::Call;
 use crate::api::shared::{Begun, Head, Turn};
 use crate::api::{Answered, Shared, json};
 use crate::auth::{CREDENTIAL_MAX, NewPassword, PermissionSet, hash_of};
-use crate::intake::{Answer, ChangeError, RecordChange};
+use crate::intake::{Answer, RecordChange};
 use crate::model::{AuditNote, Invitation, OrganizationId, Secret, User, UserStatus};
-use crate::store::{Change, Expectation, StoreError, UserRef};
+use crate::store::{Change, Expectation, UserRef};
 use serde_json::json;
 use std::time::Instant;
 
@@ -131,8 +131,7 @@ async fn open(
 /// The user an invitation is for, still waiting for it, with a role that still exists.
 async fn invited(shared: &Shared, invitation: &Invitation) -> Result<User, Failure> {
     let found = shared.store.user(UserRef::Id(invitation.user)).await?;
-    let is_waiting =
-        |user: &User| user.status == UserStatus::Pending && user.org == invitation.org;
+    let is_waiting = |user: &User| user.status == UserStatus::Pending && user.org == invitation.org;
     let user = found.filter(is_waiting).ok_or_else(unknown)?;
     // Whoever changed the role since had the right to; the promise alone gives none.
     let is_built_in = PermissionSet::of_default_role(user.role).is_some();

@@ -83,9 +83,7 @@ pub(super) async fn issue(
             store(shared, head, &subject, changes, "token.issue").await?;
             Ok(issued)
         }
-        Grant::User { email, password } => {
-            log_in(shared, head, subject, &email, &password).await
-        }
+        Grant::User { email, password } => log_in(shared, head, subject, &email, &password).await,
         Grant::Refresh(token) => refresh(shared, head, subject, &token).await,
     }
 }

@@ -8,6 +8,7 @@ mod grants;
 mod refusal;
 
 use crate::api::failure::Failure;
+use crate::api::native;
 use crate::api::oauth::ask::{Parameters, TokenAsk};
 use crate::api::oauth::grants::Issued;
 use crate::api::oauth::refusal::TokenRefusal;
@@ -26,6 +27,13 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
     method: Method::POST,
     patterns: &["/oauth2/token"],
     work: |call| Box::pin(token(call)),
+}];
+
+/// What manages its clients in Blynk's paths.
+pub(super) const BLYNK_ENDPOINTS: &[Endpoint] = &[Endpoint {
+    method: Method::POST,
+    patterns: &["/api/v1/organization/oauth/clients/create"],
+    work: |call| Box::pin(native::create_client_for_blynk(call)),
 }];
 
 /// `POST /oauth2/token`

@@ -5,13 +5,12 @@ use crate::auth::PasswordError;
 use crate::intake::ChangeError;
 use crate::store::StoreError;
 
-/// The documented error codes.
+/// The documented error codes; `unauthorized_client` is none of them, for clients have every grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TokenError {
     InvalidRequest,
     InvalidClient,
     InvalidGrant,
-    UnauthorizedClient,
     UnsupportedGrantType,
 }
 
@@ -21,7 +20,6 @@ impl TokenError {
             Self::InvalidRequest => "invalid_request",
             Self::InvalidClient => "invalid_client",
             Self::InvalidGrant => "invalid_grant",
-            Self::UnauthorizedClient => "unauthorized_client",
             Self::UnsupportedGrantType => "unsupported_grant_type",
         }
     }
