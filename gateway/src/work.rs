@@ -2,8 +2,8 @@
 
 use crate::journal::{Entry, EntryKind};
 use crate::model::{
-    Millis, Notification, NotificationId, OrganizationId, Priority, SubscriptionId, TargetRef,
-    TimelineEvent, UserId,
+    Millis, Notification, NotificationId, OrganizationId, Priority, Source, SubscriptionId,
+    TargetRef, TimelineEvent, UserId,
 };
 use crate::store::{Change, Version};
 use bytes::Bytes;
@@ -110,8 +110,11 @@ impl Work {
     #[must_use]
     pub fn root(notification: Notification) -> Entry {
         let (id, org, due) = (notification.id, notification.org, notification.start_at);
+        // The one dialect that lists what was accepted.
+        let is_listed = notification.source == Source::Jigx;
+        let kind = if is_listed { EntryKind::Listed } else { EntryKind::Root };
         let payload = Self::Notification(notification).encode();
-        Entry { notification: id, org, kind: EntryKind::Root, due, payload }
+        Entry { notification: id, org, kind, due, payload }
     }
 }
 

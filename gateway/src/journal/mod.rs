@@ -31,6 +31,16 @@ pub enum EntryKind {
     FollowUp,
     /// Changes to records, to be made again after a crash unless this entry is done.
     Change,
+    /// A root that is also found by its organization, newest first: see [`Journal::listed`].
+    Listed,
+}
+
+impl EntryKind {
+    /// True for a notification as accepted.
+    #[must_use]
+    pub fn is_root(self) -> bool {
+        matches!(self, Self::Root | Self::Listed)
+    }
 }
 
 /// What intake or a settlement adds to the journal.
@@ -139,6 +149,13 @@ pub struct Timeline {
     pub events: Vec<Bytes>,
 }
 
+/// A listed root as it was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedRoot {
+    pub notification: NotificationId,
+    pub payload: Bytes,
+}
+
 /// Work that was given up, with what it takes to send it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -209,6 +226,24 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
         org: OrganizationId,
         notification: NotificationId,
     ) -> BoxFuture<'_, Result<Option<Timeline>, JournalError>>;
+
+    /// Listed roots of `org` older than `before`, newest first, at most `limit`. What was
+    /// committed is listed at once, and until retention drops it.
+    fn listed(
+        &self,
+        org: OrganizationId,
+        before: Option<NotificationId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<ListedRoot>, JournalError>>;
+
+    /// Leases a listed root of `org` in `shard` whose time has not come, so that it can be
+    /// settled without being sent. `None` if there is no such one, or its work has begun.
+    fn take(
+        &self,
+        shard: ShardId,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<Option<Claim>, JournalError>>;
 
     fn remembered(
         &self,
