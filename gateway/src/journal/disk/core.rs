@@ -8,9 +8,7 @@ use super::segment::{Segment, SegmentError, Segments};
 use super::state::{BlockMarks, BlockRef, ListedKey, Place, Shard, listed_places};
 use super::writer::{Inbox, Request};
 use crate::clock::Clock;
-use crate::journal::{
-    Books, ClaimId, Commit, Entry, IdempotencyRecord, JournalError, Settlement,
-};
+use crate::journal::{Books, ClaimId, Commit, Entry, IdempotencyRecord, JournalError, Settlement};
 use crate::model::{Millis, NotificationId, ShardId};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -258,9 +256,7 @@ impl Core {
                 }
                 let (_, payload) = self.segments.block(header.position)?;
                 let root = Records::new(payload).find_map(|record| match record {
-                    Some(Record::Entry(e)) if e.notification == id && e.kind.is_root() => {
-                        Some(e)
-                    }
+                    Some(Record::Entry(e)) if e.notification == id && e.kind.is_root() => Some(e),
                     _ => None,
                 });
                 if root.is_some() {

@@ -8,11 +8,11 @@ use super::tables::{Counter, Flaw};
 use super::{DiskError, DiskStore};
 use crate::BoxFuture;
 use crate::model::{
-    ApiKey, AuditRecord, Client, Device, Invitation, Membership, MessageText, NotificationPolicy,
-    ObjectId, Organization, OrganizationId, PolicyOwner, RefreshToken, Role, Secret, SecretHash,
-    Subscription, User, UserId,
+    ApiKey, AuditRecord, Client, Device, InboxHead, Invitation, Membership, MessageText,
+    NotificationId, NotificationPolicy, ObjectId, Organization, OrganizationId, PolicyOwner,
+    RefreshToken, Role, Secret, SecretHash, Subscription, User, UserId,
 };
-use crate::store::{Accounts, SortBy, StoreError, UserPage, UserSearch};
+use crate::store::{Accounts, InboxRow, Inboxes, SortBy, StoreError, UserPage, UserSearch};
 use uuid::Uuid;
 
 type Read<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
@@ -162,6 +162,48 @@ impl Accounts for DiskStore {
 
     fn audit(&self, org: OrganizationId, after: u64, limit: usize) -> Read<'_, Vec<AuditRecord>> {
         self.long(move |view| view.audit(org, after, limit))
+    }
+}
+
+impl Inboxes for DiskStore {
+    fn inbox_head(&self, user: UserId) -> Read<'_, InboxHead> {
+        self.short(|view| view.inbox_head(user))
+    }
+
+    fn inbox_entry(
+        &self,
+        user: UserId,
+        notification: NotificationId,
+    ) -> Read<'_, Option<InboxRow>> {
+        self.short(|view| view.inbox_entry(user, notification))
+    }
+
+    fn inbox(
+        &self,
+        user: UserId,
+        org: OrganizationId,
+        before: Option<NotificationId>,
+        limit: usize,
+    ) -> Read<'_, Vec<InboxRow>> {
+        self.long(move |view| view.inbox(user, org, before, limit))
+    }
+
+    fn inbox_changes(
+        &self,
+        user: UserId,
+        org: OrganizationId,
+        after: u64,
+        limit: usize,
+    ) -> Read<'_, Vec<InboxRow>> {
+        self.long(move |view| view.inbox_changes(user, org, after, limit))
+    }
+
+    fn hidden(
+        &self,
+        org: OrganizationId,
+        among: Vec<NotificationId>,
+    ) -> Read<'_, Vec<NotificationId>> {
+        self.short(move |view| view.hidden(org, &among))
     }
 }
 

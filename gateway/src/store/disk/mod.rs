@@ -31,6 +31,7 @@ mod account_reads;
 mod accounts;
 mod cache;
 mod change;
+mod inbox;
 mod reader;
 mod tables;
 mod transaction;
