@@ -10,8 +10,8 @@ mod build;
 pub use build::BuildError;
 
 use crate::admin::AdminService;
-use crate::api::{Api, ApiSettings, SendLimit, Shared};
-use crate::auth::{KeyError, KeyRing, TokenVerifier};
+use crate::api::{Api, ApiSettings, Identity, IdentitySettings, SendLimit, Shared};
+use crate::auth::{KeyError, KeyRing, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, DispatcherParts};
@@ -25,6 +25,7 @@ use crate::store::directory::{self, DirectoryError};
 use crate::store::disk::{DiskError, DiskStore};
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::{self, PrometheusHandle};
+use crate::work::decode_changes;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,6 +67,10 @@ pub enum AppError {
         #[source]
         source: Box<SeedError>,
     },
+    #[error("accepted changes cannot be read from the journal")]
+    Changes(#[from] crate::journal::JournalError),
+    #[error("accepted changes cannot be made")]
+    Redo(#[from] StoreError),
     #[error("metrics could not be set up")]
     Metrics(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("a part of the start panicked")]
@@ -111,6 +116,7 @@ impl App {
         let tls = tls.map(|(cert, key)| server::tls::server_config(cert, key)).transpose()?;
         let opened = open(config.clone(), Arc::clone(&clock)).await?;
         let Opened { journal, store, rules, keys } = opened;
+        redo(journal.as_ref(), store.as_ref()).await?;
         if let Some(path) = seed {
             apply_seed(&path, store.as_ref(), clock.as_ref())
                 .await
@@ -250,6 +256,22 @@ async fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Opened, AppError>
     .await?
 }
 
+/// Makes changes again that were accepted before a crash and may be missing in the records.
+async fn redo(journal: &dyn Journal, store: &dyn Store) -> Result<(), AppError> {
+    let payloads = journal.unfinished_changes().await?;
+    let changes: Vec<_> = payloads.iter().filter_map(|payload| decode_changes(payload)).collect();
+    if changes.len() < payloads.len() {
+        tracing::error!(
+            unreadable = payloads.len() - changes.len(),
+            "accepted changes cannot be read by this version; start the release that wrote them"
+        );
+    }
+    if !changes.is_empty() {
+        store.redo(changes).await?;
+    }
+    Ok(())
+}
+
 async fn apply_seed(path: &Path, store: &dyn Store, clock: &dyn Clock) -> Result<(), SeedError> {
     let document = std::fs::read(path)?;
     let changes = directory::changes(&document, store, clock.now()).await?;
@@ -266,6 +288,11 @@ fn service(
 ) -> Arc<dyn Service> {
     let journal = Arc::clone(journal) as Arc<dyn Journal>;
     let (issuer, audience) = (&config.auth.issuer, &config.auth.audience);
+    let minter = TokenMinter::new(Arc::clone(&keys), issuer, audience, Arc::clone(clock));
+    let identity = IdentitySettings {
+        token_ttl: config.auth.token_ttl,
+        client_failures: config.auth.client_failures,
+    };
     Arc::new(Api::new(Shared {
         intake: Intake::new(journal, Arc::clone(clock)),
         store,
@@ -275,6 +302,7 @@ fn service(
             bulk_max_body: config.server.bulk_max_body.0,
             region: String::from("us-east-1"),
         },
+        identity: Identity::new(minter.ok(), identity),
         limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
     }))
 }

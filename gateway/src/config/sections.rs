@@ -205,6 +205,7 @@ pub struct Auth {
     /// See [`Config::keys_path`].
     pub keys_file: Option<PathBuf>,
     pub token_ttl: Duration,
+    pub client_failures: u32,
 }
 
 impl Default for Auth {
@@ -214,6 +215,7 @@ impl Default for Auth {
             audience: String::from("bugler"),
             keys_file: None,
             token_ttl: Duration::from_secs(DAY),
+            client_failures: 5,
         }
     }
 }

@@ -1,26 +1,111 @@
 //! The native API under `/bugler/v1`: send one, send many, follow one.
 
+mod account;
+mod audit;
 mod batch;
+mod clients;
+mod invitation;
+mod keys;
+mod password;
 pub(crate) mod render;
 mod timeline;
 mod wire;
 
-pub(super) use batch::batch;
-pub(super) use timeline::timeline;
-
 use crate::api::failure::{Failure, FailureClass};
+use crate::api::route::{Call, Endpoint};
 use crate::api::{Answered, Shared};
 use crate::auth::{Caller, Permission};
 use crate::intake::Answer;
 use crate::model::OrganizationId;
-use crate::server::Request;
 use crate::store::OrganizationRef;
-use std::sync::Arc;
+use http::Method;
 use wire::Wire;
 
+pub(super) use clients::create_for_blynk as create_client_for_blynk;
+
+/// What the native paths serve.
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/notifications"],
+        work: |call| Box::pin(send(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/notifications:batch"],
+        work: |call| Box::pin(batch::batch(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/notifications/{id}", "/bugler/v1/notifications/{id}/trace"],
+        work: |call| Box::pin(timeline::timeline(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/organizations/{org}/clients"],
+        work: |call| Box::pin(clients::create(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/clients"],
+        work: |call| Box::pin(clients::list(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/clients/{id}"],
+        work: |call| Box::pin(clients::get(call)),
+    },
+    Endpoint {
+        method: Method::DELETE,
+        patterns: &["/bugler/v1/organizations/{org}/clients/{id}"],
+        work: |call| Box::pin(clients::remove(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/organizations/{org}/keys"],
+        work: |call| Box::pin(keys::create(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/keys"],
+        work: |call| Box::pin(keys::list(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/keys/{id}"],
+        work: |call| Box::pin(keys::get(call)),
+    },
+    Endpoint {
+        method: Method::DELETE,
+        patterns: &["/bugler/v1/organizations/{org}/keys/{id}"],
+        work: |call| Box::pin(keys::remove(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/audit"],
+        work: |call| Box::pin(audit::list(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/audit/verify"],
+        work: |call| Box::pin(audit::verify(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/invitations/accept"],
+        work: |call| Box::pin(invitation::accept(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/users/{id}/password"],
+        work: |call| Box::pin(password::set(call)),
+    },
+];
+
 /// `POST /bugler/v1/notifications`
-pub(super) async fn send(shared: Arc<Shared>, request: Request) -> Result<Answered, Failure> {
-    let caller = shared.caller(&request.headers)?;
+async fn send(call: Call) -> Result<Answered, Failure> {
+    let Call { shared, request, .. } = call;
+    let caller = shared.caller(&request.headers).await?;
     shared.throttle(caller.organization)?;
     let created_by = sender(&shared, &caller).await?;
     let (head, body) = shared.json_body(request).await?;

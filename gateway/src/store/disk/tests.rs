@@ -16,6 +16,7 @@ impl Place for TempDir {
 
 fn organization() -> Organization {
     Organization {
+        profile: crate::model::OrganizationProfile::default(),
         id: OrganizationId(101),
         uuid: Uuid::from_u128(1),
         object_id: ObjectId([1; 12]),
@@ -111,7 +112,7 @@ async fn a_file_of_a_newer_release_is_left_alone() {
         transaction.commit().unwrap();
     }
     let refused = told(&DiskStore::open(dir.path()).unwrap_err());
-    assert!(refused.contains("has record format 2"), "{refused}");
+    assert!(refused.contains("has record format 3"), "{refused}");
 }
 
 #[tokio::test]
@@ -125,6 +126,34 @@ async fn an_answered_apply_survives_a_process_that_never_closes_the_file() {
     let found = survivor.organization(OrganizationRef::Id(OrganizationId(101))).await.unwrap();
     assert_eq!(found, Some(organization().into()));
     drop(open);
+}
+
+#[tokio::test]
+async fn a_logged_change_that_a_killed_process_lost_is_made_again_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = with_one_organization(dir.path()).await;
+    let renamed = || Organization { name: String::from("Renamed"), ..organization() };
+    let changes = || vec![Change::PutOrganization(renamed())];
+    let version = open.apply_logged(changes(), Box::new(|_| Ok(Box::pin(async { Ok(()) })))).await;
+    let version = version.unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(dir.path().join(FILE_NAME), copy.path().join(FILE_NAME)).unwrap();
+    let which = || OrganizationRef::Id(OrganizationId(101));
+    {
+        let survivor = DiskStore::open(copy.path()).unwrap();
+        let found = survivor.organization(which()).await.unwrap();
+        assert_eq!(found, Some(organization().into()), "only the log has the change");
+        survivor.redo(vec![(version, changes())]).await.unwrap();
+        let again = tempfile::tempdir().unwrap();
+        std::fs::copy(copy.path().join(FILE_NAME), again.path().join(FILE_NAME)).unwrap();
+        let second = DiskStore::open(again.path()).unwrap();
+        let found = second.organization(which()).await.unwrap();
+        assert_eq!(found, Some(renamed().into()), "once redone it is on disk");
+    }
+    drop(open);
+    let closed = DiskStore::open(dir.path()).unwrap();
+    let found = closed.organization(which()).await.unwrap();
+    assert_eq!(found, Some(renamed().into()), "closing writes what is only logged");
 }
 
 #[tokio::test]
@@ -155,12 +184,12 @@ fn the_data_directory_must_be_a_directory() {
 }
 
 #[test]
-fn the_stored_form_of_version_1_stays_readable() {
-    // Written by the first release. Raise the record version before changing a stored type.
+fn the_stored_form_of_version_2_stays_readable() {
+    // Raise the record version before changing a stored type.
     let stored = concat!(
-        "01ca01100000000000000000000000000000000101010101010101010101010111",
-        "61636d652d6f662d7468652d6e6f7274681136393632393032333930363438383333",
-        "340441636d65000355544300c87c1c3a",
+        "02ca01100000000000000000000000000000000101010101010101010101010111",
+        "61636d652d6f662d7468652d6e6f72746811363936323930323339303634383833",
+        "33340441636d65000355544300010000000100650051d4",
     );
     let bytes = tables::encode(Table::Organizations, &organization()).unwrap();
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
