@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 const FORMAT: u8 = 2;
 const PAYLOAD_BYTES: usize = 512;
 
+/// What a timeline names as the target of a notification canceled as a whole.
+pub const CANCELED_TARGET: &str = "notification";
+
 /// One recipient, named without secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RecipientRef {

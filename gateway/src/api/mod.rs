@@ -26,6 +26,7 @@ mod zitadel;
 mod tests;
 
 pub use identity::{Identity, IdentitySettings};
+pub use jigx::States as NotificationStates;
 pub use limit::SendLimit;
 pub use route::operations;
 pub use shared::{ApiSettings, BLYNK_BODY_MAX, Shared};
@@ -125,6 +126,9 @@ impl Service for Api {
     fn call(&self, request: Request) -> BoxFuture<'static, Response> {
         let started = Instant::now();
         let dialect = Dialect::of(request.path());
+        if dialect == Dialect::Jigx && request.method == Method::OPTIONS {
+            return Box::pin(std::future::ready(dialect.finish(jigx::preflight())));
+        }
         let (served, params) = match self.route(&request.method, request.path()) {
             Ok(found) => found,
             Err(failure) => {
@@ -133,7 +137,7 @@ impl Service for Api {
                     // RFC 9110 section 15.5.6: a 405 says what is allowed.
                     response.headers_mut().extend(self.allowed(request.path()));
                 }
-                return Box::pin(std::future::ready(response));
+                return Box::pin(std::future::ready(dialect.finish(response)));
             }
         };
         let metrics = Arc::clone(&served.metrics);
@@ -165,12 +169,13 @@ impl Service for Api {
                 }
             };
             metrics.answered(response.status().as_u16(), started.elapsed());
-            response
+            dialect.finish(response)
         })
     }
 
     fn refuse(&self, path: &str, refusal: &Refusal) -> Response {
-        Dialect::of(path).render(&Failure::from(refusal))
+        let dialect = Dialect::of(path);
+        dialect.finish(dialect.render(&Failure::from(refusal)))
     }
 }
 

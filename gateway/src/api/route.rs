@@ -40,6 +40,14 @@ impl Dialect {
         }
     }
 
+    /// Adds what every answer of the dialect carries.
+    pub(super) fn finish(self, mut response: Response) -> Response {
+        if self == Self::Jigx {
+            jigx::open_to_pages(response.headers_mut());
+        }
+        response
+    }
+
     pub(super) fn render(self, failure: &Failure) -> Response {
         match self {
             Self::Jigx => jigx::render::render(failure),

@@ -10,7 +10,9 @@ mod build;
 pub use build::BuildError;
 
 use crate::admin::AdminService;
-use crate::api::{Api, ApiSettings, Identity, IdentitySettings, SendLimit, Shared};
+use crate::api::{
+    Api, ApiSettings, Identity, IdentitySettings, NotificationStates, SendLimit, Shared,
+};
 use crate::auth::{KeyError, KeyRing, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -311,8 +313,10 @@ fn service(
             max_body: config.server.max_body.0,
             bulk_max_body: config.server.bulk_max_body.0,
             region: String::from("us-east-1"),
+            retention: config.store.retention,
         },
         identity: Identity::new(minter.ok(), identity),
+        jigx: NotificationStates::default(),
         limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
     }))
 }

@@ -85,7 +85,8 @@ pub(super) async fn one(
             let audience = Audience::Users(vec![id]);
             let page = store.recipients(org, &audience, None, 1).await?;
             let mut found = page.recipients.into_iter();
-            let Some(found) = found.find(|one| notification.inbox || is_reachable(one, mails)) else {
+            let Some(found) = found.find(|one| notification.inbox || is_reachable(one, mails))
+            else {
                 return Ok(None);
             };
             let role = store.role(org, found.user.role).await?;

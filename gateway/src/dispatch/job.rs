@@ -36,7 +36,13 @@ impl Job {
         DeliveryId::derive(self.notification.id, &format!("marker:{step}"))
     }
 
-    pub(super) fn finish_all(&mut self, now: Millis, recipient: &Expanded, state: FinalState, cause: &str) {
+    pub(super) fn finish_all(
+        &mut self,
+        now: Millis,
+        recipient: &Expanded,
+        state: FinalState,
+        cause: &str,
+    ) {
         for target in &recipient.targets {
             self.settle(target.reference(), now, state, cause);
         }
@@ -61,7 +67,13 @@ impl Job {
     }
 
     /// Settles a delivery without a try, unless an earlier claim did.
-    pub(super) fn settle(&mut self, target: TargetRef, now: Millis, state: FinalState, cause: &str) {
+    pub(super) fn settle(
+        &mut self,
+        target: TargetRef,
+        now: Millis,
+        state: FinalState,
+        cause: &str,
+    ) {
         let delivery = DeliveryId::derive(self.notification.id, &target.key());
         if self.settled.insert(delivery) {
             self.end(delivery, target, now, state, cause);

@@ -6,9 +6,7 @@
 use crate::dispatch::Context;
 use crate::dispatch::counters::Counters;
 use crate::journal::{Claim, ClaimId, Entry, Journal, JournalError, Resolution, Settlement};
-use crate::model::{
-    DeliveryId, InboxStep, NotificationId, OrganizationId, ShardId, TimelineEvent,
-};
+use crate::model::{DeliveryId, InboxStep, NotificationId, OrganizationId, ShardId, TimelineEvent};
 use crate::store::{Change, InboxChange, Store};
 use crate::work::encode_event;
 use bytes::Bytes;

@@ -213,11 +213,8 @@ impl Shard {
     async fn route(&self, mut jobs: Vec<Job>) {
         let items = questions(&jobs);
         let now = self.context.clock.now();
-        let answers = if items.is_empty() {
-            Vec::new()
-        } else {
-            self.context.rules.route(now, items).await
-        };
+        let answers =
+            if items.is_empty() { Vec::new() } else { self.context.rules.route(now, items).await };
         // Before anything is sent: a result must find its entry.
         let entries = inbox::entries(&mut jobs, &answers, now);
         self.put_entries(entries).await;

@@ -245,7 +245,16 @@ async fn a_timeline_belongs_to_its_organization(mut f: impl Fixture) {
             timeline.root.is_some() && timeline.events == ["one", "two", "three"]
         })
         .await;
+        let places = async |after, limit| {
+            let events = f.journal().events_after(ORG, id, after, limit).await.expect("readable");
+            events.into_iter().unzip::<_, _, Vec<_>, Vec<_>>()
+        };
+        let (first, events) = places(None, 2).await;
+        assert_eq!(events, ["one", "two"]);
+        assert_eq!(places(first.last().copied(), 9).await.1, ["three"]);
         let other = OrganizationId(102);
+        let foreign = f.journal().events_after(other, id, None, 9).await.expect("readable");
+        assert!(foreign.is_empty());
         assert!(f.journal().timeline(other, id).await.expect("readable").is_none());
         drop(journal);
         f.crash().await;

@@ -149,6 +149,13 @@ pub struct Timeline {
     pub events: Vec<Bytes>,
 }
 
+/// Where an event stands among those of its notification: later ones are greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventPlace {
+    pub position: u64,
+    pub ordinal: u32,
+}
+
 /// A listed root as it was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedRoot {
@@ -226,6 +233,15 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
         org: OrganizationId,
         notification: NotificationId,
     ) -> BoxFuture<'_, Result<Option<Timeline>, JournalError>>;
+
+    /// Timeline events of a notification of `org` after `after`, in their order, at most `limit`.
+    fn events_after(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+        after: Option<EventPlace>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(EventPlace, Bytes)>, JournalError>>;
 
     /// Listed roots of `org` older than `before`, newest first, at most `limit`. What was
     /// committed is listed at once, and until retention drops it.

@@ -8,7 +8,7 @@
 use super::listed;
 use super::record::SettleRecord;
 use super::state::{BlockMarks, ListedKey, Place, ShardSnapshot, is_timer, listed_places};
-use crate::journal::{Books, DeadLetter, IdempotencyRecord, Remembered};
+use crate::journal::{Books, DeadLetter, EventPlace, IdempotencyRecord, Remembered};
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
 use redb::{
@@ -283,6 +283,39 @@ impl Index {
             if let Some((org, event)) = value.value().split_first_chunk::<4>() {
                 let org = OrganizationId(i32::from_be_bytes(*org));
                 events.push((org, Bytes::copy_from_slice(event)));
+            }
+        }
+        Ok(events)
+    }
+
+    /// Events of a notification after `after`, oldest first, at most `limit` rows.
+    pub(super) fn events_after(
+        &self,
+        (org, id): ListedKey,
+        after: Option<EventPlace>,
+        limit: usize,
+    ) -> Result<Vec<(EventPlace, Bytes)>, IndexError> {
+        let txn = self.database.begin_read()?;
+        let table = txn.open_table(EVENTS)?;
+        let key = |place: EventPlace| {
+            let (position, ordinal) = (place.position.to_be_bytes(), place.ordinal.to_be_bytes());
+            [id.0.as_bytes().as_slice(), &position, &ordinal].concat()
+        };
+        let low = key(after.unwrap_or_default());
+        let high = key(EventPlace { position: u64::MAX, ordinal: u32::MAX });
+        let mut events = Vec::new();
+        for row in table.range(low.as_slice()..=high.as_slice())?.take(limit.saturating_add(1)) {
+            let (key, value) = row?;
+            let place = key.value().get(16..).and_then(|mut rest| {
+                let position = split_u64(&mut rest)?;
+                Some(EventPlace { position, ordinal: u32::from_be_bytes(*rest.first_chunk()?) })
+            });
+            let Some(place) = place.filter(|place| Some(*place) > after) else { continue };
+            if let Some((of, event)) = value.value().split_first_chunk::<4>()
+                && *of == org.0.to_be_bytes()
+                && events.len() < limit
+            {
+                events.push((place, Bytes::copy_from_slice(event)));
             }
         }
         Ok(events)

@@ -119,26 +119,32 @@ impl Core {
         };
         places.extend(self.index.listed(org, before, limit)?);
         let mut roots = Vec::with_capacity(places.len().min(limit));
+        let mut read: Option<(u64, Vec<Entry>)> = None;
         for (notification, place) in places.into_iter().rev().take(limit) {
             // Retention may have dropped the segment a moment ago.
             if self.segments.at(place.0).is_none() {
                 continue;
             }
-            let entry = self.entry(place)?.map(|(entry, _)| entry);
-            roots.extend(entry.map(|entry| ListedRoot { notification, payload: entry.payload }));
+            // Neighbours mostly share a block.
+            let entries = match &read {
+                Some((position, entries)) if *position == place.0 => entries,
+                _ => &read.insert((place.0, self.entries(place.0)?.0)).1,
+            };
+            let entry = usize::try_from(place.1).ok().and_then(|index| entries.get(index));
+            let payload = entry.map(|entry| entry.payload.clone());
+            roots.extend(payload.map(|payload| ListedRoot { notification, payload }));
         }
         Ok(roots)
     }
 
-    /// The entry at `place`, and when its block was committed.
-    fn entry(&self, place: Place) -> Result<Option<(Entry, Millis)>, ListedError> {
-        let (header, payload) = self.segments.block(place.0)?;
+    /// The entries of the block at `position`, and when it was committed.
+    fn entries(&self, position: u64) -> Result<(Vec<Entry>, Millis), ListedError> {
+        let (header, payload) = self.segments.block(position)?;
         let entries = Records::new(payload).filter_map(|record| match record {
             Some(Record::Entry(entry)) => Some(entry),
             _ => None,
         });
-        let found = (0u32..).zip(entries).find(|(index, _)| *index == place.1);
-        Ok(found.map(|(_, entry)| (entry, header.committed_at)))
+        Ok((entries.collect(), header.committed_at))
     }
 
     pub(super) fn take(
@@ -151,7 +157,9 @@ impl Core {
         let Some(place) = place.filter(|place| self.segments.at(place.0).is_some()) else {
             return Ok(None);
         };
-        let Some((entry, committed_at)) = self.entry(place)? else { return Ok(None) };
+        let (entries, committed_at) = self.entries(place.0)?;
+        let found = (0u32..).zip(entries).find(|(index, _)| *index == place.1);
+        let Some((_, entry)) = found else { return Ok(None) };
         let cell = self.shards.get(usize::from(shard.0));
         let Some(cell) = cell.filter(|_| is_timer(entry.due, committed_at)) else {
             return Ok(None);

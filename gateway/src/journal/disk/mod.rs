@@ -29,8 +29,8 @@ use self::record::encode_append;
 use self::state::BlockMarks;
 use self::writer::Writer;
 use super::{
-    Append, Backlog, Books, Claim, ClaimId, Commit, DeadLetter, Journal, JournalError, ListedRoot,
-    Remembered, Settlement, Timeline,
+    Append, Backlog, Books, Claim, ClaimId, Commit, DeadLetter, EventPlace, Journal, JournalError,
+    ListedRoot, Remembered, Settlement, Timeline,
 };
 use crate::BoxFuture;
 use crate::clock::Clock;
@@ -203,6 +203,23 @@ impl Journal for DiskJournal {
                     root: root.map(|root| root.payload),
                     events: events.into_iter().map(|(_, event)| event).collect(),
                 }))
+            })
+            .await
+        })
+    }
+
+    fn events_after(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+        after: Option<EventPlace>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(EventPlace, Bytes)>, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            blocking(move || {
+                let found = core.index.events_after((org, notification), after, limit);
+                found.map_err(unreadable)
             })
             .await
         })
