@@ -11,7 +11,7 @@ pub use build::BuildError;
 
 use crate::admin::AdminService;
 use crate::api::{Api, ApiSettings, Identity, IdentitySettings, SendLimit, Shared};
-use crate::auth::{KeyError, KeyRing, TokenMinter, TokenVerifier};
+use crate::auth::{KeyError, KeyRing, PasswordPool, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, DispatcherParts};
@@ -303,6 +303,7 @@ fn service(
             region: String::from("us-east-1"),
         },
         identity: Identity::new(minter.ok(), identity),
+        passwords: PasswordPool::default(),
         limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
     }))
 }
