@@ -6,8 +6,10 @@
 //! start.
 
 mod build;
+mod client;
 
 pub use build::BuildError;
+pub use client::{CreatedClient, create_client};
 
 use crate::admin::AdminService;
 use crate::api::{Api, ApiSettings, Identity, IdentitySettings, SendLimit, Shared};

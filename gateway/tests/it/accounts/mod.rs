@@ -1,5 +1,6 @@
 //! One identity on every dialect: tokens, keys, clients, passwords, and what ends them.
 
+mod command;
 mod credentials;
 mod passwords;
 mod tokens;
