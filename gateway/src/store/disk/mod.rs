@@ -27,6 +27,7 @@ use crate::model::{
 mod cache;
 mod change;
 mod reader;
+pub mod search;
 mod tables;
 mod transaction;
 mod writer;

@@ -1,0 +1,216 @@
+//! The index against a plain filter and sort, with changes and folds in between.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::{Just, Strategy, any, prop_assert_eq, prop_oneof, proptest};
+
+use super::text::fold;
+use super::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put(SearchRow),
+    Remove(UserId),
+    Fold,
+    /// Folds what a clone saw before the last step.
+    FoldLate,
+    Search(String, Column, bool, u64, usize),
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => "[aAbB%_.*\\\\ -]{0,4}",
+        1 => "[a-bA-B]{14,34}",
+        1 => "[ΑΣασςßẞİIıiÄä]{0,4}",
+        1 => Just(String::new()),
+    ]
+}
+
+fn row() -> impl Strategy<Value = SearchRow> {
+    let texts = (text(), text(), proptest::option::of(text()), proptest::option::of(text()));
+    let numbers = (0u8..4, -1i32..3, 0u32..3, 0u64..3);
+    let words = ("[aAbB]{0,2}", proptest::option::of("[a-cC]{0,2}"));
+    (-20i64..20, texts, numbers, words).prop_map(|(user, texts, numbers, words)| SearchRow {
+        user: UserId(user),
+        name: texts.0,
+        email: texts.1,
+        nick_name: texts.2,
+        phone: texts.3,
+        status: numbers.0,
+        role: numbers.1,
+        devices: numbers.2,
+        registered_at: Millis(numbers.3),
+        org_name: words.0.into(),
+        country: words.1.map(Arc::from),
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let column = (0..Column::ALL.len()).prop_map(|at| Column::ALL[at]);
+    prop_oneof![
+        6 => row().prop_map(Step::Put),
+        2 => (-20i64..20).prop_map(|user| Step::Remove(UserId(user))),
+        1 => Just(Step::Fold),
+        1 => Just(Step::FoldLate),
+        6 => (text(), column, any::<bool>(), 0u64..12, 0usize..12)
+            .prop_map(|(text, column, descending, offset, limit)| {
+                Step::Search(text, column, descending, offset, limit)
+            }),
+    ]
+}
+
+fn compare(column: Column, a: &SearchRow, b: &SearchRow) -> std::cmp::Ordering {
+    let text = |text: Option<&str>| fold(text.unwrap_or_default());
+    match column {
+        Column::UserId => a.user.cmp(&b.user),
+        Column::Name => fold(&a.name).cmp(&fold(&b.name)),
+        Column::Email => fold(&a.email).cmp(&fold(&b.email)),
+        Column::Status => a.status.cmp(&b.status),
+        Column::Role => a.role.cmp(&b.role),
+        Column::OrganizationName => fold(&a.org_name).cmp(&fold(&b.org_name)),
+        Column::DevicesCount => a.devices.cmp(&b.devices),
+        Column::Country => text(a.country.as_deref()).cmp(&text(b.country.as_deref())),
+        Column::RegisteredAt => a.registered_at.cmp(&b.registered_at),
+        Column::PhoneNumber => text(a.phone.as_deref()).cmp(&text(b.phone.as_deref())),
+    }
+}
+
+fn naive(rows: &BTreeMap<UserId, SearchRow>, query: &Query<'_>) -> Page {
+    let needle = fold(query.text);
+    let contains = |text: &str| fold(text).contains(&needle);
+    let mut found: Vec<_> = rows
+        .values()
+        .filter(|row| {
+            let optional = [&row.nick_name, &row.phone];
+            contains(&row.name)
+                || contains(&row.email)
+                || optional.into_iter().flatten().any(|text| contains(text))
+        })
+        .collect();
+    found.sort_by(|a, b| {
+        let ascending = compare(query.sort, a, b);
+        let keys = if query.descending { ascending.reverse() } else { ascending };
+        keys.then(a.user.cmp(&b.user))
+    });
+    let total = found.len() as u64;
+    let users = found.into_iter().map(|row| row.user);
+    let offset = usize::try_from(query.offset).unwrap();
+    Page { users: users.skip(offset).take(query.limit).collect(), total }
+}
+
+proptest! {
+    #[test]
+    fn every_search_answers_what_a_plain_filter_and_sort_would(
+        start in proptest::collection::vec(row(), 0..40),
+        steps in proptest::collection::vec(step(), 0..60),
+    ) {
+        let mut model: BTreeMap<_, _> = start.iter().map(|row| (row.user, row.clone())).collect();
+        let mut index = SearchIndex::build(start);
+        let mut before = None;
+        for step in steps {
+            let now = index.clone();
+            match step {
+                Step::Put(row) => {
+                    index.put(&row);
+                    model.insert(row.user, row);
+                }
+                Step::Remove(user) => {
+                    index.remove(user);
+                    model.remove(&user);
+                }
+                Step::Fold => index.adopt(index.folded()),
+                Step::FoldLate => {
+                    let early: Option<SearchIndex> = before.take();
+                    let folded = early.as_ref().unwrap_or(&index).folded();
+                    index.adopt(folded);
+                }
+                Step::Search(text, sort, descending, offset, limit) => {
+                    let query = Query { text: &text, sort, descending, offset, limit };
+                    prop_assert_eq!(index.search(&query), naive(&model, &query), "{:?}", query);
+                }
+            }
+            // A clone from before a fold cannot be adopted after it.
+            before = Arc::ptr_eq(&now.base, &index.base).then_some(now);
+        }
+    }
+}
+
+fn numbered(user: i64) -> SearchRow {
+    SearchRow {
+        user: UserId(user),
+        org_name: Arc::from(format!("Org {}", user % 7)),
+        name: format!("User Number {user}"),
+        email: format!("user{user}@Example.com"),
+        nick_name: (user % 3 == 0).then(|| format!("nick-{user}")),
+        phone: (user % 5 == 0).then(|| format!("+49{user:08}")),
+        status: u8::try_from(user % 4).unwrap(),
+        role: i32::try_from(user % 3).unwrap(),
+        devices: u32::try_from(user % 6).unwrap(),
+        country: (user % 2 == 0).then(|| Arc::from("Japan")),
+        registered_at: Millis(u64::try_from(user * 7919 % 10_007).unwrap()),
+    }
+}
+
+#[test]
+fn many_users_in_many_chunks_are_all_found() {
+    let mut rows: BTreeMap<_, _> = (0..50_000).map(|id| (UserId(id), numbered(id))).collect();
+    let mut index = SearchIndex::build(rows.values().rev().cloned());
+    for id in (0..60_000).step_by(53) {
+        if id % 2 == 0 {
+            index.remove(UserId(id));
+            rows.remove(&UserId(id));
+        } else {
+            let row = SearchRow { name: format!("Changed {id}"), ..numbered(id) };
+            index.put(&row);
+            rows.insert(row.user, row);
+        }
+    }
+    for folds in 0..3 {
+        for text in
+            ["", "e", "49", "number 499", "user49999@", "nick-3", "changed", "zz", "\u{fffd}"]
+        {
+            for (sort, descending) in Column::ALL.into_iter().zip([true, false].into_iter().cycle())
+            {
+                let descending = descending ^ (folds == 1);
+                for offset in [0, 9_990] {
+                    let query = Query { text, sort, descending, offset, limit: 20 };
+                    assert_eq!(index.search(&query), naive(&rows, &query), "{query:?}");
+                }
+            }
+        }
+        index.adopt(index.folded());
+    }
+}
+
+#[test]
+fn a_search_crosses_no_field_and_knows_no_wildcards() {
+    let row = SearchRow {
+        name: String::from("Ann"),
+        email: String::from("ann_b%@example.com"),
+        nick_name: Some(String::from("a\\b")),
+        phone: None,
+        ..numbered(1)
+    };
+    let index = SearchIndex::build([row]);
+    let total = |text| {
+        let sort = Column::UserId;
+        index.search(&Query { text, sort, descending: false, offset: 0, limit: 1 }).total
+    };
+    for found in ["ANN", "nn_b%", "A\\B", "@EXAMPLE", ""] {
+        assert_eq!(total(found), 1, "{found}");
+    }
+    for missing in ["annann", "nna", "a%n", "a_n", "a.n", ".*", "a\\\\b", "com\0", "\0"] {
+        assert_eq!(total(missing), 0, "{missing}");
+    }
+}
+
+#[test]
+fn needles_fold_alike_wherever_they_stand_in_a_word() {
+    let index =
+        SearchIndex::build([SearchRow { name: String::from("ΟΔΟΣ Straße"), ..numbered(1) }]);
+    for text in ["οδος", "οδοσ", "ΔΟΣ", "STRAß", "ος s"] {
+        let sort = Column::UserId;
+        let query = Query { text, sort, descending: false, offset: 0, limit: 1 };
+        assert_eq!(index.search(&query).total, 1, "{text}");
+    }
+}
