@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 
 use super::order::{Key, Order, Place};
 use super::overlay::Overlay;
-use super::row::Packed;
+use super::row::{Packed, Status};
 use super::text::{CHUNK_USERS, CHUNK_WORDS, Chunk, Field, Needle, field};
-use super::{Column, RECENT_MAX};
-use crate::model::UserId;
+use super::{COLUMNS, RECENT_MAX, SORTED};
+use crate::model::{Millis, UserId};
+use crate::store::SortBy;
 
 /// Blocks of text below which a second thread costs more than it saves.
 const SHARED_BLOCKS_MIN: u32 = 2048;
@@ -28,12 +29,12 @@ pub(super) struct Base {
     words: Vec<Arc<str>>,
     org_names: Vec<u32>,
     countries: Vec<u32>,
-    statuses: Vec<u8>,
+    statuses: Vec<Status>,
     roles: Vec<i32>,
     devices: Vec<u32>,
     registered: Vec<u64>,
     /// By column, each sorted when it is first asked for.
-    orders: [OnceLock<Order>; Column::ALL.len()],
+    orders: [OnceLock<Order>; COLUMNS],
     /// The last needles, the newest first.
     recent: Mutex<VecDeque<(Box<str>, Arc<Hits>)>>,
 }
@@ -115,7 +116,7 @@ impl Base {
             }
         }
         let folded = builder.finish();
-        for column in Column::ALL {
+        for column in SORTED {
             let Some(order) = self.orders[column as usize].get() else { continue };
             let mut places: Vec<(Place, u32)> =
                 added.iter().map(|(slot, entry)| (entry.place(self, column), *slot)).collect();
@@ -138,13 +139,17 @@ impl Base {
         self.users[slot as usize]
     }
 
+    pub(super) fn status(&self, slot: u32) -> Status {
+        self.statuses[slot as usize]
+    }
+
     pub(super) fn slot(&self, user: UserId) -> Option<u32> {
         self.users.binary_search(&user).ok().and_then(|slot| u32::try_from(slot).ok())
     }
 
     /// Where `row` stands, or would stand, in the order of `column`.
-    pub(super) fn place(&self, column: Column, row: &Packed) -> Place {
-        if column == Column::UserId {
+    pub(super) fn place(&self, column: SortBy, row: &Packed) -> Place {
+        if column == SortBy::Id {
             return Place::before_group(self.users.partition_point(|user| *user < row.user));
         }
         let sought = row.key(column);
@@ -152,26 +157,26 @@ impl Base {
     }
 
     /// The slots in the order of `column`, sorted now if nobody asked before.
-    pub(super) fn order(&self, column: Column) -> &Order {
+    pub(super) fn order(&self, column: SortBy) -> &Order {
         self.orders[column as usize]
             .get_or_init(|| Order::sort(self.count(), |slot| self.key(column, slot)))
     }
 
-    fn key(&self, column: Column, slot: u32) -> Key<'_> {
+    fn key(&self, column: SortBy, slot: u32) -> Key<'_> {
         let at = slot as usize;
         match column {
-            Column::UserId => Key::from(self.users[at].0),
-            Column::Name => Key::Text(field(self.record(slot), Field::Name)),
-            Column::Email => Key::Text(field(self.record(slot), Field::Email)),
-            Column::PhoneNumber => Key::Text(field(self.record(slot), Field::Phone)),
-            Column::Status => Key::Number(self.statuses[at].into()),
-            Column::Role => Key::from(i64::from(self.roles[at])),
-            Column::OrganizationName => {
+            SortBy::Id => Key::from(self.users[at].0),
+            SortBy::Name => Key::Text(field(self.record(slot), Field::Name)),
+            SortBy::Email => Key::Text(field(self.record(slot), Field::Email)),
+            SortBy::Phone => Key::Text(field(self.record(slot), Field::Phone)),
+            SortBy::Status => Key::Number(self.statuses[at].rank(Millis(0)).into()),
+            SortBy::Role => Key::from(i64::from(self.roles[at])),
+            SortBy::OrganizationName => {
                 Key::Text(self.words[self.org_names[at] as usize].as_bytes())
             }
-            Column::DevicesCount => Key::Number(self.devices[at].into()),
-            Column::Country => Key::Text(self.words[self.countries[at] as usize].as_bytes()),
-            Column::RegisteredAt => Key::Number(self.registered[at]),
+            SortBy::DevicesCount => Key::Number(self.devices[at].into()),
+            SortBy::Country => Key::Text(self.words[self.countries[at] as usize].as_bytes()),
+            SortBy::RegisteredAt => Key::Number(self.registered[at]),
         }
     }
 
@@ -237,7 +242,7 @@ impl Base {
         let words: usize = self.words.iter().map(|word| word.len() + 32).sum();
         let orders: usize = self.orders.iter().filter_map(OnceLock::get).map(Order::bytes).sum();
         let recent = RECENT_MAX * self.users.len().div_ceil(8);
-        let columns = size_of::<(UserId, u32, u32, u8, i32, u32, u64)>();
+        let columns = size_of::<(UserId, u32, u32, Status, i32, u32, u64)>();
         size_of::<Self>() + text + words + orders + recent + self.users.capacity() * columns
     }
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use self::base::Base;
 use self::overlay::Overlay;
 use self::row::Packed;
-use crate::model::{Millis, UserId};
+use crate::model::{Millis, UserId, UserStatus};
+use crate::store::SortBy;
 
 mod base;
 mod order;
@@ -38,54 +39,42 @@ pub struct SearchRow {
     pub email: String,
     pub nick_name: Option<String>,
     pub phone: Option<String>,
-    /// Position of the status in the order of the column.
-    pub status: u8,
+    pub status: UserStatus,
+    /// When an active user becomes an inactive one, if nothing changes; kept in whole seconds.
+    pub inactive_from: Option<Millis>,
     pub role: i32,
     pub devices: u32,
     pub country: Option<Arc<str>>,
     pub registered_at: Millis,
 }
 
-/// What users are sorted by. Text compares in lower case; an absent value comes before all others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Column {
-    UserId,
-    Name,
-    Email,
-    Status,
-    Role,
-    OrganizationName,
-    DevicesCount,
-    Country,
-    RegisteredAt,
-    PhoneNumber,
-}
-
-impl Column {
-    pub const ALL: [Self; 10] = [
-        Self::UserId,
-        Self::Name,
-        Self::Email,
-        Self::Status,
-        Self::Role,
-        Self::OrganizationName,
-        Self::DevicesCount,
-        Self::Country,
-        Self::RegisteredAt,
-        Self::PhoneNumber,
-    ];
-}
+/// Columns whose order is kept; by id the users are stored, and a status depends on the time.
+const SORTED: [SortBy; 8] = [
+    SortBy::Name,
+    SortBy::Email,
+    SortBy::Role,
+    SortBy::OrganizationName,
+    SortBy::DevicesCount,
+    SortBy::Country,
+    SortBy::RegisteredAt,
+    SortBy::Phone,
+];
+/// Columns there are.
+const COLUMNS: usize = 10;
 
 /// One page of the users whose name, e-mail, nick name or phone number contains `text`.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a> {
     /// Taken literally, in any case; empty matches everybody.
     pub text: &'a str,
-    pub sort: Column,
+    /// Text compares in lower case, an absent value as the empty text, a status by its name.
+    pub sort: SortBy,
     /// Equal values stand in ascending user id either way.
     pub descending: bool,
     pub offset: u64,
     pub limit: usize,
+    /// Decides who is inactive.
+    pub now: Millis,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -136,7 +125,7 @@ impl SearchIndex {
 
     /// Sorts by every column now, so that no search has to.
     pub fn warm(&self) {
-        for column in Column::ALL.into_iter().filter(|column| *column != Column::UserId) {
+        for column in SORTED {
             self.base.order(column);
         }
     }
@@ -160,6 +149,19 @@ impl SearchIndex {
     pub fn adopt(&mut self, folded: Folded) {
         let since = self.overlay.since(&folded.overlay, &folded.base);
         *self = Self { base: Arc::new(folded.base), overlay: Arc::new(since) };
+    }
+
+    /// Users put or removed since the last fold.
+    #[must_use]
+    pub fn changed(&self) -> usize {
+        self.overlay.changed()
+    }
+
+    /// True if `user` is one of the index's.
+    #[must_use]
+    pub fn has(&self, user: UserId) -> bool {
+        let changed = self.overlay.entry(user);
+        changed.map_or_else(|| self.base.slot(user).is_some(), |entry| entry.row.is_some())
     }
 
     /// Memory in use, recently sought hits at their largest.

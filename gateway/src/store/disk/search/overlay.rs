@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use super::Column;
+use super::COLUMNS;
 use super::base::Base;
 use super::order::Place;
 use super::row::Packed;
 use crate::model::UserId;
+use crate::store::SortBy;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Overlay {
@@ -22,11 +23,11 @@ pub(super) struct Entry {
     /// `None` if the user was removed.
     pub(super) row: Option<Arc<Packed>>,
     /// Where the row stands among those of the base, by column.
-    places: [OnceLock<Place>; Column::ALL.len()],
+    places: [OnceLock<Place>; COLUMNS],
 }
 
 impl Entry {
-    pub(super) fn place(&self, base: &Base, column: Column) -> Place {
+    pub(super) fn place(&self, base: &Base, column: SortBy) -> Place {
         let nowhere = Place::before_group(0);
         let find = || self.row.as_ref().map_or(nowhere, |row| base.place(column, row));
         *self.places[column as usize].get_or_init(find)
@@ -44,6 +45,10 @@ impl Overlay {
     pub(super) fn set(&mut self, base: &Base, user: UserId, row: Option<Arc<Packed>>) {
         let entry = Entry { slot: base.slot(user), row, places: Default::default() };
         self.entries.insert(user, Arc::new(entry));
+    }
+
+    pub(super) fn entry(&self, user: UserId) -> Option<&Entry> {
+        self.entries.get(&user).map(|entry| &**entry)
     }
 
     pub(super) fn changed(&self) -> usize {

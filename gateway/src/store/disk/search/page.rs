@@ -6,9 +6,11 @@ use std::collections::BinaryHeap;
 use super::base::{Base, Hits};
 use super::order::{Key, Place};
 use super::overlay::Entry;
+use super::row::Status;
 use super::text::{self, Needle};
-use super::{Column, Page, Query, SearchIndex};
+use super::{Page, Query, SearchIndex};
 use crate::model::UserId;
+use crate::store::SortBy;
 
 pub(super) fn find(index: &SearchIndex, query: &Query<'_>) -> Page {
     let folded = text::fold(query.text);
@@ -22,7 +24,11 @@ pub(super) fn find(index: &SearchIndex, query: &Query<'_>) -> Page {
             entry.slot.into_iter().for_each(|slot| left.remove(slot));
             if let Some(row) = entry.row.as_ref().filter(|row| needle.is_in(&row.record)) {
                 let descending = query.descending;
-                found.push(Changed { key: row.key(query.sort), user, entry, descending });
+                let (key, place) = match query.sort {
+                    SortBy::Status => by_rank(row.status.rank(query.now)),
+                    sort => (row.key(sort), None),
+                };
+                found.push(Changed { key, place, user, entry, descending });
             }
         }
         hits = left.into();
@@ -36,18 +42,33 @@ pub(super) fn find(index: &SearchIndex, query: &Query<'_>) -> Page {
     let sorted = Sorted { base: &index.base, hits: &hits, changed, query };
     let slots = 0..index.base.count();
     let alone = |slot: u32| (Place::in_group(slot as usize), slot);
+    // One pass over the hits per status: which one a user has depends on the time.
+    let of_rank = |rank: u8| {
+        let (base, hits) = (&index.base, &hits);
+        let has_it =
+            move |slot: &u32| hits.has(*slot) && base.status(*slot).rank(query.now) == rank;
+        slots.clone().filter(has_it).map(move |slot| (Place::in_group(rank.into()), slot))
+    };
     page.users = match (query.sort, query.descending) {
-        (Column::UserId, false) => sorted.page(slots.map(alone)),
-        (Column::UserId, true) => sorted.page(slots.rev().map(alone)),
+        (SortBy::Id, false) => sorted.page(slots.clone().map(alone)),
+        (SortBy::Id, true) => sorted.page(slots.clone().rev().map(alone)),
+        (SortBy::Status, false) => sorted.page((0..Status::RANKS).flat_map(of_rank)),
+        (SortBy::Status, true) => sorted.page((0..Status::RANKS).rev().flat_map(of_rank)),
         (column, false) => sorted.page(index.base.order(column).ascending()),
         (column, true) => sorted.page(index.base.order(column).descending()),
     };
     page
 }
 
+fn by_rank(rank: u8) -> (Key<'static>, Option<Place>) {
+    (Key::Number(rank.into()), Some(Place::in_group(rank.into())))
+}
+
 /// A hit of the overlay. The greatest is the one that comes first.
 struct Changed<'a> {
     key: Key<'a>,
+    /// Where it stands, if that is not to be looked up.
+    place: Option<Place>,
     user: UserId,
     entry: &'a Entry,
     descending: bool,
@@ -116,7 +137,8 @@ impl Sorted<'_> {
     /// The next hit of the overlay, if it comes before this one of the base.
     fn changed_before(&mut self, place: Place, user: UserId) -> Option<UserId> {
         let next = self.changed.peek()?;
-        let ascending = next.entry.place(self.base, self.query.sort).cmp(&place);
+        let found = next.place.unwrap_or_else(|| next.entry.place(self.base, self.query.sort));
+        let ascending = found.cmp(&place);
         let places = if self.query.descending { ascending.reverse() } else { ascending };
         if places.then(next.user.cmp(&user)).is_lt() {
             return self.changed.pop().map(|first| first.user);

@@ -14,7 +14,7 @@ enum Step {
     Fold,
     /// Folds what a clone saw before the last step.
     FoldLate,
-    Search(String, Column, bool, u64, usize),
+    Search(String, SortBy, bool, u64, usize, u64),
 }
 
 fn text() -> impl Strategy<Value = String> {
@@ -28,7 +28,7 @@ fn text() -> impl Strategy<Value = String> {
 
 fn row() -> impl Strategy<Value = SearchRow> {
     let texts = (text(), text(), proptest::option::of(text()), proptest::option::of(text()));
-    let numbers = (0u8..4, -1i32..3, 0u32..3, 0u64..3);
+    let numbers = (0u8..3, -1i32..3, 0u32..3, 0u64..3, proptest::option::of(0u64..4));
     let words = ("[aAbB]{0,2}", proptest::option::of("[a-cC]{0,2}"));
     (-20i64..20, texts, numbers, words).prop_map(|(user, texts, numbers, words)| SearchRow {
         user: UserId(user),
@@ -36,7 +36,9 @@ fn row() -> impl Strategy<Value = SearchRow> {
         email: texts.1,
         nick_name: texts.2,
         phone: texts.3,
-        status: numbers.0,
+        status: [UserStatus::Active, UserStatus::Pending, UserStatus::Suspended]
+            [usize::from(numbers.0)],
+        inactive_from: numbers.4.map(|second| Millis(second * 1000)),
         role: numbers.1,
         devices: numbers.2,
         registered_at: Millis(numbers.3),
@@ -46,32 +48,54 @@ fn row() -> impl Strategy<Value = SearchRow> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let column = (0..Column::ALL.len()).prop_map(|at| Column::ALL[at]);
+    let column = (0..EVERY.len()).prop_map(|at| EVERY[at]);
     prop_oneof![
         6 => row().prop_map(Step::Put),
         2 => (-20i64..20).prop_map(|user| Step::Remove(UserId(user))),
         1 => Just(Step::Fold),
         1 => Just(Step::FoldLate),
-        6 => (text(), column, any::<bool>(), 0u64..12, 0usize..12)
-            .prop_map(|(text, column, descending, offset, limit)| {
-                Step::Search(text, column, descending, offset, limit)
+        6 => (text(), column, any::<bool>(), 0u64..12, 0usize..12, 0u64..4)
+            .prop_map(|(text, column, descending, offset, limit, now)| {
+                Step::Search(text, column, descending, offset, limit, now)
             }),
     ]
 }
 
-fn compare(column: Column, a: &SearchRow, b: &SearchRow) -> std::cmp::Ordering {
+const EVERY: [SortBy; COLUMNS] = [
+    SortBy::Id,
+    SortBy::Name,
+    SortBy::Email,
+    SortBy::Status,
+    SortBy::Role,
+    SortBy::OrganizationName,
+    SortBy::DevicesCount,
+    SortBy::Country,
+    SortBy::RegisteredAt,
+    SortBy::Phone,
+];
+
+fn shown(row: &SearchRow, now: Millis) -> &'static str {
+    match row.status {
+        UserStatus::Active if row.inactive_from.is_some_and(|from| from <= now) => "Inactive",
+        UserStatus::Active => "Active",
+        UserStatus::Pending => "Pending",
+        UserStatus::Suspended => "Suspended",
+    }
+}
+
+fn compare(column: SortBy, a: &SearchRow, b: &SearchRow, now: Millis) -> std::cmp::Ordering {
     let text = |text: Option<&str>| fold(text.unwrap_or_default());
     match column {
-        Column::UserId => a.user.cmp(&b.user),
-        Column::Name => fold(&a.name).cmp(&fold(&b.name)),
-        Column::Email => fold(&a.email).cmp(&fold(&b.email)),
-        Column::Status => a.status.cmp(&b.status),
-        Column::Role => a.role.cmp(&b.role),
-        Column::OrganizationName => fold(&a.org_name).cmp(&fold(&b.org_name)),
-        Column::DevicesCount => a.devices.cmp(&b.devices),
-        Column::Country => text(a.country.as_deref()).cmp(&text(b.country.as_deref())),
-        Column::RegisteredAt => a.registered_at.cmp(&b.registered_at),
-        Column::PhoneNumber => text(a.phone.as_deref()).cmp(&text(b.phone.as_deref())),
+        SortBy::Id => a.user.cmp(&b.user),
+        SortBy::Name => fold(&a.name).cmp(&fold(&b.name)),
+        SortBy::Email => fold(&a.email).cmp(&fold(&b.email)),
+        SortBy::Status => shown(a, now).cmp(shown(b, now)),
+        SortBy::Role => a.role.cmp(&b.role),
+        SortBy::OrganizationName => fold(&a.org_name).cmp(&fold(&b.org_name)),
+        SortBy::DevicesCount => a.devices.cmp(&b.devices),
+        SortBy::Country => text(a.country.as_deref()).cmp(&text(b.country.as_deref())),
+        SortBy::RegisteredAt => a.registered_at.cmp(&b.registered_at),
+        SortBy::Phone => text(a.phone.as_deref()).cmp(&text(b.phone.as_deref())),
     }
 }
 
@@ -88,7 +112,7 @@ fn naive(rows: &BTreeMap<UserId, SearchRow>, query: &Query<'_>) -> Page {
         })
         .collect();
     found.sort_by(|a, b| {
-        let ascending = compare(query.sort, a, b);
+        let ascending = compare(query.sort, a, b, query.now);
         let keys = if query.descending { ascending.reverse() } else { ascending };
         keys.then(a.user.cmp(&b.user))
     });
@@ -124,8 +148,9 @@ proptest! {
                     let folded = early.as_ref().unwrap_or(&index).folded();
                     index.adopt(folded);
                 }
-                Step::Search(text, sort, descending, offset, limit) => {
-                    let query = Query { text: &text, sort, descending, offset, limit };
+                Step::Search(text, sort, descending, offset, limit, now) => {
+                    let now = Millis(now * 1000);
+                    let query = Query { text: &text, sort, descending, offset, limit, now };
                     prop_assert_eq!(index.search(&query), naive(&model, &query), "{:?}", query);
                 }
             }
@@ -143,7 +168,8 @@ fn numbered(user: i64) -> SearchRow {
         email: format!("user{user}@Example.com"),
         nick_name: (user % 3 == 0).then(|| format!("nick-{user}")),
         phone: (user % 5 == 0).then(|| format!("+49{user:08}")),
-        status: u8::try_from(user % 4).unwrap(),
+        status: if user % 4 == 0 { UserStatus::Pending } else { UserStatus::Active },
+        inactive_from: (user % 4 == 1).then(|| Millis(u64::try_from(user % 5).unwrap() * 1000)),
         role: i32::try_from(user % 3).unwrap(),
         devices: u32::try_from(user % 6).unwrap(),
         country: (user % 2 == 0).then(|| Arc::from("Japan")),
@@ -169,11 +195,11 @@ fn many_users_in_many_chunks_are_all_found() {
         for text in
             ["", "e", "49", "number 499", "user49999@", "nick-3", "changed", "zz", "\u{fffd}"]
         {
-            for (sort, descending) in Column::ALL.into_iter().zip([true, false].into_iter().cycle())
-            {
+            for (sort, descending) in EVERY.into_iter().zip([true, false].into_iter().cycle()) {
                 let descending = descending ^ (folds == 1);
                 for offset in [0, 9_990] {
-                    let query = Query { text, sort, descending, offset, limit: 20 };
+                    let query =
+                        Query { text, sort, descending, offset, limit: 20, now: Millis(2_500) };
                     assert_eq!(index.search(&query), naive(&rows, &query), "{query:?}");
                 }
             }
@@ -193,8 +219,10 @@ fn a_search_crosses_no_field_and_knows_no_wildcards() {
     };
     let index = SearchIndex::build([row]);
     let total = |text| {
-        let sort = Column::UserId;
-        index.search(&Query { text, sort, descending: false, offset: 0, limit: 1 }).total
+        let sort = SortBy::Id;
+        index
+            .search(&Query { text, sort, descending: false, offset: 0, limit: 1, now: Millis(0) })
+            .total
     };
     for found in ["ANN", "nn_b%", "A\\B", "@EXAMPLE", ""] {
         assert_eq!(total(found), 1, "{found}");
@@ -209,8 +237,8 @@ fn needles_fold_alike_wherever_they_stand_in_a_word() {
     let index =
         SearchIndex::build([SearchRow { name: String::from("ΟΔΟΣ Straße"), ..numbered(1) }]);
     for text in ["οδος", "οδοσ", "ΔΟΣ", "STRAß", "ος s"] {
-        let sort = Column::UserId;
-        let query = Query { text, sort, descending: false, offset: 0, limit: 1 };
+        let sort = SortBy::Id;
+        let query = Query { text, sort, descending: false, offset: 0, limit: 1, now: Millis(0) };
         assert_eq!(index.search(&query).total, 1, "{text}");
     }
 }
