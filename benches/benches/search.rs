@@ -2,6 +2,7 @@
 //!
 //! `cargo bench -p bugler-benches --bench search`. Times belong to the machine; compare lines.
 
+use bugler_benches::{Times, person, scatter};
 use bugler_gateway::model::{Millis, UserId, UserStatus};
 use bugler_gateway::store::SortBy;
 use bugler_gateway::store::disk::search::{Query, SearchIndex, SearchRow};
@@ -9,7 +10,7 @@ use bugler_loadtest::process;
 use std::error::Error;
 use std::io::Write;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -20,43 +21,6 @@ const ROUNDS: u32 = 200;
 const NOW: u64 = 1_800_000_000_000;
 
 type Failed = Box<dyn Error + Send + Sync>;
-
-const FIRST: [&str; 16] = [
-    "Anna",
-    "Björn",
-    "Chiara",
-    "Dmitri",
-    "Emeka",
-    "Fatima",
-    "George",
-    "Hanako",
-    "Ivan",
-    "José",
-    "Katarzyna",
-    "Liam",
-    "Mohammed",
-    "Noor",
-    "Olivia",
-    "Priya",
-];
-const LAST: [&str; 16] = [
-    "Almeida",
-    "Bianchi",
-    "Chen",
-    "Dubois",
-    "Eriksson",
-    "Fernández",
-    "García",
-    "Hoffmann",
-    "Ivanova",
-    "Johnson",
-    "Kowalski",
-    "Lindqvist",
-    "Müller",
-    "Nakamura",
-    "O'Brien",
-    "Petrov",
-];
 
 const COLUMNS: [SortBy; 10] = [
     SortBy::Id,
@@ -71,28 +35,20 @@ const COLUMNS: [SortBy; 10] = [
     SortBy::Phone,
 ];
 
-/// The same scattered number for the same `seed`.
-fn scatter(seed: u32) -> u32 {
-    let mixed = seed.wrapping_add(1).wrapping_mul(0x9e37_79b1);
-    (mixed ^ mixed >> 15).wrapping_mul(0x85eb_ca6b) ^ mixed >> 13
-}
-
 fn row(id: u32, org_name: &Arc<str>) -> SearchRow {
-    let pick = |from: &[&'static str; 16], seed: u32| from[(seed % 16) as usize];
-    let number = scatter(id);
-    let (first, last) = (pick(&FIRST, number), pick(&LAST, number >> 8));
+    let (number, person) = (scatter(id), person(id));
     SearchRow {
         user: UserId(i64::from(id)),
         org_name: Arc::clone(org_name),
-        name: format!("{first} {last} {}", number % 977),
-        email: format!("{}.{id}@example.com", last.to_lowercase()),
-        nick_name: number.is_multiple_of(3).then(|| format!("{first}{}", number % 89)),
-        phone: number.is_multiple_of(2).then(|| format!("+49151{:08}", number % 100_000_000)),
+        name: person.name,
+        email: person.email,
+        nick_name: person.nick_name,
+        phone: person.phone,
         status: if number.is_multiple_of(9) { UserStatus::Pending } else { UserStatus::Active },
         inactive_from: number.is_multiple_of(2).then(|| Millis(u64::from(number) * 1000)),
         role: i32::try_from(number % 3).unwrap_or(0) + 1,
         devices: number % 5,
-        country: number.is_multiple_of(5).then(|| Arc::from(pick(&LAST, number >> 12))),
+        country: person.country.map(Arc::from),
         registered_at: Millis(1_700_000_000_000 + u64::from(number)),
     }
 }
@@ -101,20 +57,10 @@ fn resident() -> Result<u64, Failed> {
     Ok(process::sample(std::process::id())?.rss_bytes)
 }
 
-/// Times `rounds` calls of `work`: shows median and p99.
-fn show(what: &str, rounds: u32, mut work: impl FnMut(u32)) -> Result<(), Failed> {
-    let mut times: Vec<Duration> = (0..rounds)
-        .map(|round| {
-            let started = Instant::now();
-            work(round);
-            started.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    let at = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)];
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let mut out = std::io::stdout();
-    writeln!(out, "{what:<44} p50 {:>8.2} ms   p99 {:>8.2} ms", ms(at(50)), ms(at(99)))?;
+fn show(what: &str, rounds: u32, work: impl FnMut(u32)) -> Result<(), Failed> {
+    let times = Times::of(rounds, work);
+    let (p50, p99) = (times.percentile(50), times.percentile(99));
+    writeln!(std::io::stdout(), "{what:<44} p50 {p50:>8.2} ms   p99 {p99:>8.2} ms")?;
     Ok(())
 }
 
@@ -145,7 +91,7 @@ fn main() -> Result<(), Failed> {
         page(&index, &format!(".{}@", scatter(n) % USERS), SortBy::Name, 0);
     })?;
     show("some users: name and two digits", ROUNDS, |n| {
-        let last = LAST[(n % 16) as usize];
+        let last = ["Chen", "Müller", "García", "Petrov"][(n % 4) as usize];
         page(&index, &format!("{last} {}", n % 100), SortBy::Name, 0);
     })?;
     show("three digits anywhere", ROUNDS, |n| {
