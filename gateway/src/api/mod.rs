@@ -27,7 +27,7 @@ use crate::api::failure::{Failure, FailureClass};
 use crate::api::route::{Dialect, Route, label_of, method_label, percent_decode};
 use crate::server::{Refusal, Request, Response, Service};
 use crate::telemetry::metrics::{IntakeMetrics, RouteMetrics};
-use http::header::ALLOW;
+use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,6 +38,7 @@ pub struct Api {
     routes: matchit::Router<Vec<(Method, Route)>>,
     metrics: Vec<(Route, Arc<RouteMetrics>)>,
     intake_metrics: IntakeByDialect,
+    zitadel: zitadel::Zitadel,
 }
 
 struct IntakeByDialect {
@@ -74,7 +75,8 @@ impl Api {
             blynk: Arc::new(IntakeMetrics::new(label_of(Dialect::Blynk))),
             native: Arc::new(IntakeMetrics::new(label_of(Dialect::Native))),
         };
-        Self { shared: Arc::new(shared), routes, metrics, intake_metrics }
+        let zitadel = zitadel::Zitadel::new();
+        Self { shared: Arc::new(shared), routes, metrics, intake_metrics, zitadel }
     }
 
     /// The route of a request, with its path parameter.
@@ -131,7 +133,11 @@ impl Api {
 impl Service for Api {
     fn call(&self, request: Request) -> BoxFuture<'static, Response> {
         let started = Instant::now();
-        let dialect = Dialect::of(request.path());
+        let media = request.headers.get(CONTENT_TYPE);
+        let dialect = Dialect::of_request(request.path(), media);
+        if dialect == Dialect::Zitadel {
+            return self.zitadel.call(&self.shared, request);
+        }
         let (route, parameter) = match self.route(&request.method, request.path()) {
             Ok(found) => found,
             Err(failure) => {
@@ -175,8 +181,12 @@ impl Service for Api {
         })
     }
 
-    fn refuse(&self, path: &str, refusal: &Refusal) -> Response {
-        Dialect::of(path).render(&Failure::from(refusal))
+    fn refuse(&self, path: &str, media: Option<&HeaderValue>, refusal: &Refusal) -> Response {
+        let failure = Failure::from(refusal);
+        match Dialect::of_request(path, media) {
+            Dialect::Zitadel => zitadel::refuse_call(media, &failure),
+            dialect => dialect.render(&failure),
+        }
     }
 }
 

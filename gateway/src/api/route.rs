@@ -3,7 +3,10 @@
 use crate::api::failure::Failure;
 use crate::api::{applivery, blynk, jigx, native, zitadel};
 use crate::server::Response;
-use http::Method;
+use http::{HeaderValue, Method};
+
+/// How every media type of gRPC and gRPC-web begins.
+const GRPC: &[u8] = b"application/grpc";
 
 /// A family of paths with its own bodies and errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,19 +21,25 @@ pub(crate) enum Dialect {
 impl Dialect {
     /// The dialect that owns `path`; what nobody owns is answered by the native API.
     pub(super) fn of(path: &str) -> Self {
-        let under = |prefix: &str| {
-            path.strip_prefix(prefix).is_some_and(|r| r.is_empty() || r.starts_with('/'))
-        };
+        let under = |prefix| is_under(path, prefix);
         if under("/v2.0/tool") || under("/tool") {
             Self::Jigx
         } else if under("/v1/organizations") {
             Self::Applivery
         } else if under("/api/v1") {
             Self::Blynk
-        } else if under("/management/v1") || under("/admin/v1") {
+        } else if under("/management/v1") || under("/admin/v1") || path.starts_with("/zitadel.") {
             Self::Zitadel
         } else {
             Self::Native
+        }
+    }
+
+    /// The dialect that owns a request: gRPC on paths nobody owns is ZITADEL's to refuse.
+    pub(super) fn of_request(path: &str, media: Option<&HeaderValue>) -> Self {
+        match Self::of(path) {
+            Self::Native if is_grpc(media) && !is_under(path, "/bugler") => Self::Zitadel,
+            dialect => dialect,
         }
     }
 
@@ -43,6 +52,15 @@ impl Dialect {
             Self::Native => native::render::render(failure),
         }
     }
+}
+
+fn is_under(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn is_grpc(media: Option<&HeaderValue>) -> bool {
+    let start = media.and_then(|media| media.as_bytes().get(..GRPC.len()));
+    start.is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
 }
 
 /// What a path and method mean.
