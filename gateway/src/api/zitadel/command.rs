@@ -2,6 +2,7 @@
 
 use super::fault::{Code, Fault};
 use super::json::Members;
+use super::language::{Language, Slots};
 use super::proto::{LanguageRequest, PasswordRequest, PolicyRequest, TextRequest};
 use super::rpc::Rpc;
 use super::wire::{self, LENGTH, VARINT};
@@ -12,8 +13,6 @@ use prost::Message;
 
 /// Longest text of a language in a request.
 const LANGUAGE_MAX: usize = 200;
-/// Longest tag that texts are stored under; RFC 5646 section 4.4.1 counts 35.
-const TAG_MAX: usize = 35;
 
 /// A checked request.
 #[derive(Debug)]
@@ -25,69 +24,13 @@ pub(super) enum Command {
     AddPolicy { password_change: bool },
     UpdatePolicy { password_change: bool },
     ResetPolicy,
-    GetText { language: String },
-    GetDefaultText { language: String },
+    GetText { language: Option<Language> },
+    GetDefaultText { language: Option<Language> },
     SetText { language: Language, slots: Box<Slots> },
     ResetText { language: Language },
     SetPassword { user: Option<UserId>, password: Secret, no_change_required: bool },
     AddDefaultPolicy { password_change: bool },
     UpdateDefaultPolicy { password_change: bool },
-}
-
-/// A well-formed language tag in its usual case (`de`, `pt-BR`, `zh-Hant`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Language(String);
-
-impl Language {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let mut tag = String::with_capacity(text.len());
-        if text.len() > TAG_MAX {
-            return None;
-        }
-        for (number, part) in text.split(['-', '_']).enumerate() {
-            if number == 0 {
-                let is_language =
-                    (2..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphabetic());
-                if !is_language || part.eq_ignore_ascii_case("und") {
-                    return None;
-                }
-                tag.push_str(&part.to_ascii_lowercase());
-                continue;
-            }
-            let is_subtag =
-                (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric());
-            if !is_subtag {
-                return None;
-            }
-            tag.push('-');
-            match part.len() {
-                2 => tag.push_str(&part.to_ascii_uppercase()),
-                4 if part.bytes().all(|b| b.is_ascii_alphabetic()) => {
-                    let (first, rest) = part.split_at(1);
-                    tag.push_str(&first.to_ascii_uppercase());
-                    tag.push_str(&rest.to_ascii_lowercase());
-                }
-                _ => tag.push_str(&part.to_ascii_lowercase()),
-            }
-        }
-        Some(Self(tag))
-    }
-
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// The seven texts of a message; empty ones fall back to the default's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Slots {
-    pub(super) title: String,
-    pub(super) pre_header: String,
-    pub(super) subject: String,
-    pub(super) greeting: String,
-    pub(super) text: String,
-    pub(super) button_text: String,
-    pub(super) footer_text: String,
 }
 
 /// The bytes of a request.
@@ -111,11 +54,10 @@ pub(super) fn read(rpc: Rpc, form: Form<'_>, parameter: Option<String>) -> Resul
         Rpc::UpdatePolicy => Command::UpdatePolicy { password_change: policy()? },
         Rpc::AdminAddPolicy => Command::AddDefaultPolicy { password_change: policy()? },
         Rpc::AdminUpdatePolicy => Command::UpdateDefaultPolicy { password_change: policy()? },
-        Rpc::GetText => Command::GetText { language: language(parameter)? },
-        Rpc::GetDefaultText => Command::GetDefaultText { language: language(parameter)? },
+        Rpc::GetText => Command::GetText { language: Language::of_tag(&language(parameter)?) },
+        Rpc::GetDefaultText => Command::GetDefaultText { language: Language::of_tag(&language(parameter)?) },
         Rpc::ResetText => {
-            let language = tag(&language(parameter)?, "Org-j59f")?;
-            Command::ResetText { language }
+            Command::ResetText { language: known(&language(parameter)?)? }
         }
         Rpc::SetText => set_text(fields(form, parameter)?)?,
         Rpc::SetPassword => set_password(fields(form, parameter)?)?,
@@ -227,15 +169,16 @@ fn checked(language: String) -> Result<String, Fault> {
     Err(Fault::invalid(format!("language must have 1 to {LANGUAGE_MAX} characters")))
 }
 
-fn tag(language: &str, id: &'static str) -> Result<Language, Fault> {
-    Language::parse(language).ok_or_else(|| {
-        let text = "Could not parse language";
-        Fault::named(FailureClass::Invalid, Code::InvalidArgument, id, text)
+/// The language words can be set for.
+fn known(language: &str) -> Result<Language, Fault> {
+    Language::named(language).ok_or_else(|| {
+        let text = "Language is not supported";
+        Fault::named(FailureClass::Invalid, Code::InvalidArgument, "LANG-lg4DP", text)
     })
 }
 
 fn set_text(request: TextRequest) -> Result<Command, Fault> {
-    let language = tag(&checked(request.language)?, "ORG-2jfsf")?;
+    let language = known(&checked(request.language)?)?;
     let slots = Slots {
         title: line("title", request.title, 2_000)?,
         pre_header: line("preHeader", request.pre_header, 2_000)?,
@@ -291,22 +234,22 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn languages_are_well_formed_tags_in_one_spelling() {
-        for (text, tag) in [
-            ("en", "en"),
-            ("DE", "de"),
-            ("de-ch", "de-CH"),
-            ("pt_BR", "pt-BR"),
-            ("zh-hANT-tw", "zh-Hant-TW"),
-            ("sl-rozaj-biske", "sl-rozaj-biske"),
-        ] {
-            assert_eq!(Language::parse(text).as_ref().map(Language::as_str), Some(tag), "{text}");
+    fn words_are_set_for_known_languages_and_read_for_any() {
+        let ask = |rpc, language: &str| read(rpc, Form::Json(b""), Some(language.to_owned()));
+        for language in ["en", "DE", "zh"] {
+            assert!(ask(Rpc::SetText, language).is_ok(), "{language}");
+            assert!(ask(Rpc::ResetText, language).is_ok(), "{language}");
         }
-        for text in ["", "e", "und", "123", "en-", "-en", "en--US", "e n", "дe", "en/../x", "a\0"]
-        {
-            assert_eq!(Language::parse(text), None, "{text}");
+        for language in ["tlh", "de-CH", "e n", "../en"] {
+            for rpc in [Rpc::SetText, Rpc::ResetText] {
+                assert_eq!(ask(rpc, language).expect_err(language).id, "LANG-lg4DP");
+            }
+            assert!(ask(Rpc::GetText, language).is_ok(), "{language}");
         }
-        assert_eq!(Language::parse(&format!("en{}", "-a".repeat(40))), None);
+        for rpc in [Rpc::SetText, Rpc::ResetText, Rpc::GetText, Rpc::GetDefaultText] {
+            assert!(ask(rpc, "").is_err());
+            assert!(ask(rpc, &"x".repeat(201)).is_err());
+        }
     }
 
     #[test]
