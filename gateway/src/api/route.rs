@@ -1,12 +1,17 @@
 //! Which dialect owns a path, and what a path and method mean.
 
+use crate::BoxFuture;
 use crate::api::failure::Failure;
-use crate::api::{applivery, blynk, jigx, native, zitadel};
-use crate::server::Response;
+use crate::api::{Answered, Shared, applivery, blynk, jigx, native, zitadel};
+use crate::server::{Request, Response};
+use crate::telemetry::metrics::IntakeMetrics;
 use http::{HeaderValue, Method};
+use std::sync::Arc;
 
 /// How every media type of gRPC and gRPC-web begins.
 const GRPC: &[u8] = b"application/grpc";
+/// How the paths of ZITADEL's gRPC begin.
+const GRPC_PATHS: &str = "/zitadel.";
 
 /// A family of paths with its own bodies and errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +33,7 @@ impl Dialect {
             Self::Applivery
         } else if under("/api/v1") {
             Self::Blynk
-        } else if under("/management/v1") || under("/admin/v1") || path.starts_with("/zitadel.") {
+        } else if under("/management/v1") || under("/admin/v1") || path.starts_with(GRPC_PATHS) {
             Self::Zitadel
         } else {
             Self::Native
@@ -40,6 +45,14 @@ impl Dialect {
         match Self::of(path) {
             Self::Native if is_grpc(media) && !is_under(path, "/bugler") => Self::Zitadel,
             dialect => dialect,
+        }
+    }
+
+    /// A failure that no handler found: a call may speak more than its dialect's JSON.
+    pub(super) fn refuse(self, media: Option<&HeaderValue>, failure: &Failure) -> Response {
+        match self {
+            Self::Zitadel => zitadel::refuse(media, failure),
+            _ => self.render(failure),
         }
     }
 
@@ -63,54 +76,55 @@ fn is_grpc(media: Option<&HeaderValue>) -> bool {
     start.is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
 }
 
-/// What a path and method mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Route {
-    JigxCreate,
-    BlynkPush,
-    NativeSend,
-    NativeBatch,
-    NativeTimeline,
+/// A handler's answer in the making.
+pub(crate) type Work = BoxFuture<'static, Result<Answered, Failure>>;
+
+/// One operation: what calls it, and what does it.
+pub(crate) struct Endpoint {
+    pub method: Method,
+    /// The first one names the operation in metrics and documents; the others are its aliases.
+    pub patterns: &'static [&'static str],
+    /// Each handler's future is boxed in its own size: one for all would be as large as the
+    /// largest, and moved for every request.
+    pub work: fn(Call) -> Work,
 }
 
-impl Route {
-    pub(super) const ALL: [Self; 5] = [
-        Self::JigxCreate,
-        Self::BlynkPush,
-        Self::NativeSend,
-        Self::NativeBatch,
-        Self::NativeTimeline,
-    ];
+/// A request on its way to its handler.
+pub(crate) struct Call {
+    pub shared: Arc<Shared>,
+    pub request: Request,
+    pub params: Params,
+    pub intake: Arc<IntakeMetrics>,
+}
 
-    pub(super) fn dialect(self) -> Dialect {
-        match self {
-            Self::JigxCreate => Dialect::Jigx,
-            Self::BlynkPush => Dialect::Blynk,
-            Self::NativeSend | Self::NativeBatch | Self::NativeTimeline => Dialect::Native,
-        }
-    }
+/// The decoded path parameters, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Params(pub(super) Vec<(String, String)>);
 
-    /// Method and path patterns.
-    pub(super) fn patterns(self) -> (Method, &'static [&'static str]) {
-        match self {
-            Self::JigxCreate => (
-                Method::POST,
-                &[
-                    "/v2.0/tool/organizations/{org}/notifications",
-                    "/tool/organizations/{org}/notifications",
-                ],
-            ),
-            Self::BlynkPush => {
-                (Method::POST, &["/api/v1/organization/users/send-push-notification"])
-            }
-            Self::NativeSend => (Method::POST, &["/bugler/v1/notifications"]),
-            Self::NativeBatch => (Method::POST, &["/bugler/v1/notifications:batch"]),
-            Self::NativeTimeline => (
-                Method::GET,
-                &["/bugler/v1/notifications/{id}", "/bugler/v1/notifications/{id}/trace"],
-            ),
-        }
+impl Params {
+    /// The parameter called `name`; empty if the pattern has none of that name.
+    #[must_use]
+    pub(crate) fn get(&self, name: &str) -> &str {
+        self.0.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str())
     }
+}
+
+/// Every operation of every dialect.
+pub(super) fn endpoints() -> impl Iterator<Item = (Dialect, &'static Endpoint)> {
+    let of = |dialect, all: &'static [Endpoint]| all.iter().map(move |one| (dialect, one));
+    of(Dialect::Jigx, jigx::ENDPOINTS)
+        .chain(of(Dialect::Applivery, applivery::ENDPOINTS))
+        .chain(of(Dialect::Blynk, blynk::ENDPOINTS))
+        .chain(of(Dialect::Zitadel, zitadel::ENDPOINTS))
+        .chain(of(Dialect::Zitadel, zitadel::GRPC))
+        .chain(of(Dialect::Native, native::ENDPOINTS))
+}
+
+/// Method and path pattern of every REST operation, aliases too: what the served documents must
+/// list.
+pub fn operations() -> impl Iterator<Item = (Method, &'static str)> {
+    let of = |one: &'static Endpoint| one.patterns.iter().map(|path| (one.method.clone(), *path));
+    endpoints().map(|(_, one)| one).flat_map(of).filter(|(_, path)| !path.starts_with(GRPC_PATHS))
 }
 
 /// Metric label.
@@ -125,7 +139,13 @@ pub(super) fn label_of(dialect: Dialect) -> &'static str {
 }
 
 pub(super) fn method_label(method: &Method) -> &'static str {
-    if method == Method::GET { "GET" } else { "POST" }
+    match method.as_str() {
+        "GET" => "GET",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        _ => "POST",
+    }
 }
 
 /// Percent-decoding of one path segment; `None` if it is not UTF-8 or decodes to a separator.

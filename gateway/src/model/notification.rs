@@ -58,6 +58,20 @@ pub struct Content {
     pub data: String,
 }
 
+/// An e-mail about an account: texts only, so that no caller decides where its links lead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mail {
+    pub subject: String,
+    /// Small line some clients show beside the subject.
+    pub pre_header: String,
+    pub title: String,
+    pub greeting: String,
+    pub text: String,
+    /// Caption of the button and where it leads; no button without both.
+    pub button: Option<(String, String)>,
+    pub footer: String,
+}
+
 /// What a caller asked to send, accepted once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notification {
@@ -77,6 +91,10 @@ pub struct Notification {
     pub expires_at: Option<Millis>,
     /// Fields only the accepting dialect knows, as JSON text, for its own read operations.
     pub dialect_fields: String,
+    /// Sent to each user of the audience by e-mail as well, where an SMTP relay is configured.
+    pub mail: Option<Mail>,
+    /// Each user of the audience also gets an entry in the in-app inbox.
+    pub inbox: bool,
 }
 
 /// Where one delivery goes, with the credential it needs.

@@ -120,6 +120,8 @@ impl<'a> Wire<'a> {
             start_at,
             expires_at: self.ttl.map(|seconds| start_at.plus(seconds.saturating_mul(1000))),
             dialect_fields: String::new(),
+            mail: None,
+            inbox: false,
         })
     }
 

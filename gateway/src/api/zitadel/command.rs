@@ -45,7 +45,7 @@ pub(super) fn read(rpc: Rpc, form: Form<'_>, parameter: Option<String>) -> Resul
     let policy = || fields::<PolicyRequest>(form, None).map(|request| request.password_change);
     let language = |parameter| checked(fields::<LanguageRequest>(form, parameter)?.language);
     Ok(match rpc {
-        Rpc::Healthz | Rpc::AdminHealthz => empty(form, Command::Healthz)?,
+        Rpc::Healthz => empty(form, Command::Healthz)?,
         Rpc::GetMyOrg => empty(form, Command::GetMyOrg)?,
         Rpc::GetPolicy => empty(form, Command::GetPolicy)?,
         Rpc::GetDefaultPolicy | Rpc::AdminGetPolicy => empty(form, Command::GetDefaultPolicy)?,

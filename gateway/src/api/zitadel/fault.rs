@@ -2,6 +2,7 @@
 
 use super::proto::{Any, ERROR_DETAIL_TYPE, ErrorDetail, Status};
 use crate::api::failure::{Failure, FailureClass};
+use crate::store::StoreError;
 use prost::Message;
 use std::borrow::Cow;
 
@@ -38,6 +39,12 @@ impl Code {
             Self::Unavailable => 14,
             Self::Unauthenticated => 16,
         }
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Failure::from(error).into()
     }
 }
 
@@ -129,7 +136,7 @@ impl From<Failure> for Fault {
             }
             FailureClass::NotFound => fixed(Code::NotFound, "Not Found"),
             FailureClass::MethodNotAllowed => fixed(Code::Unimplemented, "Method Not Allowed"),
-            FailureClass::Conflict => (Code::Aborted, "", own()),
+            FailureClass::Conflict | FailureClass::Exists => (Code::Aborted, "", own()),
             FailureClass::KeyReused => (Code::FailedPrecondition, "", own()),
             FailureClass::Timeout => fixed(Code::DeadlineExceeded, "request timed out"),
             FailureClass::Throttled => fixed(Code::ResourceExhausted, "too many requests"),

@@ -3,7 +3,6 @@
 //! Facts are from the protocol's document "gRPC over HTTP2". Every answer is HTTP 200; a call that
 //! failed is answered by headers alone ("Trailers-Only").
 
-use super::answer::Answer;
 use super::fault::Fault;
 use crate::api::reply;
 use crate::server::{ReplyBody, Response};
@@ -17,10 +16,10 @@ use serde_json::Value;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// Longest request message.
-pub(super) const MESSAGE_MAX: u64 = 64 * 1024;
 /// Flags and length before a message.
 pub(super) const PREFIX: usize = 5;
+/// A request message of 64 KiB in its frame.
+pub(super) const BODY_MAX: u64 = 64 * 1024 + 5;
 const COMPRESSED: u8 = 1;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -77,14 +76,22 @@ pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Fault> {
     Ok((digits.len() <= 8).then(|| of(digits.parse().unwrap_or(u64::MAX))))
 }
 
-pub(super) fn answered(media: &'static str, answer: &Answer) -> Response {
-    let mut response = reply::empty(200);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+/// Frames a good answer's body and puts the result behind it.
+pub(super) fn framed(media: &'static str, mut answer: Response) -> Response {
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert(STATUS, HeaderValue::from_static("0"));
-    let body = frame(0, &answer.encode());
-    *response.body_mut() = ReplyBody::Trailed(body, Some(Box::new(trailers)));
-    response
+    let body = frame(0, &bytes_of(&mut answer));
+    *answer.body_mut() = ReplyBody::Trailed(body, Some(Box::new(trailers)));
+    answer
+}
+
+/// Takes the whole body of an answer.
+pub(super) fn bytes_of(answer: &mut Response) -> Bytes {
+    match std::mem::take(answer.body_mut()) {
+        ReplyBody::Full(bytes) | ReplyBody::Trailed(bytes, _) => bytes,
+        ReplyBody::Stream(_) => Bytes::new(),
+    }
 }
 
 pub(super) fn refused(media: &'static str, fault: &Fault) -> Response {
@@ -135,6 +142,7 @@ fn percent_encode(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::api::failure::FailureClass;
+    use crate::api::zitadel::answer::Answer;
     use crate::api::zitadel::fault::Code;
     use crate::api::zitadel::proto::{ErrorDetail, ObjectDetails, Status};
     use proptest::prelude::*;
@@ -187,7 +195,8 @@ mod tests {
     #[test]
     fn a_good_answer_is_a_frame_and_a_trailer() {
         let details = ObjectDetails { sequence: 2, ..Default::default() };
-        let answer = answered("application/grpc+proto", &Answer::Details(details));
+        let message = Answer::Details(details).encode();
+        let answer = framed("application/grpc+proto", reply::json(200, message));
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.headers()["content-type"], "application/grpc+proto");
         let ReplyBody::Trailed(bytes, Some(trailers)) = answer.into_body() else { panic!() };

@@ -1,9 +1,7 @@
 //! gRPC-web in its binary form: as gRPC, with the trailers in a last frame of the body.
 
-use super::answer::Answer;
 use super::fault::Fault;
 use super::grpc;
-use crate::api::reply;
 use crate::server::Response;
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
@@ -12,13 +10,13 @@ use http::{HeaderMap, HeaderValue};
 /// Flag of the frame that holds trailers.
 const TRAILERS: u8 = 0x80;
 
-pub(super) fn answered(media: &'static str, answer: &Answer) -> Response {
-    let mut response = reply::empty(200);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
-    let mut body = BytesMut::from(grpc::frame(0, &answer.encode()));
+/// Frames a good answer's body and puts the result into a frame behind it.
+pub(super) fn framed(media: &'static str, mut answer: Response) -> Response {
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    let mut body = BytesMut::from(grpc::frame(0, &grpc::bytes_of(&mut answer)));
     body.extend_from_slice(&grpc::frame(TRAILERS, b"grpc-status: 0\r\n"));
-    *response.body_mut() = body.freeze().into();
-    response
+    *answer.body_mut() = body.freeze().into();
+    answer
 }
 
 pub(super) fn refused(media: &'static str, fault: &Fault) -> Response {
@@ -41,6 +39,7 @@ fn trailers(result: &HeaderMap) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::reply;
     use crate::server::ReplyBody;
 
     fn body(response: Response) -> Bytes {
@@ -52,7 +51,7 @@ mod tests {
 
     #[test]
     fn a_good_answer_is_a_frame_of_data_and_one_of_trailers() {
-        let answer = answered("application/grpc-web+proto", &Answer::Empty);
+        let answer = framed("application/grpc-web+proto", reply::empty(200));
         assert_eq!(answer.headers()["content-type"], "application/grpc-web+proto");
         assert_eq!(body(answer), &b"\0\0\0\0\0\x80\0\0\0\x10grpc-status: 0\r\n"[..]);
     }

@@ -3,7 +3,7 @@
 use super::answer::Answer;
 use super::fault::{Code, Fault};
 use super::proto::{NotificationPolicy, ObjectDetails, Timestamp};
-use super::serve::Context;
+use super::context::Context;
 use crate::api::Answered;
 use crate::api::failure::FailureClass;
 use crate::api::shared::Turn;
@@ -45,10 +45,10 @@ const INSTANCE_IDS: Ids = Ids {
 
 /// The organization's policy, or the default's in its place.
 pub(super) async fn get(context: &Context<'_>) -> Result<Answered, Fault> {
-    let owner = PolicyOwner::Organization(context.organization.id);
+    let owner = PolicyOwner::Organization(context.organization().id);
     match context.shared.store.policy(owner).await? {
         Some(policy) => {
-            let numeric = &context.organization.numeric;
+            let numeric = &context.organization().numeric;
             let policy = NotificationPolicy {
                 details: Some(stored(&policy, numeric)),
                 is_default: false,
@@ -106,7 +106,7 @@ fn stored(policy: &model::NotificationPolicy, numeric: &str) -> ObjectDetails {
 
 /// Changes the organization's policy.
 pub(super) async fn edit(context: &Context<'_>, edit: Edit) -> Result<Answered, Fault> {
-    let organization = &context.organization;
+    let organization = context.organization();
     change(context, PolicyOwner::Organization(organization.id), organization, edit).await
 }
 

@@ -1,8 +1,6 @@
-//! REST: answers as JSON, failures in the envelope `{"code", "message", "details"}`.
+//! REST: failures in the envelope `{"code", "message", "details"}`.
 
-use super::answer::Answer;
 use super::fault::Fault;
-use super::json;
 use super::proto::ERROR_DETAIL_TYPE;
 use crate::api::failure::Failure;
 use crate::api::reply;
@@ -12,11 +10,6 @@ use serde_json::json;
 /// A failure found before the call was.
 pub(crate) fn render(failure: &Failure) -> Response {
     refused(&Fault::from(failure.clone()))
-}
-
-/// A good answer: 200, also for what creates.
-pub(super) fn answered(answer: &Answer) -> Response {
-    reply::json(200, json::print(answer).to_string())
 }
 
 pub(super) fn refused(fault: &Fault) -> Response {

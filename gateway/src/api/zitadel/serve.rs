@@ -1,142 +1,151 @@
-//! One call from its headers to its answer: who calls, for which organization, and what it asks.
+//! One call from its request to its answer, whatever its transport.
 
 use super::answer::Answer;
 use super::command::{self, Command, Form};
+use super::context::{self, Context};
 use super::fault::Fault;
-use super::grpc;
+use super::policy::Edit;
 use super::rpc::{Needs, Rpc};
 use super::transport::Transport;
-use crate::api::Shared;
+use super::{grpc, password, policy, text};
 use crate::api::failure::{Failure, FailureClass};
-use crate::auth::Caller;
-use crate::model::Organization;
-use crate::server::Request;
-use crate::store::OrganizationRef;
+use crate::api::route::Call;
+use crate::api::shared::{Head, content_type};
+use crate::api::{Answered, Shared, reply};
+use crate::server::{Body, Request, Response};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
-use std::sync::Arc;
+use http::Method;
+use http::header::CONTENT_TYPE;
+use std::time::Duration;
 
-const ORGANIZATION: HeaderName = HeaderName::from_static("x-zitadel-orgid");
-/// Digits of an organization's number.
-const NUMERIC_MAX: usize = 20;
+/// Serves one call. What goes wrong is rendered here: only here its transport is known.
+pub(super) async fn serve(call: Call, rpc: Rpc) -> Result<Answered, Failure> {
+    let Call { shared, request, params, intake } = call;
+    let transport = Transport::of(content_type(&request.headers));
+    let parameter = params.0.into_iter().next().map(|(_, value)| value);
+    let asked = Asked { rpc, transport, parameter };
+    let answered = match wait(transport, &request) {
+        Ok(None) => work(&shared, asked, request, None).await,
+        Ok(Some(limit)) => {
+            let work = tokio::time::timeout(limit, work(&shared, asked, request, None));
+            work.await.unwrap_or_else(|_| {
+                Err(Failure::new(FailureClass::Timeout, "the caller's time is over").into())
+            })
+        }
+        Err(fault) => work(&shared, asked, request, Some(fault)).await,
+    };
+    Ok(match answered {
+        Ok(Answered::Accepted(response)) => Answered::Accepted(transport.framed(response)),
+        Ok(Answered::Replayed(response)) => Answered::Replayed(transport.framed(response)),
+        Ok(Answered::Other(response)) => Answered::Other(transport.framed(response)),
+        Err(fault) => {
+            intake.rejected(fault.failure.class.code());
+            Answered::Other(transport.refused(&fault))
+        }
+    })
+}
 
-/// Serves one call within the time its caller gives it.
-pub(super) async fn serve(
-    shared: &Shared,
+struct Asked {
     rpc: Rpc,
     transport: Transport,
-    request: Request,
+    /// What the path names, if it names anything.
     parameter: Option<String>,
-) -> Result<Answer, Fault> {
-    let wait = match transport {
-        Transport::Rest => Ok(None),
-        _ => grpc::timeout(&request.headers),
-    };
-    let limit = wait.as_ref().ok().copied().flatten();
-    let work = async {
-        let access = access(shared, rpc, &request.headers).await?;
-        wait?;
-        let body = body(shared, rpc, transport, request).await?;
-        let form = match transport {
-            Transport::Rest => Form::Json(&body),
-            _ => Form::Protobuf(grpc::unframe(&body)?),
-        };
-        perform(shared, access, command::read(rpc, form, parameter)?).await
-    };
-    match limit {
-        None => work.await,
-        Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-            Err(Failure::new(FailureClass::Timeout, "the caller's time is over").into())
-        }),
-    }
 }
 
-/// Who calls, and the organization the call is about.
-struct Access {
-    caller: Arc<Caller>,
-    organization: Arc<Organization>,
+fn wait(transport: Transport, request: &Request) -> Result<Option<Duration>, Fault> {
+    if transport == Transport::Rest { Ok(None) } else { grpc::timeout(&request.headers) }
 }
 
-/// Authenticates, finds the organization, checks the right, in this order.
-async fn access(shared: &Shared, rpc: Rpc, headers: &HeaderMap) -> Result<Option<Access>, Fault> {
-    let needs = rpc.needs();
-    if needs == Needs::Nothing {
-        return Ok(None);
-    }
-    let caller = shared.caller(headers)?;
-    shared.throttle(caller.organization)?;
-    let organization = organization(shared, &caller, headers).await?;
-    match needs {
-        Needs::Nothing => {}
-        Needs::Organization(permission) => drop(shared.require(&caller, permission).await?),
-        Needs::Instance(permission) => drop(shared.require(&caller, permission).await?),
-    }
-    Ok(Some(Access { caller, organization }))
-}
-
-/// The organization of `x-zitadel-orgid`, or the caller's own. One that is not there and one the
-/// caller may not act for are told apart by nothing.
-async fn organization(
+/// In the order of refusals: caller, organization, right, body. `malformed` is a fault of the
+/// headers that counts as one of the body.
+async fn work(
     shared: &Shared,
-    caller: &Caller,
-    headers: &HeaderMap,
-) -> Result<Arc<Organization>, Fault> {
-    let mut sent = headers.get_all(ORGANIZATION).iter();
-    let which = match (sent.next(), sent.next()) {
-        (None, _) => OrganizationRef::Id(caller.organization),
-        (Some(id), None) if id.is_empty() => OrganizationRef::Id(caller.organization),
-        (Some(id), None) => {
-            let id = id.to_str().map_err(|_| Fault::organization())?;
-            let is_numeric = (1..=NUMERIC_MAX).contains(&id.len())
-                && id.bytes().all(|digit| digit.is_ascii_digit());
-            if !is_numeric {
-                return Err(Fault::organization());
-            }
-            OrganizationRef::Numeric(id.to_owned())
-        }
-        (Some(_), Some(_)) => return Err(Fault::organization()),
+    asked: Asked,
+    request: Request,
+    malformed: Option<Fault>,
+) -> Result<Answered, Fault> {
+    let Asked { rpc, transport, parameter } = asked;
+    let access = match rpc.needs() {
+        Needs::Nothing => None,
+        needs => Some(context::access(shared, needs, &request.headers).await?),
     };
-    match shared.reach(caller, which).await? {
-        Some((organization, true)) => Ok(organization),
-        _ => Err(Fault::organization()),
-    }
+    malformed.map_or(Ok(()), Err)?;
+    // A repeated POST of REST may carry a key; gRPC has no other method.
+    let may_repeat = request.method == Method::POST;
+    let (head, body) = body(shared, transport, request).await?;
+    let form = match transport {
+        Transport::Rest => Form::Json(&body),
+        _ => Form::Protobuf(grpc::unframe(&body)?),
+    };
+    let command = command::read(rpc, form, parameter)?;
+    let Some(access) = access else {
+        return Ok(Answered::Other(plain(transport, &Answer::Empty)));
+    };
+    let key = if may_repeat { head.key(access.organization.id, &body)? } else { None };
+    perform(&Context { shared, access, head, key, transport }, command).await
 }
 
-/// The bytes of the request, or none where the form has its fields elsewhere.
+/// A good answer that accepts nothing.
+pub(super) fn plain(transport: Transport, answer: &Answer) -> Response {
+    reply::json(200, transport.encode(answer))
+}
+
+/// The head and the bytes of a request; none where REST has its fields elsewhere.
 async fn body(
     shared: &Shared,
-    rpc: Rpc,
     transport: Transport,
     request: Request,
-) -> Result<Bytes, Fault> {
+) -> Result<(Head, Bytes), Fault> {
     match transport {
         Transport::OtherMessages => Err(Fault::unimplemented("messages are protobuf")),
         Transport::Grpc(_) | Transport::GrpcWeb(_) => {
-            let max = grpc::MESSAGE_MAX + 5;
-            Ok(request.body.read(max).await.map_err(Failure::from)?)
+            let Request { method, uri, headers, body, id, peer } = request;
+            let body = body.read(grpc::BODY_MAX).await.map_err(Failure::from)?;
+            let request = Request { method, uri, headers, body: Body::given(""), id, peer };
+            Ok((Head::of(request), body))
         }
-        Transport::Rest if Rpc::of_grpc_path(request.path()).is_some() => {
+        Transport::Rest if request.path().starts_with("/zitadel.") => {
             let text = "send the call as application/grpc or application/grpc-web+proto";
             Err(Failure::new(FailureClass::UnsupportedMediaType, text).into())
         }
-        Transport::Rest if !rpc.has_body() => Ok(Bytes::new()),
+        Transport::Rest if !matches!(request.method, Method::POST | Method::PUT) => {
+            Ok((Head::of(request), Bytes::new()))
+        }
         Transport::Rest => {
-            let says_nothing = !request.headers.contains_key(http::header::CONTENT_TYPE);
+            let says_nothing = !request.headers.contains_key(CONTENT_TYPE);
             if says_nothing && request.body.declared_len() == Some(0) {
-                return Ok(Bytes::new());
+                return Ok((Head::of(request), Bytes::new()));
             }
-            Ok(shared.json_body(request).await?.1)
+            Ok(shared.json_body(request).await?)
         }
     }
 }
 
-async fn perform(
-    shared: &Shared,
-    access: Option<Access>,
-    command: Command,
-) -> Result<Answer, Fault> {
-    match (command, access) {
-        (Command::Healthz, _) | (_, None) => Ok(Answer::Empty),
-        (command, Some(access)) => Ok(Answer::Empty),
+async fn perform(context: &Context<'_>, command: Command) -> Result<Answered, Fault> {
+    match command {
+        Command::Healthz => Ok(context.read(&Answer::Empty)),
+        Command::GetMyOrg => context.my_organization().await,
+        Command::GetPolicy => policy::get(context).await,
+        Command::GetDefaultPolicy => policy::get_default(context).await,
+        Command::AddPolicy { password_change } => {
+            policy::edit(context, Edit::Add(password_change)).await
+        }
+        Command::UpdatePolicy { password_change } => {
+            policy::edit(context, Edit::Update(password_change)).await
+        }
+        Command::ResetPolicy => policy::edit(context, Edit::Reset).await,
+        Command::AddDefaultPolicy { password_change } => {
+            policy::edit_default(context, Edit::Add(password_change)).await
+        }
+        Command::UpdateDefaultPolicy { password_change } => {
+            policy::edit_default(context, Edit::Update(password_change)).await
+        }
+        Command::GetText { language } => text::get(context, language).await,
+        Command::GetDefaultText { language } => text::get_default(context, language).await,
+        Command::SetText { language, slots } => text::set(context, language, *slots).await,
+        Command::ResetText { language } => text::reset(context, language).await,
+        Command::SetPassword { user, password, .. } => {
+            password::set(context, user, &password).await
+        }
     }
 }

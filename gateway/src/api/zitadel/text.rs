@@ -5,7 +5,7 @@ use super::fault::{Code, Fault};
 use super::language::{Language, Slots};
 use super::policy;
 use super::proto::{MessageCustomText, ObjectDetails};
-use super::serve::Context;
+use super::context::Context;
 use crate::api::Answered;
 use crate::api::failure::FailureClass;
 use crate::api::shared::Turn;
@@ -17,7 +17,7 @@ pub(super) async fn get(
     context: &Context<'_>,
     language: Option<Language>,
 ) -> Result<Answered, Fault> {
-    let organization = &context.organization;
+    let organization = context.organization();
     if let Some(language) = language
         && let Some(text) = stored(context, organization.id, language).await?
     {
@@ -79,7 +79,7 @@ async fn put(
     slots: Option<Slots>,
     must_exist: bool,
 ) -> Result<Answered, Fault> {
-    let (shared, organization) = (context.shared, &context.organization);
+    let (shared, organization) = (context.shared, context.organization());
     let owner = PolicyOwner::Organization(organization.id);
     let mut begun = match context.turn().await? {
         Turn::First(begun) => begun,

@@ -50,6 +50,8 @@ fn item(org: i32, title: &str) -> RouteItem {
         start_at: NOON,
         expires_at: Some(NOON.plus(72 * HOUR)),
         dialect_fields: String::new(),
+        mail: None,
+        inbox: false,
     };
     let target = |provider: ProviderName| TargetView {
         provider,
