@@ -2,7 +2,7 @@
 
 use crate::BoxFuture;
 use crate::api::failure::Failure;
-use crate::api::{Answered, Shared, applivery, blynk, jigx, native, zitadel};
+use crate::api::{Answered, Shared, applivery, blynk, jigx, native, oauth, zitadel};
 use crate::server::{Request, Response};
 use crate::telemetry::metrics::IntakeMetrics;
 use http::{HeaderValue, Method};
@@ -20,6 +20,7 @@ pub(crate) enum Dialect {
     Applivery,
     Blynk,
     Zitadel,
+    Oauth,
     Native,
 }
 
@@ -35,6 +36,8 @@ impl Dialect {
             Self::Blynk
         } else if under("/management/v1") || under("/admin/v1") || path.starts_with(GRPC_PATHS) {
             Self::Zitadel
+        } else if under("/oauth2") {
+            Self::Oauth
         } else {
             Self::Native
         }
@@ -62,6 +65,7 @@ impl Dialect {
             Self::Applivery => applivery::render::render(failure),
             Self::Blynk => blynk::render::render(failure),
             Self::Zitadel => zitadel::render::render(failure),
+            Self::Oauth => oauth::render::render(failure),
             Self::Native => native::render::render(failure),
         }
     }
@@ -117,6 +121,8 @@ pub(super) fn endpoints() -> impl Iterator<Item = (Dialect, &'static Endpoint)> 
         .chain(of(Dialect::Blynk, blynk::ENDPOINTS))
         .chain(of(Dialect::Zitadel, zitadel::ENDPOINTS))
         .chain(of(Dialect::Zitadel, zitadel::GRPC))
+        .chain(of(Dialect::Blynk, oauth::BLYNK_ENDPOINTS))
+        .chain(of(Dialect::Oauth, oauth::ENDPOINTS))
         .chain(of(Dialect::Native, native::ENDPOINTS))
 }
 
@@ -134,6 +140,7 @@ pub(super) fn label_of(dialect: Dialect) -> &'static str {
         Dialect::Applivery => "applivery",
         Dialect::Blynk => "blynk",
         Dialect::Zitadel => "zitadel",
+        Dialect::Oauth => "oauth",
         Dialect::Native => "native",
     }
 }
