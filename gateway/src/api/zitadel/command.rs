@@ -2,12 +2,12 @@
 
 use super::fault::{Code, Fault};
 use super::json::Members;
-use super::language::{Language, Slots};
 use super::proto::{LanguageRequest, PasswordRequest, PolicyRequest, TextRequest};
 use super::rpc::Rpc;
 use super::wire::{self, LENGTH, VARINT};
 use crate::api::failure::FailureClass;
 use crate::api::fields::text_problem;
+use crate::api::language::{Language, Slots};
 use crate::model::{Secret, UserId};
 use prost::Message;
 
@@ -21,16 +21,37 @@ pub(super) enum Command {
     GetMyOrg,
     GetPolicy,
     GetDefaultPolicy,
-    AddPolicy { password_change: bool },
-    UpdatePolicy { password_change: bool },
+    AddPolicy {
+        password_change: bool,
+    },
+    UpdatePolicy {
+        password_change: bool,
+    },
     ResetPolicy,
-    GetText { language: Option<Language> },
-    GetDefaultText { language: Option<Language> },
-    SetText { language: Language, slots: Box<Slots> },
-    ResetText { language: Language },
-    SetPassword { user: Option<UserId>, password: Secret, no_change_required: bool },
-    AddDefaultPolicy { password_change: bool },
-    UpdateDefaultPolicy { password_change: bool },
+    GetText {
+        language: Option<Language>,
+    },
+    GetDefaultText {
+        language: Option<Language>,
+    },
+    SetText {
+        language: Language,
+        slots: Box<Slots>,
+    },
+    ResetText {
+        language: Language,
+    },
+    /// `no_change_required` has no meaning here: nobody is made to change a password.
+    SetPassword {
+        user: Option<UserId>,
+        password: Secret,
+    },
+    AddDefaultPolicy {
+        password_change: bool,
+    },
+    UpdateDefaultPolicy {
+        password_change: bool,
+    },
 }
 
 /// The bytes of a request.
@@ -55,10 +76,10 @@ pub(super) fn read(rpc: Rpc, form: Form<'_>, parameter: Option<String>) -> Resul
         Rpc::AdminAddPolicy => Command::AddDefaultPolicy { password_change: policy()? },
         Rpc::AdminUpdatePolicy => Command::UpdateDefaultPolicy { password_change: policy()? },
         Rpc::GetText => Command::GetText { language: Language::of_tag(&language(parameter)?) },
-        Rpc::GetDefaultText => Command::GetDefaultText { language: Language::of_tag(&language(parameter)?) },
-        Rpc::ResetText => {
-            Command::ResetText { language: known(&language(parameter)?)? }
+        Rpc::GetDefaultText => {
+            Command::GetDefaultText { language: Language::of_tag(&language(parameter)?) }
         }
+        Rpc::ResetText => Command::ResetText { language: known(&language(parameter)?)? },
         Rpc::SetText => set_text(fields(form, parameter)?)?,
         Rpc::SetPassword => set_password(fields(form, parameter)?)?,
     })
@@ -221,11 +242,7 @@ fn set_password(request: PasswordRequest) -> Result<Command, Fault> {
     let is_plain = request.user_id.bytes().all(|b| b.is_ascii_digit())
         && (request.user_id == "0" || !request.user_id.starts_with('0'));
     let user = request.user_id.parse().ok().filter(|_| is_plain);
-    Ok(Command::SetPassword {
-        user,
-        password: Secret::new(request.password),
-        no_change_required: request.no_change_required,
-    })
+    Ok(Command::SetPassword { user, password: Secret::new(request.password) })
 }
 
 #[cfg(test)]
@@ -256,10 +273,10 @@ mod tests {
     fn a_path_names_what_the_body_would() {
         let form = Form::Json(br#"{"userId":"9","password":"x","noChangeRequired":true}"#);
         let read = read(Rpc::SetPassword, form, Some(String::from("7")));
-        let Ok(Command::SetPassword { user, password, no_change_required }) = read else {
+        let Ok(Command::SetPassword { user, password }) = read else {
             panic!("{read:?}");
         };
-        assert_eq!((user, password.reveal(), no_change_required), (Some(UserId(7)), "x", true));
+        assert_eq!((user, password.reveal()), (Some(UserId(7)), "x"));
         for id in ["07", "+7", "7 ", "seven", "99999999999999999999", "0x7"] {
             let read = super::read(Rpc::SetPassword, form, Some(id.to_owned()));
             assert!(matches!(read, Ok(Command::SetPassword { user: None, .. })), "{id}");

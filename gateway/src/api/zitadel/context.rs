@@ -9,9 +9,9 @@ use super::transport::Transport;
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::shared::{Head, Turn};
 use crate::api::{Answered, Shared};
-use crate::auth::{Caller, PermissionSet, Scope};
+use crate::auth::{Caller, PermissionSet};
 use crate::intake::{self, RecordChange, RequestKey};
-use crate::model::{Organization, OrganizationId, PolicyOwner, RoleId};
+use crate::model::{AuditNote, Organization, OrganizationId, PolicyOwner, RoleId};
 use crate::store::{Change, OrganizationRef};
 use http::{HeaderMap, HeaderName};
 use std::sync::Arc;
@@ -131,16 +131,12 @@ impl Context<'_> {
         changes: Vec<Change>,
         (action, object): (&str, String),
     ) -> RecordChange {
-        let audit = self.shared.note(&self.head, &self.access.caller, org, action, object);
+        let audit = self.note(org, action, object);
         RecordChange { org, changes, audit, notifications: Vec::new() }
     }
 
-    /// Who made a notification, as its timeline shows it.
-    pub(super) fn author(&self) -> String {
-        match self.access.caller.scope {
-            Scope::Organization => format!("organization:{}", self.access.caller.organization),
-            Scope::User(user) => format!("user:{user}"),
-        }
+    pub(super) fn note(&self, org: OrganizationId, action: &str, object: String) -> AuditNote {
+        self.shared.note(&self.head, &self.access.caller, org, action, object)
     }
 
     pub(super) async fn my_organization(&self) -> Result<Answered, Fault> {

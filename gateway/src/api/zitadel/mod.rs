@@ -15,8 +15,6 @@ mod fault;
 mod grpc;
 mod grpc_web;
 mod json;
-mod language;
-mod notice;
 mod password;
 mod paths;
 mod policy;

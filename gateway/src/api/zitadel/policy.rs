@@ -1,17 +1,15 @@
 //! Notification policies: an organization's own, and the server's for those that have none.
 
 use super::answer::Answer;
+use super::context::Context;
 use super::fault::{Code, Fault};
 use super::proto::{NotificationPolicy, ObjectDetails, Timestamp};
-use super::context::Context;
 use crate::api::Answered;
 use crate::api::failure::FailureClass;
+use crate::api::notice::BY_DEFAULT;
 use crate::api::shared::Turn;
-use crate::model::{self, Millis, Organization, OrganizationId, PolicyOwner};
+use crate::model::{self, Millis, Organization, PolicyOwner};
 use crate::store::{Change, Expectation};
-
-/// What counts where nobody has decided anything.
-const PASSWORD_CHANGE: bool = true;
 
 /// What a call does to a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,26 +64,10 @@ pub(super) async fn get_default(context: &Context<'_>) -> Result<Answered, Fault
     let policy = context.shared.store.policy(PolicyOwner::Instance).await?;
     let (details, password_change) = match policy {
         Some(policy) => (stored(&policy, &instance.numeric), policy.password_change),
-        None => (built_in(&instance), PASSWORD_CHANGE),
+        None => (built_in(&instance), BY_DEFAULT),
     };
     let policy = NotificationPolicy { details: Some(details), is_default: true, password_change };
     Ok(context.read(&Answer::Policy(policy)))
-}
-
-/// Whether a user of `org` is told of a new password, and what must still hold when that is used.
-pub(super) async fn tells_of_passwords(
-    context: &Context<'_>,
-    org: OrganizationId,
-) -> Result<(bool, Vec<Expectation>), Fault> {
-    let store = &context.shared.store;
-    let mut expected = Vec::new();
-    for owner in [PolicyOwner::Organization(org), PolicyOwner::Instance] {
-        expected.push(Expectation::Sequence(owner, store.sequence(owner).await?));
-        if let Some(policy) = store.policy(owner).await? {
-            return Ok((policy.password_change, expected));
-        }
-    }
-    Ok((PASSWORD_CHANGE, expected))
 }
 
 /// Details of what is there from the start.
@@ -172,12 +154,8 @@ fn decide(
         PolicyOwner::Organization(_) => ORGANIZATION_IDS,
     };
     let put = |password_change, created_at| {
-        let policy = model::NotificationPolicy {
-            password_change,
-            created_at,
-            changed_at: now,
-            sequence: 0,
-        };
+        let policy =
+            model::NotificationPolicy { password_change, created_at, changed_at: now, sequence: 0 };
         Ok((Some(policy), created_at))
     };
     match (edit, current) {
@@ -191,7 +169,7 @@ fn decide(
         }
         (Edit::Update(_), Some(_)) => Err(unchanged(ids.unchanged)),
         // The server has a policy from the start, though it is stored nowhere.
-        (Edit::Update(PASSWORD_CHANGE), None) if owner == PolicyOwner::Instance => {
+        (Edit::Update(BY_DEFAULT), None) if owner == PolicyOwner::Instance => {
             Err(unchanged(ids.unchanged))
         }
         (Edit::Update(value), None) if owner == PolicyOwner::Instance => put(value, now),
@@ -213,10 +191,15 @@ fn missing(id: &'static str) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::OrganizationId;
 
     const OWN: PolicyOwner = PolicyOwner::Organization(OrganizationId(1));
 
-    fn outcome(owner: PolicyOwner, current: Option<bool>, edit: Edit) -> Result<Option<bool>, String> {
+    fn outcome(
+        owner: PolicyOwner,
+        current: Option<bool>,
+        edit: Edit,
+    ) -> Result<Option<bool>, String> {
         let current = current.map(|password_change| model::NotificationPolicy {
             password_change,
             created_at: Millis(1),
@@ -224,7 +207,8 @@ mod tests {
             sequence: 3,
         });
         let decided = decide(owner, current.as_ref(), edit, Millis(9));
-        let (next, created_at) = decided.map_err(|fault| format!("{} {}", fault.code.number(), fault.id))?;
+        let (next, created_at) =
+            decided.map_err(|fault| format!("{} {}", fault.code.number(), fault.id))?;
         assert_eq!(created_at, current.map_or(Millis(9), |_| Millis(1)));
         Ok(next.map(|policy| policy.password_change))
     }

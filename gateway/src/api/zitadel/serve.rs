@@ -12,7 +12,7 @@ use crate::api::failure::{Failure, FailureClass};
 use crate::api::route::Call;
 use crate::api::shared::{Head, content_type};
 use crate::api::{Answered, Shared, reply};
-use crate::server::{Body, Request, Response};
+use crate::server::{Request, Response};
 use bytes::Bytes;
 use http::Method;
 use http::header::CONTENT_TYPE;
@@ -99,10 +99,9 @@ async fn body(
     match transport {
         Transport::OtherMessages => Err(Fault::unimplemented("messages are protobuf")),
         Transport::Grpc(_) | Transport::GrpcWeb(_) => {
-            let Request { method, uri, headers, body, id, peer } = request;
+            let Request { uri, headers, body, peer, .. } = request;
             let body = body.read(grpc::BODY_MAX).await.map_err(Failure::from)?;
-            let request = Request { method, uri, headers, body: Body::given(""), id, peer };
-            Ok((Head::of(request), body))
+            Ok((Head::new(uri, headers, peer), body))
         }
         Transport::Rest if request.path().starts_with("/zitadel.") => {
             let text = "send the call as application/grpc or application/grpc-web+proto";
@@ -144,8 +143,6 @@ async fn perform(context: &Context<'_>, command: Command) -> Result<Answered, Fa
         Command::GetDefaultText { language } => text::get_default(context, language).await,
         Command::SetText { language, slots } => text::set(context, language, *slots).await,
         Command::ResetText { language } => text::reset(context, language).await,
-        Command::SetPassword { user, password, .. } => {
-            password::set(context, user, &password).await
-        }
+        Command::SetPassword { user, password } => password::set(context, user, &password).await,
     }
 }

@@ -1,13 +1,13 @@
 //! Message texts: an organization's own words after a password change, in each language.
 
 use super::answer::Answer;
+use super::context::Context;
 use super::fault::{Code, Fault};
-use super::language::{Language, Slots};
 use super::policy;
 use super::proto::{MessageCustomText, ObjectDetails};
-use super::context::Context;
 use crate::api::Answered;
 use crate::api::failure::FailureClass;
+use crate::api::language::{Language, Slots};
 use crate::api::shared::Turn;
 use crate::model::{MessageText, Millis, OrganizationId, PolicyOwner};
 use crate::store::{Change, Expectation};
@@ -27,7 +27,7 @@ pub(super) async fn get(
             change_date: Some(text.changed_at.into()),
             resource_owner: organization.numeric.clone(),
         };
-        return Ok(context.read(&Answer::Text(message(words(text), details, false))));
+        return Ok(context.read(&Answer::Text(message(text.into(), details, false))));
     }
     get_default(context, language).await
 }
@@ -38,26 +38,6 @@ pub(super) async fn get_default(
 ) -> Result<Answered, Fault> {
     let details = policy::built_in(&*context.instance().await?);
     Ok(context.read(&Answer::Text(message(Slots::default_for(language), details, true))))
-}
-
-/// The words in which a user of `org` is told, in the first of `languages` that has any.
-pub(super) async fn chosen(
-    context: &Context<'_>,
-    org: OrganizationId,
-    languages: &[Language],
-) -> Result<Slots, Fault> {
-    for language in languages {
-        let default = Slots::built_in(*language);
-        match (stored(context, org, *language).await?, default) {
-            (Some(text), default) => {
-                let default = default.unwrap_or_else(|| Slots::default_for(None));
-                return Ok(words(text).over(default));
-            }
-            (None, Some(default)) => return Ok(default),
-            (None, None) => {}
-        }
-    }
-    Ok(Slots::default_for(None))
 }
 
 /// Sets the organization's words; without any word it is as if they were reset.
@@ -100,7 +80,7 @@ async fn put(
             change_date: Some(now.into()),
             resource_owner: organization.numeric.clone(),
         };
-        if current.clone().map(words) == slots {
+        if current.clone().map(Slots::from) == slots {
             // Nothing changes, so there is no event to count.
             details.sequence = current.as_ref().map_or(sequence, |text| text.sequence);
             details.change_date = Some(current.map_or(now, |text| text.changed_at).into());
@@ -128,18 +108,6 @@ async fn stored(
 ) -> Result<Option<MessageText>, Fault> {
     let owner = PolicyOwner::Organization(org);
     Ok(context.shared.store.text(owner, language.as_str()).await?)
-}
-
-fn words(text: MessageText) -> Slots {
-    Slots {
-        title: text.title,
-        pre_header: text.pre_header,
-        subject: text.subject,
-        greeting: text.greeting,
-        text: text.text,
-        button_text: text.button_text,
-        footer_text: text.footer_text,
-    }
 }
 
 fn text_of(slots: Slots, created_at: Millis, changed_at: Millis) -> MessageText {

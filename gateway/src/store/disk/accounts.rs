@@ -51,7 +51,7 @@ impl Accounts for DiskStore {
     }
 
     fn first_organization(&self) -> Read<'_, Option<OrganizationId>> {
-        self.short(View::first_organization)
+        self.short(|view| view.first_organization())
     }
 
     fn children(

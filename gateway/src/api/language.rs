@@ -1,5 +1,7 @@
 //! The languages a message can be in, and the words that are there before anybody sets others.
 
+use crate::model::MessageText;
+
 /// Languages an organization can have words for: those the product knows.
 const KNOWN: [&str; 22] = [
     "ar", "bg", "cs", "de", "en", "es", "fr", "hu", "id", "it", "ja", "ko", "mk", "nl", "pl", "pt",
@@ -99,6 +101,20 @@ impl Slots {
 
     pub(super) fn are_empty(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+impl From<MessageText> for Slots {
+    fn from(text: MessageText) -> Self {
+        Self {
+            title: text.title,
+            pre_header: text.pre_header,
+            subject: text.subject,
+            greeting: text.greeting,
+            text: text.text,
+            button_text: text.button_text,
+            footer_text: text.footer_text,
+        }
     }
 }
 
