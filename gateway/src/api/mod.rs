@@ -136,6 +136,9 @@ impl Service for Api {
                     // RFC 9110 section 15.5.6: a 405 says what is allowed.
                     response.headers_mut().extend(self.allowed(request.path()));
                 }
+                if dialect == Dialect::Zitadel {
+                    return Box::pin(zitadel::after_body(request, response));
+                }
                 return Box::pin(std::future::ready(response));
             }
         };

@@ -157,7 +157,7 @@ mod tests {
             ("{{.LastEmail}}{{.NickName}}{{.Domain}}", "ada@example.com"),
             ("{{.DisplayName", "{{.DisplayName"),
             ("}}{{}}{{", "}}{{"),
-            ("a { b } {{{.FirstName}}", "a { b } {"),
+            ("a { b } {{.FirstName}}}", "a { b } Ada}"),
         ] {
             let words = Slots { greeting: template.to_owned(), ..Slots::default() };
             let mail = told(&words, &ada).mail.expect("a mail");

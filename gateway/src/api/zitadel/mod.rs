@@ -28,7 +28,7 @@ mod wire;
 pub(super) use paths::{ENDPOINTS, GRPC};
 
 use crate::api::failure::{Failure, FailureClass};
-use crate::server::Response;
+use crate::server::{Request, Response};
 use fault::Fault;
 use http::HeaderValue;
 use transport::Transport;
@@ -42,4 +42,12 @@ pub(super) fn refuse(media: Option<&HeaderValue>, failure: &Failure) -> Response
         return transport.refused(&Fault::unimplemented("unknown service or method"));
     }
     transport.refused(&Fault::from(failure.clone()))
+}
+
+/// Gives an answer after the body of a gRPC call, which its caller sends in any case.
+pub(super) async fn after_body(request: Request, answer: Response) -> Response {
+    if answer.status().is_success() {
+        request.body.read(grpc::BODY_MAX).await.ok();
+    }
+    answer
 }

@@ -65,14 +65,24 @@ async fn work(
     malformed: Option<Fault>,
 ) -> Result<Answered, Fault> {
     let Asked { rpc, transport, parameter } = asked;
-    let access = match rpc.needs() {
-        Needs::Nothing => None,
-        needs => Some(context::access(shared, needs, &request.headers).await?),
-    };
-    malformed.map_or(Ok(()), Err)?;
     // A repeated POST of REST may carry a key; gRPC has no other method.
     let may_repeat = request.method == Method::POST;
-    let (head, body) = body(shared, transport, request).await?;
+    let headers = request.headers.clone();
+    // gRPC-web's clients send the body after the head, whatever is answered: if it is not read, an
+    // HTTP/1 connection is reset and the answer lost with it.
+    let early = match transport {
+        Transport::Rest => Err(request),
+        _ => Ok(call_body(transport, request).await),
+    };
+    let access = match rpc.needs() {
+        Needs::Nothing => None,
+        needs => Some(context::access(shared, needs, &headers).await?),
+    };
+    malformed.map_or(Ok(()), Err)?;
+    let (head, body) = match early {
+        Ok(read) => read?,
+        Err(request) => rest_body(shared, request).await?,
+    };
     let form = match transport {
         Transport::Rest => Form::Json(&body),
         _ => Form::Protobuf(grpc::unframe(&body)?),
@@ -90,34 +100,29 @@ pub(super) fn plain(transport: Transport, answer: &Answer) -> Response {
     reply::json(200, transport.encode(answer))
 }
 
-/// The head and the bytes of a request; none where REST has its fields elsewhere.
-async fn body(
-    shared: &Shared,
-    transport: Transport,
-    request: Request,
-) -> Result<(Head, Bytes), Fault> {
-    match transport {
-        Transport::OtherMessages => Err(Fault::unimplemented("messages are protobuf")),
-        Transport::Grpc(_) | Transport::GrpcWeb(_) => {
-            let Request { uri, headers, body, peer, .. } = request;
-            let body = body.read(grpc::BODY_MAX).await.map_err(Failure::from)?;
-            Ok((Head::new(uri, headers, peer), body))
-        }
-        Transport::Rest if request.path().starts_with("/zitadel.") => {
-            let text = "send the call as application/grpc or application/grpc-web+proto";
-            Err(Failure::new(FailureClass::UnsupportedMediaType, text).into())
-        }
-        Transport::Rest if !matches!(request.method, Method::POST | Method::PUT) => {
-            Ok((Head::of(request), Bytes::new()))
-        }
-        Transport::Rest => {
-            let says_nothing = !request.headers.contains_key(CONTENT_TYPE);
-            if says_nothing && request.body.declared_len() == Some(0) {
-                return Ok((Head::of(request), Bytes::new()));
-            }
-            Ok(shared.json_body(request).await?)
-        }
+/// The head and the bytes of a call by gRPC.
+async fn call_body(transport: Transport, request: Request) -> Result<(Head, Bytes), Fault> {
+    let Request { uri, headers, body, peer, .. } = request;
+    let body = body.read(grpc::BODY_MAX).await.map_err(Failure::from)?;
+    if transport == Transport::OtherMessages {
+        return Err(Fault::unimplemented("messages are protobuf"));
     }
+    Ok((Head::new(uri, headers, peer), body))
+}
+
+/// The head and the bytes of a call by REST; none where it has its fields elsewhere.
+async fn rest_body(shared: &Shared, request: Request) -> Result<(Head, Bytes), Fault> {
+    if request.path().starts_with("/zitadel.") {
+        let text = "send the call as application/grpc or application/grpc-web+proto";
+        return Err(Failure::new(FailureClass::UnsupportedMediaType, text).into());
+    }
+    let has_fields = matches!(request.method, Method::POST | Method::PUT);
+    let says_nothing = !request.headers.contains_key(CONTENT_TYPE)
+        && request.body.declared_len() == Some(0);
+    if !has_fields || says_nothing {
+        return Ok((Head::of(request), Bytes::new()));
+    }
+    Ok(shared.json_body(request).await?)
 }
 
 async fn perform(context: &Context<'_>, command: Command) -> Result<Answered, Fault> {
