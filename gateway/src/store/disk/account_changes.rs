@@ -240,7 +240,7 @@ fn put_text(
 
 /// Notes when a record may be forgotten.
 fn ends(draft: &mut Draft<'_>, at: Millis, kind: u8, key: &[u8]) -> Result<(), Refusal> {
-    Ok(draft.put(Table::Endings, &[&at.0.to_be_bytes(), &[kind], key].concat(), &[])?)
+    Ok(draft.put(Table::Endings, &[&at.0.to_be_bytes()[..], &[kind], key].concat(), &[])?)
 }
 
 fn forget(draft: &mut Draft<'_>, before: Millis, making: &mut Making<'_>) -> Result<(), Refusal> {
