@@ -20,6 +20,11 @@ use uuid::Uuid;
 const SUBTREE_MAX: usize = 1_000_000;
 
 impl View<'_> {
+    pub(super) fn first_organization(&self) -> Result<Option<OrganizationId>, Flaw> {
+        let first = self.rows(Table::Organizations, &[], None)?.next();
+        first.map(|row| last_org(Table::Organizations, row?.0.value())).transpose()
+    }
+
     pub(super) fn children(
         &self,
         org: OrganizationId,

@@ -50,6 +50,10 @@ impl Accounts for DiskStore {
         OrganizationId(last.saturating_add(1))
     }
 
+    fn first_organization(&self) -> Read<'_, Option<OrganizationId>> {
+        self.short(|view| view.first_organization())
+    }
+
     fn children(
         &self,
         org: OrganizationId,
