@@ -4,8 +4,12 @@
 //! same cores; cases are interleaved and medians compared, so that a noisy machine hits all alike.
 
 use bugler_gateway::BoxFuture;
-use bugler_gateway::api::{Api, ApiSettings, Identity, IdentitySettings, Shared};
-use bugler_gateway::auth::{Grant, KeyRing, Origin, Scope, TokenMinter, TokenVerifier};
+use bugler_gateway::api::{
+    Api, ApiSettings, Identity, IdentitySettings, NotificationStates, Shared,
+};
+use bugler_gateway::auth::{
+    Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
+};
 use bugler_gateway::clock::{Clock, SystemClock};
 use bugler_gateway::intake::Intake;
 use bugler_gateway::journal::Journal;
@@ -61,7 +65,12 @@ impl Service for Constant {
         })
     }
 
-    fn refuse(&self, _path: &str, _refusal: &Refusal) -> Response {
+    fn refuse(
+        &self,
+        _path: &str,
+        _content_type: Option<&http::HeaderValue>,
+        _refusal: &Refusal,
+    ) -> Response {
         Response::new(ReplyBody::default())
     }
 }
@@ -96,9 +105,12 @@ async fn intake(home: &Path) -> Result<Arc<dyn Service>, Failed> {
             max_body: 256 << 10,
             bulk_max_body: 16 << 20,
             region: String::from("us-east-1"),
+            retention: Duration::from_hours(7 * 24),
         },
         limit: None,
+        jigx: NotificationStates::default(),
         identity: Identity::new(Some(minter), settings),
+        passwords: PasswordPool::default(),
     })))
 }
 

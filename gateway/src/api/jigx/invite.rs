@@ -114,7 +114,7 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
         Turn::Replay(answered) => return Ok(answered),
     };
     let hash = match &wish.password {
-        Some(text) => Some(shared.identity.hash("password", text.reveal(), &wish.email).await?),
+        Some(text) => Some(shared.hash_password("password", text.reveal(), &wish.email).await?),
         None => None,
     };
     let user = new_user(&shared, &organization, &wish);

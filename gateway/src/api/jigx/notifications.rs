@@ -20,6 +20,8 @@ use uuid::Uuid;
 
 /// Notifications looked at for one page of a filtered list; the page may then be short.
 const LOOKED_AT_MAX: usize = 500;
+/// Read at once, even where fewer are missing: a filter may leave most of them out.
+const READ_MIN: usize = 25;
 /// Longest that the journal keeps what retention no longer asks for: until the last timer in the
 /// same segment is due.
 const TIMERS_MS: u64 = 366 * 24 * 3_600_000;
@@ -65,7 +67,8 @@ pub(super) async fn list(call: Call) -> Result<Answered, Failure> {
     let (mut items, mut looked_at, mut next) = (Vec::new(), 0, None);
     'pages: while looked_at < LOOKED_AT_MAX {
         // One more than is wanted tells whether there is a next page.
-        let count = (wanted.limit + 1 - items.len()).min(LOOKED_AT_MAX - looked_at);
+        let missing = wanted.limit + 1 - items.len();
+        let count = missing.max(READ_MIN).min(LOOKED_AT_MAX - looked_at);
         let roots = listed(&shared, organization.id, before, count).await?;
         let (found, is_last) = (roots.len(), roots.len() < count);
         looked_at += found;

@@ -1,5 +1,7 @@
 //! Inboxes on disk: entries, removals that sync still tells of, shared contents, hidden notifications.
 
+use super::DiskStore;
+use super::accounts::Read;
 use super::change::{Refusal, count, require_organization};
 use super::reader::View;
 use super::tables::{
@@ -11,7 +13,7 @@ use crate::model::{
     InboxEntry, InboxHead, InboxMessage, InboxOutcome, InboxRecipient, InboxState, InboxStep,
     Millis, NotificationId, OrganizationId, UserId,
 };
-use crate::store::{InboxChange, InboxRow};
+use crate::store::{InboxChange, InboxRow, Inboxes};
 
 /// Entries of one inbox; the oldest makes room for the next.
 const LIVE_MAX: u32 = 1_000;
@@ -248,12 +250,54 @@ fn hide(
     Ok(draft.put(Table::Hidden, &key, &[])?)
 }
 
+impl Inboxes for DiskStore {
+    fn inbox_head(&self, user: UserId) -> Read<'_, InboxHead> {
+        self.short(|view| view.inbox_head(user))
+    }
+
+    fn inbox_entry(
+        &self,
+        user: UserId,
+        notification: NotificationId,
+    ) -> Read<'_, Option<InboxRow>> {
+        self.short(|view| view.inbox_entry(user, notification))
+    }
+
+    fn inbox(
+        &self,
+        user: UserId,
+        org: OrganizationId,
+        before: Option<NotificationId>,
+        limit: usize,
+    ) -> Read<'_, Vec<InboxRow>> {
+        self.long(move |view| view.inbox(user, org, before, limit))
+    }
+
+    fn inbox_changes(
+        &self,
+        user: UserId,
+        org: OrganizationId,
+        after: u64,
+        limit: usize,
+    ) -> Read<'_, Vec<InboxRow>> {
+        self.long(move |view| view.inbox_changes(user, org, after, limit))
+    }
+
+    fn hidden(
+        &self,
+        org: OrganizationId,
+        among: Vec<NotificationId>,
+    ) -> Read<'_, Vec<NotificationId>> {
+        self.short(move |view| view.hidden(org, &among))
+    }
+}
+
 impl View<'_> {
-    pub(super) fn inbox_head(&self, user: UserId) -> Result<InboxHead, Flaw> {
+    fn inbox_head(&self, user: UserId) -> Result<InboxHead, Flaw> {
         Ok(self.record(Table::InboxHeads, &user_key(user))?.unwrap_or_default())
     }
 
-    pub(super) fn inbox_entry(
+    fn inbox_entry(
         &self,
         user: UserId,
         notification: NotificationId,
@@ -263,7 +307,7 @@ impl View<'_> {
         entry.map(|entry| self.inbox_row(notification, entry)).transpose()
     }
 
-    pub(super) fn inbox(
+    fn inbox(
         &self,
         user: UserId,
         org: OrganizationId,
@@ -290,7 +334,7 @@ impl View<'_> {
         Ok(found)
     }
 
-    pub(super) fn inbox_changes(
+    fn inbox_changes(
         &self,
         user: UserId,
         org: OrganizationId,
@@ -327,7 +371,7 @@ impl View<'_> {
         Ok(InboxRow { notification, entry, content })
     }
 
-    pub(super) fn hidden(
+    fn hidden(
         &self,
         org: OrganizationId,
         among: &[NotificationId],
