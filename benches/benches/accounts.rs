@@ -5,7 +5,9 @@
 
 use bugler_benches::{Times, person, scatter};
 use bugler_gateway::BoxFuture;
-use bugler_gateway::api::{Api, ApiSettings, Identity, IdentitySettings, Shared, NotificationStates};
+use bugler_gateway::api::{
+    Api, ApiSettings, Identity, IdentitySettings, NotificationStates, Shared,
+};
 use bugler_gateway::auth::{
     Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
 };

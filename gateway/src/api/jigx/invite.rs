@@ -171,10 +171,14 @@ async fn make(
         }));
         notifications.push(invitation(shared, (organization, &user), &token, now));
     }
+    let tells = !notifications.is_empty();
     let change = RecordChange { org, changes, audit, notifications };
     let answer = Answer::plain(201, body.to_string());
     let taken = || Failure::new(FailureClass::Exists, "the user could not be made; ask again");
-    shared.change(&mut begun, change, answer).await?.ok_or_else(taken)
+    Ok(match shared.change(&mut begun, change, answer).await?.ok_or_else(taken)? {
+        Answered::Other(response) if tells => Answered::Accepted(response),
+        answered => answered,
+    })
 }
 
 /// Tells the invited how to choose a password. The code is in the mail alone.
