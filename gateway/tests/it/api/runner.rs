@@ -235,7 +235,7 @@ fn judge_envelope(path: &str, reply: &Reply) -> Result<(), String> {
         is_error && body["status"] == false && names == ["status", "error"]
     } else if is_in(&["/api/v1"]) {
         body["error"]["message"].is_string() && names == ["error"]
-    } else if is_in(&["/management/v1", "/admin/v1"]) {
+    } else if is_in(&["/management/v1", "/admin/v1"]) || path.starts_with("/zitadel.") {
         body["code"].is_u64() && names == ["code", "message", "details"]
     } else {
         media = "application/problem+json";
