@@ -69,7 +69,7 @@ pub trait Accounts {
         org: OrganizationId,
     ) -> BoxFuture<'_, Result<Vec<OrganizationId>, StoreError>>;
 
-    /// Users of `org`, by id; with `below`, then those of each organization below it.
+    /// Users of `org`, by id; with `below` also those of every organization below it.
     fn users(
         &self,
         org: OrganizationId,
