@@ -144,6 +144,7 @@ async fn a_notice_outlives_the_gateway_that_accepted_it() {
         (world.twins.traffic(TwinName::Smtp).connections > 0).then_some(())
     })
     .await;
+    // The session that hangs goes on hanging; the next gateway's will not.
     world.faults("");
     let world = world.restart().await;
     let mail = world.taken().await;
