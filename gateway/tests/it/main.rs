@@ -11,3 +11,4 @@ mod delivery;
 mod idempotency;
 mod lifecycle;
 mod support;
+mod zitadel;

@@ -29,6 +29,10 @@ golden! {
     blynk_answers_the_customers_samples = "blynk/samples.toml";
     blynk_refuses_bodies_outside_its_schema = "blynk/schema.toml";
     blynk_refuses_callers_without_the_right = "blynk/callers.toml";
+    zitadel_answers_what_is_there_from_the_start = "zitadel/reads.toml";
+    zitadel_refuses_callers_without_the_right = "zitadel/callers.toml";
+    zitadel_refuses_bodies_and_states_as_the_product_does = "zitadel/schema.toml";
+    zitadel_refuses_paths_and_methods_that_are_none = "zitadel/routes.toml";
     native_accepts_every_audience = "native/accepted.toml";
     native_refuses_bodies_outside_its_schema = "native/schema.toml";
     native_refuses_callers_without_the_right = "native/callers.toml";

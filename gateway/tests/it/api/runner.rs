@@ -241,7 +241,7 @@ fn judge_envelope(path: &str, reply: &Reply) -> Result<(), String> {
     } else if is_in(&["/oauth2"]) {
         let fits = body["error"].is_string() && body["error_description"].is_string();
         fits && names == ["error", "error_description"]
-    } else if is_in(&["/management/v1", "/admin/v1"]) {
+    } else if is_in(&["/management/v1", "/admin/v1"]) || path.starts_with("/zitadel.") {
         body["code"].is_u64() && names == ["code", "message", "details"]
     } else {
         media = "application/problem+json";
