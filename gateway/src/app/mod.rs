@@ -12,7 +12,9 @@ pub use build::BuildError;
 pub use client::{CreatedClient, create_client};
 
 use crate::admin::AdminService;
-use crate::api::{Api, ApiSettings, Identity, IdentitySettings, SendLimit, Shared};
+use crate::api::{
+    Api, ApiSettings, Identity, IdentitySettings, NotificationStates, SendLimit, Shared,
+};
 use crate::auth::{KeyError, KeyRing, PasswordPool, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -313,9 +315,11 @@ fn service(
             max_body: config.server.max_body.0,
             bulk_max_body: config.server.bulk_max_body.0,
             region: String::from("us-east-1"),
+            retention: config.store.retention,
         },
         identity: Identity::new(minter.ok(), identity),
         passwords: PasswordPool::default(),
+        jigx: NotificationStates::default(),
         limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
     }))
 }

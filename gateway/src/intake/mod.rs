@@ -1,5 +1,6 @@
 //! From an accepted command to a durable commit: ids, shard, idempotency, and only then an answer.
 
+mod cancel;
 mod change;
 
 pub use change::{ChangeError, RecordChange};

@@ -1,6 +1,6 @@
 //! Invitations and keys, from a store that holds some: good in their time and for whom they are.
 
-use crate::api::{Api, ApiSettings, Identity, IdentitySettings, Shared};
+use crate::api::{Api, ApiSettings, Identity, IdentitySettings, NotificationStates, Shared};
 use crate::auth::{Fresh, KeyRing, PasswordPool, TokenVerifier, invitation_token, opaque_key};
 use crate::clock::{Clock, TestClock};
 use crate::intake::Intake;
@@ -53,9 +53,15 @@ async fn world() -> World {
         intake: Intake::new(journal, Arc::clone(&shared_clock)),
         store: Arc::clone(&store),
         verifier: TokenVerifier::new(keys, "i", "a", shared_clock),
-        settings: ApiSettings { max_body: 1 << 18, bulk_max_body: 1 << 20, region },
+        settings: ApiSettings {
+            max_body: 1 << 18,
+            bulk_max_body: 1 << 20,
+            region,
+            retention: MONTH,
+        },
         limit: None,
         identity: Identity::new(None, settings),
+        jigx: NotificationStates::default(),
         passwords: PasswordPool::default(),
     });
     World { _dir: dir, api, store, clock }

@@ -17,7 +17,7 @@
 //! | `subscription_owners` | subscription | org |
 //! | `children` | parent org, org | – |
 //! | `users_by_role` | org, role, user | – |
-//! | `counters` | kind, org (`u` users, `c` children, `s` subscriptions) or owner (`p`) | u64 |
+//! | `counters` | kind, org (`u` users, `c` children, `s` subscriptions) owner (`p`), notification (`i`) | u64 |
 //! | `passwords` | user | PHC string |
 //! | `invitations` | token hash | invitation |
 //! | `clients`, `clients_by_organization` | id; org, id | client; – |
@@ -27,6 +27,10 @@
 //! | `policies`, `texts` | owner; owner, language | policy; text |
 //! | `audit` | org, version | audit record |
 //! | `endings` | instant, kind (`r` refresh, `i` invitation, `v` revoked), key | – |
+//! | `inbox`, `inbox_removed` | user, notification | entry; entry whose removal sync tells of |
+//! | `inbox_changes`, `inbox_heads` | user, revision; user | notification; numbers |
+//! | `inbox_messages` | notification | content |
+//! | `hidden` | org, notification | – |
 //!
 //! Integers in keys are big-endian with the sign bit flipped, so byte order is numeric order:
 //! org and role 4 bytes, user 8, uuids 16, object ids 12. `0xff` ends a group name because UTF-8
@@ -38,7 +42,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::model::{DeviceId, OrganizationId, PolicyOwner, RoleId, SubscriptionId, UserId};
+use crate::model::{
+    DeviceId, NotificationId, OrganizationId, PolicyOwner, RoleId, SubscriptionId, UserId,
+};
 use crate::store::{OrganizationRef, UserRef};
 
 /// Layout of the whole file: raised when tables or keys change.
@@ -82,11 +88,17 @@ pub(super) enum Table {
     Texts,
     Audit,
     Endings,
+    Inbox,
+    InboxRemoved,
+    InboxChanges,
+    InboxHeads,
+    InboxMessages,
+    Hidden,
 }
 
 impl Table {
     /// Every table, in the order of the variants.
-    pub(super) const ALL: [Self; 28] = [
+    pub(super) const ALL: [Self; 34] = [
         Self::Meta,
         Self::Organizations,
         Self::OrganizationNames,
@@ -115,6 +127,12 @@ impl Table {
         Self::Texts,
         Self::Audit,
         Self::Endings,
+        Self::Inbox,
+        Self::InboxRemoved,
+        Self::InboxChanges,
+        Self::InboxHeads,
+        Self::InboxMessages,
+        Self::Hidden,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -147,6 +165,12 @@ impl Table {
             Self::Texts => "texts",
             Self::Audit => "audit",
             Self::Endings => "endings",
+            Self::Inbox => "inbox",
+            Self::InboxRemoved => "inbox_removed",
+            Self::InboxChanges => "inbox_changes",
+            Self::InboxHeads => "inbox_heads",
+            Self::InboxMessages => "inbox_messages",
+            Self::Hidden => "hidden",
         }
     }
 
@@ -237,6 +261,16 @@ pub(super) fn device_key(user: UserId, device: DeviceId) -> Vec<u8> {
     pair_key(&user_key(user), device.0.as_bytes())
 }
 
+pub(super) fn notification_key(notification: NotificationId) -> [u8; 16] {
+    notification.0.into_bytes()
+}
+
+/// The notification whose id ends `bytes`.
+pub(super) fn notification_of(table: Table, bytes: &[u8]) -> Result<NotificationId, Flaw> {
+    let bytes = bytes.last_chunk::<16>().ok_or(Flaw::Value(table))?;
+    Ok(NotificationId(Uuid::from_bytes(*bytes)))
+}
+
 /// What a counter counts.
 #[derive(Clone, Copy)]
 pub(super) enum Counter {
@@ -245,6 +279,8 @@ pub(super) enum Counter {
     Subscriptions(OrganizationId),
     /// Policies, texts and password changes.
     Sequence(PolicyOwner),
+    /// Inbox entries that share a content.
+    InboxEntries(NotificationId),
 }
 
 impl Counter {
@@ -254,6 +290,7 @@ impl Counter {
             Self::Children(org) => pair_key(b"c", &org_key(org)),
             Self::Subscriptions(org) => pair_key(b"s", &org_key(org)),
             Self::Sequence(owner) => pair_key(b"p", &owner_key(owner)),
+            Self::InboxEntries(notification) => pair_key(b"i", &notification_key(notification)),
         }
     }
 }
