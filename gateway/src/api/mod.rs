@@ -25,6 +25,7 @@ mod zitadel;
 #[cfg(test)]
 mod tests;
 
+pub use blynk::{Blynk, BlynkSettings};
 pub use identity::{Identity, IdentitySettings};
 pub use limit::SendLimit;
 pub use route::operations;

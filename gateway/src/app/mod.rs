@@ -10,7 +10,9 @@ mod build;
 pub use build::BuildError;
 
 use crate::admin::AdminService;
-use crate::api::{Api, ApiSettings, Identity, IdentitySettings, SendLimit, Shared};
+use crate::api::{
+    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, SendLimit, Shared,
+};
 use crate::auth::{KeyError, KeyRing, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -303,8 +305,23 @@ fn service(
             region: String::from("us-east-1"),
         },
         identity: Identity::new(minter.ok(), identity),
+        blynk: Blynk::new(blynk_settings(config)),
         limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
     }))
+}
+
+fn blynk_settings(config: &Config) -> BlynkSettings {
+    let limits = &config.limits;
+    BlynkSettings {
+        requests: limits.blynk_requests.map(|rate| (rate.count, rate.per)),
+        users_per_org: limits.users_per_org,
+        invites_per_day: limits.invites_per_day,
+        invites_per_address: limits.invites_per_address,
+        organization_levels: limits.organization_levels,
+        sub_organizations: limits.sub_organizations,
+        public_url: config.accounts.public_url.0.clone(),
+        invitation_ttl: config.accounts.invitation_ttl,
+    }
 }
 
 /// Publishes the backlog, and ends the process when the journal can no longer be trusted.
