@@ -4,8 +4,12 @@
 //! same cores; cases are interleaved and medians compared, so that a noisy machine hits all alike.
 
 use bugler_gateway::BoxFuture;
-use bugler_gateway::api::{Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, Shared};
-use bugler_gateway::auth::{Grant, KeyRing, Origin, Scope, TokenMinter, TokenVerifier};
+use bugler_gateway::api::{
+    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, Shared,
+};
+use bugler_gateway::auth::{
+    Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
+};
 use bugler_gateway::clock::{Clock, SystemClock};
 use bugler_gateway::intake::Intake;
 use bugler_gateway::journal::Journal;
@@ -100,6 +104,7 @@ async fn intake(home: &Path) -> Result<Arc<dyn Service>, Failed> {
         limit: None,
         identity: Identity::new(Some(minter), settings),
         blynk: Blynk::new(BlynkSettings::default()),
+        passwords: PasswordPool::default(),
     })))
 }
 

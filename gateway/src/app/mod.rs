@@ -6,14 +6,16 @@
 //! start.
 
 mod build;
+mod client;
 
 pub use build::BuildError;
+pub use client::{CreatedClient, create_client};
 
 use crate::admin::AdminService;
 use crate::api::{
     Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, SendLimit, Shared,
 };
-use crate::auth::{KeyError, KeyRing, TokenMinter, TokenVerifier};
+use crate::auth::{KeyError, KeyRing, PasswordPool, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, DispatcherParts};
@@ -21,11 +23,12 @@ use crate::intake::Intake;
 use crate::journal::Journal;
 use crate::journal::disk::{DiskJournal, OpenError};
 use crate::lifecycle::{Readiness, Shutdown, TaskKind, Tasks};
+use crate::model::Millis;
 use crate::rules::RuleError;
 use crate::server::{self, ServerLimits, Service};
 use crate::store::directory::{self, DirectoryError};
 use crate::store::disk::{DiskError, DiskStore};
-use crate::store::{Store, StoreError};
+use crate::store::{Change, Store, StoreError};
 use crate::telemetry::metrics::{self, PrometheusHandle};
 use crate::work::decode_changes;
 use std::net::SocketAddr;
@@ -90,6 +93,9 @@ pub enum SeedError {
     Store(#[from] StoreError),
 }
 
+const FORGET_EVERY: Duration = Duration::from_mins(1);
+const FORGET_AFTER_MS: u64 = 24 * 60 * 60 * 1_000;
+
 /// A running gateway.
 #[derive(Debug)]
 pub struct App {
@@ -135,6 +141,7 @@ impl App {
         let shutdown = Shutdown::new();
         let tasks = Tasks::new(shutdown.clone());
         let readiness = Readiness::new(shutdown.clone());
+        let kept = Arc::clone(&store);
         let service = service(&config, &journal, store, keys, &clock);
         let admin_service = {
             let journal = Arc::clone(&journal);
@@ -159,6 +166,11 @@ impl App {
             TaskKind::Background,
             "journal-watch",
             watch_journal(Arc::clone(&journal), readiness, shutdown.clone()),
+        );
+        tasks.spawn(
+            TaskKind::Background,
+            "forget",
+            forget_ended(Arc::clone(&kept), Arc::clone(&clock), shutdown.clone()),
         );
         let recovered = journal.recovered();
         tracing::info!(
@@ -306,6 +318,7 @@ fn service(
         },
         identity: Identity::new(minter.ok(), identity),
         blynk: Blynk::new(blynk_settings(config)),
+        passwords: PasswordPool::default(),
         limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
     }))
 }
@@ -321,6 +334,21 @@ fn blynk_settings(config: &Config) -> BlynkSettings {
         sub_organizations: limits.sub_organizations,
         public_url: config.accounts.public_url.0.clone(),
         invitation_ttl: config.accounts.invitation_ttl,
+    }
+}
+
+/// Removes tokens and invitations some time after they ended.
+async fn forget_ended(store: Arc<dyn Store>, clock: Arc<dyn Clock>, shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(FORGET_EVERY) => {}
+            () = shutdown.draining() => return,
+        }
+        // A day late, so that a late repeat is still told apart from an unknown token.
+        let before = Millis(clock.now().0.saturating_sub(FORGET_AFTER_MS));
+        if let Err(error) = store.apply(vec![Change::Forget(before)]).await {
+            tracing::warn!(error = %crate::telemetry::chain(&error), "ended tokens could not be removed");
+        }
     }
 }
 

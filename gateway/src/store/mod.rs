@@ -61,6 +61,9 @@ pub enum Change {
     PutText(PolicyOwner, String, Option<MessageText>),
     /// Raises an owner's counter for an event that leaves no record of its own.
     Count(PolicyOwner),
+    /// Forgets refresh tokens, invitations and revocations that ended before the instant, a
+    /// bounded number at once.
+    Forget(Millis),
     /// As `PutDevice`, and removes every other device with the same platform and token: an app
     /// that somebody else logs in to tells the last one nothing any more.
     ClaimDevice(Device),

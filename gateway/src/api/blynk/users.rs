@@ -148,7 +148,7 @@ impl Shared {
     }
 
     async fn hash_of_new(&self, person: &Person) -> Result<Secret, Failure> {
-        self.identity.hash("password", person.password.reveal(), &person.email).await
+        self.hash_password("password", person.password.reveal(), &person.email).await
     }
 
     /// An active user; `home` is the time zone of one that named none.

@@ -57,7 +57,7 @@ pub(super) async fn set(call: Call) -> Result<Answered, Failure> {
     if is_own {
         prove(&shared, user.id, new.current.as_ref()).await?;
     }
-    let hash = shared.identity.hash("password", new.password.reveal(), &user.email).await?;
+    let hash = shared.hash_password("password", new.password.reveal(), &user.email).await?;
     let mut user = user;
     loop {
         let object = format!("user:{}", user.id);
@@ -109,7 +109,7 @@ async fn prove(shared: &Shared, user: UserId, current: Option<&Secret>) -> Resul
     let current = current.ok_or_else(|| Failure::field("currentPassword", "is required"))?;
     let (tries, name) = (&shared.identity.logins, format!("user:{user}"));
     tries.check(&name, Instant::now())?;
-    if shared.identity.passwords.verify(current.reveal(), stored.as_ref()).await? {
+    if shared.passwords.verify(current.reveal(), stored.as_ref()).await? {
         return Ok(());
     }
     tries.failed(&name, Instant::now());

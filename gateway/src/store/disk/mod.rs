@@ -6,6 +6,7 @@
 //! next start and no other apply is there in part.
 
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,6 +63,11 @@ pub enum DiskError {
     )]
     Newer { path: PathBuf, found: u8 },
     #[error(
+        "{} has record format {found}, of a version before the first release: move the data \
+         directory away to start with no records", path.display()
+    )]
+    Older { path: PathBuf, found: u8 },
+    #[error(
         "{} is damaged: restore it from a backup, or move it away to start with no records",
         path.display()
     )]
@@ -113,7 +119,11 @@ impl DiskStore {
     /// Names the file and what to do: another process has it, it is damaged, or a newer release
     /// wrote it.
     pub fn open(dir: &Path) -> Result<Self, DiskError> {
-        std::fs::create_dir_all(dir)
+        // Readable by the owner only: records hold tokens, secrets and password hashes.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
             .map_err(|source| DiskError::Directory { path: dir.to_path_buf(), source })?;
         let path = dir.join(FILE_NAME);
         // The library repairs what it opens, and asserts where the damage leaves it no way.
@@ -148,6 +158,9 @@ impl Records {
         let found = records.prepare().map_err(|flaw| records.explain(flaw))?;
         if found > FORMAT {
             return Err(DiskError::Newer { path: records.path, found });
+        }
+        if found < FORMAT {
+            return Err(DiskError::Older { path: records.path, found });
         }
         records.recall().map_err(|flaw| records.explain(flaw))?;
         Ok(records)

@@ -27,6 +27,7 @@
 //! | `revoked` | id | instant it is forgotten |
 //! | `policies`, `texts` | owner; owner, language | policy; text |
 //! | `audit` | org, version | audit record |
+//! | `endings` | instant, kind (`r` refresh, `i` invitation, `v` revoked), key | – |
 //!
 //! Integers in keys are big-endian with the sign bit flipped, so byte order is numeric order:
 //! org and role 4 bytes, user 8, uuids 16, object ids 12. `0xff` ends a group name because UTF-8
@@ -84,12 +85,13 @@ pub(super) enum Table {
     Policies,
     Texts,
     Audit,
+    Endings,
     DeviceTokens,
 }
 
 impl Table {
     /// Every table, in the order of the variants.
-    pub(super) const ALL: [Self; 28] = [
+    pub(super) const ALL: [Self; 29] = [
         Self::Meta,
         Self::Organizations,
         Self::OrganizationNames,
@@ -117,6 +119,7 @@ impl Table {
         Self::Policies,
         Self::Texts,
         Self::Audit,
+        Self::Endings,
         Self::DeviceTokens,
     ];
 
@@ -149,6 +152,7 @@ impl Table {
             Self::Policies => "policies",
             Self::Texts => "texts",
             Self::Audit => "audit",
+            Self::Endings => "endings",
             Self::DeviceTokens => "device_tokens",
         }
     }
