@@ -110,7 +110,9 @@ pub(crate) fn home(twins: &TwinSet, directory: Value) -> Home {
          [providers.fcm.main]\nendpoint = \"{}\"\nservice_account_file = \"{}\"\n\
          ca_file = \"{ca}\"\n\
          [providers.slack]\nallow_private = true\nca_file = \"{ca}\"\n\
-         [providers.webhook]\nallow_private = true\nca_file = \"{ca}\"\n",
+         [providers.webhook]\nallow_private = true\nca_file = \"{ca}\"\n\
+         [providers.email]\nhost = \"127.0.0.1\"\nport = {}\nca_file = \"{ca}\"\n\
+         user = \"{}\"\npassword = \"{}\"\nfrom = \"bugler@acme.example\"\n",
         twins.apns_url(),
         credentials.apns_team_id,
         credentials.apns_key_id,
@@ -118,10 +120,14 @@ pub(crate) fn home(twins: &TwinSet, directory: Value) -> Home {
         credentials.apns_topic,
         twins.fcm_url(),
         files.fcm_service_account.display(),
+        twins.smtp_address().port(),
+        credentials.smtp_user,
+        credentials.smtp_password,
     );
     home.with(&config)
         .set("dispatch.retry.push.base=50ms")
         .set("dispatch.retry.push.cap=200ms")
+        .set("dispatch.retry.email.schedule=[\"50ms\", \"100ms\", \"100ms\"]")
         .set("dispatch.retry.webhook.schedule=[\"50ms\", \"100ms\", \"100ms\"]")
 }
 
