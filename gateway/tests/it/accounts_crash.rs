@@ -46,7 +46,9 @@ impl Run {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let email = format!("person{number}@example.com");
         let (path, body) = match number % 8 {
-            0 => ("users/create-in-org", json!({ "password": "mySecretPassword123", "orgId": 101 })),
+            0 => {
+                ("users/create-in-org", json!({ "password": "mySecretPassword123", "orgId": 101 }))
+            }
             _ => ("users/invite", json!({ "name": "Person" })),
         };
         let mut body = body;
@@ -81,8 +83,7 @@ impl Run {
         let gateway = self.home.start().await;
         let done = AtomicUsize::new(0);
         let this = &*self;
-        let clients =
-            futures_util::future::join_all((0..8).map(|_| this.client(&gateway, &done)));
+        let clients = futures_util::future::join_all((0..8).map(|_| this.client(&gateway, &done)));
         let killer = async {
             eventually("enough are answered", async || {
                 (done.load(Ordering::Relaxed) >= enough).then_some(())
@@ -117,9 +118,8 @@ async fn whoever_was_answered_exists_and_was_told_of_once() {
     for page in 0..10 {
         let reply = gateway.ask(&Ask::get(format!("{path}{page}")).bearer(&run.token)).await.json();
         let content = reply["content"].as_array().expect("content").clone();
-        let is_new = |user: &&Value| {
-            user["email"].as_str().is_some_and(|email| email.starts_with("person"))
-        };
+        let is_new =
+            |user: &&Value| user["email"].as_str().is_some_and(|email| email.starts_with("person"));
         made.extend(content.iter().filter(is_new).filter_map(|user| user["id"].as_i64()));
     }
     let receipts = run.twins.receipts_since(Some(TwinName::Webhook), 0);

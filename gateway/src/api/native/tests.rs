@@ -1,6 +1,6 @@
 //! Invitations, from a store that holds some: accepted once, in time, by whoever has the token.
 
-use crate::api::{Api, ApiSettings, Identity, IdentitySettings, Shared};
+use crate::api::{Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, Shared};
 use crate::auth::{Fresh, KeyRing, PasswordPool, TokenVerifier, invitation_token};
 use crate::clock::{Clock, TestClock};
 use crate::intake::Intake;
@@ -56,6 +56,7 @@ async fn world() -> World {
         limit: None,
         identity: Identity::new(None, settings),
         passwords: PasswordPool::default(),
+        blynk: Blynk::new(BlynkSettings::default()),
     });
     World { _dir: dir, api, store, clock }
 }

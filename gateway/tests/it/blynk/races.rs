@@ -78,7 +78,8 @@ async fn the_last_seat_is_taken_once() {
         world.gateway.ask(&ask).await.json()["totalElements"].as_u64()
     };
     assert_eq!((total(from).await, total(to).await), (Some(19), Some(26)));
-    let body = json!({ "email": "late@example.com", "password": PASSWORD, "orgId": to, "roleId": 3 });
+    let body =
+        json!({ "email": "late@example.com", "password": PASSWORD, "orgId": to, "roleId": 3 });
     let refused = world.post("/users/create-in-org", &body).await;
     assert_eq!((refused.status, message(&refused).contains("user limit")), (400, true));
     let body = json!({ "email": "late@example.com", "name": "Late", "orgId": to, "roleId": 3 });
