@@ -5,7 +5,7 @@
 
 use bugler_gateway::BoxFuture;
 use bugler_gateway::api::{
-    Api, ApiSettings, Identity, IdentitySettings, NotificationStates, Shared,
+    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, NotificationStates, Shared,
 };
 use bugler_gateway::auth::{
     Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
@@ -110,6 +110,7 @@ async fn intake(home: &Path) -> Result<Arc<dyn Service>, Failed> {
         limit: None,
         jigx: NotificationStates::default(),
         identity: Identity::new(Some(minter), settings),
+        blynk: Blynk::new(BlynkSettings::default()),
         passwords: PasswordPool::default(),
     })))
 }

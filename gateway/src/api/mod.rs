@@ -27,6 +27,7 @@ mod zitadel;
 #[cfg(test)]
 mod tests;
 
+pub use blynk::{Blynk, BlynkSettings};
 pub use identity::{Identity, IdentitySettings};
 pub use jigx::States as NotificationStates;
 pub use limit::SendLimit;

@@ -69,6 +69,9 @@ pub enum Change {
     Forget(Millis),
     /// Moves entries of inboxes, or hides a notification its sender removed.
     Inbox(InboxChange),
+    /// As `PutDevice`, and removes every other device with the same platform and token: an app
+    /// that somebody else logs in to tells the last one nothing any more.
+    ClaimDevice(Device),
 }
 
 /// What must hold when changes are made, decided with them.

@@ -37,6 +37,15 @@ golden! {
     zitadel_refuses_callers_without_the_right = "zitadel/callers.toml";
     zitadel_refuses_bodies_and_states_as_the_product_does = "zitadel/schema.toml";
     zitadel_refuses_paths_and_methods_that_are_none = "zitadel/routes.toml";
+    blynk_makes_users_and_answers_for_those_there = "blynk/users.toml";
+    blynk_refuses_fields_outside_their_rules = "blynk/fields.toml";
+    blynk_invites_and_registers = "blynk/invitations.toml";
+    blynk_lists_and_searches_its_tree = "blynk/lists.toml";
+    blynk_changes_roles_by_its_rules = "blynk/roles.toml";
+    blynk_transfers_by_its_rules = "blynk/transfer.toml";
+    blynk_shows_and_makes_organizations = "blynk/organizations.toml";
+    blynk_registers_devices = "blynk/devices.toml";
+    blynk_refuses_methods_media_and_tokens = "blynk/methods.toml";
     native_accepts_every_audience = "native/accepted.toml";
     native_refuses_bodies_outside_its_schema = "native/schema.toml";
     native_refuses_callers_without_the_right = "native/callers.toml";

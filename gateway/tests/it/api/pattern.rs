@@ -1,7 +1,7 @@
 //! Compares JSON answers with patterns: same members in the same order, `<…>` stands for values.
 //!
 //! `<uuid>`, `<time>` (UTC with three digits), `<now>` (such a time within a minute), `<text>`
-//! (not empty), `<any>`; `<now:a>` also wants every `:a` of one answer to be the same.
+//! (not empty), `<number>` (not negative), `<any>`; `<now:a>` also wants every `:a` of one answer to be the same.
 
 use std::collections::HashMap;
 
@@ -56,6 +56,7 @@ impl Matcher {
         let fits = match kind {
             "any" => true,
             "text" => !found.is_empty(),
+            "number" => actual.is_u64(),
             "uuid" => is_uuid(found),
             "time" => millis(found).is_some(),
             "now" => millis(found).is_some_and(|at| at.abs_diff(now_ms()) < 60_000),

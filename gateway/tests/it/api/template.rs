@@ -2,7 +2,7 @@
 //!
 //! `<<é*200>>` is a repetition, `<<now+60s>>` milliseconds, `<<now+60s:s>>` seconds,
 //! `<<now+60s:rfc>>` RFC 3339; `<<acme>>` and the like are ids of the tests' directory;
-//! `<<basic>>` is how client `oa2-client-id_acme` proves itself.
+//! `<<basic>>` is how client `oa2-client-id_acme` proves itself, `<<fresh>>` a word no request had.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -31,6 +31,7 @@ fn value(word: &str) -> String {
         "client-secret" => CLIENT_SECRET,
         "password" => PASSWORD,
         "basic" => return STANDARD.encode(format!("oa2-client-id_acme:{CLIENT_SECRET}")),
+        "fresh" => return uuid::Uuid::new_v4().simple().to_string(),
         "solution-upper" => return SOLUTION.to_uppercase(),
         _ => "",
     };
