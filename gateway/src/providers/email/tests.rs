@@ -1,0 +1,1 @@
+//! The provider against the relay's twin.
