@@ -11,6 +11,7 @@ pub(crate) mod reply;
 mod applivery;
 mod bearer;
 mod blynk;
+mod hooks;
 mod identity;
 mod jigx;
 mod limit;
@@ -25,6 +26,7 @@ mod zitadel;
 #[cfg(test)]
 mod tests;
 
+pub use hooks::{ExchangeError, Hooks, NoHooks, SlackHook, Trial};
 pub use identity::{Identity, IdentitySettings};
 pub use limit::SendLimit;
 pub use route::operations;

@@ -6,11 +6,12 @@
 //! start.
 
 mod build;
+mod hooks;
 
 pub use build::BuildError;
 
 use crate::admin::AdminService;
-use crate::api::{Api, ApiSettings, Identity, IdentitySettings, SendLimit, Shared};
+use crate::api::{Api, ApiSettings, Hooks, Identity, IdentitySettings, SendLimit, Shared};
 use crate::auth::{KeyError, KeyRing, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -122,18 +123,20 @@ impl App {
                 .await
                 .map_err(|source| AppError::Seed { path, source: Box::new(source) })?;
         }
+        let hooked = build::Hooked::new(&config, &clock)?;
         let dispatcher = Dispatcher::start(DispatcherParts {
             journal: Arc::clone(&journal) as Arc<dyn Journal>,
             store: Arc::clone(&store),
             rules,
-            providers: build::providers(&config, &clock)?,
+            providers: build::providers(&config, &hooked, &clock)?,
             clock: Arc::clone(&clock),
             settings: build::dispatch_settings(&config),
         });
         let shutdown = Shutdown::new();
         let tasks = Tasks::new(shutdown.clone());
         let readiness = Readiness::new(shutdown.clone());
-        let service = service(&config, &journal, store, keys, &clock);
+        let hooks = hooked.for_api(&config, &clock)?;
+        let service = service(&config, &journal, (store, keys, hooks), &clock);
         let admin_service = {
             let journal = Arc::clone(&journal);
             AdminService::new(readiness.clone(), metrics.clone(), move || journal.durability())
@@ -282,8 +285,7 @@ async fn apply_seed(path: &Path, store: &dyn Store, clock: &dyn Clock) -> Result
 fn service(
     config: &Config,
     journal: &Arc<DiskJournal>,
-    store: Arc<dyn Store>,
-    keys: Arc<KeyRing>,
+    (store, keys, hooks): (Arc<dyn Store>, Arc<KeyRing>, Arc<dyn Hooks>),
     clock: &Arc<dyn Clock>,
 ) -> Arc<dyn Service> {
     let journal = Arc::clone(journal) as Arc<dyn Journal>;
@@ -302,6 +304,7 @@ fn service(
             bulk_max_body: config.server.bulk_max_body.0,
             region: String::from("us-east-1"),
         },
+        hooks,
         identity: Identity::new(minter.ok(), identity),
         limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
     }))
