@@ -77,7 +77,8 @@ impl Service for AdminService {
             let is_read = matches!(request.method, Method::GET | Method::HEAD);
             match request.path() {
                 "/healthz" | "/readyz" | "/healthz/ready" | "/metrics" if !is_read => {
-                    let mut refused = admin.refuse(request.path(), &Refusal::MethodNotAllowed);
+                    let mut refused =
+                        admin.refuse(request.path(), None, &Refusal::MethodNotAllowed);
                     let allow = HeaderValue::from_static("GET, HEAD");
                     refused.headers_mut().insert(header::ALLOW, allow);
                     refused
@@ -93,12 +94,12 @@ impl Service for AdminService {
                         Err(_) => reply(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "no metrics\n"),
                     }
                 }
-                path => admin.refuse(path, &Refusal::NotFound),
+                path => admin.refuse(path, None, &Refusal::NotFound),
             }
         })
     }
 
-    fn refuse(&self, _path: &str, refusal: &Refusal) -> Response {
+    fn refuse(&self, _path: &str, _: Option<&HeaderValue>, refusal: &Refusal) -> Response {
         reply(refusal.status(), TEXT, format!("{refusal}\n"))
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::{Answered, Hooks, Identity, SendLimit, reply};
-use crate::auth::{Caller, Permission, PermissionSet, Scope, TokenVerifier};
+use crate::auth::{Caller, PasswordPool, Permission, PermissionSet, Scope, TokenVerifier};
 use crate::intake::{Answer, ChangeError, Intake, KeyState, RecordChange, RequestKey, Running};
 use crate::model::{AuditNote, Organization, OrganizationId, User, UserStatus};
 use crate::server::Request;
@@ -41,6 +41,7 @@ pub struct Shared {
     pub identity: Identity,
     /// Slack hooks and webhooks, for operations on subscriptions.
     pub hooks: Arc<dyn Hooks>,
+    pub passwords: PasswordPool,
 }
 
 impl Shared {

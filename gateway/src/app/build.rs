@@ -267,9 +267,9 @@ fn email(settings: &config::Providers, relay: &config::EmailRelay) -> Result<Ema
             config::RelaySecurity::None => Security::None,
         },
         ca_pem: read_ca(relay.ca_file.as_deref())?,
-        credentials: password.map(|password| (relay.user.clone(), password)),
+        credentials: relay.user.clone().zip(password),
         from: relay.from.clone(),
-        from_name: relay.from_name.clone(),
+        from_name: relay.from_name.clone().unwrap_or_default(),
         sessions_max: relay.connections,
         deadlines: deadlines(settings.connect_timeout, relay.timeout),
     };

@@ -179,7 +179,7 @@ fn email(path: &str, relay: &EmailRelay, broken: &mut Broken<'_>) {
         let hint = "write it without a port, as \"smtp.example.com\"";
         broken.note(&format!("{path}.host"), "is neither a name nor an address", hint);
     }
-    match (relay.user.is_empty(), relay.password.is_none()) {
+    match (relay.user.is_none(), relay.password.is_none()) {
         (true, false) => {
             broken.note(
                 &format!("{path}.user"),
@@ -198,7 +198,7 @@ fn email(path: &str, relay: &EmailRelay, broken: &mut Broken<'_>) {
         let hint = "write it as \"bugler@example.com\", the name goes into from_name";
         broken.note(&format!("{path}.from"), "is not an address", hint);
     }
-    if relay.from_name.contains(char::is_control) {
+    if relay.from_name.as_ref().is_some_and(|name| name.contains(char::is_control)) {
         broken.note(&format!("{path}.from_name"), "is more than a line", "use one line of text");
     }
     authorities(path, relay.ca_file.as_deref(), broken);

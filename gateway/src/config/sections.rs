@@ -409,15 +409,15 @@ pub struct EmailRelay {
     pub port: u16,
     pub tls: RelaySecurity,
     pub ca_file: Option<PathBuf>,
-    /// For AUTH; empty is a relay that asks for none.
-    pub user: String,
+    /// For AUTH, if the relay asks for it.
+    pub user: Option<String>,
     /// Filled from `password_file`, without the line break at its end.
     pub password: Option<Secret>,
     pub password_file: Option<PathBuf>,
     /// The sender's address.
     pub from: String,
     /// Shown beside it.
-    pub from_name: String,
+    pub from_name: Option<String>,
     /// Sessions at once.
     pub connections: usize,
     /// One mail, from connecting to the relay's answer.
@@ -431,11 +431,11 @@ impl Default for EmailRelay {
             port: 587,
             tls: RelaySecurity::default(),
             ca_file: None,
-            user: String::new(),
+            user: None,
             password: None,
             password_file: None,
             from: String::new(),
-            from_name: String::new(),
+            from_name: None,
             connections: 4,
             timeout: Duration::from_secs(30),
         }

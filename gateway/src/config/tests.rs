@@ -345,7 +345,7 @@ fn a_mail_relay_is_there_or_not_and_whole_if_it_is() {
     let relay = load(&whole).unwrap().providers.email.unwrap();
     assert_eq!((relay.port, relay.tls, relay.connections), (587, RelaySecurity::Starttls, 4));
     let cases: [(&[&str], &str); 11] = [
-        (&["host="], "host: is required (name the SMTP relay)"),
+        (&["host="], "host: must be a string that is not empty"),
         (&["host=smtp.example.com:25"], "host: is neither a name nor an address (write it without"),
         (&["host=smtp.example.com", "tls=none"], "tls: would send mail and passwords in the clear"),
         (&["tls=maybe"], "tls: must be \"starttls\", \"implicit\" or \"none\""),
@@ -364,7 +364,10 @@ fn a_mail_relay_is_there_or_not_and_whole_if_it_is() {
         let problems = load(&set).unwrap_err().to_string();
         assert!(problems.starts_with(&format!("providers.email.{expected}")), "{problems}");
     }
-    for local in ["tls=none", "host=127.0.0.1", "host=[::1]"] {
+    let half = load(&["providers.email.port=25"]).unwrap_err().to_string();
+    assert!(half.starts_with("providers.email.host: is required (name the SMTP relay)"), "{half}");
+    assert!(half.contains("providers.email.from: is not an address"), "{half}");
+    for local in ["user=", "host=127.0.0.1", "host=[::1]"] {
         let set = ["providers.email.tls=none", &format!("providers.email.{local}")];
         assert!(load(&[&whole[..], &set].concat()).is_ok(), "{local}");
     }

@@ -212,6 +212,18 @@ impl Setting for PathBuf {
     }
 }
 
+impl Setting for Option<String> {
+    const FORM: &'static str = r#"a string, or "" for none"#;
+
+    fn from_toml(value: &Value) -> Option<Self> {
+        value.as_str().map(|given| (!given.is_empty()).then(|| String::from(given)))
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        text(self.as_deref().unwrap_or_default())
+    }
+}
+
 impl Setting for Option<PathBuf> {
     const FORM: &'static str = r#"a path, or "" for none"#;
 

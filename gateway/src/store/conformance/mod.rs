@@ -7,6 +7,7 @@ mod audience;
 mod logged;
 mod records;
 pub(super) mod samples;
+mod search;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -49,11 +50,17 @@ pub async fn run<P: Place>(empty_place: impl AsyncFn() -> P) -> Checked {
     audience::unites_groups_of_one_solution(&*store().await).await?;
     audience::keeps_organizations_apart(&*store().await).await?;
 
+    search::finds_users_by_text_in_every_order(&*store().await).await?;
+    search::finds_users_among_many_while_they_change(&*store().await).await?;
+    search::answers_searches_that_come_at_once(&store().await).await?;
+    search::lists_users_by_id_page_by_page(&*store().await).await?;
+
     logged::logs_what_it_makes_and_nothing_it_refuses(&*store().await).await?;
     logged::makes_nothing_that_its_log_did_not_take(&*store().await).await?;
     logged::makes_logged_changes_again_exactly_once(&empty_place().await).await?;
     logged::decides_expectations_with_the_changes(&store().await).await?;
     logged::chains_the_audit_trail_of_each_organization(&*store().await).await?;
+    logged::forgets_what_ended_and_nothing_else(&*store().await).await?;
     logged::gives_out_ids_beyond_every_imported_one(&empty_place().await).await?;
     Ok(())
 }

@@ -1,1 +1,0 @@
-//! The provider against the relay's twin.
