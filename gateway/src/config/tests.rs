@@ -382,7 +382,7 @@ fn a_slack_app_is_there_or_not_and_whole_if_it_is() {
     let app = load(&whole).unwrap().providers.slack_app.unwrap();
     assert_eq!((app.endpoint, app.allowed_redirects), (None, Vec::<String>::new()));
     let cases: [(&str, &str); 4] = [
-        ("client_id=", "client_id: is required"),
+        ("client_id=", "client_id: must be a string that is not empty"),
         ("client_secret_file=/s", "client_secret_file: set this or client_secret, not both"),
         ("endpoint=http://slack.example.com", "endpoint: would send credentials in the clear"),
         ("allowed_redirects=[\"x\"]", "allowed_redirects: must be a list of at most 100 URLs"),
@@ -394,6 +394,8 @@ fn a_slack_app_is_there_or_not_and_whole_if_it_is() {
     }
     let alone = load(&whole[..1]).unwrap_err().to_string();
     assert!(alone.contains("client_secret_file: is required"), "{alone}");
+    let alone = load(&whole[1..]).unwrap_err().to_string();
+    assert!(alone.contains("client_id: is required"), "{alone}");
 }
 
 #[test]

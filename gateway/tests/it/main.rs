@@ -2,6 +2,7 @@
 
 mod accounts;
 mod api;
+mod applivery;
 mod binary;
 mod bulk;
 mod config;

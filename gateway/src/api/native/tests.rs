@@ -1,6 +1,6 @@
 //! Invitations, from a store that holds some: accepted once, in time, by whoever has the token.
 
-use crate::api::{Api, ApiSettings, Identity, IdentitySettings, Shared};
+use crate::api::{Api, ApiSettings, Identity, IdentitySettings, NoHooks, Shared};
 use crate::auth::{Fresh, KeyRing, PasswordPool, TokenVerifier, invitation_token};
 use crate::clock::{Clock, TestClock};
 use crate::intake::Intake;
@@ -55,6 +55,7 @@ async fn world() -> World {
         settings: ApiSettings { max_body: 1 << 18, bulk_max_body: 1 << 20, region },
         limit: None,
         identity: Identity::new(None, settings),
+        hooks: Arc::new(NoHooks),
         passwords: PasswordPool::default(),
     });
     World { _dir: dir, api, store, clock }

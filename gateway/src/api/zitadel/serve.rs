@@ -117,8 +117,8 @@ async fn rest_body(shared: &Shared, request: Request) -> Result<(Head, Bytes), F
         return Err(Failure::new(FailureClass::UnsupportedMediaType, text).into());
     }
     let has_fields = matches!(request.method, Method::POST | Method::PUT);
-    let says_nothing = !request.headers.contains_key(CONTENT_TYPE)
-        && request.body.declared_len() == Some(0);
+    let says_nothing =
+        !request.headers.contains_key(CONTENT_TYPE) && request.body.declared_len() == Some(0);
     if !has_fields || says_nothing {
         return Ok((Head::of(request), Bytes::new()));
     }
