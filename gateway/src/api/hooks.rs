@@ -1,7 +1,7 @@
 //! What operations on subscriptions ask of the network, without knowing how it is reached.
 
 use crate::BoxFuture;
-use crate::model::{Notification, Secret, Target};
+use crate::model::{Notification, OrganizationId, Secret, Target};
 use std::fmt;
 
 /// Slack hooks and webhooks seen from the API. Every call bounds its own time.
@@ -10,15 +10,16 @@ pub trait Hooks: Send + Sync + fmt::Debug {
     /// that tells nothing about what lies behind the URL.
     fn check_url(&self, url: &str) -> Result<(), String>;
 
-    /// Exchanges an authorization code of Slack's for the hook it was given for.
+    /// Exchanges an authorization code of Slack's for the hook it was given for, for `org`.
     fn exchange<'a>(
         &'a self,
+        org: OrganizationId,
         code: &'a str,
         redirect_uri: &'a str,
     ) -> BoxFuture<'a, Result<SlackHook, ExchangeError>>;
 
     /// Sends `notification` to `target` once, past rules, lanes and the journal. `None` if too many
-    /// others are being sent so.
+    /// others of its organization, or of all, are being sent so.
     fn send_once(&self, notification: Notification, target: Target)
     -> BoxFuture<'_, Option<Trial>>;
 }
@@ -68,6 +69,7 @@ impl Hooks for NoHooks {
 
     fn exchange<'a>(
         &'a self,
+        _: OrganizationId,
         _: &'a str,
         _: &'a str,
     ) -> BoxFuture<'a, Result<SlackHook, ExchangeError>> {

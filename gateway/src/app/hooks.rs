@@ -3,17 +3,21 @@
 use crate::BoxFuture;
 use crate::api::{ExchangeError, Hooks, SlackHook, Trial};
 use crate::clock::Clock;
-use crate::model::{Attempt, Delivery, DeliveryId, Notification, Outcome, Priority, Target};
+use crate::model::{
+    Attempt, Delivery, DeliveryId, Notification, OrganizationId, Outcome, Priority, Target,
+};
 use crate::providers::Provider;
 use crate::providers::slack::{GrantError, Slack, SlackApp};
 use crate::providers::webhook::Webhook;
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
-/// Requests to the outside that callers may be waiting for at once, of all organizations.
-const AT_ONCE_MAX: usize = 32;
+/// Requests to the outside that callers may be waiting for at once: of one organization, so that
+/// its slow targets delay nobody else, and of all.
+const OWN_AT_ONCE_MAX: usize = 4;
+const AT_ONCE_MAX: usize = 64;
 /// Longest wait of a caller, whatever a provider's own time-outs are.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 /// A test is worth nothing later.
@@ -27,7 +31,45 @@ pub(super) struct ProviderHooks {
     app: Option<SlackApp>,
     webhook: Arc<Webhook>,
     clock: Arc<dyn Clock>,
-    at_once: Semaphore,
+    places: Places,
+}
+
+/// Who waits for the outside at the moment.
+#[derive(Debug, Default)]
+struct Places(Mutex<HashMap<OrganizationId, usize>>);
+
+/// One of the places, until it is dropped.
+struct Place<'a> {
+    places: &'a Places,
+    org: OrganizationId,
+}
+
+impl Places {
+    fn take(&self, org: OrganizationId) -> Option<Place<'_>> {
+        let mut taken = self.0.lock();
+        let all: usize = taken.values().sum();
+        let own = taken.entry(org).or_default();
+        if *own >= OWN_AT_ONCE_MAX || all >= AT_ONCE_MAX {
+            if *own == 0 {
+                taken.remove(&org);
+            }
+            return None;
+        }
+        *own += 1;
+        Some(Place { places: self, org })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.lock();
+        if let Some(own) = taken.get_mut(&self.org) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                taken.remove(&self.org);
+            }
+        }
+    }
 }
 
 impl ProviderHooks {
@@ -37,7 +79,7 @@ impl ProviderHooks {
         webhook: Arc<Webhook>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { slack, app, webhook, clock, at_once: Semaphore::new(AT_ONCE_MAX) }
+        Self { slack, app, webhook, clock, places: Places::default() }
     }
 
     async fn attempt(&self, delivery: Delivery) -> Option<Attempt> {
@@ -63,12 +105,13 @@ impl Hooks for ProviderHooks {
 
     fn exchange<'a>(
         &'a self,
+        org: OrganizationId,
         code: &'a str,
         redirect_uri: &'a str,
     ) -> BoxFuture<'a, Result<SlackHook, ExchangeError>> {
         Box::pin(async move {
             let app = self.app.as_ref().ok_or(ExchangeError::NotConfigured)?;
-            let _permit = self.at_once.try_acquire().map_err(|_| ExchangeError::Busy)?;
+            let _place = self.places.take(org).ok_or(ExchangeError::Busy)?;
             let asked = tokio::time::timeout(WAIT_MAX, app.exchange(code, redirect_uri)).await;
             let grant = asked.map_err(|_| ExchangeError::Failed)?.map_err(|error| match error {
                 GrantError::Redirect => ExchangeError::Redirect,
@@ -85,7 +128,7 @@ impl Hooks for ProviderHooks {
         target: Target,
     ) -> BoxFuture<'_, Option<Trial>> {
         Box::pin(async move {
-            let _permit = self.at_once.try_acquire().ok()?;
+            let _place = self.places.take(notification.org)?;
             let delivery = Delivery {
                 id: DeliveryId::derive(notification.id, &target.key()),
                 notification: Arc::new(notification),
@@ -99,5 +142,24 @@ impl Hooks for ProviderHooks {
             let delivered = attempt.as_ref().is_some_and(|a| a.outcome == Outcome::Delivered);
             Some(Trial { delivered, status: attempt.and_then(|attempt| attempt.status) })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_limited_for_one_and_for_all_and_come_back() {
+        let places = Places::default();
+        let one = OrganizationId(1);
+        let own: Vec<_> = (0..OWN_AT_ONCE_MAX).map(|_| places.take(one).expect("free")).collect();
+        assert!(places.take(one).is_none());
+        let others: Vec<_> = (2..).map_while(|id| places.take(OrganizationId(id))).collect();
+        assert_eq!(own.len() + others.len(), AT_ONCE_MAX);
+        drop(own);
+        assert!(places.take(one).is_some());
+        drop(others);
+        assert!(places.0.lock().is_empty(), "nobody is remembered for nothing");
     }
 }

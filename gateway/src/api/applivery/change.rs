@@ -8,11 +8,10 @@ use crate::api::shared::{Head, Turn};
 use crate::api::{Answered, ExchangeError, Shared};
 use crate::auth::Permission;
 use crate::intake::{Answer, RecordChange};
-use crate::model::{Endpoint, ObjectId, Secret, Subscription};
+use crate::model::{Endpoint, ObjectId, OrganizationId, Secret, Subscription};
 use crate::store::{Change, Expectation};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use std::sync::Arc;
 
 /// Subscriptions of one organization: each event is delivered to all of them.
 const SUBSCRIPTIONS_MAX: u32 = 100;
@@ -37,7 +36,7 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
     if count >= usize::try_from(SUBSCRIPTIONS_MAX).unwrap_or(usize::MAX) {
         return Err(too_many());
     }
-    let endpoint = endpoint(&shared, create.setup).await?;
+    let endpoint = endpoint(&shared, org, create.setup).await?;
     let now = shared.intake.now();
     let new = Subscription {
         id: ObjectId(rand::random()),
@@ -73,14 +72,14 @@ fn too_many() -> Failure {
 }
 
 /// Where the new subscription's deliveries go, and with which secret.
-async fn endpoint(shared: &Arc<Shared>, setup: Setup) -> Result<Endpoint, Failure> {
+async fn endpoint(shared: &Shared, org: OrganizationId, setup: Setup) -> Result<Endpoint, Failure> {
     match setup {
         Setup::Webhook { url } => {
             let key = STANDARD.encode(rand::random::<[u8; SECRET_BYTES]>());
             Ok(Endpoint::Webhook { url, secret: Secret::new(format!("whsec_{key}")) })
         }
         Setup::Slack { code, redirect_uri } => {
-            let granted = shared.hooks.exchange(&code, &redirect_uri).await;
+            let granted = shared.hooks.exchange(org, &code, &redirect_uri).await;
             let hook = granted.map_err(not_exchanged)?;
             Ok(Endpoint::Slack { url: hook.url, team: hook.team, channel: hook.channel })
         }

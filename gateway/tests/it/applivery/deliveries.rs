@@ -112,6 +112,24 @@ async fn data_is_handed_on_as_it_was_written_up_to_its_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rules_decide_about_events_of_any_size() {
+    let rule = world::rule("event-routing", "config = { \"route.*\" = \"webhook\" }");
+    let world = World::of(Home::new(world::directory()).with(&rule), &[]).await;
+    let receiver = Receiver::of_status(200).await;
+    world.subscribe(&receiver.url, &json!({ "buildCreated": true })).await;
+    let wide: Value = (0..1000).map(|n| (format!("m{n}"), json!("x".repeat(50)))).collect();
+    for data in [json!({ "k": "v".repeat(65_528) }), wide, json!({})] {
+        let id = world.raise(&json!({ "event": "buildCreated", "data": data })).await;
+        let timeline = world.done(&id).await;
+        assert_eq!(timeline["deliveries"]["delivered"], 1, "{timeline:#}");
+        let body: Value =
+            serde_json::from_slice(&receiver.seen().pop().expect("one").body).expect("JSON");
+        assert_eq!(body["data"], data);
+        assert!(!timeline.to_string().contains("rule_"), "no rule broke: {timeline:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeats_are_byte_for_byte_the_same_and_signed_anew() {
     let world = World::new(&[]).await;
     let receiver = Receiver::start(|_, before| (if before < 2 { 503 } else { 200 }, "".into()));

@@ -7,7 +7,7 @@ use super::{ALL, EVENTS, World, path};
 use crate::support::client::{Ask, Reply};
 use crate::support::gateway::Home;
 use crate::support::receiver::Receiver;
-use crate::support::world;
+use crate::support::{eventually, world};
 
 const REDIRECT: &str = "https://console.example.com/slack";
 
@@ -105,8 +105,11 @@ async fn a_wrong_client_secret_is_the_operators_matter() {
     let world = World::of(home(&twins, "wrong"), &[]).await;
     let reply = create(&world, "twin-code-1", REDIRECT).await;
     refused(&reply, "setup.slack.code could not be exchanged: Slack gave no usable answer");
-    let log = world.gateway.log().join("\n");
-    assert!(log.contains("check client_id and client_secret"), "{log}");
+    eventually("the log tells the operator", async || {
+        let log = world.gateway.log().join("\n");
+        log.contains("check client_id and client_secret").then_some(())
+    })
+    .await;
 }
 
 /// A stand-in for Slack whose hooks show what a channel would read; `hook` makes the hook's URL.
