@@ -5,7 +5,7 @@
 
 use bugler_benches::{Times, person, scatter};
 use bugler_gateway::BoxFuture;
-use bugler_gateway::api::{Api, ApiSettings, Identity, IdentitySettings, Shared};
+use bugler_gateway::api::{Api, ApiSettings, Identity, IdentitySettings, NoHooks, Shared};
 use bugler_gateway::auth::{
     Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
 };
@@ -216,6 +216,7 @@ async fn accounts(home: &Path, users: u32) -> Result<Arc<dyn Service>, Failed> {
             region: String::from("us-east-1"),
         },
         limit: None,
+        hooks: Arc::new(NoHooks),
         identity: Identity::new(Some(minter), identity),
         passwords: PasswordPool::default(),
     })))
