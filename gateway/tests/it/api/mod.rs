@@ -46,6 +46,14 @@ golden! {
     blynk_shows_and_makes_organizations = "blynk/organizations.toml";
     blynk_registers_devices = "blynk/devices.toml";
     blynk_refuses_methods_media_and_tokens = "blynk/methods.toml";
+    applivery_answers_the_customers_samples = "applivery/samples.toml";
+    applivery_makes_notifications_within_its_limits = "applivery/accepted.toml";
+    applivery_refuses_bodies_outside_its_schema = "applivery/schema.toml";
+    applivery_lists_and_shows = "applivery/list.toml";
+    applivery_changes_what_may_be_changed = "applivery/update.toml";
+    applivery_refuses_callers_without_the_right = "applivery/callers.toml";
+    native_takes_every_event = "native/events.toml";
+    native_refuses_events_outside_its_schema = "native/events_refused.toml";
     native_accepts_every_audience = "native/accepted.toml";
     native_refuses_bodies_outside_its_schema = "native/schema.toml";
     native_refuses_callers_without_the_right = "native/callers.toml";
