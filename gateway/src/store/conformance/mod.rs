@@ -48,6 +48,7 @@ pub async fn run<P: Place>(empty_place: impl AsyncFn() -> P) -> Checked {
     audience::names_each_user_once_and_counts_the_unknown(&*store().await).await?;
     audience::pages_everybody_in_ascending_order(&*store().await).await?;
     audience::follows_users_and_devices_when_they_move(&*store().await).await?;
+    audience::gives_a_claimed_token_to_one_device(&*store().await).await?;
     audience::unites_groups_of_one_solution(&*store().await).await?;
     audience::keeps_organizations_apart(&*store().await).await?;
 
