@@ -5,7 +5,7 @@
 
 use bugler_gateway::BoxFuture;
 use bugler_gateway::api::{
-    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, Shared,
+    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, NotificationStates, Shared,
 };
 use bugler_gateway::auth::{
     Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
@@ -105,8 +105,10 @@ async fn intake(home: &Path) -> Result<Arc<dyn Service>, Failed> {
             max_body: 256 << 10,
             bulk_max_body: 16 << 20,
             region: String::from("us-east-1"),
+            retention: Duration::from_hours(7 * 24),
         },
         limit: None,
+        jigx: NotificationStates::default(),
         identity: Identity::new(Some(minter), settings),
         blynk: Blynk::new(BlynkSettings::default()),
         passwords: PasswordPool::default(),

@@ -201,6 +201,7 @@ fn decimal(text: &str) -> Option<i64> {
 mod tests {
     use super::*;
     use crate::api::failure::FailureClass;
+    use proptest::prelude::*;
 
     fn query(text: &str) -> Query {
         Query::parse(text.as_bytes()).expect("a good query")
@@ -273,6 +274,26 @@ mod tests {
         let failure = faults.into_result().expect_err("faults");
         let paths: Vec<_> = failure.fields.iter().map(|f| f.path.as_str()).collect();
         assert_eq!(paths, ["c", "d", "p", "t", "n", "d", "gone", "o"]);
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_others_write(
+            pairs in prop::collection::btree_map("[^\\x00]{0,8}", ".{0,16}", 0..8),
+        ) {
+            let text = url::form_urlencoded::Serializer::new(String::new())
+                .extend_pairs(&pairs)
+                .finish();
+            let read = query(&text);
+            for (name, value) in &pairs {
+                prop_assert_eq!(read.get(name), Some(value.as_str()));
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            Query::parse(&bytes).ok();
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the handlers share: who calls, what it reaches, and the one way a notification is accepted.
 
 use crate::api::failure::{Failure, FailureClass};
-use crate::api::{Answered, Blynk, Identity, SendLimit, reply};
+use crate::api::{Answered, Blynk, Identity, NotificationStates, SendLimit, reply};
 use crate::auth::{Caller, PasswordPool, Permission, PermissionSet, Scope, TokenVerifier};
 use crate::intake::{Answer, ChangeError, Intake, KeyState, RecordChange, RequestKey, Running};
 use crate::model::{AuditNote, Organization, OrganizationId, User, UserStatus};
@@ -12,7 +12,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Blynk documents a request limit of 2 MB.
 pub const BLYNK_BODY_MAX: u64 = 2_000_000;
@@ -27,6 +27,8 @@ pub struct ApiSettings {
     pub bulk_max_body: u64,
     /// Printed in Jigx answers.
     pub region: String,
+    /// How long the journal keeps what is done.
+    pub retention: Duration,
 }
 
 /// What the handlers share.
@@ -41,6 +43,8 @@ pub struct Shared {
     pub identity: Identity,
     pub blynk: Blynk,
     pub passwords: PasswordPool,
+    /// What became of the notifications that Jigx lists.
+    pub jigx: NotificationStates,
 }
 
 impl Shared {
@@ -224,7 +228,7 @@ impl Shared {
 }
 
 /// Expectations that fail because somebody else was faster: reading again may help.
-const RETRIED: [&str; 2] = ["user_changed", "sequence_changed"];
+const RETRIED: [&str; 3] = ["user_changed", "sequence_changed", "inbox_changed"];
 const TRIES_MAX: u8 = 8;
 
 /// How a request that changes records begins.

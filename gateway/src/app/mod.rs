@@ -13,7 +13,8 @@ pub use client::{CreatedClient, create_client};
 
 use crate::admin::AdminService;
 use crate::api::{
-    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, SendLimit, Shared,
+    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, NotificationStates,
+    SendLimit, Shared,
 };
 use crate::auth::{KeyError, KeyRing, PasswordPool, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
@@ -315,10 +316,12 @@ fn service(
             max_body: config.server.max_body.0,
             bulk_max_body: config.server.bulk_max_body.0,
             region: String::from("us-east-1"),
+            retention: config.store.retention,
         },
         identity: Identity::new(minter.ok(), identity),
         blynk: Blynk::new(blynk_settings(config)),
         passwords: PasswordPool::default(),
+        jigx: NotificationStates::default(),
         limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
     }))
 }

@@ -13,3 +13,4 @@ mod delivery;
 mod idempotency;
 mod lifecycle;
 mod support;
+mod zitadel;

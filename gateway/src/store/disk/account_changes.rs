@@ -3,6 +3,7 @@
 use serde::de::DeserializeOwned;
 
 use super::change::{Making, Refusal, count, counted, require_organization};
+use super::inbox;
 use super::tables::{
     Counter, Table, audit_key, group_prefix, org_key, owner_key, pair_key, role_key,
     solution_prefix, text_key, user_key, user_of,
@@ -55,6 +56,7 @@ pub(super) fn make(
             Ok(())
         }
         Change::Forget(before) => forget(draft, before, making),
+        Change::Inbox(change) => inbox::make(draft, change),
         // The records every delivery needs are made by the caller.
         Change::PutOrganization(_)
         | Change::PutUser(_)
@@ -85,6 +87,9 @@ fn expect(draft: &Draft<'_>, expectation: &Expectation) -> Result<(), Refusal> {
         }
         Expectation::Children(org, max) => {
             counted(draft, Counter::Children(*org))? < u64::from(*max)
+        }
+        Expectation::InboxRevision(user, notification, revision) => {
+            inbox::revision(draft, *user, *notification)? == Some(*revision)
         }
     };
     if holds { Ok(()) } else { Err(Refusal::Unmet(expectation.word())) }

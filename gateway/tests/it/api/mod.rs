@@ -26,6 +26,10 @@ golden! {
     jigx_refuses_bodies_outside_its_schema = "jigx/schema.toml";
     jigx_refuses_start_times_it_cannot_keep = "jigx/start_at.toml";
     jigx_refuses_callers_without_the_right = "jigx/callers.toml";
+    jigx_lists_gets_and_cancels_notifications = "jigx/notifications.toml";
+    jigx_shows_and_changes_a_members_inbox = "jigx/inbox.toml";
+    jigx_keeps_members_of_solutions = "jigx/members.toml";
+    jigx_answers_versions_and_preflights = "jigx/operations.toml";
     blynk_answers_the_customers_samples = "blynk/samples.toml";
     blynk_refuses_bodies_outside_its_schema = "blynk/schema.toml";
     blynk_refuses_callers_without_the_right = "blynk/callers.toml";
@@ -38,6 +42,10 @@ golden! {
     blynk_shows_and_makes_organizations = "blynk/organizations.toml";
     blynk_registers_devices = "blynk/devices.toml";
     blynk_refuses_methods_media_and_tokens = "blynk/methods.toml";
+    zitadel_answers_what_is_there_from_the_start = "zitadel/reads.toml";
+    zitadel_refuses_callers_without_the_right = "zitadel/callers.toml";
+    zitadel_refuses_bodies_and_states_as_the_product_does = "zitadel/schema.toml";
+    zitadel_refuses_paths_and_methods_that_are_none = "zitadel/routes.toml";
     native_accepts_every_audience = "native/accepted.toml";
     native_refuses_bodies_outside_its_schema = "native/schema.toml";
     native_refuses_callers_without_the_right = "native/callers.toml";
