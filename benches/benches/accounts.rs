@@ -234,6 +234,7 @@ async fn serve(service: Arc<dyn Service>) -> Result<(), Failed> {
 struct Role {
     child: Child,
     tokens: Vec<String>,
+    address: String,
     connection: BufReader<TcpStream>,
 }
 
@@ -251,14 +252,21 @@ impl Role {
                 Some(("token", token)) => tokens.push(String::from(token)),
                 Some(("note", note)) => writeln!(std::io::stdout(), "{note}")?,
                 Some(("url", address)) => {
-                    let stream = TcpStream::connect(address)?;
-                    stream.set_nodelay(true)?;
-                    return Ok(Self { child, tokens, connection: BufReader::new(stream) });
+                    let connection = connect(address)?;
+                    return Ok(Self { child, tokens, address: String::from(address), connection });
                 }
                 _ => {}
             }
         }
         Err(format!("the {role} server ended early").into())
+    }
+
+    /// True if the request succeeds, on a connection of its own: a refusal may end it.
+    fn serves(&mut self, ask: &Ask) -> Result<bool, Failed> {
+        self.connection = connect(&self.address)?;
+        let (status, ..) = self.ask(ask)?;
+        self.connection = connect(&self.address)?;
+        Ok((200..300).contains(&status))
     }
 
     /// Status and body of one request, and how long it took.
@@ -290,6 +298,12 @@ impl Role {
         self.connection.read_exact(&mut body)?;
         Ok((status, String::from_utf8(body)?, started.elapsed()))
     }
+}
+
+fn connect(address: &str) -> Result<BufReader<TcpStream>, Failed> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    Ok(BufReader::new(stream))
 }
 
 impl Drop for Role {
@@ -374,13 +388,12 @@ fn compare(users: u32) -> Result<(), Failed> {
     let (mut constant, mut accounts) =
         (Role::start("constant", users)?, Role::start("accounts", users)?);
     let plain = Ask { line: String::from("GET /"), token: 0, body: String::new() };
-    let (mut floor, mut cases, mut read) = (Times::default(), cases(users), None);
-    cases.retain(|case| {
-        let answer = accounts.ask(&(case.ask)(0));
-        answer.is_ok_and(|(status, ..)| (200..300).contains(&status))
-            || writeln!(out, "{:<42} not served", case.name).is_err()
-    });
-    for case in cases {
+    let (mut floor, mut read) = (Times::default(), None);
+    for case in cases(users) {
+        if !accounts.serves(&(case.ask)(0))? {
+            writeln!(out, "{:<42} not served", case.name)?;
+            continue;
+        }
         let mut times = Times::default();
         for round in 0..ROUNDS {
             floor.add(constant.ask(&plain)?.2);
