@@ -25,7 +25,7 @@ use bugler_loadtest::process;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,8 +53,8 @@ fn main() -> Result<(), Failed> {
     match argument("role=").as_deref() {
         Some("constant") => runtime.block_on(serve(Arc::new(Constant))),
         Some("accounts") => {
-            let home = tempfile::tempdir_in(".")?;
-            runtime.block_on(async { serve(accounts(home.path(), users).await?).await })
+            let home = PathBuf::from(argument("home=").ok_or("no home")?);
+            runtime.block_on(async { serve(accounts(&home, users).await?).await })
         }
         _ => compare(users),
     }
@@ -239,9 +239,10 @@ struct Role {
 }
 
 impl Role {
-    fn start(role: &str, users: u32) -> Result<Self, Failed> {
+    fn start(role: &str, home: &Path, users: u32) -> Result<Self, Failed> {
         let mut child = Command::new(std::env::current_exe()?)
             .args([format!("role={role}"), format!("users={users}")])
+            .arg(format!("home={}", home.display()))
             .stdout(Stdio::piped())
             .spawn()?;
         let out = child.stdout.take().ok_or("no standard output")?;
@@ -385,8 +386,10 @@ fn cases(users: u32) -> Vec<Case> {
 
 fn compare(users: u32) -> Result<(), Failed> {
     let mut out = std::io::stdout();
-    let (mut constant, mut accounts) =
-        (Role::start("constant", users)?, Role::start("accounts", users)?);
+    // On the disk that builds use, and gone with this process: servers are killed.
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    let mut constant = Role::start("constant", home.path(), users)?;
+    let mut accounts = Role::start("accounts", home.path(), users)?;
     let plain = Ask { line: String::from("GET /"), token: 0, body: String::new() };
     let (mut floor, mut read) = (Times::default(), None);
     for case in cases(users) {
@@ -394,6 +397,8 @@ fn compare(users: u32) -> Result<(), Failed> {
             writeln!(out, "{:<42} not served", case.name)?;
             continue;
         }
+        // A connection that was silent for long is closed.
+        constant.serves(&plain)?;
         let mut times = Times::default();
         for round in 0..ROUNDS {
             floor.add(constant.ask(&plain)?.2);
