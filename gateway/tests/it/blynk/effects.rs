@@ -144,7 +144,8 @@ async fn a_token_belongs_to_who_registered_it_last() {
         let body = json!({ "userId": user, "title": "t" });
         let reply = world.post("/users/send-push-notification", &body).await;
         assert_eq!(reply.status, 204);
-        world.gateway.done(&world.token, &reply.id()).await["deliveries"]["delivered"].clone()
+        let timeline = world.gateway.done(&world.token, &reply.id()).await;
+        timeline["deliveries"]["delivered"].as_u64().unwrap_or(0)
     };
     let register = async |user: i64, token: &str, platform: &str| {
         let body = json!({ "userId": user, "token": token, "platform": platform });

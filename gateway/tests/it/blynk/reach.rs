@@ -159,7 +159,7 @@ async fn a_transferred_user_leaves_everything_behind() {
     assert_eq!(moved.status, 200, "{}", moved.text());
     assert_eq!((&moved.json()["orgId"], &moved.json()["roleId"]), (&json!(102), &json!(1)));
     assert_eq!(profile(&old).await.status, 401);
-    assert_eq!(world.total("/users").await, 9);
+    assert_eq!(world.total("/users").await, 8);
     // Back again, and the old token is still dead.
     let body = json!({ "userId": 103, "targetOrgId": 101, "roleId": 2 });
     assert_eq!(world.post("/users/transfer", &body).await.status, 200);
