@@ -25,6 +25,7 @@ pub use shared::{ApiSettings, BLYNK_BODY_MAX, Shared};
 use crate::BoxFuture;
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::route::{Dialect, Route, label_of, method_label, percent_decode};
+use crate::openapi::Documents;
 use crate::server::{Refusal, Request, Response, Service};
 use crate::telemetry::metrics::{IntakeMetrics, RouteMetrics};
 use http::header::ALLOW;
@@ -38,6 +39,7 @@ pub struct Api {
     routes: matchit::Router<Vec<(Method, Route)>>,
     metrics: Vec<(Route, Arc<RouteMetrics>)>,
     intake_metrics: IntakeByDialect,
+    documents: Documents,
 }
 
 struct IntakeByDialect {
@@ -74,7 +76,8 @@ impl Api {
             blynk: Arc::new(IntakeMetrics::new(label_of(Dialect::Blynk))),
             native: Arc::new(IntakeMetrics::new(label_of(Dialect::Native))),
         };
-        Self { shared: Arc::new(shared), routes, metrics, intake_metrics }
+        let documents = Documents::get();
+        Self { shared: Arc::new(shared), routes, metrics, intake_metrics, documents }
     }
 
     /// The route of a request, with its path parameter.
@@ -103,6 +106,14 @@ impl Api {
     }
 }
 
+/// Every method and path pattern that is served, for whoever compares documents with them.
+pub fn routes() -> impl Iterator<Item = (Method, &'static str)> {
+    Route::ALL.into_iter().flat_map(|route| {
+        let (method, patterns) = route.patterns();
+        patterns.iter().map(move |pattern| (method.clone(), *pattern))
+    })
+}
+
 fn methods(served: &[(Method, Route)]) -> String {
     served.iter().map(|(method, _)| method.as_str()).collect::<Vec<_>>().join(", ")
 }
@@ -124,6 +135,13 @@ impl Api {
             Route::NativeSend => Box::pin(native::send(shared, request)),
             Route::NativeBatch => Box::pin(native::batch(shared, request, Arc::clone(intake))),
             Route::NativeTimeline => Box::pin(native::timeline(shared, request, parameter)),
+            Route::OpenApi => {
+                let found = self.documents.reply(request.path(), &request.headers);
+                let answer = found.map(Answered::Other).ok_or_else(|| {
+                    Failure::new(FailureClass::NotFound, "no document has this name")
+                });
+                Box::pin(std::future::ready(answer))
+            }
         }
     }
 }

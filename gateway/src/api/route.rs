@@ -53,22 +53,26 @@ pub(super) enum Route {
     NativeSend,
     NativeBatch,
     NativeTimeline,
+    OpenApi,
 }
 
 impl Route {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::JigxCreate,
         Self::BlynkPush,
         Self::NativeSend,
         Self::NativeBatch,
         Self::NativeTimeline,
+        Self::OpenApi,
     ];
 
     pub(super) fn dialect(self) -> Dialect {
         match self {
             Self::JigxCreate => Dialect::Jigx,
             Self::BlynkPush => Dialect::Blynk,
-            Self::NativeSend | Self::NativeBatch | Self::NativeTimeline => Dialect::Native,
+            Self::NativeSend | Self::NativeBatch | Self::NativeTimeline | Self::OpenApi => {
+                Dialect::Native
+            }
         }
     }
 
@@ -91,6 +95,7 @@ impl Route {
                 Method::GET,
                 &["/bugler/v1/notifications/{id}", "/bugler/v1/notifications/{id}/trace"],
             ),
+            Self::OpenApi => (Method::GET, &["/openapi.json", "/openapi/{document}"]),
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::intake::Intake;
 use crate::journal::Journal;
 use crate::journal::disk::{DiskJournal, OpenError};
 use crate::lifecycle::{Readiness, Shutdown, TaskKind, Tasks};
+use crate::openapi::Viewer;
 use crate::rules::RuleError;
 use crate::server::{self, ServerLimits, Service};
 use crate::store::directory::{self, DirectoryError};
@@ -128,11 +129,13 @@ impl App {
         let tasks = Tasks::new(shutdown.clone());
         let readiness = Readiness::new(shutdown.clone());
         let service = service(&config, &journal, store, keys, &clock);
+        let addresses = (local(&api), local(&admin));
         let admin_service = {
             let journal = Arc::clone(&journal);
-            AdminService::new(readiness.clone(), metrics.clone(), move || journal.durability())
+            let viewer = Viewer::new(addresses.0, tls.is_some());
+            let durability = move || journal.durability();
+            AdminService::new(readiness.clone(), metrics.clone(), viewer, durability)
         };
-        let addresses = (local(&api), local(&admin));
         let limits = build::server_limits(&config);
         tasks.spawn(
             TaskKind::Critical,

@@ -9,4 +9,5 @@ mod damage;
 mod delivery;
 mod idempotency;
 mod lifecycle;
+mod openapi;
 mod support;

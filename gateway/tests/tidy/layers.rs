@@ -8,7 +8,7 @@ const ROOM: &str = "gateway/src/";
 
 /// The modules in the order of a notification's path, from below, with all each may import.
 /// `dispatch::work` is what a journal entry carries: whoever writes or reads entries knows it.
-const IMPORTS: [(&str, &[&str]); 16] = [
+const IMPORTS: [(&str, &[&str]); 17] = [
     ("model", &[]),
     ("telemetry", &[]),
     ("clock", &["model"]),
@@ -21,7 +21,8 @@ const IMPORTS: [(&str, &[&str]); 16] = [
     ("auth", &["clock", "model", "telemetry"]),
     ("intake", &["clock", "dispatch::work", "journal", "model", "telemetry"]),
     ("server", &["lifecycle", "telemetry"]),
-    ("admin", &["lifecycle", "server", "telemetry"]),
+    ("openapi", &["server"]),
+    ("admin", &["lifecycle", "openapi", "server", "telemetry"]),
     (
         "api",
         &[
@@ -31,6 +32,7 @@ const IMPORTS: [(&str, &[&str]); 16] = [
             "intake",
             "journal",
             "model",
+            "openapi",
             "server",
             "store",
             "telemetry",
