@@ -14,6 +14,7 @@ pub mod journal;
 pub mod providers;
 pub mod rules;
 pub mod store;
+pub mod work;
 
 pub mod auth;
 pub mod intake;

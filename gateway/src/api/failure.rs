@@ -1,7 +1,7 @@
 //! What went wrong with a request, before any dialect gives it a shape.
 
 use crate::auth::AuthError;
-use crate::intake::IntakeError;
+use crate::intake::{ChangeError, IntakeError};
 use crate::server::{BodyError, Refusal};
 use crate::store::StoreError;
 
@@ -20,6 +20,8 @@ pub(crate) enum FailureClass {
     Conflict,
     /// The same `Idempotency-Key` came with another body.
     KeyReused,
+    /// What the request would make is there already, or changed while it was worked on.
+    Exists,
     TooLarge,
     UriTooLong,
     HeadersTooLarge,
@@ -33,7 +35,7 @@ pub(crate) enum FailureClass {
 impl FailureClass {
     /// Every class, for tables.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Invalid,
         Self::NoToken,
         Self::BadToken,
@@ -42,6 +44,7 @@ impl FailureClass {
         Self::MethodNotAllowed,
         Self::Conflict,
         Self::KeyReused,
+        Self::Exists,
         Self::TooLarge,
         Self::UriTooLong,
         Self::HeadersTooLarge,
@@ -62,7 +65,7 @@ impl FailureClass {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::Timeout => 408,
-            Self::Conflict => 409,
+            Self::Conflict | Self::Exists => 409,
             Self::TooLarge => 413,
             Self::UriTooLong => 414,
             Self::UnsupportedMediaType => 415,
@@ -87,6 +90,7 @@ impl FailureClass {
             Self::Timeout => "BGL-1408",
             Self::Conflict => "BGL-1410",
             Self::KeyReused => "BGL-1409",
+            Self::Exists => "BGL-1411",
             Self::TooLarge => "BGL-1413",
             Self::UriTooLong => "BGL-1414",
             Self::UnsupportedMediaType => "BGL-1415",
@@ -183,6 +187,25 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         tracing::error!(error = %crate::telemetry::chain(&error), "records could not be read or written");
         Self::new(FailureClass::Internal, "records are not available")
+    }
+}
+
+impl From<ChangeError> for Failure {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Intake(error) => error.into(),
+            ChangeError::Store(StoreError::Conflict { field }) => {
+                Self::new(FailureClass::Exists, format!("{field} is already in use"))
+            }
+            ChangeError::Store(StoreError::Unmet { .. }) => {
+                let text = "the record was changed by another request; read it and try again";
+                Self::new(FailureClass::Exists, text)
+            }
+            ChangeError::Store(StoreError::Used { what }) => {
+                Self::new(FailureClass::Exists, format!("{what} was used before"))
+            }
+            ChangeError::Store(other) => other.into(),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod reply;
 
 mod applivery;
 mod blynk;
+mod documents;
 mod jigx;
 mod limit;
 mod native;
@@ -20,12 +21,12 @@ mod zitadel;
 mod tests;
 
 pub use limit::SendLimit;
+pub use route::operations;
 pub use shared::{ApiSettings, BLYNK_BODY_MAX, Shared};
 
 use crate::BoxFuture;
 use crate::api::failure::{Failure, FailureClass};
-use crate::api::route::{Dialect, Route, label_of, method_label, percent_decode};
-use crate::openapi::Documents;
+use crate::api::route::{Call, Dialect, Endpoint, Params, label_of, method_label, percent_decode};
 use crate::server::{Refusal, Request, Response, Service};
 use crate::telemetry::metrics::{IntakeMetrics, RouteMetrics};
 use http::header::ALLOW;
@@ -36,10 +37,15 @@ use std::time::Instant;
 /// Serves every dialect on one port.
 pub struct Api {
     shared: Arc<Shared>,
-    routes: matchit::Router<Vec<(Method, Route)>>,
-    metrics: Vec<(Route, Arc<RouteMetrics>)>,
+    routes: matchit::Router<Vec<Served>>,
     intake_metrics: IntakeByDialect,
-    documents: Documents,
+}
+
+/// One operation of a path.
+#[derive(Clone)]
+struct Served {
+    endpoint: &'static Endpoint,
+    metrics: Arc<RouteMetrics>,
 }
 
 struct IntakeByDialect {
@@ -51,37 +57,34 @@ struct IntakeByDialect {
 impl Api {
     #[must_use]
     pub fn new(shared: Shared) -> Self {
-        let mut table: Vec<(&str, Vec<(Method, Route)>)> = Vec::new();
-        let mut metrics = Vec::new();
-        for route in Route::ALL {
-            let (method, patterns) = route.patterns();
-            for pattern in patterns {
+        let mut table: Vec<(&str, Vec<Served>)> = Vec::new();
+        for (dialect, endpoint) in route::endpoints() {
+            let label = endpoint.patterns.first().copied().unwrap_or_default();
+            let method = method_label(&endpoint.method);
+            let metrics = Arc::new(RouteMetrics::new(label_of(dialect), label, method));
+            for pattern in endpoint.patterns {
+                let served = Served { endpoint, metrics: Arc::clone(&metrics) };
                 match table.iter_mut().find(|(known, _)| known == pattern) {
-                    Some((_, methods)) => methods.push((method.clone(), route)),
-                    None => table.push((pattern, vec![(method.clone(), route)])),
+                    Some((_, all)) => all.push(served),
+                    None => table.push((pattern, vec![served])),
                 }
             }
-            let label = patterns.first().copied().unwrap_or_default();
-            let dialect = label_of(route.dialect());
-            metrics
-                .push((route, Arc::new(RouteMetrics::new(dialect, label, method_label(&method)))));
         }
         let mut routes = matchit::Router::new();
-        for (pattern, methods) in table {
-            // The patterns are constants of this file; a clash is caught by the route test.
-            routes.insert(pattern, methods).ok();
+        for (pattern, served) in table {
+            // The patterns are constants; a clash is caught by the route test.
+            routes.insert(pattern, served).ok();
         }
         let intake_metrics = IntakeByDialect {
             jigx: Arc::new(IntakeMetrics::new(label_of(Dialect::Jigx))),
             blynk: Arc::new(IntakeMetrics::new(label_of(Dialect::Blynk))),
             native: Arc::new(IntakeMetrics::new(label_of(Dialect::Native))),
         };
-        let documents = Documents::get();
-        Self { shared: Arc::new(shared), routes, metrics, intake_metrics, documents }
+        Self { shared: Arc::new(shared), routes, intake_metrics }
     }
 
-    /// The route of a request, with its path parameter.
-    fn route(&self, method: &Method, path: &str) -> Result<(Route, String), Failure> {
+    /// The operation a request asks for, with its path parameters.
+    fn route(&self, method: &Method, path: &str) -> Result<(&Served, Params), Failure> {
         let dialect = Dialect::of(path);
         let trimmed = match dialect {
             // These two products answer with and without one slash at the end.
@@ -90,14 +93,16 @@ impl Api {
         };
         let unknown = || Failure::new(FailureClass::NotFound, "no such route");
         let found = self.routes.at(trimmed).map_err(|_| unknown())?;
-        let parameter = found.params.iter().next().map_or("", |(_, value)| value);
-        let parameter = percent_decode(parameter).ok_or_else(unknown)?;
-        let route = found.value.iter().find(|(known, _)| known == method);
+        let mut params = Params::default();
+        for (name, value) in found.params.iter() {
+            params.0.push((name.to_owned(), percent_decode(value).ok_or_else(unknown)?));
+        }
+        let served = found.value.iter().find(|served| served.endpoint.method == *method);
         let wrong_method = || {
             let text = format!("this path serves {}", methods(found.value));
             Failure::new(FailureClass::MethodNotAllowed, text)
         };
-        route.map(|(_, route)| (*route, parameter)).ok_or_else(wrong_method)
+        served.map(|served| (served, params)).ok_or_else(wrong_method)
     }
 
     fn allowed(&self, path: &str) -> Option<(HeaderName, HeaderValue)> {
@@ -106,51 +111,15 @@ impl Api {
     }
 }
 
-/// Every method and path pattern that is served, for whoever compares documents with them.
-pub fn routes() -> impl Iterator<Item = (Method, &'static str)> {
-    Route::ALL.into_iter().flat_map(|route| {
-        let (method, patterns) = route.patterns();
-        patterns.iter().map(move |pattern| (method.clone(), *pattern))
-    })
-}
-
-fn methods(served: &[(Method, Route)]) -> String {
-    served.iter().map(|(method, _)| method.as_str()).collect::<Vec<_>>().join(", ")
-}
-
-impl Api {
-    /// The handler's future, each route's in a box of its own size: one for all would be as large
-    /// as the largest, and moved for every request.
-    fn work(
-        &self,
-        route: Route,
-        request: Request,
-        parameter: String,
-        intake: &Arc<IntakeMetrics>,
-    ) -> BoxFuture<'static, Result<Answered, Failure>> {
-        let shared = Arc::clone(&self.shared);
-        match route {
-            Route::JigxCreate => Box::pin(jigx::create(shared, request, parameter)),
-            Route::BlynkPush => Box::pin(blynk::push(shared, request)),
-            Route::NativeSend => Box::pin(native::send(shared, request)),
-            Route::NativeBatch => Box::pin(native::batch(shared, request, Arc::clone(intake))),
-            Route::NativeTimeline => Box::pin(native::timeline(shared, request, parameter)),
-            Route::OpenApi => {
-                let found = self.documents.reply(request.path(), &request.headers);
-                let answer = found.map(Answered::Other).ok_or_else(|| {
-                    Failure::new(FailureClass::NotFound, "no document has this name")
-                });
-                Box::pin(std::future::ready(answer))
-            }
-        }
-    }
+fn methods(served: &[Served]) -> String {
+    served.iter().map(|served| served.endpoint.method.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 impl Service for Api {
     fn call(&self, request: Request) -> BoxFuture<'static, Response> {
         let started = Instant::now();
         let dialect = Dialect::of(request.path());
-        let (route, parameter) = match self.route(&request.method, request.path()) {
+        let (served, params) = match self.route(&request.method, request.path()) {
             Ok(found) => found,
             Err(failure) => {
                 let mut response = dialect.render(&failure);
@@ -161,15 +130,16 @@ impl Service for Api {
                 return Box::pin(std::future::ready(response));
             }
         };
-        let metrics = self.metrics.iter().find(|(known, _)| *known == route);
-        let metrics = metrics.map(|(_, metrics)| Arc::clone(metrics));
+        let metrics = Arc::clone(&served.metrics);
         let intake = match dialect {
             Dialect::Jigx => &self.intake_metrics.jigx,
             Dialect::Blynk => &self.intake_metrics.blynk,
             Dialect::Applivery | Dialect::Zitadel | Dialect::Native => &self.intake_metrics.native,
         };
         let intake = Arc::clone(intake);
-        let work = self.work(route, request, parameter, &intake);
+        let shared = Arc::clone(&self.shared);
+        let call = Call { shared, request, params, intake: Arc::clone(&intake) };
+        let work = (served.endpoint.work)(call);
         Box::pin(async move {
             let response = match work.await {
                 Ok(Answered::Accepted(response)) => {
@@ -186,9 +156,7 @@ impl Service for Api {
                     dialect.render(&failure)
                 }
             };
-            if let Some(metrics) = metrics {
-                metrics.answered(response.status().as_u16(), started.elapsed());
-            }
+            metrics.answered(response.status().as_u16(), started.elapsed());
             response
         })
     }

@@ -59,7 +59,9 @@ pub(crate) fn accepted(answer: &Answer, durability: &'static str, is_replay: boo
         json(answer.status, answer.body.clone())
     };
     let headers = response.headers_mut();
-    if let Ok(id) = HeaderValue::from_str(&answer.notification.to_string()) {
+    if !answer.notification.0.is_nil()
+        && let Ok(id) = HeaderValue::from_str(&answer.notification.to_string())
+    {
         headers.insert(NOTIFICATION_ID, id);
     }
     headers.insert(DURABILITY, HeaderValue::from_static(durability));

@@ -1,9 +1,12 @@
 //! Which dialect owns a path, and what a path and method mean.
 
+use crate::BoxFuture;
 use crate::api::failure::Failure;
-use crate::api::{applivery, blynk, jigx, native, zitadel};
-use crate::server::Response;
+use crate::api::{Answered, Shared, applivery, blynk, documents, jigx, native, zitadel};
+use crate::server::{Request, Response};
+use crate::telemetry::metrics::IntakeMetrics;
 use http::Method;
+use std::sync::Arc;
 
 /// A family of paths with its own bodies and errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,59 +48,53 @@ impl Dialect {
     }
 }
 
-/// What a path and method mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Route {
-    JigxCreate,
-    BlynkPush,
-    NativeSend,
-    NativeBatch,
-    NativeTimeline,
-    OpenApi,
+/// A handler's answer in the making.
+pub(crate) type Work = BoxFuture<'static, Result<Answered, Failure>>;
+
+/// One operation: what calls it, and what does it.
+pub(crate) struct Endpoint {
+    pub method: Method,
+    /// The first one names the operation in metrics and documents; the others are its aliases.
+    pub patterns: &'static [&'static str],
+    /// Each handler's future is boxed in its own size: one for all would be as large as the
+    /// largest, and moved for every request.
+    pub work: fn(Call) -> Work,
 }
 
-impl Route {
-    pub(super) const ALL: [Self; 6] = [
-        Self::JigxCreate,
-        Self::BlynkPush,
-        Self::NativeSend,
-        Self::NativeBatch,
-        Self::NativeTimeline,
-        Self::OpenApi,
-    ];
+/// A request on its way to its handler.
+pub(crate) struct Call {
+    pub shared: Arc<Shared>,
+    pub request: Request,
+    pub params: Params,
+    pub intake: Arc<IntakeMetrics>,
+}
 
-    pub(super) fn dialect(self) -> Dialect {
-        match self {
-            Self::JigxCreate => Dialect::Jigx,
-            Self::BlynkPush => Dialect::Blynk,
-            Self::NativeSend | Self::NativeBatch | Self::NativeTimeline | Self::OpenApi => {
-                Dialect::Native
-            }
-        }
-    }
+/// The decoded path parameters, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Params(pub(super) Vec<(String, String)>);
 
-    /// Method and path patterns.
-    pub(super) fn patterns(self) -> (Method, &'static [&'static str]) {
-        match self {
-            Self::JigxCreate => (
-                Method::POST,
-                &[
-                    "/v2.0/tool/organizations/{org}/notifications",
-                    "/tool/organizations/{org}/notifications",
-                ],
-            ),
-            Self::BlynkPush => {
-                (Method::POST, &["/api/v1/organization/users/send-push-notification"])
-            }
-            Self::NativeSend => (Method::POST, &["/bugler/v1/notifications"]),
-            Self::NativeBatch => (Method::POST, &["/bugler/v1/notifications:batch"]),
-            Self::NativeTimeline => (
-                Method::GET,
-                &["/bugler/v1/notifications/{id}", "/bugler/v1/notifications/{id}/trace"],
-            ),
-            Self::OpenApi => (Method::GET, &["/openapi.json", "/openapi/{document}"]),
-        }
+impl Params {
+    /// The parameter called `name`; empty if the pattern has none of that name.
+    #[must_use]
+    pub(crate) fn get(&self, name: &str) -> &str {
+        self.0.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str())
     }
+}
+
+/// Every operation of every dialect.
+pub(super) fn endpoints() -> impl Iterator<Item = (Dialect, &'static Endpoint)> {
+    let of = |dialect, all: &'static [Endpoint]| all.iter().map(move |one| (dialect, one));
+    of(Dialect::Jigx, jigx::ENDPOINTS)
+        .chain(of(Dialect::Applivery, applivery::ENDPOINTS))
+        .chain(of(Dialect::Blynk, blynk::ENDPOINTS))
+        .chain(of(Dialect::Zitadel, zitadel::ENDPOINTS))
+        .chain(of(Dialect::Native, native::ENDPOINTS))
+        .chain(of(Dialect::Native, documents::ENDPOINTS))
+}
+
+/// Method and path pattern of every operation, aliases too: what the served documents must list.
+pub fn operations() -> impl Iterator<Item = (Method, &'static str)> {
+    endpoints().flat_map(|(_, one)| one.patterns.iter().map(|path| (one.method.clone(), *path)))
 }
 
 /// Metric label.
@@ -112,7 +109,13 @@ pub(super) fn label_of(dialect: Dialect) -> &'static str {
 }
 
 pub(super) fn method_label(method: &Method) -> &'static str {
-    if method == Method::GET { "GET" } else { "POST" }
+    match method.as_str() {
+        "GET" => "GET",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        _ => "POST",
+    }
 }
 
 /// Percent-decoding of one path segment; `None` if it is not UTF-8 or decodes to a separator.

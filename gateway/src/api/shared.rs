@@ -3,13 +3,14 @@
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::{Answered, SendLimit, reply};
 use crate::auth::{Caller, Permission, PermissionSet, Scope, TokenVerifier, bearer};
-use crate::intake::{Answer, Intake, KeyState, RequestKey};
-use crate::model::{Organization, OrganizationId, User, UserStatus};
+use crate::intake::{Answer, ChangeError, Intake, KeyState, RecordChange, RequestKey, Running};
+use crate::model::{AuditNote, Organization, OrganizationId, User, UserStatus};
 use crate::server::Request;
-use crate::store::{OrganizationRef, Store, UserRef};
+use crate::store::{OrganizationRef, Store, StoreError, UserRef};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -41,7 +42,7 @@ pub struct Shared {
 
 impl Shared {
     /// Who calls.
-    pub(crate) fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Failure> {
+    pub(crate) async fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Failure> {
         Ok(self.verifier.verify(bearer(headers)?)?)
     }
 
@@ -54,8 +55,11 @@ impl Shared {
         let Scope::User(id) = caller.scope else { return Ok(None) };
         let found = self.store.user(UserRef::Id(id)).await?;
         // Transferred and suspended users keep their tokens and lose what these open.
-        let is_current =
-            |user: &User| user.org == caller.organization && user.status != UserStatus::Suspended;
+        let is_current = |user: &User| {
+            user.org == caller.organization
+                && user.status != UserStatus::Suspended
+                && caller.epoch.is_none_or(|epoch| epoch == user.account.epoch)
+        };
         let Some(user) = found.filter(is_current) else {
             return Err(Failure::new(FailureClass::BadToken, "the token's user is gone"));
         };
@@ -127,9 +131,9 @@ impl Shared {
     /// Reads a JSON body of at most `max` bytes.
     pub(crate) async fn json_body_of(request: Request, max: u64) -> Result<(Head, Bytes), Failure> {
         check_json_type(&request.headers)?;
-        let Request { uri, headers, body, .. } = request;
+        let Request { uri, headers, body, peer, .. } = request;
         let body = body.read(max).await?;
-        Ok((Head { uri, headers }, body))
+        Ok((Head { uri, headers, peer }, body))
     }
 
     /// Stores one notification and answers, or repeats the answer its key already got.
@@ -156,13 +160,107 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Begins a request that changes records: finds the answer its key already got, if it has one.
+    pub(crate) async fn turn(&self, key: Option<RequestKey>) -> Result<Turn, Failure> {
+        let durability = self.intake.journal().durability();
+        let Some(key) = key else { return Ok(Turn::First(Begun { running: None, tries: 0 })) };
+        Ok(match self.intake.begin(key).await? {
+            KeyState::First(running) => {
+                Turn::First(Begun { running: Some((key, running)), tries: 0 })
+            }
+            KeyState::Replay(answer) => {
+                Turn::Replay(Answered::Replayed(reply::accepted(&answer, durability, true)))
+            }
+        })
+    }
+
+    /// Makes a change and answers; `None` if the records changed since they were read, so that
+    /// the caller should read them and decide again. Gives up after a few times.
+    pub(crate) async fn change(
+        &self,
+        begun: &mut Begun,
+        change: RecordChange,
+        answer: Answer,
+    ) -> Result<Option<Answered>, Failure> {
+        let remember = begun.running.as_ref().map(|(key, _)| (*key, &answer));
+        match self.intake.change(self.store.as_ref(), change, remember).await {
+            Ok(()) => {
+                let durability = self.intake.journal().durability();
+                let response = reply::accepted(&answer, durability, false);
+                Ok(Some(Answered::Other(response)))
+            }
+            Err(ChangeError::Store(StoreError::Unmet { what }))
+                if RETRIED.contains(&what) && begun.tries < TRIES_MAX =>
+            {
+                begun.tries += 1;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A line for the audit trail.
+    pub(crate) fn note(
+        &self,
+        head: &Head,
+        caller: &Caller,
+        org: OrganizationId,
+        action: &str,
+        object: String,
+    ) -> AuditNote {
+        let actor = match caller.scope {
+            Scope::Organization => format!("organization:{}", caller.organization),
+            Scope::User(user) => format!("user:{user}"),
+        };
+        let (at, peer) = (self.intake.now(), Some(head.peer.ip().to_string()));
+        AuditNote { at, org, actor, peer, action: action.to_owned(), object }
+    }
+}
+
+/// Expectations that fail because somebody else was faster: reading again may help.
+const RETRIED: [&str; 2] = ["user_changed", "sequence_changed"];
+const TRIES_MAX: u8 = 8;
+
+/// How a request that changes records begins.
+pub(crate) enum Turn {
+    First(Begun),
+    Replay(Answered),
+}
+
+/// A request that changes records, under way; keeps its idempotency key to itself.
+pub(crate) struct Begun {
+    running: Option<(RequestKey, Running)>,
+    tries: u8,
+}
+
 /// What is left of a request once its body is read.
 pub(crate) struct Head {
     uri: http::Uri,
     headers: HeaderMap,
+    peer: SocketAddr,
 }
 
 impl Head {
+    /// The head of a request whose body means nothing.
+    pub(crate) fn of(request: Request) -> Self {
+        let Request { uri, headers, peer, .. } = request;
+        Self { uri, headers, peer }
+    }
+
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// The query as sent.
+    pub(crate) fn query(&self) -> Option<&str> {
+        self.uri.query()
+    }
+
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
     /// The request's `Idempotency-Key`, if it has one, in the scope of its organization and path.
     pub(crate) fn key(
         &self,

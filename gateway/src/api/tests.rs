@@ -1,7 +1,7 @@
 //! Routing, and every failure in every dialect's envelope.
 
 use super::failure::{Failure, FailureClass};
-use super::route::{Dialect, Route};
+use super::route::{Dialect, endpoints};
 use crate::server::{ReplyBody, Response};
 use serde_json::{Value, json};
 
@@ -13,12 +13,17 @@ fn body(response: &Response) -> Value {
 #[test]
 fn every_pattern_is_routable_and_belongs_to_its_dialect() {
     let mut router = matchit::Router::new();
-    for route in Route::ALL {
-        let (_, patterns) = route.patterns();
-        for pattern in patterns {
-            assert_eq!(Dialect::of(pattern), route.dialect(), "{pattern}");
-            let known = router.insert(*pattern, ());
-            assert!(known.is_ok(), "{pattern}: {known:?}");
+    let mut seen = std::collections::HashSet::new();
+    for (dialect, endpoint) in endpoints() {
+        for pattern in endpoint.patterns {
+            assert_eq!(Dialect::of(pattern), dialect, "{pattern}");
+            if seen.insert(*pattern) {
+                let known = router.insert(*pattern, Vec::new());
+                assert!(known.is_ok(), "{pattern}: {known:?}");
+            }
+            let methods = router.at_mut(pattern).expect("inserted").value;
+            assert!(!methods.contains(&endpoint.method), "twice: {} {pattern}", endpoint.method);
+            methods.push(endpoint.method.clone());
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::store::directory::{self, DirectoryError};
 use crate::store::disk::{DiskError, DiskStore};
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::{self, PrometheusHandle};
+use crate::work::decode_changes;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,6 +68,10 @@ pub enum AppError {
         #[source]
         source: Box<SeedError>,
     },
+    #[error("accepted changes cannot be read from the journal")]
+    Changes(#[from] crate::journal::JournalError),
+    #[error("accepted changes cannot be made")]
+    Redo(#[from] StoreError),
     #[error("metrics could not be set up")]
     Metrics(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("a part of the start panicked")]
@@ -112,6 +117,7 @@ impl App {
         let tls = tls.map(|(cert, key)| server::tls::server_config(cert, key)).transpose()?;
         let opened = open(config.clone(), Arc::clone(&clock)).await?;
         let Opened { journal, store, rules, keys } = opened;
+        redo(journal.as_ref(), store.as_ref()).await?;
         if let Some(path) = seed {
             apply_seed(&path, store.as_ref(), clock.as_ref())
                 .await
@@ -251,6 +257,22 @@ async fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Opened, AppError>
         Ok(Opened { journal, store, rules, keys })
     })
     .await?
+}
+
+/// Makes changes again that were accepted before a crash and may be missing in the records.
+async fn redo(journal: &dyn Journal, store: &dyn Store) -> Result<(), AppError> {
+    let payloads = journal.unfinished_changes().await?;
+    let changes: Vec<_> = payloads.iter().filter_map(|payload| decode_changes(payload)).collect();
+    if changes.len() < payloads.len() {
+        tracing::error!(
+            unreadable = payloads.len() - changes.len(),
+            "accepted changes cannot be read by this version; start the release that wrote them"
+        );
+    }
+    if !changes.is_empty() {
+        store.redo(changes).await?;
+    }
+    Ok(())
 }
 
 async fn apply_seed(path: &Path, store: &dyn Store, clock: &dyn Clock) -> Result<(), SeedError> {

@@ -70,6 +70,8 @@ mod tests {
 
     fn caller(id: i32) -> Arc<Caller> {
         Arc::new(Caller {
+            epoch: None,
+            family: None,
             organization: OrganizationId(id),
             scope: Scope::Organization,
             token_id: id.to_string(),

@@ -23,6 +23,10 @@ pub struct Caller {
     /// Rights the token is limited to; `None` is no limit. It never grants what the scope or the
     /// user's role does not.
     pub limited_to: Option<PermissionSet>,
+    /// The user's epoch when the token was made; `None` for tokens without one.
+    pub epoch: Option<u32>,
+    /// The log-in the token descends from; revoked as one.
+    pub family: Option<String>,
 }
 
 impl Caller {
@@ -109,6 +113,8 @@ mod tests {
             scope: Scope::User(UserId(7)),
             token_id: String::from("t"),
             limited_to: None,
+            epoch: None,
+            family: None,
         };
         let staff: PermissionSet =
             [Permission::UserView, Permission::UserEdit].into_iter().collect();

@@ -156,5 +156,7 @@ fn caller(claims: &Members) -> Result<Caller, AuthError> {
         return Err(AuthError::Invalid("perms"));
     }
     let limited_to = listed.map(|names| PermissionSet::of_names(names.iter().map(String::as_str)));
-    Ok(Caller { organization: OrganizationId(organization), scope, token_id, limited_to })
+    let (epoch, family) = (claims.optional("epoch")?, claims.optional("family")?);
+    let organization = OrganizationId(organization);
+    Ok(Caller { organization, scope, token_id, limited_to, epoch, family })
 }

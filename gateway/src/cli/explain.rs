@@ -55,6 +55,12 @@ const CODES: &[(&str, &str, &str, bool)] = &[
         false,
     ),
     (
+        "BGL-1411",
+        "What the request would make is there already, or changed meanwhile.",
+        "Read the record, then decide again.",
+        false,
+    ),
+    (
         "BGL-1410",
         "A request with this Idempotency-Key is still being answered.",
         "Ask again after Retry-After seconds.",

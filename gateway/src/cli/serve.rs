@@ -61,6 +61,8 @@ pub(super) fn start_error(error: &AppError) -> CliError {
         | AppError::Store(_)
         | AppError::Listen { .. }
         | AppError::Seed { .. }
+        | AppError::Changes(_)
+        | AppError::Redo(_)
         | AppError::Metrics(_)
         | AppError::Start(_) => Exit::Failed,
     };

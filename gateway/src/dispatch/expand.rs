@@ -1,12 +1,12 @@
 //! From an audience to recipients with their targets.
 
-use crate::dispatch::work::RecipientRef;
 use crate::model::{
     Audience, Device, Endpoint, Notification, OrganizationId, Platform, ProviderName, Role,
     Subscription, Target, TargetRef, User, UserId, UserStatus,
 };
 use crate::rules::{RecipientKind, RecipientView, TargetView};
 use crate::store::{OrganizationRef, Recipient, Store, StoreError};
+use crate::work::RecipientRef;
 
 /// Recipients resolved in one step; a longer audience goes on in a chunk of its own.
 pub(super) const PAGE: usize = 256;

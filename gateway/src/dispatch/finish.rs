@@ -6,13 +6,13 @@ use crate::dispatch::counters::word;
 use crate::dispatch::lane::{Finish, Queued};
 use crate::dispatch::retry::{Next, Tried};
 use crate::dispatch::settle::Report;
-use crate::dispatch::work::{Work, decode_event};
 use crate::journal::Resolution;
 use crate::model::{
     Attempt, DeliveryId, FinalState, Millis, Notification, Outcome, Target, TargetRef,
     TimelineEvent,
 };
 use crate::store::Change;
+use crate::work::{Work, decode_event};
 use std::sync::Arc;
 
 /// Bytes of a provider's own words kept in the timeline.

@@ -5,10 +5,10 @@
 
 use crate::dispatch::counters;
 use crate::dispatch::settle::{Settler, Tracker};
-use crate::dispatch::work::Overrides;
 use crate::model::{Attempt, Delivery, ProviderName};
 use crate::providers::Provider;
 use crate::telemetry::metrics::ProviderMetrics;
+use crate::work::Overrides;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;

@@ -5,7 +5,6 @@
 //! entries per claim. Nothing waits in memory beyond these; everything else stays in the journal.
 
 pub mod retry;
-pub mod work;
 
 mod counters;
 mod expand;

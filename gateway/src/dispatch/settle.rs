@@ -5,9 +5,9 @@
 
 use crate::dispatch::Context;
 use crate::dispatch::counters::Counters;
-use crate::dispatch::work::encode_event;
 use crate::journal::{Claim, ClaimId, Entry, Journal, JournalError, Resolution, Settlement};
 use crate::model::{DeliveryId, NotificationId, OrganizationId, ShardId, TimelineEvent};
+use crate::work::encode_event;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;

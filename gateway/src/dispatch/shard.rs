@@ -3,15 +3,15 @@
 use crate::dispatch::expand::{self, Expanded, Expansion};
 use crate::dispatch::lane::{Lanes, Queued};
 use crate::dispatch::settle::{Report, Settler, Tracker};
-use crate::dispatch::work::{Overrides, RecipientRef, Work};
 use crate::dispatch::{Context, finish};
-use crate::journal::{Claim, JournalError, Resolution};
+use crate::journal::{Claim, EntryKind, JournalError, Resolution};
 use crate::model::{
     Delivery, DeliveryId, FinalState, Millis, Notification, Part, ShardId, Target, TargetRef,
     TimelineEvent, UserId,
 };
 use crate::rules::{Plan, RouteItem, Routed, Step, Verdict};
 use crate::store::StoreError;
+use crate::work::{Overrides, RecipientRef, Work, decode_changes};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,6 +127,9 @@ impl Job {
 
 impl Shard {
     async fn work(&mut self, claims: Vec<Claim>) {
+        let (changes, claims): (Vec<_>, Vec<_>) =
+            claims.into_iter().partition(|claim| claim.kind == EntryKind::Change);
+        self.changes(changes).await;
         let mut asking = Vec::new();
         for claim in claims {
             self.settler.hold(claim.id);
@@ -145,6 +148,31 @@ impl Shard {
             }
         }
         self.route(asking).await;
+    }
+
+    /// Lets the journal forget changes once the records hold them durably.
+    async fn changes(&self, claims: Vec<Claim>) {
+        if claims.is_empty() {
+            return;
+        }
+        let mut logged = Vec::with_capacity(claims.len());
+        let mut kept = Vec::with_capacity(claims.len());
+        for claim in claims {
+            self.settler.hold(claim.id);
+            match decode_changes(&claim.payload) {
+                Some(change) => {
+                    logged.push(change);
+                    kept.push(claim);
+                }
+                None => self.quarantine(&claim).await,
+            }
+        }
+        while let Err(error) = self.context.store.redo(logged.clone()).await {
+            self.store_failed(&error).await;
+        }
+        for claim in kept {
+            self.settler.report(Tracker::new(&claim), Report::default()).await;
+        }
     }
 
     /// Reports the job's own unit: its events, follow-ups and what it settled without sending.

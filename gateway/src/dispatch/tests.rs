@@ -1,10 +1,8 @@
 //! The dispatcher on a real journal and store, with providers and rules that do as told.
 
-use super::work::decode_event;
 use super::*;
 use crate::BoxFuture;
 use crate::clock::TestClock;
-use crate::dispatch::work::Work;
 use crate::journal::disk::{DiskJournal, DiskOptions};
 use crate::journal::{Append, Books};
 use crate::model::{
@@ -14,6 +12,8 @@ use crate::model::{
 use crate::rules::{NoRules, Plan, RouteItem, Routed, Step, Verdict};
 use crate::store::disk::DiskStore;
 use crate::store::{UserRef, directory};
+use crate::work::Work;
+use crate::work::decode_event;
 use parking_lot::Mutex;
 use serde_json::json;
 use uuid::Uuid;

@@ -29,6 +29,8 @@ pub enum EntryKind {
     Root,
     /// A chunk of a long recipient list, or a retry: belongs to the root with the same id.
     FollowUp,
+    /// Changes to records, to be made again after a crash unless this entry is done.
+    Change,
 }
 
 /// What intake or a settlement adds to the journal.
@@ -216,6 +218,10 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
 
     /// Dead letters, oldest first.
     fn dead_letters(&self, limit: usize) -> BoxFuture<'_, Result<Vec<DeadLetter>, JournalError>>;
+
+    /// The payloads of change entries not yet done, oldest first: what a crash may have kept from
+    /// the records. Asked once, before anything is claimed.
+    fn unfinished_changes(&self) -> BoxFuture<'_, Result<Vec<Bytes>, JournalError>>;
 
     /// Durability class shown to callers (`D2`, …).
     fn durability(&self) -> &'static str;

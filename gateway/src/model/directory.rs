@@ -48,6 +48,50 @@ pub struct Organization {
     /// IANA name used for users without one.
     pub tz: String,
     pub created_at: Millis,
+    pub profile: OrganizationProfile,
+}
+
+/// What an organization says about itself; no decision depends on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrganizationProfile {
+    pub kind: OrganizationKind,
+    pub description: Option<String>,
+    pub phone: Option<String>,
+    pub address: Option<Address>,
+    pub units: Units,
+    /// Set by every change; 0 for records that were never changed.
+    pub modified_at: Millis,
+}
+
+/// Blynk's organization types.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OrganizationKind {
+    Root,
+    #[default]
+    Business,
+    Personal,
+    Branch,
+    Distributor,
+    Contractor,
+    Installer,
+    Reseller,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Units {
+    Imperial,
+    #[default]
+    Metric,
+}
+
+/// A postal address as Blynk keeps it; lengths were checked at the edge.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    pub full_address: Option<String>,
+    pub country: Option<String>,
+    pub city: Option<String>,
+    pub state: Option<String>,
+    pub zip: Option<String>,
 }
 
 /// Where a user stands in an organization.
@@ -75,6 +119,31 @@ pub struct User {
     /// Free key/value pairs a rule may read.
     pub prefs: Vec<(String, String)>,
     pub created_at: Millis,
+    pub profile: UserProfile,
+    pub account: AccountState,
+}
+
+/// What a user says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserProfile {
+    pub title: Option<String>,
+    pub nick_name: Option<String>,
+    pub phone: Option<String>,
+    pub address: Option<Address>,
+    pub is_developer: bool,
+    pub dark_mode: bool,
+}
+
+/// What changes of an account leave behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountState {
+    /// Set by every change; 0 for records that were never changed.
+    pub modified_at: Millis,
+    pub last_login_at: Option<Millis>,
+    /// Raised when tokens given out so far must stop working: a new password, a suspension.
+    pub epoch: u32,
+    /// Raised by every change of the record: what `Expectation::UserRevision` compares.
+    pub revision: u32,
 }
 
 /// A named set of permissions. 1 Admin, 2 Staff and 3 User exist in every organization.
@@ -104,16 +173,27 @@ pub struct Device {
     pub registered_at: Millis,
 }
 
-/// A Jigx solution and the groups each of its members is in.
+/// A member of a Jigx solution, with its groups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
     pub solution: Uuid,
     pub user: UserId,
     pub groups: Vec<String>,
+    pub role: MemberRole,
+}
+
+/// Jigx's roles of a member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberRole {
+    Owner,
+    Admin,
+    Maker,
+    #[default]
+    User,
+    Deny,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
 pub enum Endpoint {
     /// An incoming-webhook URL is itself the credential.
     Slack { url: Secret, team: String, channel: String },

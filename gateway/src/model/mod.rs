@@ -2,11 +2,13 @@
 //!
 //! Nothing here knows HTTP, Redis, a provider's JSON or the clock.
 
+mod accounts;
 mod directory;
 mod ids;
 mod notification;
 mod outcome;
 
+pub use accounts::*;
 pub use directory::*;
 pub use ids::*;
 pub use notification::*;

@@ -173,9 +173,17 @@ fn pages_run_nothing_but_their_own_script_and_ask_nobody_else() {
         assert!(policy.starts_with("default-src 'none'; script-src 'self'; "), "{policy}");
         assert!(!policy.contains("unsafe"), "{policy}");
         let text = String::from_utf8(body(Some(response))).expect("text");
-        for foreign in
-            ["http://", "//cdn", "@import", " url(", ":url(", "innerHTML", "eval(", " onclick", "<style"]
-        {
+        for foreign in [
+            "http://",
+            "//cdn",
+            "@import",
+            " url(",
+            ":url(",
+            "innerHTML",
+            "eval(",
+            " onclick",
+            "<style",
+        ] {
             assert!(!text.contains(foreign), "{path}: {foreign}");
         }
         for script in text.split("<script").skip(1) {

@@ -5,18 +5,25 @@
 
 use crate::BoxFuture;
 use crate::model::{
-    Audience, Device, DeviceId, Membership, ObjectId, Organization, OrganizationId, Role, RoleId,
-    Subscription, SubscriptionId, User, UserId,
+    ApiKey, Audience, AuditNote, Client, Device, DeviceId, Invitation, Membership, MessageText,
+    Millis, NotificationPolicy, ObjectId, Organization, OrganizationId, PolicyOwner, RefreshToken,
+    Role, RoleId, Secret, SecretHash, Subscription, SubscriptionId, User, UserId,
 };
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use uuid::Uuid;
 
+mod accounts;
 pub mod conformance;
 pub mod directory;
 pub mod disk;
 
+pub use accounts::{Accounts, SortBy, UserPage, UserSearch};
+
 /// One record write. `Put…` inserts or replaces by primary key.
-#[derive(Clone, Debug)]
+///
+/// Journal entries carry changes, so variants are only ever added at the end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Change {
     PutOrganization(Organization),
     PutUser(User),
@@ -29,6 +36,63 @@ pub enum Change {
     /// Stops deliveries to a subscription whose endpoint is gone.
     DisableSubscription(SubscriptionId),
     RemoveSubscription(SubscriptionId),
+    /// What must hold for the changes after it; checked once, not when they are made again.
+    Expect(Expectation),
+    /// A line for the audit trail about every change before it in the same apply.
+    Audit(AuditNote),
+    /// Replaces a user's password hash (a PHC string).
+    PutPassword(UserId, Secret),
+    RemoveMembership(OrganizationId, Uuid, UserId),
+    PutInvitation(Invitation),
+    /// Removes an invitation; refuses if it is not open any more.
+    TakeInvitation(SecretHash),
+    PutClient(Client),
+    RemoveClient(OrganizationId, String),
+    PutKey(ApiKey),
+    RemoveKey(OrganizationId, ObjectId),
+    PutRefresh(RefreshToken),
+    /// Marks a refresh token as used; refuses if it was used or is not there.
+    UseRefresh(SecretHash),
+    /// Tokens that name this id stop working; the entry is forgotten after the instant.
+    Revoke(String, Millis),
+    /// Sets or removes a policy and raises its owner's counter. `sequence` in it is set here.
+    PutPolicy(PolicyOwner, Option<NotificationPolicy>),
+    /// Sets or removes a message text and raises its owner's counter, as for policies.
+    PutText(PolicyOwner, String, Option<MessageText>),
+    /// Raises an owner's counter for an event that leaves no record of its own.
+    Count(PolicyOwner),
+}
+
+/// What must hold when changes are made, decided with them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expectation {
+    /// The user is stored and nobody changed it since it had this revision.
+    UserRevision(UserId, u32),
+    /// The organization has fewer users than this.
+    Seats(OrganizationId, u32),
+    /// Another active user of the organization has this role.
+    RoleBesides(OrganizationId, RoleId, UserId),
+    /// The owner's counter still has this value: no policy or text changed.
+    Sequence(PolicyOwner, u64),
+    /// The organization has fewer subscriptions than this.
+    Subscriptions(OrganizationId, u32),
+    /// The organization has fewer organizations directly below it than this.
+    Children(OrganizationId, u32),
+}
+
+impl Expectation {
+    /// Stable word for what did not hold.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::UserRevision(..) => "user_changed",
+            Self::Seats(..) => "no_seat",
+            Self::RoleBesides(..) => "last_of_role",
+            Self::Sequence(..) => "sequence_changed",
+            Self::Subscriptions(..) => "too_many_subscriptions",
+            Self::Children(..) => "too_many_organizations",
+        }
+    }
 }
 
 /// An organization in any dialect's form.
@@ -79,14 +143,52 @@ pub enum StoreError {
     /// A change names a record that does not exist (a user's organization, a device's user).
     #[error("{what} does not exist")]
     Missing { what: &'static str },
+    /// An expectation did not hold; its `word`.
+    #[error("the records are not as the change expects them: {what}")]
+    Unmet { what: &'static str },
+    /// A single-use record was used before.
+    #[error("{what} was used before or is not there")]
+    Used { what: &'static str },
+    /// The log refused the changes; nothing was made.
+    #[error("the changes could not be logged")]
+    Log(#[source] LogError),
     #[error("the record store failed")]
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// Why changes could not be logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    #[error("the log is full; ask again later")]
+    Full,
+    #[error("the log failed")]
+    Failed,
+}
+
+/// Resolves when what was logged is durable.
+pub type Logged = BoxFuture<'static, Result<(), LogError>>;
+
+/// Writes checked changes, under the version they will have, to a durable log.
+pub type LogStep = Box<dyn FnOnce(Version) -> Result<Logged, LogError> + Send>;
+
 /// Records with atomic changes.
-pub trait Store: Send + Sync + std::fmt::Debug {
+pub trait Store: Accounts + Send + Sync + std::fmt::Debug {
     /// Commits all `changes` durably, or none of them.
     fn apply(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<Version, StoreError>>;
+
+    /// Checks `changes`, logs them with `log`, and makes them visible once the log has them.
+    ///
+    /// The log is what makes them durable: after a crash, `redo` must be given every logged
+    /// change before anything is read.
+    fn apply_logged(
+        &self,
+        changes: Vec<Change>,
+        log: LogStep,
+    ) -> BoxFuture<'_, Result<Version, StoreError>>;
+
+    /// Makes logged changes again where the records lack them, in order of their versions, and
+    /// resolves once the records hold all of them durably: then the log may forget them.
+    fn redo(&self, logged: Vec<(Version, Vec<Change>)>) -> BoxFuture<'_, Result<(), StoreError>>;
 
     fn organization(
         &self,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use bugler_gateway::api::routes;
+use bugler_gateway::api::operations;
 use serde_json::Value;
 
 use crate::support::client::{Ask, Protocol};
@@ -54,7 +54,7 @@ async fn the_document_and_the_route_table_are_equal() {
     let document = gateway.ask(&Ask::get("/openapi.json")).await.json();
     let documented = documented(&document);
     let served: BTreeSet<_> =
-        routes().map(|(method, pattern)| shape(method.as_str(), pattern)).collect();
+        operations().map(|(method, pattern)| shape(method.as_str(), pattern)).collect();
     let is_rest = |one: &&String| !one.starts_with("POST /zitadel.");
     let undocumented: Vec<_> = served.difference(&documented).filter(is_rest).collect();
     let unserved: Vec<_> = documented.difference(&served).filter(is_rest).collect();

@@ -7,8 +7,8 @@ use crate::source::Source;
 const ROOM: &str = "gateway/src/";
 
 /// The modules in the order of a notification's path, from below, with all each may import.
-/// `dispatch::work` is what a journal entry carries: whoever writes or reads entries knows it.
-const IMPORTS: [(&str, &[&str]); 17] = [
+/// `work` is what a journal entry carries: whoever writes or reads entries knows it.
+const IMPORTS: [(&str, &[&str]); 18] = [
     ("model", &[]),
     ("telemetry", &[]),
     ("clock", &["model"]),
@@ -16,10 +16,11 @@ const IMPORTS: [(&str, &[&str]); 17] = [
     ("config", &["model"]),
     ("journal", &["clock", "model", "telemetry"]),
     ("store", &["clock", "model", "telemetry"]),
+    ("work", &["journal", "model", "store"]),
     ("providers", &["clock", "model", "telemetry"]),
     ("rules", &["clock", "model", "telemetry"]),
     ("auth", &["clock", "model", "telemetry"]),
-    ("intake", &["clock", "dispatch::work", "journal", "model", "telemetry"]),
+    ("intake", &["clock", "journal", "model", "store", "telemetry", "work"]),
     ("server", &["lifecycle", "telemetry"]),
     ("openapi", &["server"]),
     ("admin", &["lifecycle", "openapi", "server", "telemetry"]),
@@ -28,7 +29,6 @@ const IMPORTS: [(&str, &[&str]); 17] = [
         &[
             "auth",
             "clock",
-            "dispatch::work",
             "intake",
             "journal",
             "model",
@@ -36,11 +36,22 @@ const IMPORTS: [(&str, &[&str]); 17] = [
             "server",
             "store",
             "telemetry",
+            "work",
         ],
     ),
     (
         "dispatch",
-        &["clock", "journal", "lifecycle", "model", "providers", "rules", "store", "telemetry"],
+        &[
+            "clock",
+            "journal",
+            "lifecycle",
+            "model",
+            "providers",
+            "rules",
+            "store",
+            "telemetry",
+            "work",
+        ],
     ),
     ("cli", &["app", "auth", "clock", "config", "lifecycle", "model", "rules", "telemetry"]),
 ];
@@ -210,8 +221,8 @@ mod tests {
     fn imports_from_the_table_and_in_tests_pass() {
         for good in [
             "use crate::journal::{Append, Entry};\nuse crate::BoxFuture;",
-            "use crate::dispatch::work::Work;",
-            "use crate::dispatch::{work::{Work, Overrides}};",
+            "use crate::work::Work;",
+            "use crate::work::{Overrides, Work};",
             "use crate::intake::KeyState;",
             "// crate::api\n",
             "#[cfg(test)]\nmod tests {\n use crate::api::Api;\n}",

@@ -1,3 +1,8 @@
 //! Applivery: organization notification subscriptions. So far only its error envelope is served.
 
 pub(crate) mod render;
+
+use crate::api::route::Endpoint;
+
+/// What these paths serve.
+pub(super) const ENDPOINTS: &[Endpoint] = &[];

@@ -4,14 +4,21 @@ pub(crate) mod render;
 
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::fields::{Faults, Fields};
+use crate::api::route::{Call, Endpoint};
 use crate::api::{Answered, BLYNK_BODY_MAX, Shared, json};
 use crate::auth::Scope;
 use crate::intake::Answer;
 use crate::model::{Audience, Content, Notification, Priority, Source, UserId};
-use crate::server::Request;
 use crate::store::UserRef;
 use bytes::Bytes;
-use std::sync::Arc;
+use http::Method;
+
+/// What Blynk's paths serve.
+pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
+    method: Method::POST,
+    patterns: &["/api/v1/organization/users/send-push-notification"],
+    work: |call| Box::pin(push(call)),
+}];
 
 struct Push {
     user: UserId,
@@ -47,8 +54,9 @@ impl Push {
 }
 
 /// `POST …/users/send-push-notification`
-pub(super) async fn push(shared: Arc<Shared>, request: Request) -> Result<Answered, Failure> {
-    let caller = shared.caller(&request.headers)?;
+async fn push(call: Call) -> Result<Answered, Failure> {
+    let Call { shared, request, .. } = call;
+    let caller = shared.caller(&request.headers).await?;
     shared.throttle(caller.organization)?;
     if caller.scope != Scope::Organization {
         let text =

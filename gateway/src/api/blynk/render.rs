@@ -16,7 +16,9 @@ pub(crate) fn render(failure: &Failure) -> Response {
         FailureClass::NoToken | FailureClass::BadToken => String::from("Invalid token."),
         FailureClass::Forbidden | FailureClass::NotFound => failure.detail.clone(),
         FailureClass::MethodNotAllowed => String::from("Method not allowed"),
-        FailureClass::Conflict | FailureClass::KeyReused => failure.detail.clone(),
+        FailureClass::Conflict | FailureClass::KeyReused | FailureClass::Exists => {
+            failure.detail.clone()
+        }
         FailureClass::TooLarge => String::from("Request is too large"),
         FailureClass::UriTooLong => String::from("URI is too long"),
         FailureClass::HeadersTooLarge => String::from("Request header fields are too large"),

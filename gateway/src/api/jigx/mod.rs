@@ -4,25 +4,33 @@ pub(crate) mod render;
 mod wire;
 
 use crate::api::failure::{Failure, FailureClass};
+use crate::api::route::{Call, Endpoint};
 use crate::api::{Answered, Shared};
 use crate::auth::{Caller, Permission};
 use crate::intake::Answer;
 use crate::model::{Millis, Notification, ObjectId, Organization, Source};
-use crate::server::Request;
 use crate::store::OrganizationRef;
+use http::Method;
 use std::sync::Arc;
 use uuid::Uuid;
 use wire::Create;
 
+/// What Jigx's paths serve.
+pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
+    method: Method::POST,
+    patterns: &[
+        "/v2.0/tool/organizations/{org}/notifications",
+        "/tool/organizations/{org}/notifications",
+    ],
+    work: |call| Box::pin(create(call)),
+}];
+
 /// `POST …/organizations/{org}/notifications`
-pub(super) async fn create(
-    shared: Arc<Shared>,
-    request: Request,
-    organization: String,
-) -> Result<Answered, Failure> {
-    let caller = shared.caller(&request.headers)?;
+async fn create(call: Call) -> Result<Answered, Failure> {
+    let Call { shared, request, params, .. } = call;
+    let caller = shared.caller(&request.headers).await?;
     shared.throttle(caller.organization)?;
-    let organization = find_organization(&shared, &caller, &organization).await?;
+    let organization = find_organization(&shared, &caller, params.get("org")).await?;
     let author = author(&shared, &caller, &organization).await?;
     let (head, body) = shared.json_body(request).await?;
     let key = head.key(organization.id, &body)?;

@@ -13,7 +13,9 @@ pub(crate) fn render(failure: &Failure) -> Response {
         FailureClass::Forbidden => "Forbidden",
         // The product answers 404 to every method it does not serve.
         FailureClass::NotFound | FailureClass::MethodNotAllowed => "Not Found",
-        FailureClass::Conflict | FailureClass::KeyReused => failure.detail.as_str(),
+        FailureClass::Conflict | FailureClass::KeyReused | FailureClass::Exists => {
+            failure.detail.as_str()
+        }
         FailureClass::TooLarge => "Request Too Long",
         FailureClass::UriTooLong => "URI Too Long",
         FailureClass::HeadersTooLarge => "Request Header Fields Too Large",

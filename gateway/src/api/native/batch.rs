@@ -7,14 +7,15 @@
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::native::wire::Wire;
 use crate::api::native::{organization, sender};
+use crate::api::route::Call;
 use crate::api::{Answered, Shared, reply};
 use crate::auth::Caller;
-use crate::dispatch::work::Work;
 use crate::intake::{Answer, IntakeError, KeyState, RequestKey, Running};
 use crate::journal::Entry;
 use crate::model::{NotificationId, OrganizationId};
-use crate::server::{BodyStream, ReplyBody, Request};
+use crate::server::{BodyStream, ReplyBody};
 use crate::telemetry::metrics::{self, IntakeMetrics};
+use crate::work::Work;
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
@@ -33,12 +34,9 @@ const GROUP_BYTES: usize = 256 << 10;
 const FRAMES: usize = 2 * LINES_MAX / GROUP_LINES + 300;
 
 /// `POST /bugler/v1/notifications:batch`
-pub(in crate::api) async fn batch(
-    shared: Arc<Shared>,
-    request: Request,
-    counters: Arc<IntakeMetrics>,
-) -> Result<Answered, Failure> {
-    let caller = shared.caller(&request.headers)?;
+pub(super) async fn batch(call: Call) -> Result<Answered, Failure> {
+    let Call { shared, request, intake: counters, .. } = call;
+    let caller = shared.caller(&request.headers).await?;
     check_type(&request.headers)?;
     let created_by = sender(&shared, &caller).await?;
     let key = batch_key(&request.headers)?;

@@ -5,22 +5,39 @@ pub(crate) mod render;
 mod timeline;
 mod wire;
 
-pub(super) use batch::batch;
-pub(super) use timeline::timeline;
-
 use crate::api::failure::{Failure, FailureClass};
+use crate::api::route::{Call, Endpoint};
 use crate::api::{Answered, Shared};
 use crate::auth::{Caller, Permission};
 use crate::intake::Answer;
 use crate::model::OrganizationId;
-use crate::server::Request;
 use crate::store::OrganizationRef;
-use std::sync::Arc;
+use http::Method;
 use wire::Wire;
 
+/// What the native paths serve.
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/notifications"],
+        work: |call| Box::pin(send(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/notifications:batch"],
+        work: |call| Box::pin(batch::batch(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/notifications/{id}", "/bugler/v1/notifications/{id}/trace"],
+        work: |call| Box::pin(timeline::timeline(call)),
+    },
+];
+
 /// `POST /bugler/v1/notifications`
-pub(super) async fn send(shared: Arc<Shared>, request: Request) -> Result<Answered, Failure> {
-    let caller = shared.caller(&request.headers)?;
+async fn send(call: Call) -> Result<Answered, Failure> {
+    let Call { shared, request, .. } = call;
+    let caller = shared.caller(&request.headers).await?;
     shared.throttle(caller.organization)?;
     let created_by = sender(&shared, &caller).await?;
     let (head, body) = shared.json_body(request).await?;

@@ -1,23 +1,19 @@
 //! `GET /bugler/v1/notifications/{id}`: what became of a notification, every try and decision.
 
 use crate::api::failure::{Failure, FailureClass};
-use crate::api::{Answered, Shared, reply};
-use crate::dispatch::work::{Work, decode_event};
+use crate::api::route::Call;
+use crate::api::{Answered, reply};
 use crate::journal::Timeline;
 use crate::model::{Audience, FinalState, NotificationId, OrganizationId, Part, TimelineEvent};
-use crate::server::Request;
 use crate::store::OrganizationRef;
+use crate::work::{Work, decode_event};
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 
-pub(in crate::api) async fn timeline(
-    shared: Arc<Shared>,
-    request: Request,
-    id: String,
-) -> Result<Answered, Failure> {
-    let caller = shared.caller(&request.headers)?;
+pub(super) async fn timeline(call: Call) -> Result<Answered, Failure> {
+    let Call { shared, request, params, .. } = call;
+    let caller = shared.caller(&request.headers).await?;
     let unknown = || Failure::new(FailureClass::NotFound, "no such notification");
-    let id: NotificationId = id.parse().map_err(|_| unknown())?;
+    let id: NotificationId = params.get("id").parse().map_err(|_| unknown())?;
     let org = match query_organization(request.query())? {
         None => caller.organization,
         Some(named) => match shared.reach(&caller, OrganizationRef::Id(named)).await? {

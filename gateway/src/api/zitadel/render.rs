@@ -17,7 +17,7 @@ pub(crate) fn render(failure: &Failure) -> Response {
         FailureClass::Forbidden => (7, "No matching permissions found (AUTH-5mWD2)"),
         FailureClass::NotFound => (5, "Not Found"),
         FailureClass::MethodNotAllowed => (12, "Method Not Allowed"),
-        FailureClass::Conflict => (6, failure.detail.as_str()),
+        FailureClass::Conflict | FailureClass::Exists => (6, failure.detail.as_str()),
         FailureClass::KeyReused => (9, failure.detail.as_str()),
         FailureClass::Timeout => (4, "request timed out"),
         FailureClass::Throttled => (8, "too many requests"),

@@ -12,6 +12,7 @@ use crate::journal::{
     Books, ClaimId, Commit, Entry, EntryKind, IdempotencyRecord, JournalError, Settlement,
 };
 use crate::model::{Millis, NotificationId, ShardId};
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -261,6 +262,30 @@ impl Core {
             }
         }
         Ok(None)
+    }
+}
+
+impl Core {
+    /// The payloads of change entries that are not done, in the order they were written.
+    pub(super) fn unfinished_changes(&self) -> Result<Vec<Bytes>, SegmentError> {
+        let mut places: Vec<_> = Vec::new();
+        for cell in &self.shards {
+            places.extend(cell.state.lock().changes.iter().copied());
+        }
+        places.sort_unstable();
+        let mut payloads = Vec::with_capacity(places.len());
+        for group in places.chunk_by(|a, b| a.0 == b.0) {
+            let Some((position, _)) = group.first() else { continue };
+            let (_, payload) = self.segments.block(*position)?;
+            let entries = Records::new(payload).filter_map(|record| match record {
+                Some(Record::Entry(entry)) => Some(entry),
+                _ => None,
+            });
+            let wanted = |index: &u32| group.iter().any(|(_, wanted)| wanted == index);
+            let found = (0u32..).zip(entries).filter(|(index, _)| wanted(index));
+            payloads.extend(found.map(|(_, entry)| entry.payload));
+        }
+        Ok(payloads)
     }
 }
 

@@ -34,6 +34,7 @@ use super::{
 use crate::BoxFuture;
 use crate::clock::Clock;
 use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::fs::File;
 use std::path::Path;
@@ -227,6 +228,13 @@ impl Journal for DiskJournal {
         Box::pin(async move {
             blocking(move || core.index.dead_letters(limit).map_err(unreadable)).await
         })
+    }
+
+    fn unfinished_changes(&self) -> BoxFuture<'_, Result<Vec<Bytes>, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(
+            async move { blocking(move || core.unfinished_changes().map_err(unreadable)).await },
+        )
     }
 
     fn durability(&self) -> &'static str {

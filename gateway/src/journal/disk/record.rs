@@ -170,6 +170,7 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
     out.put_u8(match entry.kind {
         EntryKind::Root => 0,
         EntryKind::FollowUp => 1,
+        EntryKind::Change => 2,
     });
     out.put_u64_le(entry.due.0);
     put_bytes(out, &entry.payload);
@@ -291,6 +292,7 @@ impl Records {
         let kind = match self.0.try_get_u8().ok()? {
             0 => EntryKind::Root,
             1 => EntryKind::FollowUp,
+            2 => EntryKind::Change,
             _ => return None,
         };
         let due = Millis(self.0.try_get_u64_le().ok()?);

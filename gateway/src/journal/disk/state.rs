@@ -10,7 +10,7 @@ use crate::journal::{Backlog, EntryKind};
 use crate::model::{DeliveryId, Millis, NotificationId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 /// Unclaimed blocks remembered one by one; further ones are found by scanning.
 const QUEUE_MAX: usize = 1024;
@@ -75,6 +75,8 @@ pub(super) struct Shard {
     /// One past the last block of this shard that was applied; scans stop here.
     pub(super) applied_end: u64,
     unfinished: BTreeMap<u64, Unfinished>,
+    /// Change entries not yet done.
+    pub(super) changes: BTreeSet<Place>,
     counts: Counts,
 }
 
@@ -91,6 +93,7 @@ pub(super) struct ShardSnapshot {
     cursor: u64,
     unfinished: BTreeMap<u64, Unfinished>,
     partial: Vec<(Place, Vec<DeliveryId>)>,
+    changes: BTreeSet<Place>,
     counts: Counts,
 }
 
@@ -146,6 +149,7 @@ impl Shard {
             applied_end: end,
             partial: snapshot.partial.into_iter().collect(),
             unfinished: snapshot.unfinished,
+            changes: snapshot.changes,
             counts: snapshot.counts,
             ..Self::default()
         }
@@ -164,6 +168,7 @@ impl Shard {
             cursor,
             unfinished: self.unfinished.clone(),
             partial: self.partial.iter().map(|(k, v)| (*k, v.clone())).collect(),
+            changes: self.changes.clone(),
             counts: self.counts,
         }
     }
@@ -178,7 +183,10 @@ impl Shard {
     ) {
         self.applied_end = end;
         let mut immediate = false;
-        for entry in &marks.entries {
+        for (index, entry) in (0u32..).zip(&marks.entries) {
+            if entry.kind == EntryKind::Change {
+                self.changes.insert((block.position, index));
+            }
             self.counts.pending += 1;
             self.counts.bytes += entry.bytes;
             if is_timer(entry.due, committed_at) {
@@ -207,6 +215,7 @@ impl Shard {
             return;
         }
         self.partial.remove(&place);
+        self.changes.remove(&place);
         let bytes = self.in_flight.remove(&place).map_or(0, |entry| entry.bytes);
         self.counts.pending = self.counts.pending.saturating_sub(1);
         self.counts.bytes = self.counts.bytes.saturating_sub(bytes);

@@ -3,8 +3,9 @@
 use uuid::Uuid;
 
 use crate::model::{
-    Device, DeviceId, Endpoint, Membership, Millis, ObjectId, Organization, OrganizationId,
-    Platform, RoleId, Secret, Subscription, User, UserId, UserStatus,
+    AccountState, Device, DeviceId, Endpoint, MemberRole, Membership, Millis, ObjectId,
+    Organization, OrganizationId, OrganizationProfile, Platform, RoleId, Secret, Subscription,
+    User, UserId, UserProfile, UserStatus,
 };
 use crate::store::Change;
 
@@ -23,6 +24,7 @@ pub(in crate::store) fn organization(id: OrganizationId) -> Organization {
         parent: None,
         tz: String::from("Europe/Berlin"),
         created_at: Millis(1_700_000_000_000),
+        profile: OrganizationProfile::default(),
     }
 }
 
@@ -40,6 +42,8 @@ pub(in crate::store) fn user(org: OrganizationId, id: i64) -> User {
         locale: None,
         prefs: vec![(String::from("quiet"), String::from("22:00-07:00"))],
         created_at: Millis(1_700_000_000_001),
+        profile: UserProfile::default(),
+        account: AccountState::default(),
     }
 }
 
@@ -56,7 +60,7 @@ pub(in crate::store) fn device(user: i64, number: u128) -> Device {
 
 pub(in crate::store) fn member(solution: Uuid, user: i64, groups: &[&str]) -> Membership {
     let groups = groups.iter().map(|group| String::from(*group)).collect();
-    Membership { solution, user: UserId(user), groups }
+    Membership { solution, user: UserId(user), groups, role: MemberRole::default() }
 }
 
 pub(in crate::store) fn webhook(org: OrganizationId, number: u32, events: &[&str]) -> Subscription {

@@ -10,8 +10,8 @@ use super::document::{
 };
 use super::{DirectoryError, Problem, Problems, built_in_roles, names};
 use crate::model::{
-    Audience, Device, DeviceId, Endpoint, Membership, Millis, Organization, OrganizationId, Role,
-    RoleId, Secret, Subscription, SubscriptionId, User, UserStatus,
+    Audience, Device, DeviceId, Endpoint, MemberRole, Membership, Millis, Organization,
+    OrganizationId, Role, RoleId, Secret, Subscription, SubscriptionId, User, UserStatus,
 };
 use crate::store::{Change, OrganizationRef, Store, StoreError, UserRef};
 
@@ -118,6 +118,7 @@ impl Import<'_> {
                 .or(kept.map(|old| old.tz.clone()))
                 .unwrap_or_else(|| String::from(DEFAULT_TZ)),
             created_at: kept.map_or(self.now, |old| old.created_at),
+            profile: kept.map(|old| old.profile.clone()).unwrap_or_default(),
         };
         if old.as_deref() != Some(&new) {
             self.changes.push(Change::PutOrganization(new));
@@ -201,6 +202,8 @@ impl Import<'_> {
             locale: entry.locale.or(kept.and_then(|old| old.locale.clone())),
             prefs: entry.prefs.or(kept.map(|old| old.prefs.clone())).unwrap_or_default(),
             created_at: kept.map_or(self.now, |old| old.created_at),
+            profile: kept.map(|old| old.profile.clone()).unwrap_or_default(),
+            account: kept.map(|old| old.account).unwrap_or_default(),
         };
         let devices = match kept {
             Some(old) => self.devices_of(old).await?,
@@ -223,7 +226,8 @@ impl Import<'_> {
         }
         // The seam cannot read one membership, so it is written again: the same, if unchanged.
         for MembershipEntry { solution, groups } in entry.memberships {
-            let membership = Membership { solution, user: entry.id, groups };
+            let role = MemberRole::default();
+            let membership = Membership { solution, user: entry.id, groups, role };
             self.changes.push(Change::PutMembership(entry.org, membership));
         }
         Ok(())

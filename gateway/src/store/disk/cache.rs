@@ -10,9 +10,9 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
-use crate::model::{Device, Organization, OrganizationId, Subscription, User, UserId};
+use crate::model::{Device, Millis, Organization, OrganizationId, Subscription, User, UserId};
 use crate::store::{OrganizationRef, UserRef};
 
 const LANES: usize = 16;
@@ -22,10 +22,12 @@ const LANE_ENTRIES_MAX: usize = 4096;
 /// What one commit made stale.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
-    pub(super) organizations: bool,
+    /// Organizations that were put; all cached ones go, since each has five names.
+    pub(super) organizations: Vec<OrganizationId>,
     pub(super) users: Vec<UserRef>,
     pub(super) devices: Vec<UserId>,
     pub(super) subscriptions: Vec<OrganizationId>,
+    pub(super) revoked: Vec<(String, Millis)>,
 }
 
 /// The state of all caches at one moment, noted before a read transaction begins.
@@ -40,6 +42,8 @@ pub(super) struct Caches {
     pub(super) users: Cache<UserRef, User>,
     pub(super) devices: Cache<UserId, Vec<Device>>,
     pub(super) subscriptions: Cache<OrganizationId, Vec<Subscription>>,
+    /// Every id in force, not a cache: a token is refused for what is here.
+    pub(super) revoked: RwLock<HashMap<String, Millis>>,
 }
 
 impl Caches {
@@ -50,12 +54,15 @@ impl Caches {
     /// Forgets what a commit touched: call after the commit and before its applies answer.
     pub(super) fn forget(&self, touched: &Touched) {
         self.generation.fetch_add(1, Ordering::SeqCst);
-        if touched.organizations {
+        if !touched.organizations.is_empty() {
             self.organizations.clear();
         }
         touched.users.iter().for_each(|user| self.users.remove(user));
         touched.devices.iter().for_each(|user| self.devices.remove(user));
         touched.subscriptions.iter().for_each(|org| self.subscriptions.remove(org));
+        if !touched.revoked.is_empty() {
+            self.revoked.write().extend(touched.revoked.iter().cloned());
+        }
     }
 
     /// Stores `value` in `cache` unless a commit came between `noted` and now.

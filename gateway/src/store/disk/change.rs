@@ -1,8 +1,9 @@
 //! What each change does to the tables, and the constraints it must meet first.
 
+use super::account_changes;
 use super::cache::Touched;
 use super::tables::{
-    Flaw, StoredSubscription, Table, device_key, group_prefix, org_key, org_of, organization_name,
+    Counter, Flaw, Table, device_key, group_prefix, number, org_key, org_of, organization_name,
     pair_key, role_key, solution_prefix, subscription_key, user_key, user_name, user_of,
 };
 use super::transaction::Draft;
@@ -10,7 +11,7 @@ use crate::model::{
     Device, DeviceId, Membership, Organization, OrganizationId, Role, Subscription, SubscriptionId,
     User,
 };
-use crate::store::{Change, OrganizationRef, UserRef};
+use crate::store::{Change, OrganizationRef, UserRef, Version};
 
 /// Deepest organization tree: a longer chain of parents is taken for a loop.
 const TREE_DEPTH_MAX: usize = 64;
@@ -20,6 +21,8 @@ const TREE_DEPTH_MAX: usize = 64;
 pub(super) enum Refusal {
     Conflict(&'static str),
     Missing(&'static str),
+    Unmet(&'static str),
+    Used(&'static str),
     Flaw(Flaw),
 }
 
@@ -29,12 +32,23 @@ impl From<Flaw> for Refusal {
     }
 }
 
-/// Makes `change` in `draft` and notes in `touched` what cached values it makes stale.
+/// Under what changes are made.
+pub(super) struct Making<'a> {
+    /// The version the records will have.
+    pub(super) version: Version,
+    /// Made again from the log: expectations held the first time.
+    pub(super) again: bool,
+    /// What cached values the changes make stale.
+    pub(super) touched: &'a mut Touched,
+}
+
+/// Makes `change` in `draft`.
 pub(super) fn make(
     draft: &mut Draft<'_>,
     change: Change,
-    touched: &mut Touched,
+    making: &mut Making<'_>,
 ) -> Result<(), Refusal> {
+    let touched = &mut *making.touched;
     match change {
         Change::PutOrganization(organization) => put_organization(draft, &organization, touched),
         Change::PutUser(user) => put_user(draft, &user, touched),
@@ -45,7 +59,21 @@ pub(super) fn make(
         Change::PutSubscription(subscription) => put_subscription(draft, subscription, touched),
         Change::DisableSubscription(id) => disable_subscription(draft, id, touched),
         Change::RemoveSubscription(id) => remove_subscription(draft, id, touched),
+        Change::Expect(_) if making.again => Ok(()),
+        account => account_changes::make(draft, account, making),
     }
+}
+
+/// Adds to a counter; one that would fall below zero stays there.
+pub(super) fn count(draft: &mut Draft<'_>, counter: Counter, by: i64) -> Result<u64, Flaw> {
+    let value = counted(draft, counter)?.saturating_add_signed(by);
+    draft.put(Table::Counters, &counter.key(), &value.to_be_bytes())?;
+    Ok(value)
+}
+
+pub(super) fn counted(draft: &Draft<'_>, counter: Counter) -> Result<u64, Flaw> {
+    let stored = draft.get(Table::Counters, &counter.key())?;
+    stored.map_or(Ok(0), |value| number(Table::Counters, &value))
 }
 
 fn put_organization(
@@ -66,12 +94,20 @@ fn put_organization(
         for (name, _) in organization_names(&old) {
             draft.remove(Table::OrganizationNames, &name)?;
         }
+        if let Some(parent) = old.parent {
+            draft.remove(Table::Children, &pair_key(&org_key(parent), &key))?;
+            count(draft, Counter::Children(parent), -1)?;
+        }
+    }
+    if let Some(parent) = organization.parent {
+        draft.put(Table::Children, &pair_key(&org_key(parent), &key), &[])?;
+        count(draft, Counter::Children(parent), 1)?;
     }
     for (name, _) in &names {
         draft.put(Table::OrganizationNames, name, &key)?;
     }
     draft.put_record(Table::Organizations, &key, organization)?;
-    touched.organizations = true;
+    touched.organizations.push(organization.id);
     Ok(())
 }
 
@@ -121,7 +157,11 @@ fn put_user(draft: &mut Draft<'_>, user: &User, touched: &mut Touched) -> Result
             touched.users.push(name);
         }
         draft.remove(Table::UsersByOrganization, &pair_key(&org_key(old.org), &key))?;
+        draft.remove(Table::UsersByRole, &pair_key(&role_key(old.org, old.role), &key))?;
+        count(draft, Counter::Users(old.org), -1)?;
     }
+    count(draft, Counter::Users(user.org), 1)?;
+    draft.put(Table::UsersByRole, &pair_key(&role_key(user.org, user.role), &key), &[])?;
     for (name, _) in names {
         if let Some(name) = user_name(&name) {
             draft.put(Table::UserNames, &name, &key)?;
@@ -204,11 +244,13 @@ fn put_subscription(
     require_organization(draft, org)?;
     match draft.get(Table::SubscriptionOwners, &id.0)? {
         Some(owner) if owner != org_key(org) => return Err(Refusal::Conflict("subscription id")),
-        _ => {}
+        Some(_) => {}
+        None => {
+            count(draft, Counter::Subscriptions(org), 1)?;
+        }
     }
     draft.put(Table::SubscriptionOwners, &id.0, &org_key(org))?;
-    let stored = StoredSubscription::from(subscription);
-    draft.put_record(Table::Subscriptions, &subscription_key(org, id), &stored)?;
+    draft.put_record(Table::Subscriptions, &subscription_key(org, id), &subscription)?;
     touched.subscriptions.push(org);
     Ok(())
 }
@@ -221,11 +263,11 @@ fn disable_subscription(
     let Some(owner) = draft.get(Table::SubscriptionOwners, &id.0)? else { return Ok(()) };
     let org = org_of(Table::SubscriptionOwners, &owner)?;
     let key = subscription_key(org, id);
-    let Some(stored) = draft.record::<StoredSubscription>(Table::Subscriptions, &key)? else {
+    let Some(stored) = draft.record::<Subscription>(Table::Subscriptions, &key)? else {
         return Err(Refusal::Flaw(Flaw::Value(Table::SubscriptionOwners)));
     };
-    let disabled = Subscription { enabled: false, ..stored.into() };
-    draft.put_record(Table::Subscriptions, &key, &StoredSubscription::from(disabled))?;
+    let disabled = Subscription { enabled: false, ..stored };
+    draft.put_record(Table::Subscriptions, &key, &disabled)?;
     touched.subscriptions.push(org);
     Ok(())
 }
@@ -239,11 +281,12 @@ fn remove_subscription(
     let org = org_of(Table::SubscriptionOwners, &owner)?;
     draft.remove(Table::SubscriptionOwners, &id.0)?;
     draft.remove(Table::Subscriptions, &subscription_key(org, id))?;
+    count(draft, Counter::Subscriptions(org), -1)?;
     touched.subscriptions.push(org);
     Ok(())
 }
 
-fn require_organization(draft: &Draft<'_>, org: OrganizationId) -> Result<(), Refusal> {
+pub(super) fn require_organization(draft: &Draft<'_>, org: OrganizationId) -> Result<(), Refusal> {
     if draft.has(Table::Organizations, &org_key(org))? {
         Ok(())
     } else {

@@ -9,21 +9,25 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
 
 use redb::{Database, DatabaseError, StorageError};
 
-use self::cache::Caches;
+use self::cache::{Caches, Touched};
 use self::reader::View;
-use self::tables::{FORMAT, Flaw, META_FORMAT, Table};
+use self::tables::{FORMAT, Flaw, META_FORMAT, Table, last_org, number, user_of};
 use self::transaction::Draft;
 use self::writer::Writer;
-use super::{Change, OrganizationRef, RecipientPage, Store, StoreError, UserRef, Version};
+use super::{Change, LogStep, OrganizationRef, RecipientPage, Store, StoreError, UserRef, Version};
 use crate::BoxFuture;
 use crate::model::{
-    Audience, Organization, OrganizationId, Role, RoleId, Subscription, SubscriptionId, User,
-    UserId,
+    Audience, Millis, Organization, OrganizationId, Role, RoleId, Subscription, SubscriptionId,
+    User, UserId,
 };
 
+mod account_changes;
+mod account_reads;
+mod accounts;
 mod cache;
 mod change;
 mod reader;
@@ -95,6 +99,9 @@ struct Records {
     path: PathBuf,
     database: Database,
     caches: Caches,
+    /// The highest ids ever given out or stored.
+    last_user: AtomicI64,
+    last_organization: AtomicI32,
 }
 
 impl DiskStore {
@@ -135,11 +142,14 @@ impl Records {
             .set_cache_size(PAGE_CACHE_BYTES)
             .create(path)
             .map_err(|error| unopened(path, error))?;
-        let records = Self { path: path.to_path_buf(), database, caches: Caches::default() };
+        let (path, caches) = (path.to_path_buf(), Caches::default());
+        let (last_user, last_organization) = (AtomicI64::new(0), AtomicI32::new(0));
+        let records = Self { path, database, caches, last_user, last_organization };
         let found = records.prepare().map_err(|flaw| records.explain(flaw))?;
         if found > FORMAT {
             return Err(DiskError::Newer { path: records.path, found });
         }
+        records.recall().map_err(|flaw| records.explain(flaw))?;
         Ok(records)
     }
 
@@ -161,6 +171,37 @@ impl Records {
             transaction.commit()?;
         }
         Ok(found)
+    }
+
+    /// Reads what is kept in memory: the highest ids, and the ids that were revoked.
+    fn recall(&self) -> Result<(), Flaw> {
+        let view = View::uncached(self);
+        if let Some(key) = view.last_key(Table::Users)? {
+            self.last_user.store(user_of(Table::Users, &key)?.0, Ordering::Relaxed);
+        }
+        if let Some(key) = view.last_key(Table::Organizations)? {
+            let last = last_org(Table::Organizations, &key)?;
+            self.last_organization.store(last.0, Ordering::Relaxed);
+        }
+        let mut revoked = self.caches.revoked.write();
+        for row in view.rows(Table::Revoked, &[], None)? {
+            let row = row?;
+            let id = String::from_utf8_lossy(row.0.value()).into_owned();
+            revoked.insert(id, Millis(number(Table::Revoked, row.1.value())?));
+        }
+        Ok(())
+    }
+
+    /// Keeps ids that an import brought from being given out again.
+    fn note_ids(&self, touched: &Touched) {
+        for user in &touched.users {
+            if let UserRef::Id(id) = user {
+                self.last_user.fetch_max(id.0, Ordering::Relaxed);
+            }
+        }
+        for org in &touched.organizations {
+            self.last_organization.fetch_max(org.0, Ordering::Relaxed);
+        }
     }
 
     fn refuse(&self, flaw: Flaw) -> StoreError {
@@ -193,7 +234,19 @@ fn unopened(path: &Path, error: DatabaseError) -> DiskError {
 
 impl Store for DiskStore {
     fn apply(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<Version, StoreError>> {
-        Box::pin(self.writer.apply(changes))
+        Box::pin(self.writer.apply(changes, None))
+    }
+
+    fn apply_logged(
+        &self,
+        changes: Vec<Change>,
+        log: LogStep,
+    ) -> BoxFuture<'_, Result<Version, StoreError>> {
+        Box::pin(self.writer.apply(changes, Some(log)))
+    }
+
+    fn redo(&self, logged: Vec<(Version, Vec<Change>)>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.writer.redo(logged).await.map(|_| ()) })
     }
 
     fn organization(

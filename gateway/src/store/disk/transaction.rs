@@ -3,11 +3,15 @@
 //! redb's own savepoints cost a commit-like walk each; an undo list of the few keys an apply
 //! touched costs nothing until it is needed.
 
+use std::collections::HashSet;
+use std::ops::Bound;
+
 use redb::{ReadableTable, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 
-use super::tables::{Flaw, Table, decode, encode};
+use super::tables::{Flaw, Table, decode, encode, successor};
 
 type OpenTable<'txn> = redb::Table<'txn, &'static [u8], &'static [u8]>;
 
@@ -48,6 +52,47 @@ impl<'txn> Draft<'txn> {
     ) -> Result<Option<T>, Flaw> {
         let stored = self.tables[table as usize].get(key)?;
         stored.map(|value| decode(table, value.value())).transpose()
+    }
+
+    /// The keys of `table` that start with `prefix`, ascending.
+    pub(super) fn keys(
+        &self,
+        table: Table,
+        prefix: &[u8],
+    ) -> Result<impl Iterator<Item = Result<Vec<u8>, Flaw>> + use<'_, 'txn>, Flaw> {
+        let end = successor(prefix);
+        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = self.tables[table as usize].range::<&[u8]>((Bound::Included(prefix), to))?;
+        Ok(rows.map(|row| Ok(row?.0.value().to_vec())))
+    }
+
+    /// The last key of `table` that starts with `prefix`.
+    pub(super) fn last(&self, table: Table, prefix: &[u8]) -> Result<Option<Vec<u8>>, Flaw> {
+        let end = successor(prefix);
+        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rows = self.tables[table as usize].range::<&[u8]>((Bound::Included(prefix), to))?;
+        let last = rows.next_back().transpose()?;
+        Ok(last.map(|(key, _)| key.value().to_vec()))
+    }
+
+    /// SHA-256 over what the current apply replaced, and over what is there now.
+    pub(super) fn digests(&self) -> Result<([u8; 32], [u8; 32]), Flaw> {
+        let (mut before, mut after) = (Sha256::new(), Sha256::new());
+        let mut seen = HashSet::new();
+        for undo in &self.undo {
+            if !seen.insert((undo.table as usize, undo.key.as_slice())) {
+                continue;
+            }
+            let now = self.get(undo.table, &undo.key)?;
+            for (hash, value) in [(&mut before, &undo.before), (&mut after, &now)] {
+                hash.update((undo.key.len() as u64).to_be_bytes());
+                hash.update(&undo.key);
+                let value = value.as_deref().unwrap_or_default();
+                hash.update((value.len() as u64).to_be_bytes());
+                hash.update(value);
+            }
+        }
+        Ok((before.finalize().into(), after.finalize().into()))
     }
 
     pub(super) fn put_record<T: Serialize>(

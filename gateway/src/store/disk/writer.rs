@@ -3,21 +3,25 @@
 //! Whatever applies arrived during the previous commit go into the next one, so nobody waits for
 //! a timer. An apply that breaks a constraint is taken back alone. A commit that fails refuses
 //! every apply in it, and redb refuses every later one until the file is opened again.
+//!
+//! Logged applies are checked in the open transaction, then written to their log, and committed
+//! once the log has them: without a sync, since the log can make them again (`redo`).
 
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use redb::Durability;
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::cache::Touched;
-use super::change::{self, Refusal};
+use super::change::{self, Making, Refusal};
 use super::tables::{Flaw, META_VERSION, Table};
 use super::transaction::Draft;
 use super::{DiskError, Records};
 
-use crate::store::{Change, StoreError, Version};
+use crate::store::{Change, LogStep, Logged, StoreError, Version};
 
 /// Applies waiting for the writer; more callers wait for a place.
 const QUEUE_MAX: usize = 1024;
@@ -29,8 +33,22 @@ const COMMIT_CHANGES_MAX: usize = 4096;
 type Answer = Result<Version, StoreError>;
 
 struct Apply {
-    changes: Vec<Change>,
+    work: Work,
     answer: oneshot::Sender<Answer>,
+}
+
+enum Work {
+    Changes(Vec<Change>, Option<LogStep>),
+    Redo(Vec<(Version, Vec<Change>)>),
+}
+
+impl Work {
+    fn len(&self) -> usize {
+        match self {
+            Self::Changes(changes, _) => changes.len(),
+            Self::Redo(logged) => logged.len(),
+        }
+    }
 }
 
 /// The writing side. Dropping it commits what is queued, then ends the thread.
@@ -50,11 +68,20 @@ impl Writer {
     }
 
     /// Resolves after the commit. Dropped once queued, the changes are still made.
-    pub(super) async fn apply(&self, changes: Vec<Change>) -> Answer {
+    pub(super) async fn apply(&self, changes: Vec<Change>, log: Option<LogStep>) -> Answer {
+        self.send(Work::Changes(changes, log)).await
+    }
+
+    /// Resolves once the records hold the logged changes durably.
+    pub(super) async fn redo(&self, logged: Vec<(Version, Vec<Change>)>) -> Answer {
+        self.send(Work::Redo(logged)).await
+    }
+
+    async fn send(&self, work: Work) -> Answer {
         let stopped = || StoreError::Backend(Box::new(DiskError::WriterStopped));
         let (answer, answered) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or_else(stopped)?;
-        queue.send(Apply { changes, answer }).await.map_err(|_| stopped())?;
+        queue.send(Apply { work, answer }).await.map_err(|_| stopped())?;
         answered.await.map_err(|_| stopped())?
     }
 }
@@ -73,25 +100,35 @@ impl Drop for Writer {
 }
 
 fn run(records: &Records, mut applies: mpsc::Receiver<Apply>) {
+    // A runtime of its own, only to wait for logs without depending on the caller's.
+    let waiting = tokio::runtime::Builder::new_current_thread().build();
+    let Ok(waiting) = waiting else {
+        tracing::error!("the store's writer cannot wait for its log; nothing is written");
+        return;
+    };
+    let mut is_dirty = false;
     while let Some(first) = applies.blocking_recv() {
-        let mut changes = first.changes.len();
+        let mut changes = first.work.len();
         let mut group = vec![first];
         while group.len() < COMMIT_APPLIES_MAX
             && changes < COMMIT_CHANGES_MAX
             && let Ok(next) = applies.try_recv()
         {
-            changes += next.changes.len();
+            changes += next.work.len();
             group.push(next);
         }
-        commit(records, group);
+        commit(records, group, &waiting, &mut is_dirty);
+    }
+    if is_dirty && let Err(flaw) = write(records, Vec::new(), &waiting, &mut is_dirty) {
+        tracing::warn!(error = %records.explain(flaw), "the last changes stay in the log only");
     }
 }
 
 /// Commits a group of applies and answers each.
-fn commit(records: &Records, group: Vec<Apply>) {
-    let (changes, callers): (Vec<_>, Vec<_>) =
-        group.into_iter().map(|apply| (apply.changes, apply.answer)).unzip();
-    let answers = write(records, changes).unwrap_or_else(|flaw| {
+fn commit(records: &Records, group: Vec<Apply>, waiting: &Runtime, is_dirty: &mut bool) {
+    let (work, callers): (Vec<_>, Vec<_>) =
+        group.into_iter().map(|apply| (apply.work, apply.answer)).unzip();
+    let answers = write(records, work, waiting, is_dirty).unwrap_or_else(|flaw| {
         let error = Arc::new(records.explain(flaw));
         let refusal = || Err(StoreError::Backend(Box::new(Arc::clone(&error))));
         callers.iter().map(|_| refusal()).collect()
@@ -102,36 +139,113 @@ fn commit(records: &Records, group: Vec<Apply>) {
     }
 }
 
-fn write(records: &Records, group: Vec<Vec<Change>>) -> Result<Vec<Answer>, Flaw> {
+/// A group being made: one transaction, the touched caches, and what its logs still owe.
+struct Group<'a, 'txn> {
+    records: &'a Records,
+    draft: Draft<'txn>,
+    version: Version,
+    touched: Touched,
+    logs: Vec<(usize, Logged)>,
+    is_durable: bool,
+}
+
+fn write(
+    records: &Records,
+    group: Vec<Work>,
+    waiting: &Runtime,
+    is_dirty: &mut bool,
+) -> Result<Vec<Answer>, Flaw> {
     let mut transaction = records.database.begin_write()?;
-    transaction.set_durability(Durability::Immediate)?;
     transaction.set_quick_repair(true);
-    let mut touched = Touched::default();
+    let is_flush = group.is_empty();
     let mut answers = Vec::with_capacity(group.len());
-    {
-        let mut draft = Draft::open(&transaction)?;
-        let mut version = stored_version(&draft)?;
-        for changes in group {
-            let outcome = changes
-                .into_iter()
-                .try_for_each(|change| change::make(&mut draft, change, &mut touched));
-            answers.push(match outcome {
-                Ok(()) => {
-                    draft.keep();
-                    version = Version(version.0.saturating_add(1));
-                    Ok(version)
-                }
-                Err(refusal) => {
-                    draft.roll_back()?;
-                    Err(refused(records, refusal))
-                }
+    let (touched, logs, is_durable) = {
+        let draft = Draft::open(&transaction)?;
+        let version = stored_version(&draft)?;
+        let (touched, logs) = (Touched::default(), Vec::new());
+        let mut making = Group { records, draft, version, touched, logs, is_durable: is_flush };
+        for (number, work) in group.into_iter().enumerate() {
+            answers.push(match work {
+                Work::Changes(changes, log) => making.changes(number, changes, log)?,
+                Work::Redo(logged) => making.redo(logged)?,
             });
         }
-        draft.put(Table::Meta, META_VERSION, &version.0.to_be_bytes())?;
+        making.draft.put(Table::Meta, META_VERSION, &making.version.0.to_be_bytes())?;
+        (making.touched, making.logs, making.is_durable)
+    };
+    let logs = logs.into_iter().map(|(number, log)| async move { (number, log.await) });
+    for (number, logged) in waiting.block_on(futures_util::future::join_all(logs)) {
+        if let Err(error) = logged {
+            // The log may hold some of the group: it has failed and is read again at the next
+            // start. Until then nothing of the group may be seen.
+            answers.iter_mut().for_each(|answer| *answer = Err(StoreError::Log(error)));
+            tracing::error!(number, %error, "changes could not be logged; none of the group is made");
+            return Ok(answers);
+        }
+    }
+    if is_durable {
+        transaction.set_durability(Durability::Immediate)?;
+    } else {
+        transaction.set_durability(Durability::None)?;
     }
     transaction.commit()?;
+    *is_dirty = !is_durable;
+    records.note_ids(&touched);
     records.caches.forget(&touched);
     Ok(answers)
+}
+
+impl Group<'_, '_> {
+    fn changes(
+        &mut self,
+        number: usize,
+        changes: Vec<Change>,
+        log: Option<LogStep>,
+    ) -> Result<Answer, Flaw> {
+        let version = Version(self.version.0.saturating_add(1));
+        if let Err(refusal) = self.make(version, changes, false) {
+            self.draft.roll_back()?;
+            return Ok(Err(refused(self.records, refusal)));
+        }
+        match log.map(|log| log(version)) {
+            None => self.is_durable = true,
+            Some(Ok(logged)) => self.logs.push((number, logged)),
+            Some(Err(error)) => {
+                self.draft.roll_back()?;
+                return Ok(Err(StoreError::Log(error)));
+            }
+        }
+        self.draft.keep();
+        self.version = version;
+        Ok(Ok(version))
+    }
+
+    fn redo(&mut self, mut logged: Vec<(Version, Vec<Change>)>) -> Result<Answer, Flaw> {
+        self.is_durable = true;
+        logged.sort_by_key(|(version, _)| *version);
+        for (version, changes) in logged {
+            if version <= self.version {
+                continue;
+            }
+            match self.make(version, changes, true) {
+                Ok(()) => self.draft.keep(),
+                Err(refusal) => {
+                    self.draft.roll_back()?;
+                    let error = refused(self.records, refusal);
+                    tracing::error!(version = version.0, error = %crate::telemetry::chain(&error), "a logged change cannot be made again; it is left out");
+                }
+            }
+            self.version = version;
+        }
+        Ok(Ok(self.version))
+    }
+
+    fn make(&mut self, version: Version, changes: Vec<Change>, again: bool) -> Result<(), Refusal> {
+        let mut making = Making { version, again, touched: &mut self.touched };
+        changes
+            .into_iter()
+            .try_for_each(|change| change::make(&mut self.draft, change, &mut making))
+    }
 }
 
 fn stored_version(draft: &Draft<'_>) -> Result<Version, Flaw> {
@@ -144,6 +258,8 @@ fn refused(records: &Records, refusal: Refusal) -> StoreError {
     match refusal {
         Refusal::Conflict(field) => StoreError::Conflict { field },
         Refusal::Missing(what) => StoreError::Missing { what },
+        Refusal::Unmet(what) => StoreError::Unmet { what },
+        Refusal::Used(what) => StoreError::Used { what },
         Refusal::Flaw(flaw) => records.refuse(flaw),
     }
 }

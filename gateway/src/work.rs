@@ -2,13 +2,15 @@
 
 use crate::journal::{Entry, EntryKind};
 use crate::model::{
-    Millis, Notification, Priority, SubscriptionId, TargetRef, TimelineEvent, UserId,
+    Millis, Notification, NotificationId, OrganizationId, Priority, SubscriptionId, TargetRef,
+    TimelineEvent, UserId,
 };
+use crate::store::{Change, Version};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// Stands before every payload, so that a later release can read what this one wrote.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const PAYLOAD_BYTES: usize = 512;
 
 /// One recipient, named without secrets.
@@ -111,6 +113,30 @@ impl Work {
         let payload = Self::Notification(notification).encode();
         Entry { notification: id, org, kind: EntryKind::Root, due, payload }
     }
+}
+
+/// The journal entry of changes to records, written before they are made. `id` names the change.
+#[must_use]
+pub fn log_entry(
+    id: NotificationId,
+    org: OrganizationId,
+    now: Millis,
+    version: Version,
+    changes: &[Change],
+) -> Entry {
+    let mut buffer = vec![FORMAT];
+    buffer.extend_from_slice(&version.0.to_be_bytes());
+    let payload = postcard::to_extend(changes, buffer).map(Bytes::from).unwrap_or_default();
+    Entry { notification: id, org, kind: EntryKind::Change, due: now, payload }
+}
+
+/// Reads the payload of a `log_entry`.
+#[must_use]
+pub fn decode_changes(payload: &[u8]) -> Option<(Version, Vec<Change>)> {
+    let (format, rest) = payload.split_first()?;
+    let (version, rest) = rest.split_first_chunk::<8>()?;
+    let version = Version(u64::from_be_bytes(*version));
+    (*format == FORMAT).then(|| postcard::from_bytes(rest).ok()).flatten().map(|c| (version, c))
 }
 
 /// A timeline event as the journal stores it.

@@ -1,9 +1,13 @@
 //! From an accepted command to a durable commit: ids, shard, idempotency, and only then an answer.
 
+mod change;
+
+pub use change::{ChangeError, RecordChange};
+
 use crate::clock::Clock;
-use crate::dispatch::work::Work;
 use crate::journal::{Append, Entry, IdempotencyRecord, Journal, JournalError, Remembered};
 use crate::model::{Millis, Notification, NotificationId, OrganizationId, ShardId};
+use crate::work::Work;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
@@ -48,11 +52,18 @@ impl From<JournalError> for IntakeError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
+    /// What was accepted; nil for a request that accepted no notification.
     pub notification: NotificationId,
     pub body: Bytes,
 }
 
 impl Answer {
+    /// An answer to a request that accepted no notification.
+    #[must_use]
+    pub fn plain(status: u16, body: impl Into<Bytes>) -> Self {
+        Self { status, notification: NotificationId(Uuid::nil()), body: body.into() }
+    }
+
     fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::with_capacity(18 + self.body.len());
         bytes.extend_from_slice(&self.status.to_be_bytes());

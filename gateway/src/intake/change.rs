@@ -1,0 +1,78 @@
+//! Changes to records: checked, written to the journal with what they trigger, then made.
+
+use super::{Answer, Intake, IntakeError, RequestKey};
+use crate::journal::{Append, Journal, JournalError};
+use crate::model::{AuditNote, Notification, OrganizationId};
+use crate::store::{Change, LogError, LogStep, Store, StoreError};
+use crate::work::{Work, log_entry};
+use std::sync::Arc;
+
+/// A change to the records of one organization and the notifications it causes: all or nothing.
+#[derive(Debug)]
+pub struct RecordChange {
+    pub org: OrganizationId,
+    /// Expectations first; the audit line is added behind them.
+    pub changes: Vec<Change>,
+    pub audit: AuditNote,
+    pub notifications: Vec<Notification>,
+}
+
+/// Why records were not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The records refused: a name in use, an expectation that did not hold, a used token.
+    #[error(transparent)]
+    Store(StoreError),
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+}
+
+impl From<StoreError> for ChangeError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Log(LogError::Full) => Self::Intake(IntakeError::Overloaded),
+            StoreError::Log(LogError::Failed) => Self::Intake(IntakeError::Failed),
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl Intake {
+    /// Makes a change; resolves once the journal has it durably and every read sees it.
+    ///
+    /// # Errors
+    /// Nothing was made, and nothing it would have triggered will be sent.
+    pub async fn change(
+        &self,
+        store: &dyn Store,
+        change: RecordChange,
+        remember: Option<(RequestKey, &Answer)>,
+    ) -> Result<(), ChangeError> {
+        let RecordChange { org, mut changes, audit, notifications } = change;
+        changes.push(Change::Audit(audit));
+        let shard = self.shard(org);
+        let (id, now) = (self.mint(), self.now());
+        let idempotency = remember.map(|(key, answer)| self.record(key, answer));
+        let logged = changes.clone();
+        let journal: Arc<dyn Journal> = Arc::clone(&self.journal);
+        let log: LogStep = Box::new(move |version| {
+            let mut entries = vec![log_entry(id, org, now, version, &logged)];
+            entries.extend(notifications.into_iter().map(Work::root));
+            let append = Append { entries, idempotency: idempotency.into_iter().collect() };
+            let commit = journal.append(shard, append).map_err(log_error)?;
+            Ok(Box::pin(async move { commit.await.map_err(log_error) }))
+        });
+        store.apply_logged(changes, log).await?;
+        Ok(())
+    }
+}
+
+fn log_error(error: JournalError) -> LogError {
+    match error {
+        JournalError::Full | JournalError::TooLarge => LogError::Full,
+        JournalError::Poisoned
+        | JournalError::Closed
+        | JournalError::Fenced
+        | JournalError::Unreadable => LogError::Failed,
+    }
+}

@@ -1,0 +1,260 @@
+//! What changes about accounts do to the tables: expectations, credentials, policies, audit.
+
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use super::change::{Making, Refusal, count, counted, require_organization};
+use super::tables::{
+    Counter, Table, audit_key, group_prefix, org_key, owner_key, pair_key, role_key,
+    solution_prefix, text_key, user_key, user_of,
+};
+use super::transaction::Draft;
+use crate::model::{
+    ApiKey, AuditNote, AuditRecord, Client, Invitation, Membership, MessageText,
+    NotificationPolicy, ObjectId, OrganizationId, PolicyOwner, RefreshToken, RoleId, Secret,
+    SecretHash, User, UserId, UserStatus,
+};
+use crate::store::{Change, Expectation};
+use uuid::Uuid;
+
+pub(super) fn make(
+    draft: &mut Draft<'_>,
+    change: Change,
+    making: &mut Making<'_>,
+) -> Result<(), Refusal> {
+    match change {
+        Change::Expect(expectation) => expect(draft, &expectation),
+        Change::Audit(note) => audit(draft, note, making.version.0),
+        Change::PutPassword(user, phc) => put_password(draft, user, &phc),
+        Change::RemoveMembership(org, solution, user) => {
+            remove_membership(draft, org, solution, user)
+        }
+        Change::PutInvitation(invitation) => put_invitation(draft, &invitation),
+        Change::TakeInvitation(token) => take_invitation(draft, token),
+        Change::PutClient(client) => put_client(draft, &client),
+        Change::RemoveClient(org, id) => remove_client(draft, org, &id),
+        Change::PutKey(key) => put_key(draft, &key),
+        Change::RemoveKey(org, id) => remove_key(draft, org, id),
+        Change::PutRefresh(refresh) => {
+            Ok(draft.put_record(Table::Refreshes, &refresh.token.0, &refresh)?)
+        }
+        Change::UseRefresh(token) => use_refresh(draft, token, making.again),
+        Change::Revoke(id, until) => {
+            draft.put(Table::Revoked, id.as_bytes(), &until.0.to_be_bytes())?;
+            making.touched.revoked.push((id, until));
+            Ok(())
+        }
+        Change::PutPolicy(owner, policy) => put_policy(draft, owner, policy),
+        Change::PutText(owner, language, text) => put_text(draft, owner, &language, text),
+        Change::Count(owner) => {
+            count(draft, Counter::Sequence(owner), 1)?;
+            Ok(())
+        }
+        // The records every delivery needs are made by the caller.
+        Change::PutOrganization(_)
+        | Change::PutUser(_)
+        | Change::PutRole(_)
+        | Change::PutDevice(_)
+        | Change::RemoveDevice(_)
+        | Change::PutMembership(..)
+        | Change::PutSubscription(_)
+        | Change::DisableSubscription(_)
+        | Change::RemoveSubscription(_) => Ok(()),
+    }
+}
+
+fn expect(draft: &Draft<'_>, expectation: &Expectation) -> Result<(), Refusal> {
+    let holds = match expectation {
+        Expectation::UserRevision(user, revision) => {
+            let stored = draft.record::<User>(Table::Users, &user_key(*user))?;
+            stored.is_some_and(|stored| stored.account.revision == *revision)
+        }
+        Expectation::Seats(org, max) => counted(draft, Counter::Users(*org))? < u64::from(*max),
+        Expectation::RoleBesides(org, role, user) => role_besides(draft, *org, *role, *user)?,
+        Expectation::Sequence(owner, sequence) => {
+            counted(draft, Counter::Sequence(*owner))? == *sequence
+        }
+        Expectation::Subscriptions(org, max) => {
+            counted(draft, Counter::Subscriptions(*org))? < u64::from(*max)
+        }
+        Expectation::Children(org, max) => {
+            counted(draft, Counter::Children(*org))? < u64::from(*max)
+        }
+    };
+    if holds { Ok(()) } else { Err(Refusal::Unmet(expectation.word())) }
+}
+
+fn role_besides(
+    draft: &Draft<'_>,
+    org: OrganizationId,
+    role: RoleId,
+    besides: UserId,
+) -> Result<bool, Refusal> {
+    for key in draft.keys(Table::UsersByRole, &role_key(org, role))? {
+        let user = user_of(Table::UsersByRole, &key?)?;
+        if user == besides {
+            continue;
+        }
+        let stored = draft.record::<User>(Table::Users, &user_key(user))?;
+        if stored.is_some_and(|user| user.status == UserStatus::Active) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Chains a line to the last one of its organization.
+fn audit(draft: &mut Draft<'_>, note: AuditNote, version: u64) -> Result<(), Refusal> {
+    let (before, after) = draft.digests()?;
+    let last = draft.last(Table::Audit, &org_key(note.org))?;
+    let previous = match last {
+        Some(key) => stored::<AuditRecord>(draft, Table::Audit, &key)?.map(|line| line.hash),
+        None => None,
+    };
+    let mut line = AuditRecord {
+        version,
+        note,
+        before,
+        after,
+        previous: previous.unwrap_or_default(),
+        hash: [0; 32],
+    };
+    line.hash = audit_hash(&line);
+    Ok(draft.put_record(Table::Audit, &audit_key(line.note.org, version), &line)?)
+}
+
+/// The hash of a line: over everything in it and the hash of the line before.
+pub(super) fn audit_hash(line: &AuditRecord) -> [u8; 32] {
+    let unhashed = AuditRecord { hash: [0; 32], ..line.clone() };
+    // Serializing into memory cannot fail for these types.
+    let bytes = postcard::to_allocvec(&unhashed).unwrap_or_default();
+    let mut hash = Sha256::new();
+    hash.update(b"bugler.audit.v1");
+    hash.update(&bytes);
+    hash.finalize().into()
+}
+
+fn put_password(draft: &mut Draft<'_>, user: UserId, phc: &Secret) -> Result<(), Refusal> {
+    require_user(draft, user)?;
+    Ok(draft.put_record(Table::Passwords, &user_key(user), phc)?)
+}
+
+fn remove_membership(
+    draft: &mut Draft<'_>,
+    org: OrganizationId,
+    solution: Uuid,
+    user: UserId,
+) -> Result<(), Refusal> {
+    let user = user_key(user);
+    let key = pair_key(&solution_prefix(org, solution), &user);
+    let Some(old) = stored::<Membership>(draft, Table::Memberships, &key)? else { return Ok(()) };
+    for group in &old.groups {
+        let prefix = group_prefix(org, solution, group);
+        draft.remove(Table::Groups, &pair_key(&prefix, &user))?;
+    }
+    Ok(draft.remove(Table::Memberships, &key)?)
+}
+
+fn put_invitation(draft: &mut Draft<'_>, invitation: &Invitation) -> Result<(), Refusal> {
+    require_user(draft, invitation.user)?;
+    Ok(draft.put_record(Table::Invitations, &invitation.token.0, invitation)?)
+}
+
+fn take_invitation(draft: &mut Draft<'_>, token: SecretHash) -> Result<(), Refusal> {
+    if !draft.has(Table::Invitations, &token.0)? {
+        return Err(Refusal::Used("the invitation"));
+    }
+    Ok(draft.remove(Table::Invitations, &token.0)?)
+}
+
+fn put_client(draft: &mut Draft<'_>, client: &Client) -> Result<(), Refusal> {
+    require_organization(draft, client.org)?;
+    let id = client.id.as_bytes();
+    if let Some(old) = stored::<Client>(draft, Table::Clients, id)?
+        && old.org != client.org
+    {
+        return Err(Refusal::Conflict("client id"));
+    }
+    draft.put(Table::ClientsByOrganization, &pair_key(&org_key(client.org), id), &[])?;
+    Ok(draft.put_record(Table::Clients, id, client)?)
+}
+
+fn remove_client(draft: &mut Draft<'_>, org: OrganizationId, id: &str) -> Result<(), Refusal> {
+    let found = stored::<Client>(draft, Table::Clients, id.as_bytes())?;
+    if found.is_none_or(|client| client.org != org) {
+        return Err(Refusal::Missing("the client"));
+    }
+    draft.remove(Table::ClientsByOrganization, &pair_key(&org_key(org), id.as_bytes()))?;
+    Ok(draft.remove(Table::Clients, id.as_bytes())?)
+}
+
+fn put_key(draft: &mut Draft<'_>, key: &ApiKey) -> Result<(), Refusal> {
+    require_organization(draft, key.org)?;
+    draft.put(Table::KeysByOrganization, &pair_key(&org_key(key.org), &key.id.0), &key.token.0)?;
+    Ok(draft.put_record(Table::Keys, &key.token.0, key)?)
+}
+
+fn remove_key(draft: &mut Draft<'_>, org: OrganizationId, id: ObjectId) -> Result<(), Refusal> {
+    let named = pair_key(&org_key(org), &id.0);
+    let token = draft.get(Table::KeysByOrganization, &named)?.ok_or(Refusal::Missing("the key"))?;
+    draft.remove(Table::KeysByOrganization, &named)?;
+    Ok(draft.remove(Table::Keys, &token)?)
+}
+
+fn use_refresh(draft: &mut Draft<'_>, token: SecretHash, again: bool) -> Result<(), Refusal> {
+    let found = stored::<RefreshToken>(draft, Table::Refreshes, &token.0)?;
+    match found {
+        Some(refresh) if again || !refresh.is_used => {
+            let used = RefreshToken { is_used: true, ..refresh };
+            Ok(draft.put_record(Table::Refreshes, &token.0, &used)?)
+        }
+        _ => Err(Refusal::Used("the refresh token")),
+    }
+}
+
+fn put_policy(
+    draft: &mut Draft<'_>,
+    owner: PolicyOwner,
+    policy: Option<NotificationPolicy>,
+) -> Result<(), Refusal> {
+    let sequence = count(draft, Counter::Sequence(owner), 1)?;
+    let key = owner_key(owner);
+    match policy {
+        Some(policy) => {
+            draft.put_record(Table::Policies, &key, &NotificationPolicy { sequence, ..policy })?;
+        }
+        None => draft.remove(Table::Policies, &key)?,
+    }
+    Ok(())
+}
+
+fn put_text(
+    draft: &mut Draft<'_>,
+    owner: PolicyOwner,
+    language: &str,
+    text: Option<MessageText>,
+) -> Result<(), Refusal> {
+    let sequence = count(draft, Counter::Sequence(owner), 1)?;
+    let key = text_key(owner, language);
+    match text {
+        Some(text) => draft.put_record(Table::Texts, &key, &MessageText { sequence, ..text })?,
+        None => draft.remove(Table::Texts, &key)?,
+    }
+    Ok(())
+}
+
+fn require_user(draft: &Draft<'_>, user: UserId) -> Result<(), Refusal> {
+    if draft.has(Table::Users, &user_key(user))? {
+        Ok(())
+    } else {
+        Err(Refusal::Missing("the user"))
+    }
+}
+
+fn stored<T: DeserializeOwned>(
+    draft: &Draft<'_>,
+    table: Table,
+    key: &[u8],
+) -> Result<Option<T>, Refusal> {
+    Ok(draft.record(table, key)?)
+}
