@@ -4,8 +4,8 @@
 //! same cores; cases are interleaved and medians compared, so that a noisy machine hits all alike.
 
 use bugler_gateway::BoxFuture;
-use bugler_gateway::api::{Api, ApiSettings, Shared};
-use bugler_gateway::auth::{Grant, KeyRing, Scope, TokenMinter, TokenVerifier};
+use bugler_gateway::api::{Api, ApiSettings, Identity, IdentitySettings, Shared};
+use bugler_gateway::auth::{Grant, KeyRing, Origin, Scope, TokenMinter, TokenVerifier};
 use bugler_gateway::clock::{Clock, SystemClock};
 use bugler_gateway::intake::Intake;
 use bugler_gateway::journal::Journal;
@@ -84,8 +84,10 @@ async fn intake(home: &Path) -> Result<Arc<dyn Service>, Failed> {
         subject: String::from("bench"),
         lifetime: Duration::from_hours(1),
         limited_to: None,
+        origin: Origin::default(),
     };
     writeln!(std::io::stdout(), "token {}", minter.mint(&grant)?)?;
+    let settings = IdentitySettings { token_ttl: Duration::from_hours(1), client_failures: 5 };
     Ok(Arc::new(Api::new(Shared {
         intake: Intake::new(journal, Arc::clone(&clock)),
         store,
@@ -96,6 +98,7 @@ async fn intake(home: &Path) -> Result<Arc<dyn Service>, Failed> {
             region: String::from("us-east-1"),
         },
         limit: None,
+        identity: Identity::new(Some(minter), settings),
     })))
 }
 

@@ -5,21 +5,28 @@
 pub(crate) mod failure;
 pub(crate) mod fields;
 pub(crate) mod json;
+pub(crate) mod query;
 pub(crate) mod reply;
 
 mod applivery;
+mod bearer;
 mod blynk;
 mod documents;
+mod identity;
 mod jigx;
 mod limit;
 mod native;
+mod oauth;
+mod passwords;
 mod route;
 mod shared;
+mod tries;
 mod zitadel;
 
 #[cfg(test)]
 mod tests;
 
+pub use identity::{Identity, IdentitySettings};
 pub use limit::SendLimit;
 pub use route::operations;
 pub use shared::{ApiSettings, BLYNK_BODY_MAX, Shared};
@@ -89,7 +96,7 @@ impl Api {
         let trimmed = match dialect {
             // These two products answer with and without one slash at the end.
             Dialect::Jigx | Dialect::Applivery => path.strip_suffix('/').unwrap_or(path),
-            Dialect::Blynk | Dialect::Zitadel | Dialect::Native => path,
+            Dialect::Blynk | Dialect::Zitadel | Dialect::Oauth | Dialect::Native => path,
         };
         let unknown = || Failure::new(FailureClass::NotFound, "no such route");
         let found = self.routes.at(trimmed).map_err(|_| unknown())?;
@@ -134,7 +141,9 @@ impl Service for Api {
         let intake = match dialect {
             Dialect::Jigx => &self.intake_metrics.jigx,
             Dialect::Blynk => &self.intake_metrics.blynk,
-            Dialect::Applivery | Dialect::Zitadel | Dialect::Native => &self.intake_metrics.native,
+            Dialect::Applivery | Dialect::Zitadel | Dialect::Oauth | Dialect::Native => {
+                &self.intake_metrics.native
+            }
         };
         let intake = Arc::clone(intake);
         let shared = Arc::clone(&self.shared);

@@ -2,7 +2,7 @@
 
 use crate::BoxFuture;
 use crate::api::failure::Failure;
-use crate::api::{Answered, Shared, applivery, blynk, documents, jigx, native, zitadel};
+use crate::api::{Answered, Shared, applivery, blynk, documents, jigx, native, oauth, zitadel};
 use crate::server::{Request, Response};
 use crate::telemetry::metrics::IntakeMetrics;
 use http::Method;
@@ -15,6 +15,7 @@ pub(crate) enum Dialect {
     Applivery,
     Blynk,
     Zitadel,
+    Oauth,
     Native,
 }
 
@@ -32,6 +33,8 @@ impl Dialect {
             Self::Blynk
         } else if under("/management/v1") || under("/admin/v1") {
             Self::Zitadel
+        } else if under("/oauth2") {
+            Self::Oauth
         } else {
             Self::Native
         }
@@ -43,6 +46,7 @@ impl Dialect {
             Self::Applivery => applivery::render::render(failure),
             Self::Blynk => blynk::render::render(failure),
             Self::Zitadel => zitadel::render::render(failure),
+            Self::Oauth => oauth::render::render(failure),
             Self::Native => native::render::render(failure),
         }
     }
@@ -88,6 +92,8 @@ pub(super) fn endpoints() -> impl Iterator<Item = (Dialect, &'static Endpoint)> 
         .chain(of(Dialect::Applivery, applivery::ENDPOINTS))
         .chain(of(Dialect::Blynk, blynk::ENDPOINTS))
         .chain(of(Dialect::Zitadel, zitadel::ENDPOINTS))
+        .chain(of(Dialect::Blynk, oauth::BLYNK_ENDPOINTS))
+        .chain(of(Dialect::Oauth, oauth::ENDPOINTS))
         .chain(of(Dialect::Native, native::ENDPOINTS))
         .chain(of(Dialect::Native, documents::ENDPOINTS))
 }
@@ -104,6 +110,7 @@ pub(super) fn label_of(dialect: Dialect) -> &'static str {
         Dialect::Applivery => "applivery",
         Dialect::Blynk => "blynk",
         Dialect::Zitadel => "zitadel",
+        Dialect::Oauth => "oauth",
         Dialect::Native => "native",
     }
 }

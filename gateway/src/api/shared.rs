@@ -1,8 +1,8 @@
 //! What the handlers share: who calls, what it reaches, and the one way a notification is accepted.
 
 use crate::api::failure::{Failure, FailureClass};
-use crate::api::{Answered, SendLimit, reply};
-use crate::auth::{Caller, Permission, PermissionSet, Scope, TokenVerifier, bearer};
+use crate::api::{Answered, Identity, SendLimit, reply};
+use crate::auth::{Caller, Permission, PermissionSet, Scope, TokenVerifier};
 use crate::intake::{Answer, ChangeError, Intake, KeyState, RecordChange, RequestKey, Running};
 use crate::model::{AuditNote, Organization, OrganizationId, User, UserStatus};
 use crate::server::Request;
@@ -38,14 +38,10 @@ pub struct Shared {
     pub settings: ApiSettings,
     /// `None` lets every organization send as fast as it can.
     pub limit: Option<SendLimit>,
+    pub identity: Identity,
 }
 
 impl Shared {
-    /// Who calls.
-    pub(crate) async fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Failure> {
-        Ok(self.verifier.verify(bearer(headers)?)?)
-    }
-
     /// The user behind a user-scoped token, with what its role grants now. `None` for an
     /// organization's token, which is not limited by roles.
     pub(crate) async fn user(
@@ -242,6 +238,10 @@ pub(crate) struct Head {
 }
 
 impl Head {
+    pub(crate) fn new(uri: http::Uri, headers: HeaderMap, peer: SocketAddr) -> Self {
+        Self { uri, headers, peer }
+    }
+
     /// The head of a request whose body means nothing.
     pub(crate) fn of(request: Request) -> Self {
         let Request { uri, headers, peer, .. } = request;

@@ -10,8 +10,8 @@ mod build;
 pub use build::BuildError;
 
 use crate::admin::AdminService;
-use crate::api::{Api, ApiSettings, SendLimit, Shared};
-use crate::auth::{KeyError, KeyRing, TokenVerifier};
+use crate::api::{Api, ApiSettings, Identity, IdentitySettings, SendLimit, Shared};
+use crate::auth::{KeyError, KeyRing, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, DispatcherParts};
@@ -291,6 +291,11 @@ fn service(
 ) -> Arc<dyn Service> {
     let journal = Arc::clone(journal) as Arc<dyn Journal>;
     let (issuer, audience) = (&config.auth.issuer, &config.auth.audience);
+    let minter = TokenMinter::new(Arc::clone(&keys), issuer, audience, Arc::clone(clock));
+    let identity = IdentitySettings {
+        token_ttl: config.auth.token_ttl,
+        client_failures: config.auth.client_failures,
+    };
     Arc::new(Api::new(Shared {
         intake: Intake::new(journal, Arc::clone(clock)),
         store,
@@ -300,6 +305,7 @@ fn service(
             bulk_max_body: config.server.bulk_max_body.0,
             region: String::from("us-east-1"),
         },
+        identity: Identity::new(minter.ok(), identity),
         limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
     }))
 }

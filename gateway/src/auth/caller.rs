@@ -27,6 +27,8 @@ pub struct Caller {
     pub epoch: Option<u32>,
     /// The log-in the token descends from; revoked as one.
     pub family: Option<String>,
+    /// The OAuth client it was given to; its tokens end with it.
+    pub client: Option<String>,
 }
 
 impl Caller {
@@ -115,6 +117,7 @@ mod tests {
             limited_to: None,
             epoch: None,
             family: None,
+            client: None,
         };
         let staff: PermissionSet =
             [Permission::UserView, Permission::UserEdit].into_iter().collect();

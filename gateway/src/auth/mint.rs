@@ -18,6 +18,18 @@ pub struct Grant {
     /// Rights it is limited to; `None` is no limit.
     pub limited_to: Option<PermissionSet>,
     pub lifetime: Duration,
+    pub origin: Origin,
+}
+
+/// What a token descends from, so that it can be revoked with it. None of it is required.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The OAuth client it is given to.
+    pub client: Option<String>,
+    /// The log-in that it and its successors share.
+    pub family: Option<String>,
+    /// The user's epoch when it is made.
+    pub epoch: Option<u32>,
 }
 
 /// Why no token was signed.
@@ -41,6 +53,13 @@ struct Claims<'a> {
     org: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     perms: Option<Vec<&'static str>>,
+    // RFC 9068 section 2.2 names this claim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    family: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<u32>,
 }
 
 /// Signs with the first key of the ring that can.
@@ -89,6 +108,9 @@ impl TokenMinter {
             scope: if user.is_some() { "user" } else { "org" },
             org: grant.organization.0,
             perms: grant.limited_to.map(|set| set.names().collect()),
+            client_id: grant.origin.client.as_deref(),
+            family: grant.origin.family.as_deref(),
+            epoch: grant.origin.epoch,
         };
         let mut header = Header::new(key.algorithm);
         header.kid = Some(key.kid.clone());

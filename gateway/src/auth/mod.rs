@@ -5,9 +5,12 @@
 
 mod cache;
 mod caller;
+mod guessable;
 mod keys;
 mod mint;
+mod password;
 mod permission;
+mod secret;
 mod strict;
 mod token;
 
@@ -16,8 +19,15 @@ mod tests;
 
 pub use caller::{Caller, Scope, bearer};
 pub use keys::{KeyError, KeyRing};
-pub use mint::{Grant, MintError, TokenMinter};
+pub use mint::{Grant, MintError, Origin, TokenMinter};
+pub use password::{
+    NewPassword, PASSWORD_MAX, PASSWORD_MIN, PasswordError, PasswordPool, PasswordProblem,
+};
 pub use permission::{Permission, PermissionSet};
+pub use secret::{
+    CREDENTIAL_MAX, Fresh, client_id, client_secret, hash_of, invitation_token, is_opaque_key,
+    matches, opaque_key, refresh_token,
+};
 pub use token::TokenVerifier;
 
 /// Why a caller is not known. Dialects tell the two apart, callers learn nothing more.

@@ -157,6 +157,7 @@ fn caller(claims: &Members) -> Result<Caller, AuthError> {
     }
     let limited_to = listed.map(|names| PermissionSet::of_names(names.iter().map(String::as_str)));
     let (epoch, family) = (claims.optional("epoch")?, claims.optional("family")?);
+    let client = claims.optional("client_id")?;
     let organization = OrganizationId(organization);
-    Ok(Caller { organization, scope, token_id, limited_to, epoch, family })
+    Ok(Caller { organization, scope, token_id, limited_to, epoch, family, client })
 }

@@ -1,6 +1,6 @@
 //! `bugler token`: a bearer token signed with the keys of a data directory.
 
-use crate::auth::{Grant, KeyRing, Scope, TokenMinter};
+use crate::auth::{Grant, KeyRing, Origin, Scope, TokenMinter};
 use crate::cli::{CliError, Exit, Settings};
 use crate::clock::SystemClock;
 use crate::config::Config;
@@ -54,6 +54,7 @@ pub(super) fn mint(
         subject: format!("organization:{organization}"),
         lifetime,
         limited_to: None,
+        origin: Origin::default(),
     };
     minter.mint(&grant).map_err(|e| CliError::failed(&e))
 }

@@ -102,6 +102,7 @@ fn auth(auth: &mut Auth, walk: &mut Walk<'_>) {
     walk.value("audience", &mut auth.audience);
     walk.value("keys_file", &mut auth.keys_file);
     walk.ranged("token_ttl", &mut auth.token_ttl, SECOND..=YEAR);
+    walk.ranged("client_failures", &mut auth.client_failures, 0..=1_000_000);
 }
 
 fn limits(limits: &mut Limits, walk: &mut Walk<'_>) {

@@ -201,6 +201,7 @@ pub struct Auth {
     /// See [`Config::keys_path`].
     pub keys_file: Option<PathBuf>,
     pub token_ttl: Duration,
+    pub client_failures: u32,
 }
 
 impl Default for Auth {
@@ -210,6 +211,7 @@ impl Default for Auth {
             audience: String::from("bugler"),
             keys_file: None,
             token_ttl: Duration::from_secs(DAY),
+            client_failures: 5,
         }
     }
 }

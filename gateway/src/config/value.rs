@@ -137,7 +137,7 @@ macro_rules! whole_number {
     )+};
 }
 
-whole_number!(u16, u64, usize);
+whole_number!(u16, u32, u64, usize);
 
 impl Setting for bool {
     const FORM: &'static str = "true or false";

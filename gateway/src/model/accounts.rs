@@ -2,6 +2,7 @@
 
 use super::{Millis, ObjectId, OrganizationId, RoleId, UserId};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// SHA-256 of a secret of at least 128 random bits: what is stored instead of it.
@@ -128,4 +129,18 @@ pub struct AuditRecord {
     /// `hash` of the line before; zeros in the first.
     pub previous: [u8; 32],
     pub hash: [u8; 32],
+}
+
+impl AuditRecord {
+    /// What `hash` must be: over everything else in the line, the hash of the one before too.
+    #[must_use]
+    pub fn computed_hash(&self) -> [u8; 32] {
+        let unhashed = Self { hash: [0; 32], ..self.clone() };
+        // Serializing into memory cannot fail for these types.
+        let bytes = postcard::to_allocvec(&unhashed).unwrap_or_default();
+        let mut hash = Sha256::new();
+        hash.update(b"bugler.audit.v1");
+        hash.update(&bytes);
+        hash.finalize().into()
+    }
 }

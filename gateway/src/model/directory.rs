@@ -123,6 +123,16 @@ pub struct User {
     pub account: AccountState,
 }
 
+impl User {
+    /// The record before a change at `now`: with its next revision.
+    #[must_use]
+    pub fn changed(mut self, now: Millis) -> Self {
+        self.account.modified_at = now;
+        self.account.revision = self.account.revision.wrapping_add(1);
+        self
+    }
+}
+
 /// What a user says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserProfile {

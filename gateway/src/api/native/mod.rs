@@ -1,6 +1,12 @@
 //! The native API under `/bugler/v1`: send one, send many, follow one.
 
+mod account;
+mod audit;
 mod batch;
+mod clients;
+mod invitation;
+mod keys;
+mod password;
 pub(crate) mod render;
 mod timeline;
 mod wire;
@@ -14,6 +20,8 @@ use crate::model::OrganizationId;
 use crate::store::OrganizationRef;
 use http::Method;
 use wire::Wire;
+
+pub(super) use clients::create_for_blynk as create_client_for_blynk;
 
 /// What the native paths serve.
 pub(super) const ENDPOINTS: &[Endpoint] = &[
@@ -31,6 +39,66 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         method: Method::GET,
         patterns: &["/bugler/v1/notifications/{id}", "/bugler/v1/notifications/{id}/trace"],
         work: |call| Box::pin(timeline::timeline(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/organizations/{org}/clients"],
+        work: |call| Box::pin(clients::create(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/clients"],
+        work: |call| Box::pin(clients::list(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/clients/{id}"],
+        work: |call| Box::pin(clients::get(call)),
+    },
+    Endpoint {
+        method: Method::DELETE,
+        patterns: &["/bugler/v1/organizations/{org}/clients/{id}"],
+        work: |call| Box::pin(clients::remove(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/organizations/{org}/keys"],
+        work: |call| Box::pin(keys::create(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/keys"],
+        work: |call| Box::pin(keys::list(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/keys/{id}"],
+        work: |call| Box::pin(keys::get(call)),
+    },
+    Endpoint {
+        method: Method::DELETE,
+        patterns: &["/bugler/v1/organizations/{org}/keys/{id}"],
+        work: |call| Box::pin(keys::remove(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/audit"],
+        work: |call| Box::pin(audit::list(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/audit/verify"],
+        work: |call| Box::pin(audit::verify(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/invitations/accept"],
+        work: |call| Box::pin(invitation::accept(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/users/{id}/password"],
+        work: |call| Box::pin(password::set(call)),
     },
 ];
 

@@ -39,6 +39,7 @@ fn an_absent_file_is_created_private_and_stays_the_same() {
         subject: String::from("cli"),
         limited_to: None,
         lifetime: Duration::from_secs(60),
+        origin: Origin::default(),
     };
     verifier.verify(&minter.mint(&grant).unwrap()).unwrap();
     let other = KeyRing::load_or_create(&dir.path().join("other.json")).unwrap();

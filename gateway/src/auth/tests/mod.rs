@@ -1,6 +1,7 @@
 //! Tokens and key files, as an attacker or a hasty operator would write them.
 
 mod keys;
+mod passwords;
 mod tokens;
 
 use super::*;

@@ -285,6 +285,7 @@ fn minted_tokens_count_and_carry_the_grant() {
         subject: String::from("ignored"),
         limited_to: Some(PermissionSet::of_names(["policy.read"])),
         lifetime: Duration::from_secs(3600),
+        origin: Origin::default(),
     };
     let token = minter.mint(&grant).unwrap();
     let caller = verifier.verify(&token).unwrap();

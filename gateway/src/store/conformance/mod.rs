@@ -4,6 +4,7 @@
 //! opens it again. Checks panic with the broken promise; store failures come back as errors.
 
 mod audience;
+mod logged;
 mod records;
 pub(super) mod samples;
 
@@ -47,6 +48,13 @@ pub async fn run<P: Place>(empty_place: impl AsyncFn() -> P) -> Checked {
     audience::follows_users_and_devices_when_they_move(&*store().await).await?;
     audience::unites_groups_of_one_solution(&*store().await).await?;
     audience::keeps_organizations_apart(&*store().await).await?;
+
+    logged::logs_what_it_makes_and_nothing_it_refuses(&*store().await).await?;
+    logged::makes_nothing_that_its_log_did_not_take(&*store().await).await?;
+    logged::makes_logged_changes_again_exactly_once(&empty_place().await).await?;
+    logged::decides_expectations_with_the_changes(&store().await).await?;
+    logged::chains_the_audit_trail_of_each_organization(&*store().await).await?;
+    logged::gives_out_ids_beyond_every_imported_one(&empty_place().await).await?;
     Ok(())
 }
 

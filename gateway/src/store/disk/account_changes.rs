@@ -1,7 +1,6 @@
 //! What changes about accounts do to the tables: expectations, credentials, policies, audit.
 
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 
 use super::change::{Making, Refusal, count, counted, require_organization};
 use super::tables::{
@@ -119,19 +118,8 @@ fn audit(draft: &mut Draft<'_>, note: AuditNote, version: u64) -> Result<(), Ref
         previous: previous.unwrap_or_default(),
         hash: [0; 32],
     };
-    line.hash = audit_hash(&line);
+    line.hash = line.computed_hash();
     Ok(draft.put_record(Table::Audit, &audit_key(line.note.org, version), &line)?)
-}
-
-/// The hash of a line: over everything in it and the hash of the line before.
-pub(super) fn audit_hash(line: &AuditRecord) -> [u8; 32] {
-    let unhashed = AuditRecord { hash: [0; 32], ..line.clone() };
-    // Serializing into memory cannot fail for these types.
-    let bytes = postcard::to_allocvec(&unhashed).unwrap_or_default();
-    let mut hash = Sha256::new();
-    hash.update(b"bugler.audit.v1");
-    hash.update(&bytes);
-    hash.finalize().into()
 }
 
 fn put_password(draft: &mut Draft<'_>, user: UserId, phc: &Secret) -> Result<(), Refusal> {

@@ -62,6 +62,11 @@ pub enum DiskError {
     )]
     Newer { path: PathBuf, found: u8 },
     #[error(
+        "{} has record format {found}, of a version before the first release: move the data \
+         directory away to start with no records", path.display()
+    )]
+    Older { path: PathBuf, found: u8 },
+    #[error(
         "{} is damaged: restore it from a backup, or move it away to start with no records",
         path.display()
     )]
@@ -148,6 +153,9 @@ impl Records {
         let found = records.prepare().map_err(|flaw| records.explain(flaw))?;
         if found > FORMAT {
             return Err(DiskError::Newer { path: records.path, found });
+        }
+        if found < FORMAT {
+            return Err(DiskError::Older { path: records.path, found });
         }
         records.recall().map_err(|flaw| records.explain(flaw))?;
         Ok(records)

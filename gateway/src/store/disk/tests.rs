@@ -129,6 +129,34 @@ async fn an_answered_apply_survives_a_process_that_never_closes_the_file() {
 }
 
 #[tokio::test]
+async fn a_logged_change_that_a_killed_process_lost_is_made_again_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = with_one_organization(dir.path()).await;
+    let renamed = || Organization { name: String::from("Renamed"), ..organization() };
+    let changes = || vec![Change::PutOrganization(renamed())];
+    let version = open.apply_logged(changes(), Box::new(|_| Ok(Box::pin(async { Ok(()) })))).await;
+    let version = version.unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(dir.path().join(FILE_NAME), copy.path().join(FILE_NAME)).unwrap();
+    let which = || OrganizationRef::Id(OrganizationId(101));
+    {
+        let survivor = DiskStore::open(copy.path()).unwrap();
+        let found = survivor.organization(which()).await.unwrap();
+        assert_eq!(found, Some(organization().into()), "only the log has the change");
+        survivor.redo(vec![(version, changes())]).await.unwrap();
+        let again = tempfile::tempdir().unwrap();
+        std::fs::copy(copy.path().join(FILE_NAME), again.path().join(FILE_NAME)).unwrap();
+        let second = DiskStore::open(again.path()).unwrap();
+        let found = second.organization(which()).await.unwrap();
+        assert_eq!(found, Some(renamed().into()), "once redone it is on disk");
+    }
+    drop(open);
+    let closed = DiskStore::open(dir.path()).unwrap();
+    let found = closed.organization(which()).await.unwrap();
+    assert_eq!(found, Some(renamed().into()), "closing writes what is only logged");
+}
+
+#[tokio::test]
 async fn queued_applies_are_made_even_if_their_callers_leave() {
     let dir = tempfile::tempdir().unwrap();
     let store = DiskStore::open(dir.path()).unwrap();

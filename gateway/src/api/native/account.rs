@@ -1,0 +1,126 @@
+//! What the native operations on accounts share: the organization a path names, and credentials' fields.
+
+use crate::api::Shared;
+use crate::api::failure::{Failure, FailureClass};
+use crate::api::fields::{Faults, Fields};
+use crate::auth::{Caller, Permission, PermissionSet};
+use crate::model::{Organization, OrganizationId};
+use crate::store::OrganizationRef;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Characters of a credential's name.
+const NAME_MAX: usize = 100;
+/// Credentials of each kind an organization may have.
+pub(crate) const CREDENTIALS_MAX: usize = 100;
+
+/// An organization in any of its four forms. A form of one kind is never taken for another.
+pub(super) fn organization_ref(text: &str) -> OrganizationRef {
+    if let Ok(id) = text.parse::<i32>()
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        return OrganizationRef::Id(OrganizationId(id));
+    }
+    if let Ok(uuid) = text.parse::<Uuid>() {
+        return OrganizationRef::Uuid(uuid);
+    }
+    match text.parse() {
+        Ok(object) => OrganizationRef::ObjectId(object),
+        Err(_) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            OrganizationRef::Numeric(text.to_owned())
+        }
+        Err(_) => OrganizationRef::Slug(text.to_owned()),
+    }
+}
+
+/// The organization a path names, for a caller that may manage its credentials.
+///
+/// # Errors
+/// 404 for foreign and absent ones alike, then 403.
+pub(super) async fn administered(
+    shared: &Shared,
+    caller: &Caller,
+    named: &str,
+) -> Result<Arc<Organization>, Failure> {
+    let organization = reached(shared, caller, named).await?;
+    shared.require_every_right(caller).await?;
+    Ok(organization)
+}
+
+async fn reached(
+    shared: &Shared,
+    caller: &Caller,
+    named: &str,
+) -> Result<Arc<Organization>, Failure> {
+    match shared.reach(caller, organization_ref(named)).await? {
+        Some((organization, true)) => Ok(organization),
+        _ => Err(Failure::new(FailureClass::NotFound, "no such organization")),
+    }
+}
+
+impl Shared {
+    /// Refuses a caller that lacks any right: whoever makes credentials could give itself them all.
+    pub(crate) async fn require_every_right(&self, caller: &Caller) -> Result<(), Failure> {
+        let found = self.user(caller).await?;
+        let granted = found.as_ref().map_or_else(PermissionSet::all, |(_, granted)| *granted);
+        if Permission::ALL.into_iter().all(|permission| caller.may(permission, granted)) {
+            return Ok(());
+        }
+        let text = "this needs every permission: an Admin, or an organization's own token";
+        Err(Failure::new(FailureClass::Forbidden, text))
+    }
+}
+
+/// The name and limit of a new credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NewCredential {
+    pub(crate) name: String,
+    /// Canonical names; `None` is no limit.
+    pub(crate) limited_to: Option<Vec<String>>,
+}
+
+impl NewCredential {
+    pub(crate) fn read(fields: &Fields<'_>, faults: &mut Faults) -> Self {
+        let name = fields.required_text("name", NAME_MAX, faults).unwrap_or_default();
+        if fields.get("name").is_some() && name.trim().is_empty() && !faults.concern("name") {
+            faults.add("name", "must not be empty");
+        }
+        let listed = fields
+            .get("permissions")
+            .and_then(|_| fields.texts("permissions", Permission::ALL.len(), NAME_MAX, faults));
+        let mut limited_to = listed.as_ref().map(|_| Vec::new());
+        for (number, name) in listed.iter().flatten().enumerate() {
+            match Permission::named(name) {
+                Some(permission) => {
+                    limited_to.iter_mut().for_each(|all| all.push(permission.as_str().to_owned()));
+                }
+                None => faults.add(format!("permissions[{number}]"), "is not a known permission"),
+            }
+        }
+        Self { name: name.to_owned(), limited_to }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_organization_has_four_forms() {
+        let slug = |text: &str| OrganizationRef::Slug(text.to_owned());
+        for (text, form) in [
+            ("101", OrganizationRef::Id(OrganizationId(101))),
+            ("69629023906488334", OrganizationRef::Numeric(String::from("69629023906488334"))),
+            ("acme", slug("acme")),
+            ("-1", slug("-1")),
+            ("+1", slug("+1")),
+            ("", slug("")),
+        ] {
+            assert_eq!(organization_ref(text), form, "{text}");
+        }
+        let uuid = "09e431b3-1e59-4c2d-9a35-6a3f4d1b7c55";
+        assert_eq!(organization_ref(uuid), OrganizationRef::Uuid(uuid.parse().unwrap()));
+        let object = "5f1d7a8b9c0d1e2f3a4b5c6d";
+        assert_eq!(organization_ref(object), OrganizationRef::ObjectId(object.parse().unwrap()));
+    }
+}

@@ -1,0 +1,110 @@
+//! An organization's audit trail, a page at a time, and whether its chain is whole.
+
+use crate::api::failure::Failure;
+use crate::api::fields::Faults;
+use crate::api::native::account::administered;
+use crate::api::query::Query;
+use crate::api::route::Call;
+use crate::api::{Answered, Shared, reply};
+use crate::model::{AuditRecord, OrganizationId};
+use serde_json::{Value, json};
+
+const PAGE_DEFAULT: usize = 50;
+const PAGE_MAX: usize = 1_000;
+
+/// `GET /bugler/v1/organizations/{org}/audit`
+pub(super) async fn list(call: Call) -> Result<Answered, Failure> {
+    let Call { shared, request, params, .. } = call;
+    let caller = shared.caller(&request.headers).await?;
+    shared.throttle(caller.organization)?;
+    let organization = administered(&shared, &caller, params.get("org")).await?;
+    let query = Query::of_uri(&request.uri)?;
+    let mut faults = Faults::default();
+    query.only(&["after", "limit"], &mut faults);
+    let after = query.integer("after", 0..=i64::MAX, &mut faults).unwrap_or_default();
+    let limit = query.integer("limit", 1..=1_000_i32, &mut faults);
+    faults.into_result()?;
+    let after = u64::try_from(after).unwrap_or_default();
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(PAGE_DEFAULT);
+    let records = shared.store.audit(organization.id, after, limit).await?;
+    let next = (records.len() == limit).then(|| records.last().map(|record| record.version));
+    let body = json!({
+        "records": records.iter().map(shown).collect::<Vec<_>>(),
+        "next": next.flatten(),
+    });
+    Ok(Answered::Other(reply::json(200, body.to_string())))
+}
+
+fn shown(record: &AuditRecord) -> Value {
+    let note = &record.note;
+    json!({
+        "version": record.version,
+        "at": note.at.to_rfc3339(),
+        "actor": note.actor,
+        "peer": note.peer,
+        "action": note.action,
+        "object": note.object,
+        "before": hex(&record.before),
+        "after": hex(&record.after),
+        "previous": hex(&record.previous),
+        "hash": hex(&record.hash),
+    })
+}
+
+fn hex(bytes: &[u8; 32]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing into a string cannot fail.
+        write!(text, "{byte:02x}").ok();
+        text
+    })
+}
+
+/// `GET /bugler/v1/organizations/{org}/audit/verify`
+pub(super) async fn verify(call: Call) -> Result<Answered, Failure> {
+    let Call { shared, request, params, .. } = call;
+    let caller = shared.caller(&request.headers).await?;
+    shared.throttle(caller.organization)?;
+    let organization = administered(&shared, &caller, params.get("org")).await?;
+    Query::of_uri(&request.uri)?;
+    let chain = check(&shared, organization.id).await?;
+    let body = json!({
+        "valid": chain.broken_at.is_none(),
+        "records": chain.records,
+        "brokenAt": chain.broken_at,
+        "head": hex(&chain.head),
+    });
+    Ok(Answered::Other(reply::json(200, body.to_string())))
+}
+
+#[derive(Debug, Default)]
+struct Chain {
+    records: u64,
+    head: [u8; 32],
+    /// The version of the first line that does not follow from the one before.
+    broken_at: Option<u64>,
+}
+
+impl Chain {
+    fn add(&mut self, record: &AuditRecord) {
+        let follows = record.previous == self.head && record.hash == record.computed_hash();
+        if !follows && self.broken_at.is_none() {
+            self.broken_at = Some(record.version);
+        }
+        self.records += 1;
+        self.head = record.hash;
+    }
+}
+
+/// Walks the whole trail, page by page.
+async fn check(shared: &Shared, org: OrganizationId) -> Result<Chain, Failure> {
+    let (mut chain, mut after) = (Chain::default(), 0);
+    loop {
+        let records = shared.store.audit(org, after, PAGE_MAX).await?;
+        records.iter().for_each(|record| chain.add(record));
+        match records.last() {
+            Some(last) if records.len() == PAGE_MAX => after = last.version,
+            _ => return Ok(chain),
+        }
+    }
+}

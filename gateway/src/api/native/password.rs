@@ -1,0 +1,127 @@
+//! `POST /bugler/v1/users/{id}/password`: a user changes its own password, or an admin sets it.
+
+use crate::api::failure::{Failure, FailureClass};
+use crate::api::fields::{Faults, Fields};
+use crate::api::passwords::NewHash;
+use crate::api::route::Call;
+use crate::api::shared::Turn;
+use crate::api::{Answered, Shared, json};
+use crate::auth::{Caller, Permission, PermissionSet, Scope};
+use crate::intake::Answer;
+use crate::model::{Secret, Source, User, UserId};
+use crate::store::UserRef;
+use bytes::Bytes;
+use serde_json::Value;
+use std::time::Instant;
+
+struct New {
+    password: Secret,
+    current: Option<Secret>,
+}
+
+impl New {
+    fn parse(body: &[u8]) -> Result<Self, Failure> {
+        let body = json::parse(body).map_err(|fault| Failure::field("", fault.to_string()))?;
+        let fields = Fields::of_body(&body)?;
+        let mut faults = Faults::default();
+        fields.only(&["password", "currentPassword"], &mut faults);
+        let mut secret = |name: &str| match fields.get(name) {
+            Some(Value::String(text)) => Some(Secret::new(text.as_str())),
+            Some(_) => {
+                faults.add(name, "must be a string");
+                None
+            }
+            None => None,
+        };
+        let (password, current) = (secret("password"), secret("currentPassword"));
+        if fields.get("password").is_none() {
+            faults.add("password", "is required");
+        }
+        faults.into_result()?;
+        Ok(Self { password: password.unwrap_or_else(|| Secret::new("")), current })
+    }
+}
+
+pub(super) async fn set(call: Call) -> Result<Answered, Failure> {
+    let Call { shared, request, params, .. } = call;
+    let caller = shared.caller(&request.headers).await?;
+    shared.throttle(caller.organization)?;
+    let user = named(&shared, &caller, params.get("id")).await?;
+    let is_own = check(&shared, &caller, &user).await?;
+    let (head, body) = shared.json_body(request).await?;
+    let new = New::parse(&body)?;
+    let mut begun = match shared.turn(head.key(caller.organization, &body)?).await? {
+        Turn::First(begun) => begun,
+        Turn::Replay(answered) => return Ok(answered),
+    };
+    if is_own {
+        prove(&shared, user.id, new.current.as_ref()).await?;
+    }
+    let hash = shared.identity.hash("password", new.password.reveal(), &user.email).await?;
+    let mut user = user;
+    loop {
+        let object = format!("user:{}", user.id);
+        let audit = shared.note(&head, &caller, user.org, "user.password", object);
+        let id = user.id;
+        let set = NewHash { user, hash: hash.clone(), source: Source::Native, audit };
+        let answer = Answer::plain(204, Bytes::new());
+        if let Some(answered) = shared.set_password(&mut begun, set, answer).await? {
+            return Ok(answered);
+        }
+        user = named(&shared, &caller, &id.to_string()).await?;
+        check(&shared, &caller, &user).await?;
+    }
+}
+
+/// The user a path names; foreign and absent ones alike are not found.
+async fn named(shared: &Shared, caller: &Caller, id: &str) -> Result<User, Failure> {
+    let unknown = || Failure::new(FailureClass::NotFound, "no such user");
+    let id: UserId = id.parse().map_err(|_| unknown())?;
+    let found = shared.store.user(UserRef::Id(id)).await?.ok_or_else(unknown)?;
+    if shared.is_within(found.org, caller.organization).await? { Ok(found) } else { Err(unknown()) }
+}
+
+/// Refuses who may not set this user's password; true if it is the caller's own.
+async fn check(shared: &Shared, caller: &Caller, user: &User) -> Result<bool, Failure> {
+    if caller.scope == Scope::User(user.id) {
+        if caller.limited_to.is_none() {
+            return Ok(true);
+        }
+        let text = "a limited token cannot change the password of its user";
+        return Err(Failure::new(FailureClass::Forbidden, text));
+    }
+    shared.require(caller, Permission::UserEdit).await?;
+    let Some((_, granted)) = shared.user(caller).await? else { return Ok(false) };
+    let theirs = shared.rights_of(user).await?;
+    if theirs.and(granted) == theirs {
+        return Ok(false);
+    }
+    let text = "the user's role has permissions that the caller's has not";
+    Err(Failure::new(FailureClass::Forbidden, text))
+}
+
+/// Asks for the old password, so that a stolen token alone does not take over the account.
+async fn prove(shared: &Shared, user: UserId, current: Option<&Secret>) -> Result<(), Failure> {
+    let stored = shared.store.password(user).await?;
+    if stored.is_none() {
+        return Ok(());
+    }
+    let current = current.ok_or_else(|| Failure::field("currentPassword", "is required"))?;
+    let (tries, name) = (&shared.identity.logins, format!("user:{user}"));
+    tries.check(&name, Instant::now())?;
+    if shared.identity.passwords.verify(current.reveal(), stored.as_ref()).await? {
+        return Ok(());
+    }
+    tries.failed(&name, Instant::now());
+    Err(Failure::field("currentPassword", "is not the current password"))
+}
+
+impl Shared {
+    /// What a user's role grants.
+    async fn rights_of(&self, user: &User) -> Result<PermissionSet, Failure> {
+        Ok(match self.store.role(user.org, user.role).await? {
+            Some(role) => PermissionSet::of_names(role.permissions.iter().map(String::as_str)),
+            None => PermissionSet::of_default_role(user.role).unwrap_or_default(),
+        })
+    }
+}

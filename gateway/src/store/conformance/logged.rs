@@ -1,0 +1,188 @@
+//! Checks of logged changes: the log comes first, a refusal leaves nothing, making again is exact.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::samples::{ACME, GLOBEX, organization, two_organizations, user};
+use super::{Checked, Place, apply, refused_as};
+use crate::model::{AuditNote, Millis, NotificationPolicy, PolicyOwner, RoleId, User, UserId};
+use crate::store::{Change, Expectation, LogError, LogStep, Store, UserRef, Version};
+
+/// A log that keeps what it was given, in order.
+#[derive(Clone, Debug, Default)]
+struct Log(Arc<Mutex<Vec<(Version, Vec<Change>)>>>);
+
+impl Log {
+    fn step(&self, changes: &[Change]) -> LogStep {
+        let (log, changes) = (self.clone(), changes.to_vec());
+        Box::new(move |version| {
+            log.0.lock().push((version, changes));
+            Ok(Box::pin(async { Ok(()) }))
+        })
+    }
+
+    fn taken(&self) -> Vec<(Version, Vec<Change>)> {
+        self.0.lock().clone()
+    }
+}
+
+fn note(action: &str) -> Change {
+    Change::Audit(AuditNote {
+        at: Millis(1_700_000_000_009),
+        org: ACME,
+        actor: String::from("organization:101"),
+        peer: None,
+        action: String::from(action),
+        object: String::from("user:1"),
+    })
+}
+
+fn policy(password_change: bool) -> NotificationPolicy {
+    let at = Millis(1_700_000_000_000);
+    NotificationPolicy { password_change, created_at: at, changed_at: at, sequence: 0 }
+}
+
+pub(super) async fn logs_what_it_makes_and_nothing_it_refuses(store: &dyn Store) -> Checked {
+    apply(store, two_organizations(2)).await?;
+    let log = Log::default();
+    let taken = vec![Change::PutUser(User { email: user(ACME, 1).email, ..user(ACME, 3) })];
+    refused_as(
+        store.apply_logged(taken.clone(), log.step(&taken)).await,
+        "email is already in use",
+    );
+    assert_eq!(log.taken().len(), 0, "a refused change reached the log");
+    let good = vec![Change::PutUser(user(ACME, 3))];
+    let version = store.apply_logged(good.clone(), log.step(&good)).await?;
+    assert_eq!(log.taken().iter().map(|(v, _)| *v).collect::<Vec<_>>(), [version]);
+    assert_eq!(store.user(UserRef::Id(UserId(3))).await?, Some(user(ACME, 3)));
+    Ok(())
+}
+
+pub(super) async fn makes_nothing_that_its_log_did_not_take(store: &dyn Store) -> Checked {
+    apply(store, two_organizations(1)).await?;
+    let full: LogStep = Box::new(|_| Err(LogError::Full));
+    let add = || vec![Change::PutUser(user(ACME, 2))];
+    refused_as(store.apply_logged(add(), full).await, "the changes could not be logged");
+    assert_eq!(store.user(UserRef::Id(UserId(2))).await?, None);
+    let failing: LogStep = Box::new(|_| Ok(Box::pin(async { Err(LogError::Failed) })));
+    refused_as(store.apply_logged(add(), failing).await, "the changes could not be logged");
+    assert_eq!(store.user(UserRef::Id(UserId(2))).await?, None);
+    assert_eq!(store.count_users(ACME).await?, 1);
+    apply(store, add()).await?;
+    assert_eq!(store.user(UserRef::Id(UserId(2))).await?, Some(user(ACME, 2)));
+    Ok(())
+}
+
+pub(super) async fn makes_logged_changes_again_exactly_once(place: &impl Place) -> Checked {
+    let log = Log::default();
+    let store = place.open().await;
+    apply(&*store, two_organizations(2)).await?;
+    let owner = PolicyOwner::Organization(ACME);
+    for change in [
+        vec![Change::Count(owner), note("a")],
+        vec![Change::PutPolicy(owner, Some(policy(true))), note("b")],
+        vec![
+            Change::Expect(Expectation::Sequence(owner, 2)),
+            Change::PutPolicy(owner, Some(policy(false))),
+            note("c"),
+        ],
+    ] {
+        store.apply_logged(change.clone(), log.step(&change)).await?;
+    }
+    let (sequence, trail) = (store.sequence(owner).await?, store.audit(ACME, 0, 10).await?);
+    assert_eq!((sequence, trail.len()), (3, 3));
+    let mut shuffled = log.taken();
+    shuffled.reverse();
+    store.redo(shuffled.clone()).await?;
+    drop(store);
+    let store = place.open().await;
+    store.redo(shuffled).await?;
+    assert_eq!(store.sequence(owner).await?, 3);
+    assert_eq!(store.audit(ACME, 0, 10).await?, trail);
+    assert_eq!(
+        store.policy(owner).await?.map(|p| (p.password_change, p.sequence)),
+        Some((false, 3))
+    );
+    Ok(())
+}
+
+pub(super) async fn decides_expectations_with_the_changes(store: &Arc<dyn Store>) -> Checked {
+    apply(&**store, two_organizations(3)).await?;
+    let admin = |id| Change::PutUser(User { role: RoleId(1), ..user(ACME, id) });
+    apply(&**store, [admin(1)]).await?;
+    let unmet = |what: &str| format!("the records are not as the change expects them: {what}");
+    for (expectation, holds) in [
+        (Expectation::UserRevision(UserId(1), 0), true),
+        (Expectation::UserRevision(UserId(1), 1), false),
+        (Expectation::UserRevision(UserId(99), 0), false),
+        (Expectation::Seats(ACME, 4), true),
+        (Expectation::Seats(ACME, 3), false),
+        (Expectation::RoleBesides(ACME, RoleId(1), UserId(2)), true),
+        (Expectation::RoleBesides(ACME, RoleId(1), UserId(1)), false),
+        (Expectation::Sequence(PolicyOwner::Instance, 0), true),
+        (Expectation::Sequence(PolicyOwner::Instance, 1), false),
+        (Expectation::Subscriptions(ACME, 1), true),
+        (Expectation::Subscriptions(ACME, 0), false),
+        (Expectation::Children(ACME, 1), true),
+        (Expectation::Children(ACME, 0), false),
+    ] {
+        let word = expectation.word();
+        let outcome = store.apply(vec![Change::Expect(expectation.clone())]).await;
+        match outcome {
+            Ok(_) => assert!(holds, "{expectation:?}"),
+            Err(error) => {
+                assert!(!holds, "{expectation:?}");
+                assert_eq!(error.to_string(), unmet(word));
+            }
+        }
+    }
+    // One seat is left and many want it.
+    let mut callers = tokio::task::JoinSet::new();
+    for id in 10..40 {
+        let store = Arc::clone(store);
+        callers.spawn(async move {
+            let changes =
+                vec![Change::Expect(Expectation::Seats(ACME, 4)), Change::PutUser(user(ACME, id))];
+            let log = Log::default();
+            let step = log.step(&changes);
+            store.apply_logged(changes, step).await.is_ok()
+        });
+    }
+    let seated = callers.join_all().await.into_iter().filter(|seated| *seated).count();
+    assert_eq!((seated, store.count_users(ACME).await?), (1, 4));
+    Ok(())
+}
+
+pub(super) async fn chains_the_audit_trail_of_each_organization(store: &dyn Store) -> Checked {
+    apply(store, two_organizations(1)).await?;
+    for name in ["Ada", "Bob", "Eve"] {
+        let renamed = User { name: String::from(name), ..user(ACME, 1) };
+        apply(store, [Change::PutUser(renamed), note("user.rename")]).await?;
+    }
+    let trail = store.audit(ACME, 0, 10).await?;
+    assert_eq!(trail.len(), 3);
+    let links: Vec<_> = trail.windows(2).map(|pair| pair[1].previous == pair[0].hash).collect();
+    assert_eq!(links, [true, true]);
+    assert_eq!(trail[0].previous, [0; 32], "the first line has none before it");
+    assert!(trail.iter().all(|line| line.before != line.after && line.hash != [0; 32]));
+    assert!(trail.windows(2).all(|pair| pair[0].version < pair[1].version));
+    let rest = store.audit(ACME, trail[0].version, 1).await?;
+    assert_eq!(rest, trail[1..2]);
+    assert_eq!(store.audit(GLOBEX, 0, 10).await?, []);
+    Ok(())
+}
+
+pub(super) async fn gives_out_ids_beyond_every_imported_one(place: &impl Place) -> Checked {
+    let store = place.open().await;
+    apply(&*store, [Change::PutOrganization(organization(ACME))]).await?;
+    apply(&*store, [Change::PutUser(user(ACME, 5_000_000_000))]).await?;
+    let (user_id, org) = (store.next_user(), store.next_organization());
+    assert_eq!((user_id, org.0), (UserId(5_000_000_001), ACME.0 + 1));
+    assert_ne!(store.next_user(), user_id);
+    drop(store);
+    let store = place.open().await;
+    assert_eq!(store.next_user(), user_id, "an id nobody got is free again after a restart");
+    Ok::<_, Box<dyn Error + Send + Sync>>(())
+}
