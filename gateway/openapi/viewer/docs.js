@@ -150,7 +150,7 @@ function curl({ path, method, operation, parameters }) {
     if (type === "application/x-www-form-urlencoded") {
       for (const [name, field] of Object.entries(value ?? {})) lines.push(`--data-urlencode ${quoted(`${name}=${field}`)}`);
     } else {
-      lines.push(`-H ${quoted(`Content-Type: ${type}`)}`);
+      lines.push(`-H ${quoted(`Content-Type: ${operation.requestBody["x-bugler-media-type"] ?? type}`)}`);
       lines.push(`--data-binary ${quoted(typeof value === "string" ? value : JSON.stringify(value ?? {}))}`);
     }
   }

@@ -23,7 +23,6 @@ pub struct AdminService {
     readiness: Readiness,
     metrics: PrometheusHandle,
     durability: Arc<dyn Fn() -> &'static str + Send + Sync>,
-    documents: Documents,
     viewer: Viewer,
 }
 
@@ -37,13 +36,12 @@ impl AdminService {
         viewer: Viewer,
         durability: impl Fn() -> &'static str + Send + Sync + 'static,
     ) -> Self {
-        let documents = Documents::get();
-        Self { readiness, metrics, durability: Arc::new(durability), documents, viewer }
+        Self { readiness, metrics, durability: Arc::new(durability), viewer }
     }
 
     fn serves(&self, path: &str) -> bool {
         matches!(path, "/healthz" | "/readyz" | "/healthz/ready" | "/metrics")
-            || self.documents.paths().chain(self.viewer.paths()).any(|known| known == path)
+            || Documents::get().paths().chain(self.viewer.paths()).any(|known| known == path)
     }
 
     fn ready(&self) -> Response {
@@ -105,7 +103,7 @@ impl Service for AdminService {
                     }
                 }
                 path => {
-                    let documents = admin.documents.reply(path, &request.headers);
+                    let documents = Documents::get().reply(path, &request.headers);
                     documents
                         .or_else(|| admin.viewer.reply(path, &request.headers))
                         .unwrap_or_else(|| admin.refuse(path, &Refusal::NotFound))

@@ -154,11 +154,11 @@ impl<'a> Fields<'a> {
 }
 
 /// The whole number a value is, however it is written: to JSON Schema `7`, `7.0` and `7e0` are one
-/// integer. `None` beyond 2^53 unless it is written without fraction and exponent, since it may be
+/// integer. `None` beyond 10^14 unless it is written without fraction and exponent, since it may be
 /// another number then than the caller wrote.
 #[must_use]
 pub(crate) fn whole(value: &Value) -> Option<i64> {
-    const EXACT: f64 = 9_007_199_254_740_992.0;
+    const EXACT: f64 = 1e14;
     value.as_i64().or_else(|| {
         let number = value.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < EXACT)?;
         format!("{number:.0}").parse().ok()
@@ -220,8 +220,8 @@ mod tests {
             ("-7e1", Some(-70)),
             ("-0.0", Some(0)),
             ("9223372036854775807", Some(i64::MAX)),
-            ("9007199254740991.0", Some(9_007_199_254_740_991)),
-            ("9007199254740992.0", None),
+            ("99999999999999.0", Some(99_999_999_999_999)),
+            ("1e14", None),
             ("9223372036854775808", None),
             ("7.5", None),
             ("1e300", None),

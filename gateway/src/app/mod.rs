@@ -19,12 +19,13 @@ use crate::intake::Intake;
 use crate::journal::Journal;
 use crate::journal::disk::{DiskJournal, OpenError};
 use crate::lifecycle::{Readiness, Shutdown, TaskKind, Tasks};
+use crate::model::Millis;
 use crate::openapi::Viewer;
 use crate::rules::RuleError;
 use crate::server::{self, ServerLimits, Service};
 use crate::store::directory::{self, DirectoryError};
 use crate::store::disk::{DiskError, DiskStore};
-use crate::store::{Store, StoreError};
+use crate::store::{Change, Store, StoreError};
 use crate::telemetry::metrics::{self, PrometheusHandle};
 use crate::work::decode_changes;
 use std::net::SocketAddr;
@@ -89,6 +90,9 @@ pub enum SeedError {
     Store(#[from] StoreError),
 }
 
+const FORGET_EVERY: Duration = Duration::from_mins(1);
+const FORGET_AFTER_MS: u64 = 24 * 60 * 60 * 1_000;
+
 /// A running gateway.
 #[derive(Debug)]
 pub struct App {
@@ -134,6 +138,7 @@ impl App {
         let shutdown = Shutdown::new();
         let tasks = Tasks::new(shutdown.clone());
         let readiness = Readiness::new(shutdown.clone());
+        let kept = Arc::clone(&store);
         let service = service(&config, &journal, store, keys, &clock);
         let addresses = (local(&api), local(&admin));
         let admin_service = {
@@ -160,6 +165,11 @@ impl App {
             TaskKind::Background,
             "journal-watch",
             watch_journal(Arc::clone(&journal), readiness, shutdown.clone()),
+        );
+        tasks.spawn(
+            TaskKind::Background,
+            "forget",
+            forget_ended(Arc::clone(&kept), Arc::clone(&clock), shutdown.clone()),
         );
         let recovered = journal.recovered();
         tracing::info!(
@@ -308,6 +318,21 @@ fn service(
         identity: Identity::new(minter.ok(), identity),
         limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
     }))
+}
+
+/// Removes tokens and invitations some time after they ended.
+async fn forget_ended(store: Arc<dyn Store>, clock: Arc<dyn Clock>, shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(FORGET_EVERY) => {}
+            () = shutdown.draining() => return,
+        }
+        // A day late, so that a late repeat is still told apart from an unknown token.
+        let before = Millis(clock.now().0.saturating_sub(FORGET_AFTER_MS));
+        if let Err(error) = store.apply(vec![Change::Forget(before)]).await {
+            tracing::warn!(error = %crate::telemetry::chain(&error), "ended tokens could not be removed");
+        }
+    }
 }
 
 /// Publishes the backlog, and ends the process when the journal can no longer be trusted.

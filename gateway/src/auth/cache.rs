@@ -72,6 +72,7 @@ mod tests {
         Arc::new(Caller {
             epoch: None,
             family: None,
+            client: None,
             organization: OrganizationId(id),
             scope: Scope::Organization,
             token_id: id.to_string(),

@@ -1,9 +1,10 @@
 //! The OpenAPI documents of everything the API serves, and the pages that show them.
 //!
 //! The documents are written by hand under `gateway/openapi`, one per dialect and one with what
-//! all of them share. They are merged once, at start, and served as constants.
+//! all of them share. They are merged once a day, since some limits move with the calendar.
 
 mod classes;
+mod times;
 mod viewer;
 
 #[cfg(test)]
@@ -11,17 +12,20 @@ mod tests;
 
 pub use viewer::Viewer;
 
+use crate::clock::{Clock, SystemClock};
+use crate::model::Millis;
 use crate::server::{ReplyBody, Response};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// A document changes with a release only, and its tag makes asking again cheap.
+/// A document changes with a release or a day, and its tag makes asking again cheap.
 const CACHED: HeaderValue = HeaderValue::from_static("public, max-age=300");
 /// What every document has: the title, the caller's credentials, headers and parameters.
 const SHARED: &str = include_str!("../../openapi/common.json");
@@ -43,23 +47,37 @@ struct Document {
     tag: HeaderValue,
 }
 
-/// Every document, ready to be sent.
+/// Every document as it is on one day, ready to be sent.
 #[derive(Clone, Debug)]
 pub struct Documents(Arc<[Document]>);
 
+/// The day and its documents.
+static TODAY: Mutex<Option<(Millis, Documents)>> = Mutex::new(None);
+
 impl Documents {
-    /// The documents of this release; made once for the whole process.
+    /// The documents of this release, with the limits of today.
     #[must_use]
     pub fn get() -> Self {
-        static DOCUMENTS: OnceLock<Documents> = OnceLock::new();
-        DOCUMENTS.get_or_init(Self::build).clone()
+        Self::at(SystemClock.now())
     }
 
-    fn build() -> Self {
-        let whole = Document::new(String::from("/openapi.json"), &merged(&DIALECTS));
+    fn at(now: Millis) -> Self {
+        let mut today = TODAY.lock();
+        match &*today {
+            Some((end, documents)) if *end == now.year_ahead() => documents.clone(),
+            _ => {
+                let documents = Self::build(now);
+                *today = Some((now.year_ahead(), documents.clone()));
+                documents
+            }
+        }
+    }
+
+    fn build(now: Millis) -> Self {
+        let whole = Document::new(String::from("/openapi.json"), &merged(&DIALECTS, now));
         let each = DIALECTS.iter().map(|one| {
             let path = format!("/openapi/{}.json", one.0);
-            Document::new(path, &merged(std::slice::from_ref(one)))
+            Document::new(path, &merged(std::slice::from_ref(one), now))
         });
         Self(std::iter::once(whole).chain(each).collect())
     }
@@ -121,8 +139,8 @@ fn names_tag(sent: &HeaderValue, tag: &HeaderValue) -> bool {
         .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one).as_bytes() == tag.as_bytes())
 }
 
-/// The shared document with `dialects` merged into it.
-fn merged(dialects: &[(&str, &str)]) -> Value {
+/// The shared document with `dialects` merged into it, as it is on the day of `now`.
+fn merged(dialects: &[(&str, &str)], now: Millis) -> Value {
     let mut whole = parsed(SHARED);
     whole["info"]["version"] = env!("CARGO_PKG_VERSION").into();
     for (_, text) in dialects {
@@ -151,6 +169,7 @@ fn merged(dialects: &[(&str, &str)]) -> Value {
         }
     }
     classes::spell_out(&mut whole);
+    times::put_limits(&mut whole, now);
     whole
 }
 

@@ -61,6 +61,9 @@ pub enum Change {
     PutText(PolicyOwner, String, Option<MessageText>),
     /// Raises an owner's counter for an event that leaves no record of its own.
     Count(PolicyOwner),
+    /// Forgets refresh tokens, invitations and revocations that ended before the instant, a
+    /// bounded number at once.
+    Forget(Millis),
 }
 
 /// What must hold when changes are made, decided with them.

@@ -22,7 +22,7 @@ const IMPORTS: [(&str, &[&str]); 18] = [
     ("auth", &["clock", "model", "telemetry"]),
     ("intake", &["clock", "journal", "model", "store", "telemetry", "work"]),
     ("server", &["lifecycle", "telemetry"]),
-    ("openapi", &["server"]),
+    ("openapi", &["clock", "model", "server"]),
     ("admin", &["lifecycle", "openapi", "server", "telemetry"]),
     (
         "api",

@@ -2,7 +2,7 @@
 
 use super::not_before;
 use crate::api::failure::{Failure, FieldFault};
-use crate::api::fields::{Faults, Fields, is_email, text_problem};
+use crate::api::fields::{Faults, Fields, is_email, text_problem, whole};
 use crate::api::json;
 use crate::model::{Audience, Content, Millis, NotificationId, Organization};
 use serde_json::{Map, Value, json};
@@ -12,7 +12,6 @@ const EMAILS_MAX: usize = 1_000;
 const GROUPS_MAX: usize = 100;
 /// A push payload is at most 4,096 bytes, and inputs travel in it.
 const INPUTS_BYTES_MAX: usize = 3 << 10;
-const YEAR_MS: u64 = 366 * 24 * 3_600_000;
 /// Integers below this are seconds: as milliseconds they would all be before 1973.
 const SECONDS_BELOW: u64 = 100_000_000_000;
 
@@ -242,16 +241,18 @@ fn audience(
 
 /// RFC 3339 text, or an integer: milliseconds since the epoch, small ones seconds.
 fn start_at(fields: &Fields<'_>, now: Millis, faults: &mut Faults) -> Option<Millis> {
-    let asked = match fields.get("startAt")? {
+    let value = fields.get("startAt")?;
+    let asked = match value {
         Value::String(text) => parse_rfc3339(text),
         Value::Number(number) => number
             .as_u64()
+            .or_else(|| whole(value).and_then(|n| u64::try_from(n).ok()))
             .map(|n| Millis(if n < SECONDS_BELOW { n.saturating_mul(1000) } else { n })),
         _ => None,
     };
     match asked {
         None => faults.add("startAt", "must be an RFC 3339 time or milliseconds since 1970"),
-        Some(at) if at > now.plus(YEAR_MS) => faults.add("startAt", "is more than a year ahead"),
+        Some(at) if at > now.year_ahead() => faults.add("startAt", "is more than a year ahead"),
         Some(at) => return Some(not_before(now, at)),
     }
     None

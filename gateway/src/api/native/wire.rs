@@ -18,7 +18,6 @@ const TITLE_MAX: usize = 200;
 const BODY_MAX: usize = 2_000;
 const DATA_BYTES_MAX: usize = 3 << 10;
 const NAME_MAX: usize = 100;
-const YEAR_MS: u64 = 366 * 24 * 3_600_000;
 /// Push providers keep a message for 28 days at most.
 const TTL_S_MAX: u64 = 28 * 24 * 3_600;
 
@@ -167,7 +166,7 @@ impl<'a> Wire<'a> {
         if self.data.is_some_and(|data| data.get().len() > DATA_BYTES_MAX) {
             fault("data", format!("takes more than {DATA_BYTES_MAX} bytes"));
         }
-        if self.start_at.is_some_and(|at| at.0 > now.0 + YEAR_MS) {
+        if self.start_at.is_some_and(|at| Millis(at.0) > now.year_ahead()) {
             fault("startAt", String::from("is more than a year ahead"));
         }
         if self.ttl.is_some_and(|ttl| ttl.0 == 0 || ttl.0 > TTL_S_MAX) {

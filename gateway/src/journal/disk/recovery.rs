@@ -16,6 +16,7 @@ use crate::model::ShardId;
 use bytes::Bytes;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -85,7 +86,12 @@ pub(super) fn open(
     options: DiskOptions,
     clock: Arc<dyn Clock>,
 ) -> Result<Opened, OpenError> {
-    fs::create_dir_all(dir).map_err(io_error("create", dir))?;
+    // Readable by the owner only: entries hold messages and credentials.
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(io_error("create", dir))?;
     let lock = lock(dir)?;
     check_shards(dir, options.shards)?;
     let segments = Segments::open(dir)?;

@@ -7,8 +7,12 @@ use parking_lot::Mutex;
 
 use super::samples::{ACME, GLOBEX, organization, two_organizations, user};
 use super::{Checked, Place, apply, refused_as};
-use crate::model::{AuditNote, Millis, NotificationPolicy, PolicyOwner, RoleId, User, UserId};
+use crate::model::{
+    AuditNote, Invitation, Millis, NotificationPolicy, PolicyOwner, RefreshToken, RoleId,
+    SecretHash, User, UserId,
+};
 use crate::store::{Change, Expectation, LogError, LogStep, Store, UserRef, Version};
+use uuid::Uuid;
 
 /// A log that keeps what it was given, in order.
 #[derive(Clone, Debug, Default)]
@@ -185,4 +189,57 @@ pub(super) async fn gives_out_ids_beyond_every_imported_one(place: &impl Place) 
     let store = place.open().await;
     assert_eq!(store.next_user(), user_id, "an id nobody got is free again after a restart");
     Ok::<_, Box<dyn Error + Send + Sync>>(())
+}
+
+pub(super) async fn forgets_what_ended_and_nothing_else(store: &dyn Store) -> Checked {
+    apply(store, two_organizations(1)).await?;
+    let refresh = |number: u8, expires_at| RefreshToken {
+        token: SecretHash([number; 32]),
+        family: Uuid::from_u128(7),
+        client: String::from("client"),
+        org: ACME,
+        user: None,
+        epoch: 0,
+        expires_at: Millis(expires_at),
+        is_used: false,
+    };
+    let invitation = |number: u8, expires_at| Invitation {
+        token: SecretHash([number; 32]),
+        user: UserId(1),
+        org: ACME,
+        role: RoleId(3),
+        created_at: Millis(0),
+        expires_at: Millis(expires_at),
+    };
+    apply(
+        store,
+        [
+            Change::PutRefresh(refresh(1, 100)),
+            Change::PutRefresh(refresh(2, 300)),
+            Change::PutInvitation(invitation(3, 100)),
+            Change::PutInvitation(invitation(4, 300)),
+            Change::Revoke(String::from("old"), Millis(100)),
+            Change::Revoke(String::from("new"), Millis(300)),
+        ],
+    )
+    .await?;
+    assert!(store.is_revoked("old") && store.is_revoked("new"));
+    apply(store, [Change::Forget(Millis(200))]).await?;
+    let (first, second) = (SecretHash([1; 32]), SecretHash([2; 32]));
+    assert_eq!(store.refresh(first).await?, None);
+    assert_eq!(store.refresh(second).await?, Some(refresh(2, 300)));
+    assert_eq!(store.invitation(SecretHash([3; 32])).await?, None);
+    assert_eq!(store.invitation(SecretHash([4; 32])).await?, Some(invitation(4, 300)));
+    assert!(!store.is_revoked("old") && store.is_revoked("new"));
+    apply(store, [Change::UseRefresh(second)]).await?;
+    refused_as(
+        store.apply(vec![Change::UseRefresh(second)]).await,
+        "the refresh token was used before or is not there",
+    );
+    apply(store, [Change::TakeInvitation(SecretHash([4; 32]))]).await?;
+    refused_as(
+        store.apply(vec![Change::TakeInvitation(SecretHash([4; 32]))]).await,
+        "the invitation was used before or is not there",
+    );
+    Ok(())
 }

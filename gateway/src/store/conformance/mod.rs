@@ -54,6 +54,7 @@ pub async fn run<P: Place>(empty_place: impl AsyncFn() -> P) -> Checked {
     logged::makes_logged_changes_again_exactly_once(&empty_place().await).await?;
     logged::decides_expectations_with_the_changes(&store().await).await?;
     logged::chains_the_audit_trail_of_each_organization(&*store().await).await?;
+    logged::forgets_what_ended_and_nothing_else(&*store().await).await?;
     logged::gives_out_ids_beyond_every_imported_one(&empty_place().await).await?;
     Ok(())
 }

@@ -9,12 +9,15 @@ use super::tables::{
 };
 use super::transaction::Draft;
 use crate::model::{
-    ApiKey, AuditNote, AuditRecord, Client, Invitation, Membership, MessageText,
+    ApiKey, AuditNote, AuditRecord, Client, Invitation, Membership, MessageText, Millis,
     NotificationPolicy, ObjectId, OrganizationId, PolicyOwner, RefreshToken, RoleId, Secret,
     SecretHash, User, UserId, UserStatus,
 };
 use crate::store::{Change, Expectation};
 use uuid::Uuid;
+
+/// Ended records forgotten in one change, so that no other change waits long for it.
+const FORGOTTEN_AT_ONCE: usize = 1_000;
 
 pub(super) fn make(
     draft: &mut Draft<'_>,
@@ -35,10 +38,12 @@ pub(super) fn make(
         Change::PutKey(key) => put_key(draft, &key),
         Change::RemoveKey(org, id) => remove_key(draft, org, id),
         Change::PutRefresh(refresh) => {
+            ends(draft, refresh.expires_at, b'r', &refresh.token.0)?;
             Ok(draft.put_record(Table::Refreshes, &refresh.token.0, &refresh)?)
         }
         Change::UseRefresh(token) => use_refresh(draft, token, making.again),
         Change::Revoke(id, until) => {
+            ends(draft, until, b'v', id.as_bytes())?;
             draft.put(Table::Revoked, id.as_bytes(), &until.0.to_be_bytes())?;
             making.touched.revoked.push((id, until));
             Ok(())
@@ -49,6 +54,7 @@ pub(super) fn make(
             count(draft, Counter::Sequence(owner), 1)?;
             Ok(())
         }
+        Change::Forget(before) => forget(draft, before, making),
         // The records every delivery needs are made by the caller.
         Change::PutOrganization(_)
         | Change::PutUser(_)
@@ -145,6 +151,7 @@ fn remove_membership(
 
 fn put_invitation(draft: &mut Draft<'_>, invitation: &Invitation) -> Result<(), Refusal> {
     require_user(draft, invitation.user)?;
+    ends(draft, invitation.expires_at, b'i', &invitation.token.0)?;
     Ok(draft.put_record(Table::Invitations, &invitation.token.0, invitation)?)
 }
 
@@ -227,6 +234,34 @@ fn put_text(
     match text {
         Some(text) => draft.put_record(Table::Texts, &key, &MessageText { sequence, ..text })?,
         None => draft.remove(Table::Texts, &key)?,
+    }
+    Ok(())
+}
+
+/// Notes when a record may be forgotten.
+fn ends(draft: &mut Draft<'_>, at: Millis, kind: u8, key: &[u8]) -> Result<(), Refusal> {
+    Ok(draft.put(Table::Endings, &[&at.0.to_be_bytes()[..], &[kind], key].concat(), &[])?)
+}
+
+fn forget(draft: &mut Draft<'_>, before: Millis, making: &mut Making<'_>) -> Result<(), Refusal> {
+    let until = before.0.to_be_bytes();
+    let ended: Vec<Vec<u8>> = draft
+        .keys(Table::Endings, &[])?
+        .take(FORGOTTEN_AT_ONCE)
+        .take_while(|key| key.as_ref().map_or(true, |key| key.as_slice() < until.as_slice()))
+        .collect::<Result<_, _>>()?;
+    for ending in ended {
+        if let Some((kind, key)) = ending.get(8..).and_then(<[u8]>::split_first) {
+            match kind {
+                b'r' => draft.remove(Table::Refreshes, key)?,
+                b'i' => draft.remove(Table::Invitations, key)?,
+                _ => {
+                    draft.remove(Table::Revoked, key)?;
+                    making.touched.unrevoked.push(String::from_utf8_lossy(key).into_owned());
+                }
+            }
+        }
+        draft.remove(Table::Endings, &ending)?;
     }
     Ok(())
 }

@@ -28,6 +28,7 @@ pub(super) struct Touched {
     pub(super) devices: Vec<UserId>,
     pub(super) subscriptions: Vec<OrganizationId>,
     pub(super) revoked: Vec<(String, Millis)>,
+    pub(super) unrevoked: Vec<String>,
 }
 
 /// The state of all caches at one moment, noted before a read transaction begins.
@@ -60,8 +61,12 @@ impl Caches {
         touched.users.iter().for_each(|user| self.users.remove(user));
         touched.devices.iter().for_each(|user| self.devices.remove(user));
         touched.subscriptions.iter().for_each(|org| self.subscriptions.remove(org));
-        if !touched.revoked.is_empty() {
-            self.revoked.write().extend(touched.revoked.iter().cloned());
+        if !touched.revoked.is_empty() || !touched.unrevoked.is_empty() {
+            let mut revoked = self.revoked.write();
+            touched.unrevoked.iter().for_each(|id| {
+                revoked.remove(id);
+            });
+            revoked.extend(touched.revoked.iter().cloned());
         }
     }
 

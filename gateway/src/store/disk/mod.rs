@@ -6,6 +6,7 @@
 //! next start and no other apply is there in part.
 
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -118,7 +119,11 @@ impl DiskStore {
     /// Names the file and what to do: another process has it, it is damaged, or a newer release
     /// wrote it.
     pub fn open(dir: &Path) -> Result<Self, DiskError> {
-        std::fs::create_dir_all(dir)
+        // Readable by the owner only: records hold tokens, secrets and password hashes.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
             .map_err(|source| DiskError::Directory { path: dir.to_path_buf(), source })?;
         let path = dir.join(FILE_NAME);
         // The library repairs what it opens, and asserts where the damage leaves it no way.

@@ -26,6 +26,7 @@
 //! | `revoked` | id | instant it is forgotten |
 //! | `policies`, `texts` | owner; owner, language | policy; text |
 //! | `audit` | org, version | audit record |
+//! | `endings` | instant, kind (`r` refresh, `i` invitation, `v` revoked), key | – |
 //!
 //! Integers in keys are big-endian with the sign bit flipped, so byte order is numeric order:
 //! org and role 4 bytes, user 8, uuids 16, object ids 12. `0xff` ends a group name because UTF-8
@@ -80,11 +81,12 @@ pub(super) enum Table {
     Policies,
     Texts,
     Audit,
+    Endings,
 }
 
 impl Table {
     /// Every table, in the order of the variants.
-    pub(super) const ALL: [Self; 27] = [
+    pub(super) const ALL: [Self; 28] = [
         Self::Meta,
         Self::Organizations,
         Self::OrganizationNames,
@@ -112,6 +114,7 @@ impl Table {
         Self::Policies,
         Self::Texts,
         Self::Audit,
+        Self::Endings,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -143,6 +146,7 @@ impl Table {
             Self::Policies => "policies",
             Self::Texts => "texts",
             Self::Audit => "audit",
+            Self::Endings => "endings",
         }
     }
 
