@@ -5,7 +5,9 @@
 
 use bugler_gateway::BoxFuture;
 use bugler_gateway::api::{Api, ApiSettings, Identity, IdentitySettings, Shared};
-use bugler_gateway::auth::{Grant, KeyRing, Origin, Scope, TokenMinter, TokenVerifier};
+use bugler_gateway::auth::{
+    Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
+};
 use bugler_gateway::clock::{Clock, SystemClock};
 use bugler_gateway::intake::Intake;
 use bugler_gateway::journal::Journal;
@@ -99,6 +101,7 @@ async fn intake(home: &Path) -> Result<Arc<dyn Service>, Failed> {
         },
         limit: None,
         identity: Identity::new(Some(minter), settings),
+        passwords: PasswordPool::default(),
     })))
 }
 

@@ -5,6 +5,17 @@ use crate::bindings::bugler::rules::types::{
 };
 use crate::bindings::exports::bugler::rules::router::{Batch, Item as Row};
 
+/// What the gateway writes into `app` of a mailbox.
+const EMAIL: &str = "email";
+
+impl Target {
+    /// True for a user's mailbox, which the interface shows as a `webhook` of a name no webhook has.
+    #[must_use]
+    pub fn is_email(&self) -> bool {
+        self.channel == Channel::Webhook && self.app == EMAIL
+    }
+}
+
 /// One question: shall this notification go to this recipient, and how?
 #[derive(Clone, Copy, Debug)]
 pub struct Item<'a> {

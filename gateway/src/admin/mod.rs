@@ -86,7 +86,8 @@ impl Service for AdminService {
             let is_read = matches!(request.method, Method::GET | Method::HEAD);
             match request.path() {
                 path if !is_read && admin.serves(path) => {
-                    let mut refused = admin.refuse(request.path(), &Refusal::MethodNotAllowed);
+                    let mut refused =
+                        admin.refuse(request.path(), None, &Refusal::MethodNotAllowed);
                     let allow = HeaderValue::from_static("GET, HEAD");
                     refused.headers_mut().insert(header::ALLOW, allow);
                     refused
@@ -106,13 +107,13 @@ impl Service for AdminService {
                     let documents = Documents::get().reply(path, &request.headers);
                     documents
                         .or_else(|| admin.viewer.reply(path, &request.headers))
-                        .unwrap_or_else(|| admin.refuse(path, &Refusal::NotFound))
+                        .unwrap_or_else(|| admin.refuse(path, None, &Refusal::NotFound))
                 }
             }
         })
     }
 
-    fn refuse(&self, _path: &str, refusal: &Refusal) -> Response {
+    fn refuse(&self, _path: &str, _: Option<&HeaderValue>, refusal: &Refusal) -> Response {
         reply(refusal.status(), TEXT, format!("{refusal}\n"))
     }
 }

@@ -1,8 +1,9 @@
 //! What proves and vouches for callers: passwords, the token signer, and the count of failed tries.
 
+use crate::api::Shared;
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::tries::Tries;
-use crate::auth::{Grant, NewPassword, PasswordError, PasswordPool, PasswordProblem, TokenMinter};
+use crate::auth::{Grant, NewPassword, PasswordError, PasswordProblem, TokenMinter};
 use crate::model::{Millis, Secret};
 use std::time::Duration;
 
@@ -28,7 +29,6 @@ pub struct IdentitySettings {
 pub struct Identity {
     /// `None` where the keys can only verify: then tokens come from elsewhere.
     minter: Option<TokenMinter>,
-    pub(crate) passwords: PasswordPool,
     pub(crate) settings: IdentitySettings,
     pub(crate) clients: Tries,
     pub(crate) logins: Tries,
@@ -40,7 +40,6 @@ impl Identity {
     pub fn new(minter: Option<TokenMinter>, settings: IdentitySettings) -> Self {
         Self {
             minter,
-            passwords: PasswordPool::default(),
             settings,
             clients: Tries::new(settings.client_failures),
             logins: Tries::new(LOGIN_FAILURES),
@@ -63,9 +62,11 @@ impl Identity {
             unable("the token could not be signed")
         })
     }
+}
 
+impl Shared {
     /// Checks a password for the user with this e-mail address and hashes it.
-    pub(crate) async fn hash(
+    pub(crate) async fn hash_password(
         &self,
         field: &str,
         password: &str,

@@ -14,8 +14,10 @@ mod blynk;
 mod documents;
 mod identity;
 mod jigx;
+mod language;
 mod limit;
 mod native;
+mod notice;
 mod oauth;
 mod passwords;
 mod route;
@@ -36,7 +38,7 @@ use crate::api::failure::{Failure, FailureClass};
 use crate::api::route::{Call, Dialect, Endpoint, Params, label_of, method_label, percent_decode};
 use crate::server::{Refusal, Request, Response, Service};
 use crate::telemetry::metrics::{IntakeMetrics, RouteMetrics};
-use http::header::ALLOW;
+use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use std::sync::Arc;
 use std::time::Instant;
@@ -125,14 +127,18 @@ fn methods(served: &[Served]) -> String {
 impl Service for Api {
     fn call(&self, request: Request) -> BoxFuture<'static, Response> {
         let started = Instant::now();
-        let dialect = Dialect::of(request.path());
+        let media = request.headers.get(CONTENT_TYPE);
+        let dialect = Dialect::of_request(request.path(), media);
         let (served, params) = match self.route(&request.method, request.path()) {
             Ok(found) => found,
             Err(failure) => {
-                let mut response = dialect.render(&failure);
+                let mut response = dialect.refuse(media, &failure);
                 if response.status() == StatusCode::METHOD_NOT_ALLOWED {
                     // RFC 9110 section 15.5.6: a 405 says what is allowed.
                     response.headers_mut().extend(self.allowed(request.path()));
+                }
+                if dialect == Dialect::Zitadel {
+                    return Box::pin(zitadel::after_body(request, response));
                 }
                 return Box::pin(std::future::ready(response));
             }
@@ -170,8 +176,8 @@ impl Service for Api {
         })
     }
 
-    fn refuse(&self, path: &str, refusal: &Refusal) -> Response {
-        Dialect::of(path).render(&Failure::from(refusal))
+    fn refuse(&self, path: &str, media: Option<&HeaderValue>, refusal: &Refusal) -> Response {
+        Dialect::of_request(path, media).refuse(media, &Failure::from(refusal))
     }
 }
 

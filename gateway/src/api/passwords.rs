@@ -1,20 +1,15 @@
 //! The one command that sets a password, whoever asks for it: old tokens end, and the user is told.
 
 use crate::api::failure::Failure;
+use crate::api::notice::{self, Origin};
 use crate::api::shared::Begun;
 use crate::api::{Answered, Shared};
+use crate::auth::PermissionSet;
 use crate::intake::{Answer, RecordChange};
 use crate::model::{
-    Audience, AuditNote, Content, Mail, MessageText, Notification, PolicyOwner, Priority, Secret,
-    Source, User,
+    AuditNote, Notification, NotificationId, OrganizationId, PolicyOwner, Secret, Source, User,
 };
 use crate::store::{Change, Expectation};
-
-/// What subscriptions and rules know the change by.
-const EVENT: &str = "user.password_changed";
-/// What stands for the user's name in texts.
-const NAME_MARK: &str = "{{.DisplayName}}";
-const LANGUAGE_DEFAULT: &str = "en";
 
 /// A password to be set, already checked and hashed.
 #[derive(Debug)]
@@ -26,6 +21,14 @@ pub(crate) struct NewHash {
     pub(crate) audit: AuditNote,
 }
 
+/// What setting a password did, for the answer.
+pub(crate) struct PasswordSet {
+    /// The organization's counter behind it.
+    pub(crate) sequence: u64,
+    /// What tells the user; nil where the policy wants no such thing.
+    pub(crate) notification: NotificationId,
+}
+
 impl Shared {
     /// Sets a password, ends the user's tokens and refresh tokens, and tells the user if the
     /// policy says so: all or nothing. `None` if the user or the policy changed since they were
@@ -34,95 +37,72 @@ impl Shared {
         &self,
         begun: &mut Begun,
         new: NewHash,
-        answer: Answer,
+        answer: impl FnOnce(PasswordSet) -> Answer,
     ) -> Result<Option<Answered>, Failure> {
         let NewHash { user, hash, source, audit } = new;
         let (org, now) = (user.org, self.intake.now());
         let own = PolicyOwner::Organization(org);
-        let read_at = self.store.sequence(own).await?;
-        let notice = self.password_notice(&user, source, &audit.actor).await?;
+        let (tells, counters) = self.tells_of_passwords(org).await?;
+        let notice = match tells {
+            true => Some(self.password_notice(&user, source, &audit.actor).await?),
+            false => None,
+        };
         let revision = user.account.revision;
         let mut changed = user.changed(now);
         changed.account.epoch = changed.account.epoch.wrapping_add(1);
-        let changes = vec![
-            Change::Expect(Expectation::UserRevision(changed.id, revision)),
-            Change::Expect(Expectation::Sequence(own, read_at)),
+        let sequence = counters.first().map_or(0, |(_, sequence)| *sequence) + 1;
+        let mut changes = vec![Change::Expect(Expectation::UserRevision(changed.id, revision))];
+        let expected = |(owner, sequence)| Change::Expect(Expectation::Sequence(owner, sequence));
+        changes.extend(counters.into_iter().map(expected));
+        changes.extend([
             Change::PutPassword(changed.id, hash),
             Change::PutUser(changed),
             Change::Count(own),
-        ];
+        ]);
+        let id = notice.as_ref().map_or_else(|| NotificationId(uuid::Uuid::nil()), |one| one.id);
+        let answer = answer(PasswordSet { sequence, notification: id });
         let notifications = notice.into_iter().collect();
-        self.change(begun, RecordChange { org, changes, audit, notifications }, answer).await
+        let change = RecordChange { org, changes, audit, notifications };
+        let answered = self.change(begun, change, answer).await?;
+        Ok(answered.map(|answered| match answered {
+            Answered::Other(response) if tells => Answered::Accepted(response),
+            other => other,
+        }))
     }
 
-    /// What tells a user that its password changed; `None` where the policy wants no such thing.
+    /// Whether users of `org` are told of new passwords, and the counters of the policies that
+    /// was read from: the organization's first.
+    async fn tells_of_passwords(
+        &self,
+        org: OrganizationId,
+    ) -> Result<(bool, Vec<(PolicyOwner, u64)>), Failure> {
+        let mut counters = Vec::new();
+        for owner in [PolicyOwner::Organization(org), PolicyOwner::Instance] {
+            counters.push((owner, self.store.sequence(owner).await?));
+            if let Some(policy) = self.store.policy(owner).await? {
+                return Ok((policy.password_change, counters));
+            }
+        }
+        Ok((notice::BY_DEFAULT, counters))
+    }
+
     async fn password_notice(
         &self,
         user: &User,
         source: Source,
         actor: &str,
-    ) -> Result<Option<Notification>, Failure> {
-        let own = PolicyOwner::Organization(user.org);
-        let policy = match self.store.policy(own).await? {
-            Some(policy) => Some(policy),
-            None => self.store.policy(PolicyOwner::Instance).await?,
-        };
-        // Nobody decided otherwise: users are told.
-        if policy.is_some_and(|policy| !policy.password_change) {
-            return Ok(None);
-        }
-        let mail = self.password_mail(user).await?;
-        let now = self.intake.now();
-        Ok(Some(Notification {
-            id: self.intake.mint(),
-            org: user.org,
-            source,
-            event: String::from(EVENT),
-            audience: Audience::Users(vec![user.id]),
-            content: Content {
-                title: mail.title.clone(),
-                body: mail.text.clone(),
-                ..Content::default()
-            },
-            priority: Priority::High,
-            collapse_key: None,
-            created_at: now,
-            created_by: actor.to_owned(),
-            start_at: now,
-            expires_at: None,
-            dialect_fields: String::new(),
-            mail: Some(mail),
-            inbox: true,
-        }))
+    ) -> Result<Notification, Failure> {
+        let words = notice::words(self.store.as_ref(), user).await?;
+        let (id, at) = (self.intake.mint(), self.intake.now());
+        let origin = Origin { id, at, by: actor.to_owned(), source };
+        Ok(notice::notification(user, &words, origin))
     }
 
-    /// The texts in the user's language: the organization's, the instance's, or ours.
-    async fn password_mail(&self, user: &User) -> Result<Mail, Failure> {
-        let locale = user.locale.as_deref().unwrap_or(LANGUAGE_DEFAULT);
-        let language = locale.split(['_', '-']).next().unwrap_or(LANGUAGE_DEFAULT);
-        let mut own = MessageText::default();
-        for owner in [PolicyOwner::Organization(user.org), PolicyOwner::Instance] {
-            if let Some(text) = self.store.text(owner, language).await? {
-                own = text;
-                break;
-            }
-        }
-        let name = if user.name.is_empty() { &user.email } else { &user.name };
-        let or = |text: &str, ours: &str| {
-            let text = if text.is_empty() { ours } else { text };
-            text.replace(NAME_MARK, name)
-        };
-        Ok(Mail {
-            subject: or(&own.subject, "Your password was changed"),
-            pre_header: or(&own.pre_header, "Your password was changed"),
-            title: or(&own.title, "Your password was changed"),
-            greeting: or(&own.greeting, "Hello {{.DisplayName}},"),
-            text: or(
-                &own.text,
-                "the password of your account was changed. If it was not you, set a new one at once.",
-            ),
-            button: None,
-            footer: or(&own.footer_text, ""),
+    /// What a user's role grants.
+    pub(crate) async fn rights_of(&self, user: &User) -> Result<PermissionSet, Failure> {
+        Ok(match self.store.role(user.org, user.role).await? {
+            Some(role) => PermissionSet::of_names(role.permissions.iter().map(String::as_str)),
+            None => PermissionSet::of_default_role(user.role).unwrap_or_default(),
         })
     }
 }

@@ -5,8 +5,13 @@ use crate::api::failure::Failure;
 use crate::api::{Answered, Shared, applivery, blynk, documents, jigx, native, oauth, zitadel};
 use crate::server::{Request, Response};
 use crate::telemetry::metrics::IntakeMetrics;
-use http::Method;
+use http::{HeaderValue, Method};
 use std::sync::Arc;
+
+/// How every media type of gRPC and gRPC-web begins.
+const GRPC: &[u8] = b"application/grpc";
+/// How the paths of ZITADEL's gRPC begin.
+const GRPC_PATHS: &str = "/zitadel.";
 
 /// A family of paths with its own bodies and errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,21 +27,35 @@ pub(crate) enum Dialect {
 impl Dialect {
     /// The dialect that owns `path`; what nobody owns is answered by the native API.
     pub(super) fn of(path: &str) -> Self {
-        let under = |prefix: &str| {
-            path.strip_prefix(prefix).is_some_and(|r| r.is_empty() || r.starts_with('/'))
-        };
+        let under = |prefix| is_under(path, prefix);
         if under("/v2.0/tool") || under("/tool") {
             Self::Jigx
         } else if under("/v1/organizations") {
             Self::Applivery
         } else if under("/api/v1") {
             Self::Blynk
-        } else if under("/management/v1") || under("/admin/v1") {
+        } else if under("/management/v1") || under("/admin/v1") || path.starts_with(GRPC_PATHS) {
             Self::Zitadel
         } else if under("/oauth2") {
             Self::Oauth
         } else {
             Self::Native
+        }
+    }
+
+    /// The dialect that owns a request: gRPC on paths nobody owns is ZITADEL's to refuse.
+    pub(super) fn of_request(path: &str, media: Option<&HeaderValue>) -> Self {
+        match Self::of(path) {
+            Self::Native if is_grpc(media) && !is_under(path, "/bugler") => Self::Zitadel,
+            dialect => dialect,
+        }
+    }
+
+    /// A failure that no handler found: a call may speak more than its dialect's JSON.
+    pub(super) fn refuse(self, media: Option<&HeaderValue>, failure: &Failure) -> Response {
+        match self {
+            Self::Zitadel => zitadel::refuse(media, failure),
+            _ => self.render(failure),
         }
     }
 
@@ -50,6 +69,15 @@ impl Dialect {
             Self::Native => native::render::render(failure),
         }
     }
+}
+
+fn is_under(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn is_grpc(media: Option<&HeaderValue>) -> bool {
+    let start = media.and_then(|media| media.as_bytes().get(..GRPC.len()));
+    start.is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
 }
 
 /// A handler's answer in the making.
@@ -92,15 +120,18 @@ pub(super) fn endpoints() -> impl Iterator<Item = (Dialect, &'static Endpoint)> 
         .chain(of(Dialect::Applivery, applivery::ENDPOINTS))
         .chain(of(Dialect::Blynk, blynk::ENDPOINTS))
         .chain(of(Dialect::Zitadel, zitadel::ENDPOINTS))
+        .chain(of(Dialect::Zitadel, zitadel::GRPC))
         .chain(of(Dialect::Blynk, oauth::BLYNK_ENDPOINTS))
         .chain(of(Dialect::Oauth, oauth::ENDPOINTS))
         .chain(of(Dialect::Native, native::ENDPOINTS))
         .chain(of(Dialect::Native, documents::ENDPOINTS))
 }
 
-/// Method and path pattern of every operation, aliases too: what the served documents must list.
+/// Method and path pattern of every REST operation, aliases too: what the served documents must
+/// list.
 pub fn operations() -> impl Iterator<Item = (Method, &'static str)> {
-    endpoints().flat_map(|(_, one)| one.patterns.iter().map(|path| (one.method.clone(), *path)))
+    let of = |one: &'static Endpoint| one.patterns.iter().map(|path| (one.method.clone(), *path));
+    endpoints().map(|(_, one)| one).flat_map(of).filter(|(_, path)| !path.starts_with(GRPC_PATHS))
 }
 
 /// Metric label.

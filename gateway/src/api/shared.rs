@@ -2,7 +2,7 @@
 
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::{Answered, Identity, SendLimit, reply};
-use crate::auth::{Caller, Permission, PermissionSet, Scope, TokenVerifier};
+use crate::auth::{Caller, PasswordPool, Permission, PermissionSet, Scope, TokenVerifier};
 use crate::intake::{Answer, ChangeError, Intake, KeyState, RecordChange, RequestKey, Running};
 use crate::model::{AuditNote, Organization, OrganizationId, User, UserStatus};
 use crate::server::Request;
@@ -39,6 +39,7 @@ pub struct Shared {
     /// `None` lets every organization send as fast as it can.
     pub limit: Option<SendLimit>,
     pub identity: Identity,
+    pub passwords: PasswordPool,
 }
 
 impl Shared {

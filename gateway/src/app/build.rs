@@ -9,6 +9,7 @@ use crate::journal::disk::{DiskOptions, FsyncPolicy};
 use crate::model::{ProviderName, Secret};
 use crate::providers::Provider;
 use crate::providers::apns::{Apns, ApnsConfig};
+use crate::providers::email::{Email, EmailConfig, Security};
 use crate::providers::fcm::{Fcm, FcmConfig};
 use crate::providers::slack::{Slack, SlackConfig};
 use crate::providers::transport::Deadlines;
@@ -50,11 +51,13 @@ pub(super) fn dispatch_settings(config: &Config) -> DispatchSettings {
             cap: dispatch.retry.push.cap,
             attempts_max: dispatch.retry.push.attempts_max,
             webhook: dispatch.retry.webhook.schedule.clone(),
+            email: dispatch.retry.email.schedule.clone(),
             jitter: dispatch.retry.jitter,
         },
         ttl_push: dispatch.ttl.push,
         ttl_slack: dispatch.ttl.slack,
         ttl_webhook: dispatch.ttl.webhook,
+        ttl_email: dispatch.ttl.email,
         ..DispatchSettings::default()
     }
 }
@@ -157,6 +160,10 @@ pub(super) fn providers(config: &Config, clock: &Arc<dyn Clock>) -> Result<Provi
     let webhook = Webhook::new(webhook, Arc::clone(clock));
     let webhook = webhook.map_err(|e| BuildError::from(e).of(ProviderName::Webhook, ""))?;
     providers.webhook = Some(Arc::new(webhook) as Arc<dyn Provider>);
+    if let Some(relay) = &settings.email {
+        let built = email(settings, relay).map_err(|e| e.of(ProviderName::Email, ""))?;
+        providers.email = Some(Arc::new(built) as Arc<dyn Provider>);
+    }
     Ok(providers)
 }
 
@@ -194,6 +201,28 @@ fn fcm(
     fcm.limits.connections_max = app.pool.connections;
     fcm.deadlines = deadlines(settings.connect_timeout, app.pool.timeout);
     Ok(Fcm::new(fcm, Arc::clone(clock))?)
+}
+
+fn email(settings: &config::Providers, relay: &config::EmailRelay) -> Result<Email, BuildError> {
+    // An editor's line break at the end of the file is no part of the password.
+    let bare = |secret: &Secret| Secret::new(secret.reveal().trim_end_matches(['\r', '\n']));
+    let password = relay.password.as_ref().map(bare);
+    let config = EmailConfig {
+        host: relay.host.clone(),
+        port: relay.port,
+        security: match relay.tls {
+            config::RelaySecurity::Starttls => Security::Starttls,
+            config::RelaySecurity::Implicit => Security::Implicit,
+            config::RelaySecurity::None => Security::None,
+        },
+        ca_pem: read_ca(relay.ca_file.as_deref())?,
+        credentials: relay.user.clone().zip(password),
+        from: relay.from.clone(),
+        from_name: relay.from_name.clone().unwrap_or_default(),
+        sessions_max: relay.connections,
+        deadlines: deadlines(settings.connect_timeout, relay.timeout),
+    };
+    Ok(Email::new(config)?)
 }
 
 fn read_ca(path: Option<&Path>) -> Result<Option<Vec<u8>>, BuildError> {

@@ -6,12 +6,14 @@
 //! start.
 
 mod build;
+mod client;
 
 pub use build::BuildError;
+pub use client::{CreatedClient, create_client};
 
 use crate::admin::AdminService;
 use crate::api::{Api, ApiSettings, Identity, IdentitySettings, SendLimit, Shared};
-use crate::auth::{KeyError, KeyRing, TokenMinter, TokenVerifier};
+use crate::auth::{KeyError, KeyRing, PasswordPool, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, DispatcherParts};
@@ -316,6 +318,7 @@ fn service(
             region: String::from("us-east-1"),
         },
         identity: Identity::new(minter.ok(), identity),
+        passwords: PasswordPool::default(),
         limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
     }))
 }

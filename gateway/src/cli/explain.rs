@@ -20,8 +20,8 @@ const CODES: &[(&str, &str, &str, bool)] = &[
     ),
     (
         "BGL-1402",
-        "The bearer token is not valid here, or has expired.",
-        "Mint a new one with `bugler token`, with the configuration the server runs with.",
+        "The bearer token is not valid here, has expired, or was revoked.",
+        "Get a new one from /oauth2/token, or mint one with `bugler token` and the server's configuration.",
         false,
     ),
     (
@@ -81,7 +81,7 @@ const CODES: &[(&str, &str, &str, bool)] = &[
     ),
     (
         "BGL-1429",
-        "The organization's limit is reached.",
+        "The organization's limit is reached, or too many tries failed, or too many passwords are being checked.",
         "Ask again after Retry-After seconds.",
         true,
     ),

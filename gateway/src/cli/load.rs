@@ -15,8 +15,8 @@ pub(super) struct Twins {
     /// Where the twins' CA and credentials for a gateway go.
     #[arg(long, default_value = "twin-credentials")]
     credentials: PathBuf,
-    /// First of eight loopback ports: APNs, FCM, Slack, Slack without TLS, webhook, webhook
-    /// without TLS, SMTP, control. 0 takes free ones.
+    /// First of nine loopback ports: APNs, FCM, Slack, Slack without TLS, webhook, webhook
+    /// without TLS, SMTP, control, SMTP over TLS. 0 takes free ones.
     #[arg(long, default_value_t = 2850)]
     port: u16,
     /// How providers fail, as `fcm:status=503:5,429:1&delay=150ms;apns:streams=1`.
@@ -27,7 +27,7 @@ pub(super) struct Twins {
     receipts: Option<PathBuf>,
 }
 
-/// Eight ports from `first` on, or free ones.
+/// Nine ports from `first` on, or free ones.
 pub(super) fn ports(first: u16) -> Ports {
     let nth = |n: u16| if first == 0 { 0 } else { first.saturating_add(n) };
     Ports {
@@ -39,6 +39,7 @@ pub(super) fn ports(first: u16) -> Ports {
         webhook_plain: nth(5),
         smtp: nth(6),
         control: nth(7),
+        smtp_tls: nth(8),
     }
 }
 

@@ -9,6 +9,7 @@ mod demo;
 mod explain;
 #[cfg(feature = "harness")]
 mod load;
+mod oauth_client;
 mod rule;
 mod serve;
 mod token;
@@ -98,6 +99,9 @@ enum Command {
     Trace(trace::Trace),
     /// Mint a bearer token with the keys of a data directory.
     Token(token::Token),
+    /// Make the first OAuth client of a gateway.
+    #[command(subcommand)]
+    Client(oauth_client::ClientCommand),
     /// Check and wrap rules.
     #[command(subcommand)]
     Rule(rule::Rule),
@@ -148,6 +152,7 @@ pub fn run() -> u8 {
         Command::Load(load) => load.run(&mut out),
         Command::Trace(trace) => trace.run(&mut out),
         Command::Token(token) => token.run(&mut out),
+        Command::Client(client) => client.run(&mut out),
         Command::Rule(rule) => rule.run(&mut out),
         Command::Config(config) => config.run(&mut out),
         Command::Explain(explain) => explain.run(&mut out),

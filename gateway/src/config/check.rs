@@ -7,7 +7,8 @@ use std::time::Duration;
 use url::Url;
 
 use super::ConfigError;
-use super::sections::{ApnsApp, ChainRule, Config, FcmApp, Server};
+use super::sections::{ApnsApp, ChainRule, Config, EmailRelay, FcmApp, Server};
+use super::value::RelaySecurity;
 
 /// Notes in `errors` every rule that `config` breaks.
 pub(super) fn config(config: &Config, errors: &mut Vec<ConfigError>) {
@@ -29,6 +30,9 @@ pub(super) fn config(config: &Config, errors: &mut Vec<ConfigError>) {
     }
     authorities("providers.slack", config.providers.slack.ca_file.as_deref(), &mut broken);
     authorities("providers.webhook", config.providers.webhook.ca_file.as_deref(), &mut broken);
+    if let Some(relay) = &config.providers.email {
+        email("providers.email", relay, &mut broken);
+    }
 }
 
 struct Broken<'a>(&'a mut Vec<ConfigError>);
@@ -69,7 +73,8 @@ fn dispatch(config: &Config, broken: &mut Broken<'_>) {
     let (providers, retry) = (&config.providers, &config.dispatch.retry);
     let push = providers.apns.values().map(|app| app.pool.timeout);
     let push = push.chain(providers.fcm.values().map(|app| app.pool.timeout));
-    let slowest = push.fold(providers.slack.timeout.max(providers.webhook.timeout), Duration::max);
+    let all = push.chain(providers.email.iter().map(|relay| relay.timeout));
+    let slowest = all.fold(providers.slack.timeout.max(providers.webhook.timeout), Duration::max);
     // A lease that ends while its attempt still runs would send the delivery a second time.
     if config.dispatch.lease <= slowest.saturating_add(providers.connect_timeout) {
         let problem = "must be longer than the slowest provider's timeout and connect_timeout \
@@ -79,10 +84,15 @@ fn dispatch(config: &Config, broken: &mut Broken<'_>) {
     if retry.push.base > retry.push.cap {
         broken.note("dispatch.retry.push.base", "is longer than its cap", "lower it");
     }
-    let waits: Duration = retry.webhook.schedule.iter().sum();
-    if waits > config.dispatch.ttl.webhook {
-        let problem = "ends before the last wait of dispatch.retry.webhook.schedule";
-        broken.note("dispatch.ttl.webhook", problem, "raise it, or shorten the schedule");
+    let ttl = &config.dispatch.ttl;
+    for (name, retry, ttl) in
+        [("webhook", &retry.webhook, ttl.webhook), ("email", &retry.email, ttl.email)]
+    {
+        if retry.schedule.iter().sum::<Duration>() > ttl {
+            let problem = format!("ends before the last wait of dispatch.retry.{name}.schedule");
+            let hint = "raise it, or shorten the schedule";
+            broken.note(&format!("dispatch.ttl.{name}"), problem, hint);
+        }
     }
 }
 
@@ -142,15 +152,59 @@ fn fcm(path: &str, app: &FcmApp, broken: &mut Broken<'_>) {
     authorities(path, app.ca_file.as_deref(), broken);
 }
 
+/// Mail carries links that let their reader in, and AUTH a password: in the clear only on this
+/// machine.
+fn email(path: &str, relay: &EmailRelay, broken: &mut Broken<'_>) {
+    let host = url::Host::parse(&relay.host);
+    if relay.host.is_empty() {
+        broken.note(&format!("{path}.host"), "is required", "name the SMTP relay");
+    } else if let Ok(host) = &host {
+        if relay.tls == RelaySecurity::None && !is_local(host) {
+            let hint = "use \"starttls\" or \"implicit\", or a relay on a loopback address";
+            let problem = "would send mail and passwords in the clear";
+            broken.note(&format!("{path}.tls"), problem, hint);
+        }
+    } else {
+        let hint = "write it without a port, as \"smtp.example.com\"";
+        broken.note(&format!("{path}.host"), "is neither a name nor an address", hint);
+    }
+    match (relay.user.is_none(), relay.password.is_none()) {
+        (true, false) => {
+            broken.note(
+                &format!("{path}.user"),
+                "is missing",
+                "set it with the password, or neither",
+            );
+        }
+        (false, true) => {
+            let hint = "set it, or password inline, or no user";
+            broken.note(&format!("{path}.password_file"), "is missing", hint);
+        }
+        _ => {}
+    }
+    let domain = relay.from.rsplit_once('@').filter(|(local, _)| !local.is_empty());
+    if domain.is_none_or(|(_, domain)| url::Host::parse(domain).is_err()) {
+        let hint = "write it as \"bugler@example.com\", the name goes into from_name";
+        broken.note(&format!("{path}.from"), "is not an address", hint);
+    }
+    if relay.from_name.as_ref().is_some_and(|name| name.contains(char::is_control)) {
+        broken.note(&format!("{path}.from_name"), "is more than a line", "use one line of text");
+    }
+    authorities(path, relay.ca_file.as_deref(), broken);
+}
+
+fn is_local(host: &url::Host<impl AsRef<str>>) -> bool {
+    match host {
+        url::Host::Ipv4(address) => address.is_loopback(),
+        url::Host::Ipv6(address) => address.is_loopback(),
+        url::Host::Domain(name) => name.as_ref() == "localhost",
+    }
+}
+
 /// Push requests carry tokens and message bodies: in the clear only on this machine.
 fn endpoint(path: &str, endpoint: Option<&Url>, broken: &mut Broken<'_>) {
     let Some(url) = endpoint else { return };
-    let is_local = match url.host() {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    };
+    let is_local = url.host().is_some_and(|host| is_local(&host));
     if url.scheme() != "https" && !(url.scheme() == "http" && is_local) {
         let hint = "use https, or http to a loopback address";
         broken.note(&format!("{path}.endpoint"), "would send credentials in the clear", hint);

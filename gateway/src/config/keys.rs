@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::read::Walk;
 use super::sections::{
-    Admin, ApnsApp, Auth, ChainRule, Config, Dispatch, FcmApp, HookSettings, Idempotency, Limits,
-    Observability, Providers, PushPool, Retry, RuleLimits, RuleMatch, Rules, Server, StoreSettings,
+    Admin, ApnsApp, Auth, ChainRule, Config, Dispatch, EmailRelay, FcmApp, HookSettings,
+    Idempotency, Limits, Observability, Providers, PushPool, Retry, RuleLimits, RuleMatch, Rules,
+    ScheduledRetry, Server, StoreSettings,
 };
 use super::value::ByteSize;
 
@@ -78,6 +79,7 @@ fn dispatch(dispatch: &mut Dispatch, walk: &mut Walk<'_>) {
         walk.ranged("push", &mut dispatch.ttl.push, SECOND..=28 * DAY);
         walk.ranged("slack", &mut dispatch.ttl.slack, SECOND..=28 * DAY);
         walk.ranged("webhook", &mut dispatch.ttl.webhook, SECOND..=28 * DAY);
+        walk.ranged("email", &mut dispatch.ttl.email, SECOND..=28 * DAY);
     });
 }
 
@@ -88,12 +90,15 @@ fn retry(retry: &mut Retry, walk: &mut Walk<'_>) {
         walk.ranged("cap", &mut retry.push.cap, MS..=DAY);
         walk.ranged("attempts_max", &mut retry.push.attempts_max, 1..=100);
     });
-    walk.section("webhook", |walk| {
-        walk.checked("schedule", &mut retry.webhook.schedule, |schedule| {
-            let valid =
-                schedule.len() <= 100 && schedule.iter().all(|wait| (MS..=7 * DAY).contains(wait));
-            (!valid).then(|| String::from("must be at most 100 waits from 1ms to 7d"))
-        });
+    walk.section("webhook", |walk| schedule(&mut retry.webhook, walk));
+    walk.section("email", |walk| schedule(&mut retry.email, walk));
+}
+
+fn schedule(retry: &mut ScheduledRetry, walk: &mut Walk<'_>) {
+    walk.checked("schedule", &mut retry.schedule, |schedule| {
+        let valid =
+            schedule.len() <= 100 && schedule.iter().all(|wait| (MS..=7 * DAY).contains(wait));
+        (!valid).then(|| String::from("must be at most 100 waits from 1ms to 7d"))
     });
 }
 
@@ -151,6 +156,7 @@ fn providers(providers: &mut Providers, walk: &mut Walk<'_>) {
     walk.named("fcm", &mut providers.fcm, fcm);
     walk.section("slack", |walk| hooks(&mut providers.slack, walk));
     walk.section("webhook", |walk| hooks(&mut providers.webhook, walk));
+    walk.optional("email", &mut providers.email, email);
 }
 
 fn apns(app: &mut ApnsApp, walk: &mut Walk<'_>) {
@@ -181,6 +187,20 @@ fn hooks(hooks: &mut HookSettings, walk: &mut Walk<'_>) {
     walk.value("allow_private", &mut hooks.allow_private);
     walk.value("ca_file", &mut hooks.ca_file);
     walk.ranged("timeout", &mut hooks.timeout, 10 * MS..=HOUR);
+}
+
+fn email(relay: &mut EmailRelay, walk: &mut Walk<'_>) {
+    walk.value("host", &mut relay.host);
+    walk.ranged("port", &mut relay.port, 1..=u16::MAX);
+    walk.value("tls", &mut relay.tls);
+    walk.value("ca_file", &mut relay.ca_file);
+    walk.value("user", &mut relay.user);
+    let keys = ("password", "password_file");
+    walk.optional_secret(keys, &mut relay.password, &mut relay.password_file);
+    walk.value("from", &mut relay.from);
+    walk.value("from_name", &mut relay.from_name);
+    walk.ranged("connections", &mut relay.connections, 1..=64);
+    walk.ranged("timeout", &mut relay.timeout, 10 * MS..=HOUR);
 }
 
 fn observability(observability: &mut Observability, walk: &mut Walk<'_>) {

@@ -101,6 +101,21 @@ impl<'a> Walk<'a> {
         secret: &mut Option<Secret>,
         file: &mut Option<PathBuf>,
     ) {
+        self.optional_secret((key, file_key), secret, file);
+        let path = join(&self.path, file_key);
+        let Mode::Read { layers, .. } = &mut self.mode else { return };
+        if secret.is_none() && layers.errors.iter().all(|error| error.path != path) {
+            layers.wrong(&path, format!("is required, or {key} inline"));
+        }
+    }
+
+    /// As `secret`, for one that need not be given.
+    pub(super) fn optional_secret(
+        &mut self,
+        (key, file_key): (&'static str, &'static str),
+        secret: &mut Option<Secret>,
+        file: &mut Option<PathBuf>,
+    ) {
         if let Mode::Show { table } = &mut self.mode {
             if file.is_none() && secret.is_some() {
                 table.insert(String::from(key), Value::String(String::from("***")));
@@ -115,7 +130,7 @@ impl<'a> Walk<'a> {
         match (inline.is_empty(), file.as_ref()) {
             (false, Some(_)) => layers.wrong(&path, format!("set this or {key}, not both")),
             (false, None) => *secret = Some(Secret::new(inline)),
-            (true, None) => layers.wrong(&path, format!("is required, or {key} inline")),
+            (true, None) => {}
             (true, Some(file)) => match read_secret(file) {
                 Ok(text) => *secret = Some(Secret::new(text)),
                 Err(error) => {
@@ -140,6 +155,29 @@ impl<'a> Walk<'a> {
                 let table = take_table(table.remove(key), &path, layers);
                 descend(path, table, layers, read);
             }
+        }
+    }
+
+    /// The section `key`, which stands for nothing if no source names it.
+    pub(super) fn optional<T: Default>(
+        &mut self,
+        key: &'static str,
+        one: &mut Option<T>,
+        read: fn(&mut T, &mut Walk<'_>),
+    ) {
+        let path = join(&self.path, key);
+        let is_there = match &mut self.mode {
+            Mode::Show { .. } => one.is_some(),
+            Mode::Read { table, names, layers } => {
+                names.push(key);
+                let prefix = format!("{path}.");
+                table.contains_key(key)
+                    || layers.overrides.keys().any(|key| key.starts_with(&prefix))
+            }
+        };
+        if is_there {
+            let one = one.get_or_insert_default();
+            self.section(key, |walk| read(one, walk));
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::value::{ByteSize, Fsync, LogFormat, OnError, Rate};
+use super::value::{ByteSize, Fsync, LogFormat, OnError, Rate, RelaySecurity};
 use crate::model::{ProviderName, Secret};
 
 const MIB: u64 = 1 << 20;
@@ -138,12 +138,22 @@ pub struct Retry {
     /// Share of each wait that is drawn at random, 0 to 1.
     pub jitter: f64,
     pub push: PushRetry,
-    pub webhook: WebhookRetry,
+    pub webhook: ScheduledRetry,
+    pub email: ScheduledRetry,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { jitter: 0.2, push: PushRetry::default(), webhook: WebhookRetry::default() }
+        let seconds = |waits: &[u64]| ScheduledRetry {
+            schedule: waits.iter().copied().map(Duration::from_secs).collect(),
+        };
+        let webhook = [2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR];
+        Self {
+            jitter: 0.2,
+            push: PushRetry::default(),
+            webhook: seconds(&[&[5, 5 * 60, 30 * 60][..], &webhook].concat()),
+            email: seconds(&[30, 120, 600, 1800, HOUR, 2 * HOUR, 4 * HOUR, 8 * HOUR]),
+        }
     }
 }
 
@@ -164,16 +174,8 @@ impl Default for PushRetry {
 
 /// The wait before each repetition; after the last one the delivery is dead.
 #[derive(Clone, Debug, PartialEq)]
-pub struct WebhookRetry {
+pub struct ScheduledRetry {
     pub schedule: Vec<Duration>,
-}
-
-impl Default for WebhookRetry {
-    fn default() -> Self {
-        let hours = [2, 5, 10, 14, 20, 24].map(|hours| hours * HOUR);
-        let seconds = [5, 5 * 60, 30 * 60].into_iter().chain(hours);
-        Self { schedule: seconds.map(Duration::from_secs).collect() }
-    }
 }
 
 /// How long a delivery is worth trying, from acceptance on, unless the caller said otherwise.
@@ -182,6 +184,7 @@ pub struct Ttl {
     pub push: Duration,
     pub slack: Duration,
     pub webhook: Duration,
+    pub email: Duration,
 }
 
 impl Default for Ttl {
@@ -190,6 +193,7 @@ impl Default for Ttl {
             push: Duration::from_secs(DAY),
             slack: Duration::from_secs(HOUR),
             webhook: Duration::from_secs(4 * DAY),
+            email: Duration::from_secs(DAY),
         }
     }
 }
@@ -299,6 +303,8 @@ pub struct Providers {
     pub fcm: BTreeMap<String, FcmApp>,
     pub slack: HookSettings,
     pub webhook: HookSettings,
+    /// Absent: nobody gets mail.
+    pub email: Option<EmailRelay>,
 }
 
 impl Default for Providers {
@@ -309,6 +315,7 @@ impl Default for Providers {
             fcm: BTreeMap::new(),
             slack: HookSettings { timeout: Duration::from_secs(10), ..HookSettings::default() },
             webhook: HookSettings::default(),
+            email: None,
         }
     }
 }
@@ -375,6 +382,46 @@ impl Default for HookSettings {
             allow_private: false,
             ca_file: None,
             timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+/// The SMTP relay that takes all mail.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EmailRelay {
+    pub host: String,
+    pub port: u16,
+    pub tls: RelaySecurity,
+    pub ca_file: Option<PathBuf>,
+    /// For AUTH, if the relay asks for it.
+    pub user: Option<String>,
+    /// Filled from `password_file`, without the line break at its end.
+    pub password: Option<Secret>,
+    pub password_file: Option<PathBuf>,
+    /// The sender's address.
+    pub from: String,
+    /// Shown beside it.
+    pub from_name: Option<String>,
+    /// Sessions at once.
+    pub connections: usize,
+    /// One mail, from connecting to the relay's answer.
+    pub timeout: Duration,
+}
+
+impl Default for EmailRelay {
+    fn default() -> Self {
+        Self {
+            host: String::new(),
+            port: 587,
+            tls: RelaySecurity::default(),
+            ca_file: None,
+            user: None,
+            password: None,
+            password_file: None,
+            from: String::new(),
+            from_name: None,
+            connections: 4,
+            timeout: Duration::from_secs(30),
         }
     }
 }

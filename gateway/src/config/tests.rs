@@ -20,6 +20,7 @@ impl Files {
         for (name, text) in [
             ("apns.p8", KEY),
             ("fcm.json", ACCOUNT),
+            ("smtp.password", "smtpsecret\n"),
             ("ca.pem", certificate),
             ("quiet_hours.wasm", ""),
         ] {
@@ -123,7 +124,12 @@ fn every_key_is_documented_and_every_documented_key_exists() {
     let mut keys = Vec::new();
     keys_of(&everything().parse().unwrap(), "", &mut keys);
     keys.extend(
-        ["providers.apns.<app>.key", "providers.fcm.<app>.service_account"].map(String::from),
+        [
+            "providers.apns.<app>.key",
+            "providers.fcm.<app>.service_account",
+            "providers.email.password",
+        ]
+        .map(String::from),
     );
     let documented: Vec<&str> = documentation
         .lines()
@@ -293,13 +299,14 @@ fn rules_between_settings_are_kept() {
         Ok(_) => String::new(),
         Err(errors) => errors.to_string(),
     };
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["server.admin_listen=0.0.0.0:2846"], "server.admin_listen: is reachable"),
         (&["server.admin_listen=127.0.0.1:2845"], "server.admin_listen: is the same"),
         (&["server.max_body=32MiB"], "server.max_body: is larger"),
         (&["server.max_connections=10"], "server.max_connections_per_ip: is larger"),
         (&["dispatch.lease=18s"], "dispatch.lease: must be longer"),
         (&["dispatch.ttl.webhook=2d"], "dispatch.ttl.webhook: ends before"),
+        (&["dispatch.ttl.email=15h"], "dispatch.ttl.email: ends before"),
         (&["store.max_disk=16MiB"], "store.segment: is larger"),
     ];
     for (set, expected) in cases {
@@ -319,12 +326,48 @@ fn rules_between_settings_are_kept() {
 #[test]
 fn a_slow_provider_needs_a_longer_lease() {
     let files = Files::new(&everything());
-    for app in ["providers.apns.main", "providers.fcm.main"] {
+    for app in ["providers.apns.main", "providers.fcm.main", "providers.email"] {
         let set = vec![format!("{app}.timeout=57s")];
         let problems = Config::load(ConfigSources { set, ..files.sources() }).unwrap_err();
         assert!(problems.to_string().starts_with("dispatch.lease: must be longer"), "{problems}");
         let set = vec![format!("{app}.timeout=56s")];
         assert!(Config::load(ConfigSources { set, ..files.sources() }).is_ok());
+    }
+}
+
+#[test]
+fn a_mail_relay_is_there_or_not_and_whole_if_it_is() {
+    let load = |set: &[&str]| Config::load(overridden(&[], set));
+    assert_eq!(load(&[]).unwrap().providers.email, None);
+    let whole = ["providers.email.host=localhost", "providers.email.from=b@example.com"];
+    let relay = load(&whole).unwrap().providers.email.unwrap();
+    assert_eq!((relay.port, relay.tls, relay.connections), (587, RelaySecurity::Starttls, 4));
+    let cases: [(&[&str], &str); 11] = [
+        (&["host="], "host: must be a string that is not empty"),
+        (&["host=smtp.example.com:25"], "host: is neither a name nor an address (write it without"),
+        (&["host=smtp.example.com", "tls=none"], "tls: would send mail and passwords in the clear"),
+        (&["tls=maybe"], "tls: must be \"starttls\", \"implicit\" or \"none\""),
+        (&["port=0"], "port: must be from 1 to 65535"),
+        (&["user=u"], "password_file: is missing"),
+        (&["password=p"], "user: is missing"),
+        (&["password=p", "password_file=/p"], "password_file: set this or password, not both"),
+        (&["from=Bugler"], "from: is not an address"),
+        (&["from_name=a\nb"], "from_name: is more than a line"),
+        (&["connections=0"], "connections: must be from 1 to 64"),
+    ];
+    for (set, expected) in cases {
+        let set = set.iter().map(|set| format!("providers.email.{set}"));
+        let set: Vec<String> = whole.map(String::from).into_iter().chain(set).collect();
+        let set: Vec<&str> = set.iter().map(String::as_str).collect();
+        let problems = load(&set).unwrap_err().to_string();
+        assert!(problems.starts_with(&format!("providers.email.{expected}")), "{problems}");
+    }
+    let half = load(&["providers.email.port=25"]).unwrap_err().to_string();
+    assert!(half.starts_with("providers.email.host: is required (name the SMTP relay)"), "{half}");
+    assert!(half.contains("providers.email.from: is not an address"), "{half}");
+    for local in ["user=", "host=127.0.0.1", "host=[::1]"] {
+        let set = ["providers.email.tls=none", &format!("providers.email.{local}")];
+        assert!(load(&[&whole[..], &set].concat()).is_ok(), "{local}");
     }
 }
 
@@ -344,7 +387,10 @@ fn secrets_are_shown_nowhere() {
             "service_account_file = \"DIR/fcm.json\"",
             &format!("service_account = '{ACCOUNT}'"),
         );
+    let toml = toml.replace("password_file = \"DIR/smtp.password\"", "password = 'smtptopsecret'");
     let config = Config::load(Files::new(&toml).sources()).unwrap();
+    let relay = config.providers.email.as_ref().unwrap();
+    assert_eq!(relay.password.as_ref().map(|p| p.reveal()), Some("smtptopsecret"));
     let apns = config.providers.apns.get("main").unwrap();
     assert_eq!(apns.key.as_ref().map(|key| key.reveal()), Some(KEY));
     for shown in [config.effective_toml(), format!("{config:?}")] {

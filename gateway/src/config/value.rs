@@ -88,6 +88,18 @@ pub enum OnError {
     DefaultPlan,
 }
 
+/// How the connection to the mail relay is secured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RelaySecurity {
+    /// TLS after STARTTLS, never without.
+    #[default]
+    Starttls,
+    /// TLS from the first byte on.
+    Implicit,
+    /// Clear text, to this machine only.
+    None,
+}
+
 const SIZES: [(&str, u64); 5] =
     [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 const SPANS_MS: [(&str, u64); 5] =
@@ -197,6 +209,18 @@ impl Setting for PathBuf {
 
     fn to_toml(&self) -> Option<Value> {
         text(self.to_string_lossy())
+    }
+}
+
+impl Setting for Option<String> {
+    const FORM: &'static str = r#"a string, or "" for none"#;
+
+    fn from_toml(value: &Value) -> Option<Self> {
+        value.as_str().map(|given| (!given.is_empty()).then(|| String::from(given)))
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        text(self.as_deref().unwrap_or_default())
     }
 }
 
@@ -343,11 +367,13 @@ macro_rules! words {
 
 words!(LogFormat, r#""auto", "json" or "pretty""#,
     "auto" => Self::Auto, "json" => Self::Json, "pretty" => Self::Pretty);
+words!(RelaySecurity, r#""starttls", "implicit" or "none""#,
+    "starttls" => Self::Starttls, "implicit" => Self::Implicit, "none" => Self::None);
 words!(OnError, r#""closed", "open" or "default-plan""#,
     "closed" => Self::Closed, "open" => Self::Open, "default-plan" => Self::DefaultPlan);
 
 impl Setting for Vec<ProviderName> {
-    const FORM: &'static str = r#"a list of "apns", "fcm", "slack", "webhook""#;
+    const FORM: &'static str = r#"a list of "apns", "fcm", "slack", "webhook", "email""#;
 
     fn from_toml(value: &Value) -> Option<Self> {
         let named = |value: &Value| {

@@ -91,11 +91,11 @@ impl Counters {
 }
 
 /// The counters of one lane. Slack hooks and webhooks share one set: a label per subscription
-/// would grow with the customers.
+/// would grow with the customers. Mail has one lane.
 pub(super) fn lane(provider: ProviderName, credential: &str) -> ProviderMetrics {
     let app = match provider {
         ProviderName::Apns | ProviderName::Fcm => credential,
-        ProviderName::Slack | ProviderName::Webhook => "all",
+        ProviderName::Slack | ProviderName::Webhook | ProviderName::Email => "all",
     };
     ProviderMetrics::new(provider.as_str(), app)
 }

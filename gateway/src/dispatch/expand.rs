@@ -28,14 +28,24 @@ pub(super) struct Expansion {
     pub(super) next: Option<UserId>,
 }
 
+/// What expansion reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sources<'a> {
+    pub(super) store: &'a dyn Store,
+    /// A relay is configured: users get the notification's mail, if it has one.
+    pub(super) can_mail: bool,
+}
+
 /// Resolves the page of `notification`'s audience that starts after `after`; the first page also
 /// holds the subscriptions that want its event.
 pub(super) async fn page(
-    store: &dyn Store,
+    sources: Sources<'_>,
     notification: &Notification,
     after: Option<UserId>,
 ) -> Result<Expansion, StoreError> {
+    let Sources { store, can_mail } = sources;
     let org = notification.org;
+    let mails = can_mail && notification.mail.is_some();
     let mut expansion = Expansion::default();
     let home = time_zone(store, org).await?;
     if notification.audience != Audience::Subscriptions {
@@ -43,12 +53,12 @@ pub(super) async fn page(
         expansion.unknown = page.unknown;
         expansion.next = page.next;
         for recipient in page.recipients {
-            if recipient.devices.is_empty() {
+            if !is_reachable(&recipient, mails) {
                 expansion.no_device += 1;
                 continue;
             }
             let role = store.role(org, recipient.user.role).await?;
-            expansion.recipients.push(user(recipient, role, home.as_deref()));
+            expansion.recipients.push(user(recipient, mails, role, home.as_deref()));
         }
     }
     if after.is_none() {
@@ -61,21 +71,24 @@ pub(super) async fn page(
 
 /// One recipient again, as it is now; `None` if it is gone or unreachable.
 pub(super) async fn one(
-    store: &dyn Store,
+    sources: Sources<'_>,
     notification: &Notification,
     recipient: RecipientRef,
 ) -> Result<Option<Expanded>, StoreError> {
+    let Sources { store, can_mail } = sources;
     let org = notification.org;
+    let mails = can_mail && notification.mail.is_some();
     match recipient {
         RecipientRef::User(id) => {
             let audience = Audience::Users(vec![id]);
             let page = store.recipients(org, &audience, None, 1).await?;
-            let Some(found) = page.recipients.into_iter().find(|r| !r.devices.is_empty()) else {
+            let mut found = page.recipients.into_iter();
+            let Some(found) = found.find(|recipient| is_reachable(recipient, mails)) else {
                 return Ok(None);
             };
             let role = store.role(org, found.user.role).await?;
             let home = time_zone(store, org).await?;
-            Ok(Some(user(found, role, home.as_deref())))
+            Ok(Some(user(found, mails, role, home.as_deref())))
         }
         RecipientRef::Subscription(id) => {
             let found = store.subscription(org, id).await?;
@@ -86,11 +99,11 @@ pub(super) async fn one(
 
 /// An expansion of just one recipient.
 pub(super) async fn only(
-    store: &dyn Store,
+    sources: Sources<'_>,
     notification: &Notification,
     recipient: RecipientRef,
 ) -> Result<Expansion, StoreError> {
-    let found = one(store, notification, recipient).await?;
+    let found = one(sources, notification, recipient).await?;
     let no_device = u32::from(found.is_none());
     Ok(Expansion { recipients: found.into_iter().collect(), no_device, ..Expansion::default() })
 }
@@ -102,10 +115,14 @@ pub(super) async fn target(
     wanted: TargetRef,
 ) -> Result<Option<Target>, StoreError> {
     let recipient = match wanted {
-        TargetRef::Device { user, .. } => RecipientRef::User(user),
+        TargetRef::Device { user, .. } | TargetRef::Mailbox { user, .. } => {
+            RecipientRef::User(user)
+        }
         TargetRef::Subscription { subscription, .. } => RecipientRef::Subscription(subscription),
     };
-    let found = one(store, notification, recipient).await?;
+    // Whether its provider is still configured is judged when it is sent.
+    let sources = Sources { store, can_mail: true };
+    let found = one(sources, notification, recipient).await?;
     Ok(found.and_then(|r| r.targets.into_iter().find(|target| target.reference() == wanted)))
 }
 
@@ -115,9 +132,16 @@ async fn time_zone(store: &dyn Store, org: OrganizationId) -> Result<Option<Stri
     Ok(found.map(|organization| organization.tz.clone()).filter(|tz| !tz.is_empty()))
 }
 
-fn user(found: Recipient, role: Option<Role>, home: Option<&str>) -> Expanded {
+fn is_reachable(found: &Recipient, mails: bool) -> bool {
+    !found.devices.is_empty() || (mails && !found.user.email.is_empty())
+}
+
+fn user(found: Recipient, mails: bool, role: Option<Role>, home: Option<&str>) -> Expanded {
     let Recipient { user, devices } = found;
-    let targets: Vec<_> = devices.into_iter().map(device).collect();
+    let mut targets: Vec<_> = devices.into_iter().map(device).collect();
+    if mails && !user.email.is_empty() {
+        targets.push(Target::Email { user: user.id, to: user.email.clone() });
+    }
     let views = targets.iter().map(|target| TargetView {
         provider: target.provider(),
         handle: target.key(),

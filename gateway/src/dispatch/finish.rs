@@ -73,6 +73,8 @@ impl Finisher {
             Target::Slack { subscription, .. } | Target::Webhook { subscription, .. } => {
                 Change::DisableSubscription(*subscription)
             }
+            // A mailbox may come back, and the user is more than it.
+            Target::Email { .. } => return,
         };
         tracing::info!(target = %target.key(), "the provider says this target is gone; it is removed");
         if let Err(error) = self.context.store.apply(vec![change]).await {

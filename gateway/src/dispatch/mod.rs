@@ -52,6 +52,7 @@ pub struct DispatchSettings {
     pub ttl_push: Duration,
     pub ttl_slack: Duration,
     pub ttl_webhook: Duration,
+    pub ttl_email: Duration,
     /// Tries in flight at once to one webhook subscription.
     pub webhook_in_flight: usize,
 }
@@ -67,17 +68,20 @@ impl Default for DispatchSettings {
             ttl_push: Duration::from_hours(24),
             ttl_slack: Duration::from_hours(1),
             ttl_webhook: Duration::from_hours(96),
+            ttl_email: Duration::from_hours(24),
             webhook_in_flight: 8,
         }
     }
 }
 
-/// The configured providers: push by app, Slack and webhooks once.
+/// The configured providers: push by app, the others once.
 #[derive(Clone, Debug, Default)]
 pub struct Providers {
     pub push: HashMap<(ProviderName, String), Arc<dyn Provider>>,
     pub slack: Option<Arc<dyn Provider>>,
     pub webhook: Option<Arc<dyn Provider>>,
+    /// Without a relay nobody gets mail, and no delivery says so.
+    pub email: Option<Arc<dyn Provider>>,
 }
 
 impl Providers {
@@ -89,6 +93,7 @@ impl Providers {
             }
             Target::Slack { .. } => self.slack.as_ref(),
             Target::Webhook { .. } => self.webhook.as_ref(),
+            Target::Email { .. } => self.email.as_ref(),
         }
     }
 }
@@ -113,6 +118,7 @@ impl Context {
             ProviderName::Apns | ProviderName::Fcm => self.settings.ttl_push,
             ProviderName::Slack => self.settings.ttl_slack,
             ProviderName::Webhook => self.settings.ttl_webhook,
+            ProviderName::Email => self.settings.ttl_email,
         };
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         notification.expires_at.unwrap_or_else(|| notification.start_at.plus(ttl))
@@ -121,7 +127,10 @@ impl Context {
     /// Tries that may be in flight at once in one lane of `provider`.
     fn lane_in_flight(&self, provider: ProviderName) -> usize {
         match provider {
-            ProviderName::Apns | ProviderName::Fcm => self.settings.max_in_flight,
+            // Their own pools say how much they take.
+            ProviderName::Apns | ProviderName::Fcm | ProviderName::Email => {
+                self.settings.max_in_flight
+            }
             ProviderName::Slack => 1,
             ProviderName::Webhook => self.settings.webhook_in_flight,
         }

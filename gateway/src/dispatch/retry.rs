@@ -17,6 +17,8 @@ pub struct RetryPolicy {
     pub attempts_max: u16,
     /// Webhooks: one delay per try, with `jitter` as a share of it either way.
     pub webhook: Vec<Duration>,
+    /// Mail: the same, and never sooner than this, whatever is asked.
+    pub email: Vec<Duration>,
     pub jitter: f64,
 }
 
@@ -38,6 +40,17 @@ impl Default for RetryPolicy {
                 minutes(840),
                 minutes(1200),
                 minutes(1440),
+            ],
+            // RFC 5321 4.5.4.1: soon twice, then less and less often. 15 h 42 m 30 s in all.
+            email: vec![
+                Duration::from_secs(30),
+                minutes(2),
+                minutes(10),
+                minutes(30),
+                minutes(60),
+                minutes(120),
+                minutes(240),
+                minutes(480),
             ],
             jitter: 0.2,
         }
@@ -76,7 +89,8 @@ impl RetryPolicy {
             Outcome::Hold { .. } => Some(HOLD),
         };
         let scheduled = match provider {
-            ProviderName::Webhook => self.scheduled(made, random),
+            ProviderName::Webhook => self.scheduled(&self.webhook, made, random),
+            ProviderName::Email => self.scheduled(&self.email, made, random),
             ProviderName::Apns | ProviderName::Fcm | ProviderName::Slack => {
                 (made < self.attempts_max).then(|| self.backoff(made, random))
             }
@@ -86,12 +100,14 @@ impl RetryPolicy {
         let wait = asked.map_or(scheduled, |asked| {
             asked.min(RETRY_AFTER_MAX) + Duration::from_secs(1).mul_f64(random)
         });
+        // A relay names no wait of its own, so its schedule must not run out within minutes.
+        let wait = if provider == ProviderName::Email { wait.max(scheduled) } else { wait };
         let again = now.plus(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
         if again >= expires_at { Next::Final(FinalState::Expired) } else { Next::Again(again) }
     }
 
-    fn scheduled(&self, made: u16, random: f64) -> Option<Duration> {
-        let delay = self.webhook.get(usize::from(made.saturating_sub(1)))?;
+    fn scheduled(&self, schedule: &[Duration], made: u16, random: f64) -> Option<Duration> {
+        let delay = schedule.get(usize::from(made.saturating_sub(1)))?;
         Some(delay.mul_f64(1.0 + self.jitter * (2.0 * random - 1.0)))
     }
 
@@ -155,6 +171,20 @@ mod tests {
         assert_eq!(at(2, 0.0), Next::Again(NOW.plus(240_000)));
         assert_eq!(at(2, 1.0), Next::Again(NOW.plus(360_000)));
         assert_eq!(at(10, 0.5), Next::Final(FinalState::Dead));
+    }
+
+    #[test]
+    fn mail_follows_its_schedule_even_if_less_is_asked() {
+        let policy = RetryPolicy::default();
+        let at =
+            |made, asked| policy.after(tried(ProviderName::Email, made), &retry(asked), NOW, 0.5);
+        assert_eq!(at(1, None), Next::Again(NOW.plus(30_000)));
+        assert_eq!(at(1, Some(60)), Next::Again(NOW.plus(60_500)));
+        assert_eq!(at(3, Some(60)), Next::Again(NOW.plus(600_000)));
+        assert_eq!(at(9, None), Next::Final(FinalState::Dead));
+        let hold = attempt(Outcome::Hold { cause: "auth_refused" });
+        let held = policy.after(tried(ProviderName::Email, 8), &hold, NOW, 0.5);
+        assert_eq!(held, Next::Again(NOW.plus(8 * 3_600_000)), "a wrong password for a night");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One shard's loop: claim, expand, ask the rules, hand to lanes.
 
-use crate::dispatch::expand::{self, Expanded, Expansion};
+use crate::dispatch::expand::{self, Expanded, Expansion, Sources};
 use crate::dispatch::lane::{Lanes, Queued};
 use crate::dispatch::settle::{Report, Settler, Tracker};
 use crate::dispatch::{Context, finish};
@@ -242,10 +242,11 @@ impl Shard {
         only: Option<RecipientRef>,
     ) -> Expansion {
         let store = self.context.store.as_ref();
+        let sources = Sources { store, can_mail: self.context.providers.email.is_some() };
         loop {
             let answer = match only {
-                None => expand::page(store, notification, after).await,
-                Some(recipient) => expand::only(store, notification, recipient).await,
+                None => expand::page(sources, notification, after).await,
+                Some(recipient) => expand::only(sources, notification, recipient).await,
             };
             match answer {
                 Ok(expansion) => return expansion,

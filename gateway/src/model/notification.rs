@@ -100,10 +100,32 @@ pub struct Notification {
 /// Where one delivery goes, with the credential it needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
-    Apns { device: DeviceId, user: UserId, app: String, token: Secret },
-    Fcm { device: DeviceId, user: UserId, app: String, token: Secret },
-    Slack { subscription: SubscriptionId, url: Secret },
-    Webhook { subscription: SubscriptionId, url: String, secret: Secret },
+    Apns {
+        device: DeviceId,
+        user: UserId,
+        app: String,
+        token: Secret,
+    },
+    Fcm {
+        device: DeviceId,
+        user: UserId,
+        app: String,
+        token: Secret,
+    },
+    Slack {
+        subscription: SubscriptionId,
+        url: Secret,
+    },
+    Webhook {
+        subscription: SubscriptionId,
+        url: String,
+        secret: Secret,
+    },
+    /// One user's mailbox, over the configured relay. The address is personal: see `Target::key`.
+    Email {
+        user: UserId,
+        to: String,
+    },
 }
 
 impl Target {
@@ -125,10 +147,13 @@ impl Target {
                 provider: ProviderName::Webhook,
                 subscription: *subscription,
             },
+            Self::Email { user, .. } => {
+                TargetRef::Mailbox { provider: ProviderName::Email, user: *user }
+            }
         }
     }
 
-    /// Stable name of the target: part of the delivery id, safe to log (no token, no URL).
+    /// Stable name of the target: part of the delivery id, safe to log (no token, URL or address).
     #[must_use]
     pub fn key(&self) -> String {
         self.reference().key()
@@ -141,10 +166,12 @@ impl Target {
             Self::Fcm { .. } => ProviderName::Fcm,
             Self::Slack { .. } => ProviderName::Slack,
             Self::Webhook { .. } => ProviderName::Webhook,
+            Self::Email { .. } => ProviderName::Email,
         }
     }
 
-    /// The credential whose lane this target uses: the app for push, the subscription otherwise.
+    /// The credential whose lane this target uses: the app for push, the subscription for hooks,
+    /// one lane for all mail.
     #[must_use]
     pub fn credential(&self) -> String {
         match self {
@@ -152,6 +179,7 @@ impl Target {
             Self::Slack { subscription, .. } | Self::Webhook { subscription, .. } => {
                 subscription.to_string()
             }
+            Self::Email { .. } => String::from(ProviderName::Email.as_str()),
         }
     }
 }
@@ -159,8 +187,20 @@ impl Target {
 /// A target without its secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TargetRef {
-    Device { provider: ProviderName, device: DeviceId, user: UserId },
-    Subscription { provider: ProviderName, subscription: SubscriptionId },
+    Device {
+        provider: ProviderName,
+        device: DeviceId,
+        user: UserId,
+    },
+    Subscription {
+        provider: ProviderName,
+        subscription: SubscriptionId,
+    },
+    /// Where a user reads mail; the address is looked up again for each try.
+    Mailbox {
+        provider: ProviderName,
+        user: UserId,
+    },
 }
 
 impl TargetRef {
@@ -172,13 +212,16 @@ impl TargetRef {
             Self::Subscription { provider, subscription } => {
                 format!("{}:{subscription}", provider.as_str())
             }
+            Self::Mailbox { provider, user } => format!("{}:{user}", provider.as_str()),
         }
     }
 
     #[must_use]
     pub fn provider(&self) -> ProviderName {
         match self {
-            Self::Device { provider, .. } | Self::Subscription { provider, .. } => *provider,
+            Self::Device { provider, .. }
+            | Self::Subscription { provider, .. }
+            | Self::Mailbox { provider, .. } => *provider,
         }
     }
 }
@@ -190,10 +233,11 @@ pub enum ProviderName {
     Fcm,
     Slack,
     Webhook,
+    Email,
 }
 
 impl ProviderName {
-    pub const ALL: [Self; 4] = [Self::Apns, Self::Fcm, Self::Slack, Self::Webhook];
+    pub const ALL: [Self; 5] = [Self::Apns, Self::Fcm, Self::Slack, Self::Webhook, Self::Email];
 
     /// Metric label, configuration section and timeline word.
     #[must_use]
@@ -203,6 +247,7 @@ impl ProviderName {
             Self::Fcm => "fcm",
             Self::Slack => "slack",
             Self::Webhook => "webhook",
+            Self::Email => "email",
         }
     }
 }

@@ -35,7 +35,7 @@ pub enum Outcome {
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub outcome: Outcome,
-    /// HTTP status, when an answer came.
+    /// HTTP status or SMTP reply code, when an answer came.
     pub status: Option<u16>,
     /// The provider's own word for it (APNs `reason`, FCM `errorCode`, …), at most 256 bytes.
     pub reason: Option<String>,

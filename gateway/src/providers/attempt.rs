@@ -1,4 +1,4 @@
-//! Runs a batch and turns answers into attempts: what the four providers share.
+//! Runs a batch and turns answers into attempts: what the providers share.
 
 use crate::model::{Attempt, Delivery, Outcome};
 use futures_util::stream::{FuturesUnordered, StreamExt};

@@ -1,4 +1,4 @@
-//! The provider seam: one delivery in, one attempt out, for APNs, FCM, Slack and webhooks.
+//! The provider seam: one delivery in, one attempt out, for APNs, FCM, Slack, webhooks and mail.
 //!
 //! A provider owns its connections and credentials and nothing else: retries, lanes and outcomes
 //! belong to `dispatch`. `classify.rs` of each provider is the only place that maps a remote
@@ -8,6 +8,7 @@ use crate::BoxFuture;
 use crate::model::{Attempt, Delivery, ProviderName};
 
 pub mod apns;
+pub mod email;
 pub mod fcm;
 pub mod guard;
 pub mod retry_after;

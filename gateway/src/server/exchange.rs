@@ -41,10 +41,11 @@ impl Exchange {
         Self { front, state, peer }
     }
 
-    fn refuse(&self, uri: &Uri, id: &RequestId, refusal: Refusal, close: bool) -> Response {
+    fn refuse(&self, asked: &Asked, refusal: Refusal, close: bool) -> Response {
         metrics::request_refused(refusal.as_str());
-        let mut response = self.front.service.refuse(uri.path(), &refusal);
-        finish(&mut response, id, Some(&refusal));
+        let (path, media) = (asked.uri.path(), asked.media.as_ref());
+        let mut response = self.front.service.refuse(path, media, &refusal);
+        finish(&mut response, &asked.id, Some(&refusal));
         if close {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -59,9 +60,13 @@ impl hyper::service::Service<http::Request<Incoming>> for Exchange {
 
     fn call(&self, request: http::Request<Incoming>) -> Answer {
         let (head, incoming) = request.into_parts();
-        let id = RequestId::of(&head.headers);
+        let asked = Asked {
+            id: RequestId::of(&head.headers),
+            uri: head.uri.clone(),
+            media: head.headers.get(header::CONTENT_TYPE).cloned(),
+        };
         if let Some(refusal) = self.state.next_request() {
-            return Answer::known(self.refuse(&head.uri, &id, refusal, true));
+            return Answer::known(self.refuse(&asked, refusal, true));
         }
         let limits = &self.front.limits;
         let declared = incoming.size_hint().exact();
@@ -75,12 +80,12 @@ impl hyper::service::Service<http::Request<Incoming>> for Exchange {
                 // Reading a body only to drop it would make refusals dear.
                 let is_long = declared.is_none_or(|length| length > DRAINED_BYTES);
                 let close = is_long && head.version < Version::HTTP_2;
-                return Answer::known(self.refuse(&head.uri, &id, refusal, close));
+                return Answer::known(self.refuse(&asked, refusal, close));
             }
         };
         self.state.request_started();
-        let work =
-            Work { id: id.clone(), uri: head.uri.clone(), exchange: self.clone(), _permit: permit };
+        let id = asked.id.clone();
+        let work = Work { asked, exchange: self.clone(), _permit: permit };
         let request = Request {
             method: head.method,
             uri: head.uri,
@@ -118,7 +123,7 @@ impl Future for Answer {
                 None => work.fail(),
                 Some(polled) => {
                     let mut response = ready!(polled);
-                    finish(&mut response, &work.id, None);
+                    finish(&mut response, &work.asked.id, None);
                     response
                 }
             },
@@ -127,17 +132,23 @@ impl Future for Answer {
     }
 }
 
-/// What an admitted request holds until it is answered.
-pub(super) struct Work {
+/// What of a request's head is needed to answer in its place.
+struct Asked {
     id: RequestId,
     uri: Uri,
+    media: Option<HeaderValue>,
+}
+
+/// What an admitted request holds until it is answered.
+pub(super) struct Work {
+    asked: Asked,
     exchange: Exchange,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Work {
     fn fail(&self) -> Response {
-        self.exchange.refuse(&self.uri, &self.id, Refusal::Internal, false)
+        self.exchange.refuse(&self.asked, Refusal::Internal, false)
     }
 }
 

@@ -10,7 +10,7 @@
 //! the envelope of the dialect that owns the path.
 
 use crate::BoxFuture;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use std::net::SocketAddr;
 
 mod admission;
@@ -77,8 +77,9 @@ pub trait Service: Send + Sync + 'static {
     /// [`Refusal::Internal`].
     fn call(&self, request: Request) -> BoxFuture<'static, Response>;
 
-    /// Renders a refusal the server decided, in the envelope of the dialect that owns `path`.
+    /// Renders a refusal the server decided, in the envelope of the dialect that owns `path`, or
+    /// in gRPC's if `media`, the request's media type, says that it is such a call.
     ///
     /// The server adds request id, `Allow`, `Retry-After` and `Connection` itself.
-    fn refuse(&self, path: &str, refusal: &Refusal) -> Response;
+    fn refuse(&self, path: &str, media: Option<&HeaderValue>, refusal: &Refusal) -> Response;
 }

@@ -52,6 +52,9 @@ pub trait Accounts {
     /// An id that no organization has or had.
     fn next_organization(&self) -> OrganizationId;
 
+    /// The organization with the smallest id.
+    fn first_organization(&self) -> BoxFuture<'_, Result<Option<OrganizationId>, StoreError>>;
+
     /// Organizations directly below `org`, by id, from after `after` on.
     fn children(
         &self,
@@ -66,7 +69,7 @@ pub trait Accounts {
         org: OrganizationId,
     ) -> BoxFuture<'_, Result<Vec<OrganizationId>, StoreError>>;
 
-    /// Users of `org`, by id; with `below`, then those of each organization below it.
+    /// Users of `org`, by id; with `below` also those of every organization below it.
     fn users(
         &self,
         org: OrganizationId,

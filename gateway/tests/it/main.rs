@@ -1,5 +1,6 @@
 //! The gateway judged from outside: the real binary, real sockets, provider twins and ledgers.
 
+mod accounts;
 mod api;
 mod binary;
 mod bulk;

@@ -28,6 +28,7 @@ fn receipt(seq: u64, target: &str) -> Receipt {
         reason: None,
         refused: None,
         attempt: 1,
+        mail: None,
     }
 }
 

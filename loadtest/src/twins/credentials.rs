@@ -18,6 +18,8 @@ const CLIENT_EMAIL: &str = "gateway@twin-project.iam.example.com";
 const PRIVATE_KEY_ID: &str = "twin-key-1";
 const SLACK_CLIENT_ID: &str = "1111111111.2222222222";
 const SLACK_CLIENT_SECRET: &str = "twin-slack-client-secret";
+const SMTP_USER: &str = "gateway";
+const SMTP_PASSWORD: &str = "twin-smtp-password";
 
 /// Credentials of all twins of a set.
 #[derive(Clone)]
@@ -35,6 +37,9 @@ pub struct Credentials {
     pub fcm_project_id: String,
     pub slack_client_id: String,
     pub slack_client_secret: String,
+    /// What AUTH at the mail relay takes.
+    pub smtp_user: String,
+    pub smtp_password: String,
     /// What the twins check signatures with.
     pub(crate) apns_public_pem: String,
     pub(crate) fcm_public_pem: String,
@@ -85,6 +90,8 @@ impl Credentials {
             fcm_project_id: PROJECT_ID.to_owned(),
             slack_client_id: SLACK_CLIENT_ID.to_owned(),
             slack_client_secret: SLACK_CLIENT_SECRET.to_owned(),
+            smtp_user: SMTP_USER.to_owned(),
+            smtp_password: SMTP_PASSWORD.to_owned(),
             apns_public_pem: apns.public_key_pem(),
             fcm_public_pem,
             fcm_client_email: CLIENT_EMAIL.to_owned(),

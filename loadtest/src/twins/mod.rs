@@ -48,6 +48,7 @@ pub use name::{TwinName, UnknownTwin};
 pub use options::{Ports, TwinError, TwinOptions};
 pub use pki::{Certificate, PkiError};
 pub use receipts::{BodyHash, Counts, Receipt, read as read_receipts};
+pub use smtp::{ReceivedMail, SmtpOptions};
 pub use standalone::{StandaloneOptions, standalone, standalone_until};
 pub use webhook::InvalidSecret;
 
@@ -126,10 +127,16 @@ impl TwinSet {
         http(self.shared.listeners.webhook_plain.address)
     }
 
-    /// Where mail is taken.
+    /// Where mail is taken, in clear text with STARTTLS.
     #[must_use]
     pub fn smtp_address(&self) -> SocketAddr {
         self.shared.listeners.smtp.address
+    }
+
+    /// Where mail is taken over TLS from the first byte on.
+    #[must_use]
+    pub fn smtp_tls_address(&self) -> SocketAddr {
+        self.shared.listeners.smtp.tls_address
     }
 
     /// The control interface.

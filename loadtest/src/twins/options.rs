@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::fault::FaultPlan;
 use super::pki::{Certificate, PkiError};
+use super::smtp::SmtpOptions;
 
 /// Loopback ports; 0 takes any free one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,7 +18,9 @@ pub struct Ports {
     pub slack_plain: u16,
     pub webhook: u16,
     pub webhook_plain: u16,
+    /// Mail in clear text with STARTTLS, and over TLS from the first byte on.
     pub smtp: u16,
+    pub smtp_tls: u16,
     pub control: u16,
 }
 
@@ -44,6 +47,7 @@ pub struct TwinOptions {
     pub slack_interval: Option<Duration>,
     /// The certificate of the webhook's TLS listener.
     pub webhook_certificate: Certificate,
+    pub smtp: SmtpOptions,
 }
 
 impl Default for TwinOptions {
@@ -61,6 +65,7 @@ impl Default for TwinOptions {
             fcm_streams: 100,
             slack_interval: None,
             webhook_certificate: Certificate::Good,
+            smtp: SmtpOptions::default(),
         }
     }
 }

@@ -145,6 +145,7 @@ fn receipt(call: &Call, judged: &Judged) -> Receipt {
         reason: (!call.is_whole).then(|| "broken off by the sender".to_owned()),
         refused: judged.refused.clone(),
         attempt: 0,
+        mail: None,
     }
 }
 

@@ -43,7 +43,7 @@ pub async fn standalone_until(
          fcm      {}  project {}\n\
          slack    {}  plain {}  client {}\n\
          webhook  {}  plain {}\n\
-         smtp     {}\n\
+         smtp     {}  tls {}  user {}  password {}\n\
          control  {}\n\
          files    {}  {}  {}\n",
         twins.apns_url(),
@@ -58,6 +58,9 @@ pub async fn standalone_until(
         twins.webhook_url(),
         twins.webhook_plain_url(),
         twins.smtp_address(),
+        twins.smtp_tls_address(),
+        credentials.smtp_user,
+        credentials.smtp_password,
         twins.control_url(),
         files.ca.display(),
         files.apns_key.display(),

@@ -11,7 +11,7 @@ use super::credentials::Credentials;
 use super::name::TwinName;
 use super::options::{TwinError, TwinOptions};
 use super::pki::{Certificate, Pki};
-use super::smtp::SmtpSink;
+use super::smtp::{Relay, SmtpSink};
 use super::stage::{Stage, Twin};
 use super::wire::{Listener, Port, StreamPolicy};
 use super::{apns, fcm, slack, webhook};
@@ -38,6 +38,9 @@ impl Shared {
 
     pub(super) fn traffic(&self, twin: TwinName) -> TrafficCounts {
         let mut counts = TrafficCounts::default();
+        if twin == TwinName::Smtp {
+            counts.connections = self.listeners.smtp.connections.load(Ordering::Relaxed);
+        }
         for listener in self.listeners.of(twin) {
             counts.connections += listener.traffic.connections.load(Ordering::Relaxed);
             counts.streams_refused += listener.traffic.streams_refused.load(Ordering::Relaxed);
@@ -102,7 +105,8 @@ impl Starting {
         let slack_plain = bind("plain Slack twin", ports.slack_plain).await?;
         let webhook = bind("webhook twin", ports.webhook).await?;
         let webhook_plain = bind("plain webhook twin", ports.webhook_plain).await?;
-        let smtp = bind("SMTP sink", ports.smtp).await?;
+        let smtp = bind("SMTP twin", ports.smtp).await?;
+        let smtp_tls = bind("SMTP twin over TLS", ports.smtp_tls).await?;
         let certificate = self.options.webhook_certificate;
         let listeners = Listeners {
             apns: self.apns(&credentials).await?,
@@ -111,9 +115,21 @@ impl Starting {
             slack_plain: self.plain(slack_plain, slack_twin)?,
             webhook: self.tls(webhook, Arc::clone(&webhook_twin), certificate)?,
             webhook_plain: self.plain(webhook_plain, webhook_twin)?,
-            smtp: SmtpSink::start(smtp, Arc::clone(&self.stage)).map_err(TwinError::Listener)?,
+            smtp: SmtpSink::start(smtp, smtp_tls, self.relay(&credentials)?)
+                .map_err(TwinError::Listener)?,
         };
         Ok(Shared { stage: Arc::clone(&self.stage), credentials, secrets, listeners })
+    }
+
+    fn relay(&self, credentials: &Credentials) -> Result<Relay, TwinError> {
+        let options = self.options.smtp;
+        Ok(Relay {
+            stage: Arc::clone(&self.stage),
+            tls: self.pki.server_config(HOST, options.certificate, &[])?,
+            options,
+            user: credentials.smtp_user.clone(),
+            password: credentials.smtp_password.clone(),
+        })
     }
 
     async fn apns(&self, credentials: &Credentials) -> Result<Listener, TwinError> {

@@ -46,6 +46,17 @@ pub(crate) async fn tls(
     url: &str,
     alpn: &[u8],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(address(url)).await?;
+    tls_over(ca_pem, "127.0.0.1", alpn, tcp).await
+}
+
+/// TLS on a connection that is there; no protocol is offered if `alpn` is empty.
+pub(crate) async fn tls_over(
+    ca_pem: &str,
+    name: &str,
+    alpn: &[u8],
+    tcp: TcpStream,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).expect("PEM")).expect("a root");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -54,9 +65,10 @@ pub(crate) async fn tls(
         .expect("the provider has TLS 1.2 and 1.3")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![alpn.to_vec()];
-    let tcp = TcpStream::connect(address(url)).await?;
-    let name = ServerName::try_from("127.0.0.1").expect("an address");
+    if !alpn.is_empty() {
+        config.alpn_protocols = vec![alpn.to_vec()];
+    }
+    let name = ServerName::try_from(name.to_owned()).expect("a name or an address");
     TlsConnector::from(Arc::new(config)).connect(name, tcp).await
 }
 

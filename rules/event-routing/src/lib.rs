@@ -12,20 +12,34 @@ pub fn route(item: &Item<'_>, cx: &Cx<'_>) -> Routed {
     if choice.trim() == "none" {
         return drop_("event_off");
     }
-    let Some(channels) = choice.split(',').map(channel).collect::<Option<Vec<_>>>() else {
-        cx.log(Level::Warn, "a route names a channel other than apns, fcm, slack, webhook");
+    let Some(chosen) = choice.split(',').map(channel).collect::<Option<Vec<_>>>() else {
+        cx.log(Level::Warn, "a route names a channel other than apns, fcm, slack, webhook, email");
         return abstain("bad_setting");
     };
-    let plan = item.plan_on(&channels);
+    let plan = item.plan_where(|target| chosen.contains(&Chosen::of(target)));
     if plan.steps.is_empty() { drop_("no_such_target") } else { deliver(plan, "routed") }
 }
 
-fn channel(name: &str) -> Option<Channel> {
+/// A channel as people name it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Chosen {
+    Channel(Channel),
+    Email,
+}
+
+impl Chosen {
+    fn of(target: &Target) -> Self {
+        if target.is_email() { Self::Email } else { Self::Channel(target.channel) }
+    }
+}
+
+fn channel(name: &str) -> Option<Chosen> {
     match name.trim() {
-        "apns" => Some(Channel::Apns),
-        "fcm" => Some(Channel::Fcm),
-        "slack" => Some(Channel::Slack),
-        "webhook" => Some(Channel::Webhook),
+        "apns" => Some(Chosen::Channel(Channel::Apns)),
+        "fcm" => Some(Chosen::Channel(Channel::Fcm)),
+        "slack" => Some(Chosen::Channel(Channel::Slack)),
+        "webhook" => Some(Chosen::Channel(Channel::Webhook)),
+        "email" => Some(Chosen::Email),
         _ => None,
     }
 }
@@ -63,6 +77,19 @@ mod tests {
         let settings = [("route.*", "none"), ("route.build", "apns")];
         assert_eq!(targets(ask(&settings, "build")), [0]);
         assert_eq!(ask(&settings, "other"), drop_("event_off"));
+    }
+
+    #[test]
+    fn tells_a_mailbox_from_a_webhook() {
+        let mut recipient = user(&[Channel::Apns, Channel::Webhook, Channel::Webhook]);
+        recipient.targets[2].app = "email".into();
+        let ask = |route: &str| {
+            let host = FakeHost::at("12:00", &[("route.build", route)]);
+            targets(host.ask(super::route, notification("build"), recipient.clone()))
+        };
+        assert_eq!(ask("email"), [2]);
+        assert_eq!(ask("webhook"), [1]);
+        assert_eq!(ask("apns,email"), [0, 2]);
     }
 
     #[test]

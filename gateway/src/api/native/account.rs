@@ -24,11 +24,10 @@ pub(super) fn organization_ref(text: &str) -> OrganizationRef {
     if let Ok(uuid) = text.parse::<Uuid>() {
         return OrganizationRef::Uuid(uuid);
     }
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
         Ok(object) => OrganizationRef::ObjectId(object),
-        Err(_) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
-            OrganizationRef::Numeric(text.to_owned())
-        }
+        Err(_) if is_number => OrganizationRef::Numeric(text.to_owned()),
         Err(_) => OrganizationRef::Slug(text.to_owned()),
     }
 }

@@ -84,7 +84,7 @@ async fn open(
     let invitation = found.filter(|found| now < found.expires_at).ok_or_else(unknown)?;
     let user = invited(shared, &invitation).await?;
     let password = acceptance.password.reveal();
-    let hash = shared.identity.hash("password", password, &user.email).await?;
+    let hash = shared.hash_password("password", password, &user.email).await?;
     loop {
         let user = invited(shared, &invitation).await?;
         let revision = user.account.revision;

@@ -11,6 +11,9 @@ pub(crate) mod render;
 mod timeline;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::route::{Call, Endpoint};
 use crate::api::{Answered, Shared};

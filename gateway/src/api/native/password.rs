@@ -2,11 +2,11 @@
 
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::fields::{Faults, Fields};
-use crate::api::passwords::NewHash;
+use crate::api::passwords::{NewHash, PasswordSet};
 use crate::api::route::Call;
 use crate::api::shared::Turn;
 use crate::api::{Answered, Shared, json};
-use crate::auth::{Caller, Permission, PermissionSet, Scope};
+use crate::auth::{Caller, Permission, Scope};
 use crate::intake::Answer;
 use crate::model::{Secret, Source, User, UserId};
 use crate::store::UserRef;
@@ -57,14 +57,17 @@ pub(super) async fn set(call: Call) -> Result<Answered, Failure> {
     if is_own {
         prove(&shared, user.id, new.current.as_ref()).await?;
     }
-    let hash = shared.identity.hash("password", new.password.reveal(), &user.email).await?;
+    let hash = shared.hash_password("password", new.password.reveal(), &user.email).await?;
     let mut user = user;
     loop {
         let object = format!("user:{}", user.id);
         let audit = shared.note(&head, &caller, user.org, "user.password", object);
         let id = user.id;
         let set = NewHash { user, hash: hash.clone(), source: Source::Native, audit };
-        let answer = Answer::plain(204, Bytes::new());
+        let answer = |set: PasswordSet| Answer {
+            notification: set.notification,
+            ..Answer::plain(204, Bytes::new())
+        };
         if let Some(answered) = shared.set_password(&mut begun, set, answer).await? {
             return Ok(answered);
         }
@@ -109,19 +112,9 @@ async fn prove(shared: &Shared, user: UserId, current: Option<&Secret>) -> Resul
     let current = current.ok_or_else(|| Failure::field("currentPassword", "is required"))?;
     let (tries, name) = (&shared.identity.logins, format!("user:{user}"));
     tries.check(&name, Instant::now())?;
-    if shared.identity.passwords.verify(current.reveal(), stored.as_ref()).await? {
+    if shared.passwords.verify(current.reveal(), stored.as_ref()).await? {
         return Ok(());
     }
     tries.failed(&name, Instant::now());
     Err(Failure::field("currentPassword", "is not the current password"))
-}
-
-impl Shared {
-    /// What a user's role grants.
-    async fn rights_of(&self, user: &User) -> Result<PermissionSet, Failure> {
-        Ok(match self.store.role(user.org, user.role).await? {
-            Some(role) => PermissionSet::of_names(role.permissions.iter().map(String::as_str)),
-            None => PermissionSet::of_default_role(user.role).unwrap_or_default(),
-        })
-    }
 }

@@ -204,7 +204,7 @@ async fn log_in(
     let is_ours = shared.is_within(org, subject.org).await?;
     let user = user.filter(|user| is_ours && user.status == UserStatus::Active);
     let stored = stored.filter(|_| user.is_some());
-    let is_right = shared.identity.passwords.verify(password.reveal(), stored.as_ref()).await?;
+    let is_right = shared.passwords.verify(password.reveal(), stored.as_ref()).await?;
     let Some(mut user) = user.filter(|_| is_right) else {
         tries.failed(email, Instant::now());
         return Err(no_log_in());

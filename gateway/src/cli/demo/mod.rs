@@ -38,7 +38,7 @@ pub(super) struct Demo {
     /// Core modules of the shipped rules; default: `rules` beside the binary's directory.
     #[arg(long, env = "BUGLER_RULES")]
     rules: Option<PathBuf>,
-    /// Take free ports instead of 2845 to 2857.
+    /// Take free ports instead of 2845 to 2858.
     #[arg(long)]
     any_port: bool,
 }

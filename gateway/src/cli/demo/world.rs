@@ -50,7 +50,7 @@ impl World {
         format!(
             "bugler {}  data {} (embedded journal, fdatasync before every reply)  rules {}\n  \
              API    http://{}      admin  http://{}  (/readyz, /metrics)\n  \
-             twins  apns {}  fcm {}  slack {}  webhook {}  (no real provider is contacted)\n  \
+             twins  apns {}  fcm {}  slack {}  webhook {}  smtp {}  (no real provider is contacted)\n  \
              config {}\n",
             env!("CARGO_PKG_VERSION"),
             self.config.store.dir.display(),
@@ -61,6 +61,7 @@ impl World {
             self.twins.fcm_url(),
             self.twins.slack_url(),
             self.twins.webhook_url(),
+            self.twins.smtp_address(),
             self.config_file.display(),
         )
     }
@@ -155,7 +156,7 @@ log_level = "warn"
 name = "event-routing"
 version = "0.1.0"
 path = "{routing}"
-config = {{ "route.push.direct" = "apns,fcm", "route.*" = "apns,fcm,slack,webhook" }}
+config = {{ "route.push.direct" = "apns,fcm", "route.*" = "apns,fcm,slack,webhook,email" }}
 
 [[rules.chain]]
 name = "quiet-hours"
@@ -184,6 +185,15 @@ ca_file = "{ca}"
 [providers.webhook]
 allow_private = true
 ca_file = "{ca}"
+
+[providers.email]
+host = "{smtp}"
+port = {smtp_port}
+ca_file = "{ca}"
+user = "{smtp_user}"
+password = "{smtp_password}"
+from = "notifications@acme.example"
+from_name = "Acme Corp"
 "#,
         dir = data.join("store").display(),
         routing = rule(0),
@@ -196,6 +206,10 @@ ca_file = "{ca}"
         ca = files.ca.display(),
         fcm = twins.fcm_url(),
         account = files.fcm_service_account.display(),
+        smtp = twins.smtp_address().ip(),
+        smtp_port = twins.smtp_address().port(),
+        smtp_user = credentials.smtp_user,
+        smtp_password = credentials.smtp_password,
     )
 }
 

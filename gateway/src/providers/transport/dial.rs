@@ -66,7 +66,10 @@ impl Dialer {
 }
 
 /// The first address that answers; each gets its share of what is left of the time.
-async fn connect(addresses: &[SocketAddr], by: Instant) -> Result<TcpStream, Failure> {
+pub(in crate::providers) async fn connect(
+    addresses: &[SocketAddr],
+    by: Instant,
+) -> Result<TcpStream, Failure> {
     let mut last = Failure::not_sent("connect");
     for (tried, address) in addresses.iter().enumerate() {
         let left = addresses.len().saturating_sub(tried);

@@ -17,6 +17,7 @@ mod tests;
 
 pub use answer::{ANSWER_BYTES_KEPT, ANSWER_BYTES_MAX, Answer};
 pub use dial::Dialer;
+pub(in crate::providers) use dial::connect;
 pub use failure::Failure;
 pub use http1::{Http1Pool, IdleLimits};
 pub use http2::{Http2Pool, PoolLimits};

@@ -79,7 +79,7 @@ impl Service for Served {
         Box::pin(answer(Arc::clone(&self.0), request))
     }
 
-    fn refuse(&self, path: &str, refusal: &Refusal) -> Response {
+    fn refuse(&self, path: &str, _: Option<&HeaderValue>, refusal: &Refusal) -> Response {
         render(path, refusal)
     }
 }

@@ -7,6 +7,7 @@ mod audience;
 mod logged;
 mod records;
 pub(super) mod samples;
+mod search;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -48,6 +49,11 @@ pub async fn run<P: Place>(empty_place: impl AsyncFn() -> P) -> Checked {
     audience::follows_users_and_devices_when_they_move(&*store().await).await?;
     audience::unites_groups_of_one_solution(&*store().await).await?;
     audience::keeps_organizations_apart(&*store().await).await?;
+
+    search::finds_users_by_text_in_every_order(&*store().await).await?;
+    search::finds_users_among_many_while_they_change(&*store().await).await?;
+    search::answers_searches_that_come_at_once(&store().await).await?;
+    search::lists_users_by_id_page_by_page(&*store().await).await?;
 
     logged::logs_what_it_makes_and_nothing_it_refuses(&*store().await).await?;
     logged::makes_nothing_that_its_log_did_not_take(&*store().await).await?;

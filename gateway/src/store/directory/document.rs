@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::fields::{self, Fields};
 use super::{Problem, Problems, names};
-use crate::model::{ObjectId, OrganizationId, Platform, RoleId, UserId, UserStatus};
+use crate::model::{ObjectId, OrganizationId, Platform, RoleId, Secret, UserId, UserStatus};
 
 const UUID: &str = "must be a uuid";
 const OBJECT_ID: &str = "must be 24 hexadecimal digits";
@@ -17,6 +17,7 @@ pub(super) struct Document {
     pub(super) roles: Vec<RoleEntry>,
     pub(super) users: Vec<UserEntry>,
     pub(super) subscriptions: Vec<SubscriptionEntry>,
+    pub(super) clients: Vec<ClientEntry>,
 }
 
 #[derive(Debug)]
@@ -56,6 +57,7 @@ pub(super) struct UserEntry {
     pub(super) prefs: Option<Vec<(String, String)>>,
     pub(super) devices: Vec<DeviceEntry>,
     pub(super) memberships: Vec<MembershipEntry>,
+    pub(super) password_hash: Option<Secret>,
 }
 
 pub(super) struct DeviceEntry {
@@ -68,6 +70,16 @@ pub(super) struct DeviceEntry {
 pub(super) struct MembershipEntry {
     pub(super) solution: Uuid,
     pub(super) groups: Vec<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct ClientEntry {
+    pub(super) path: String,
+    pub(super) org: OrganizationId,
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) secret: Secret,
+    pub(super) limited_to: Option<Vec<String>>,
 }
 
 pub(super) struct SubscriptionEntry {
@@ -111,6 +123,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Document, Problems> {
             roles: fields.each("roles", role),
             users: fields.each("users", user),
             subscriptions: fields.each("subscriptions", subscription),
+            clients: fields.each("clients", client),
         };
         fields.finish();
         document
@@ -166,6 +179,8 @@ fn user(fields: &mut Fields<'_>) -> Option<UserEntry> {
     let prefs = fields.optional("prefs", fields::pairs);
     let devices = fields.each("devices", device);
     let memberships = fields.each("memberships", membership);
+    let password_hash = fields.optional("passwordHash", checked(names::password_hash_problem));
+    let password_hash = password_hash.map(Secret::new);
     let (id, org, email, name) = (id?, org?, email?, name?);
     Some(UserEntry {
         path,
@@ -181,6 +196,7 @@ fn user(fields: &mut Fields<'_>) -> Option<UserEntry> {
         prefs,
         devices,
         memberships,
+        password_hash,
     })
 }
 
@@ -196,6 +212,17 @@ fn membership(fields: &mut Fields<'_>) -> Option<MembershipEntry> {
     let solution = fields.required("solution", fields::parsed(UUID));
     let groups = fields.optional("groups", fields::texts).unwrap_or_default();
     Some(MembershipEntry { solution: solution?, groups })
+}
+
+fn client(fields: &mut Fields<'_>) -> Option<ClientEntry> {
+    let path = String::from(fields.path());
+    let org = fields.required("organization", fields::positive).map(OrganizationId);
+    let id = fields.required("id", checked(names::client_id_problem));
+    let name = fields.required("name", fields::text);
+    let secret = fields.required("secret", checked(names::client_secret_problem));
+    let limited_to = fields.optional("permissions", fields::texts);
+    let (org, id, name, secret) = (org?, id?, name?, Secret::new(secret?));
+    Some(ClientEntry { path, org, id, name, secret, limited_to })
 }
 
 fn subscription(fields: &mut Fields<'_>) -> Option<SubscriptionEntry> {
@@ -275,6 +302,9 @@ fn find_duplicates(document: &Document, problems: &mut Vec<Problem>) {
                 claims.problems.push(Problem { path, problem });
             }
         }
+    }
+    for client in &document.clients {
+        claims.claim("client", Some(&client.id), &client.path, "id");
     }
     for subscription in &document.subscriptions {
         claims.claim("subscription", subscription.id, &subscription.path, "id");

@@ -1,4 +1,4 @@
-//! The import document: organizations, users, roles and subscriptions as JSON, turned into changes.
+//! The import document: organizations, users, roles, subscriptions, clients as JSON, turned into changes.
 //!
 //! ```json
 //! {"organizations": [{"id": 101, "name": "Acme", "slug": "acme", "tz": "Europe/Berlin"}],
@@ -6,7 +6,8 @@
 //!  "users": [{"id": 7, "organization": 101, "email": "ada@example.com", "name": "Ada", "role": 1,
 //!    "devices": [{"platform": "apns", "app": "main", "token": "…"}],
 //!    "memberships": [{"solution": "<uuid>", "groups": ["ops"]}]}],
-//!  "subscriptions": [{"organization": 101, "type": "webhook", "url": "https://…", "events": ["*"]}]}
+//!  "subscriptions": [{"organization": 101, "type": "webhook", "url": "https://…", "events": ["*"]}],
+//!  "clients": [{"organization": 101, "id": "oa2-client-id_…", "name": "shop", "secret": "…"}]}
 //! ```
 //!
 //! Importing adds and replaces, never removes. An optional field that is absent keeps what the

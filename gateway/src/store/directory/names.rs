@@ -76,6 +76,24 @@ pub(super) fn secret_problem(secret: &str) -> Option<&'static str> {
     (!valid).then_some("must be whsec_ and the base64 of 24 to 64 bytes")
 }
 
+/// PHC strings of the one algorithm passwords are checked with.
+pub(super) fn password_hash_problem(hash: &str) -> Option<&'static str> {
+    let valid = hash.starts_with("$argon2id$v=19$m=") && hash.split('$').count() == 6;
+    (!valid).then_some("must be a PHC string that begins with $argon2id$v=19$m=")
+}
+
+/// A client's id is sent before a colon (RFC 7617 section 2).
+pub(super) fn client_id_problem(id: &str) -> Option<&'static str> {
+    let valid = id.len() <= 200 && id.bytes().all(|b| b.is_ascii_graphic() && b != b':');
+    (!valid).then_some("must be at most 200 visible ASCII characters without a colon")
+}
+
+/// One round of a hash protects it, so it must not be guessable.
+pub(super) fn client_secret_problem(secret: &str) -> Option<&'static str> {
+    let valid = (32..=200).contains(&secret.len()) && secret.bytes().all(|b| b.is_ascii_graphic());
+    (!valid).then_some("must be 32 to 200 visible ASCII characters, chosen at random")
+}
+
 pub(super) fn new_secret() -> String {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;

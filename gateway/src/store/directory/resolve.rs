@@ -2,16 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::document::{
-    Document, EndpointEntry, MembershipEntry, OrganizationEntry, RoleEntry, SubscriptionEntry,
-    UserEntry,
+    ClientEntry, Document, EndpointEntry, MembershipEntry, OrganizationEntry, RoleEntry,
+    SubscriptionEntry, UserEntry,
 };
 use super::{DirectoryError, Problem, Problems, built_in_roles, names};
 use crate::model::{
-    Audience, Device, DeviceId, Endpoint, MemberRole, Membership, Millis, Organization,
-    OrganizationId, Role, RoleId, Secret, Subscription, SubscriptionId, User, UserStatus,
+    AccountState, Audience, Client, Device, DeviceId, Endpoint, MemberRole, Membership, Millis,
+    Organization, OrganizationId, Role, RoleId, Secret, SecretHash, Subscription, SubscriptionId,
+    User, UserStatus,
 };
 use crate::store::{Change, OrganizationRef, Store, StoreError, UserRef};
 
@@ -42,6 +44,9 @@ pub(super) async fn changes(
     }
     for entry in document.subscriptions {
         import.subscription(entry).await?;
+    }
+    for entry in document.clients {
+        import.client(entry).await?;
     }
     if import.problems.is_empty() {
         Ok(import.changes)
@@ -188,6 +193,7 @@ impl Import<'_> {
         }
         let old = self.store.user(UserRef::Id(entry.id)).await?;
         let kept = old.as_ref();
+        let password = self.new_password(&entry).await?;
         let role = entry.role.or(kept.map(|old| old.role)).unwrap_or(DEFAULT_ROLE);
         self.require_role(entry.org, role, &entry.path).await?;
         let new = User {
@@ -203,7 +209,7 @@ impl Import<'_> {
             prefs: entry.prefs.or(kept.map(|old| old.prefs.clone())).unwrap_or_default(),
             created_at: kept.map_or(self.now, |old| old.created_at),
             profile: kept.map(|old| old.profile.clone()).unwrap_or_default(),
-            account: kept.map(|old| old.account).unwrap_or_default(),
+            account: kept.map(|old| account(old, password.is_some())).unwrap_or_default(),
         };
         let devices = match kept {
             Some(old) => self.devices_of(old).await?,
@@ -212,6 +218,7 @@ impl Import<'_> {
         if old.as_ref() != Some(&new) {
             self.changes.push(Change::PutUser(new));
         }
+        self.changes.extend(password.map(|hash| Change::PutPassword(entry.id, hash)));
         for device in entry.devices {
             let id = names::device_id(entry.id, device.platform, &device.token);
             let known = devices.get(&id);
@@ -231,6 +238,13 @@ impl Import<'_> {
             self.changes.push(Change::PutMembership(entry.org, membership));
         }
         Ok(())
+    }
+
+    /// The password hash of an entry, unless the store has it already.
+    async fn new_password(&self, entry: &UserEntry) -> Result<Option<Secret>, StoreError> {
+        let Some(hash) = &entry.password_hash else { return Ok(None) };
+        let stored = self.store.password(entry.id).await?;
+        Ok(Some(hash.clone()).filter(|_| stored.as_ref() != Some(hash)))
     }
 
     async fn devices_of(&self, user: &User) -> Result<HashMap<DeviceId, Device>, StoreError> {
@@ -272,6 +286,27 @@ impl Import<'_> {
         Ok(())
     }
 
+    async fn client(&mut self, entry: ClientEntry) -> Result<(), StoreError> {
+        self.require_organization(entry.org, &entry.path, "organization").await?;
+        let old = self.store.client(&entry.id).await?;
+        if let Some(old) = old.as_ref().filter(|old| old.org != entry.org) {
+            let problem = format!("is a client of organization {}", old.org);
+            self.wrong(&entry.path, "id", &problem);
+        }
+        let new = Client {
+            id: entry.id,
+            org: entry.org,
+            name: entry.name,
+            secret: SecretHash(Sha256::digest(entry.secret.reveal().as_bytes()).into()),
+            limited_to: entry.limited_to,
+            created_at: old.as_ref().map_or(self.now, |old| old.created_at),
+        };
+        if old.as_ref() != Some(&new) {
+            self.changes.push(Change::PutClient(new));
+        }
+        Ok(())
+    }
+
     async fn require_organization(
         &mut self,
         org: OrganizationId,
@@ -308,6 +343,12 @@ impl Import<'_> {
         let (path, problem) = (format!("{path}.{field}"), String::from(problem));
         self.problems.push(Problem { path, problem });
     }
+}
+
+/// What a user's account keeps; tokens from before another password end.
+fn account(old: &User, has_new_password: bool) -> AccountState {
+    let AccountState { epoch, .. } = old.account;
+    AccountState { epoch: epoch.wrapping_add(u32::from(has_new_password)), ..old.account }
 }
 
 /// The endpoint as written; what it leaves out stays as it was, a first secret is made.

@@ -191,7 +191,7 @@ subscriptions[0].events: must be a list of strings
 subscriptions[0].url: must be an https or http URL
 subscriptions[0].secret: must be whsec_ and the base64 of 24 to 64 bytes
 subscriptions[1].type: must be one of slack, webhook
-organisations: is not a field here; known are organizations, roles, users, subscriptions
+organisations: is not a field here; known are organizations, roles, users, subscriptions, clients
 organizations[2].id: is the same as organizations[1].id
 users[2].email: is the same as users[1].email";
     assert_eq!(problems, expected);

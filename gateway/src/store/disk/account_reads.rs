@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::reader::View;
 use super::tables::{
     Counter, Flaw, Table, audit_key, decode, last_org, number, org_key, owner_key, pair_key,
-    solution_prefix, successor, text_key, user_key, user_of,
+    solution_prefix, successor, text_key, user_key,
 };
 use crate::model::{
     ApiKey, AuditRecord, Client, Device, Invitation, Membership, MessageText, NotificationPolicy,
@@ -20,6 +20,11 @@ use uuid::Uuid;
 const SUBTREE_MAX: usize = 1_000_000;
 
 impl View<'_> {
+    pub(super) fn first_organization(&self) -> Result<Option<OrganizationId>, Flaw> {
+        let first = self.rows(Table::Organizations, &[], None)?.next();
+        first.map(|row| last_org(Table::Organizations, row?.0.value())).transpose()
+    }
+
     pub(super) fn children(
         &self,
         org: OrganizationId,
@@ -33,7 +38,7 @@ impl View<'_> {
         Ok(found)
     }
 
-    fn child_ids(
+    pub(super) fn child_ids(
         &self,
         org: OrganizationId,
         after: Option<OrganizationId>,
@@ -65,32 +70,18 @@ impl View<'_> {
     pub(super) fn users(
         &self,
         org: OrganizationId,
-        below: bool,
         offset: u64,
         limit: usize,
     ) -> Result<UserPage, Flaw> {
-        let orgs = if below { self.subtree(org)? } else { vec![org] };
-        let mut page = UserPage::default();
-        let mut skip = offset;
-        for org in orgs {
-            let here = self.counter(Counter::Users(org))?;
-            page.total = page.total.saturating_add(here);
-            if page.users.len() >= limit {
-                continue;
-            }
-            if skip >= here {
-                skip -= here;
-                continue;
-            }
-            let prefix = org_key(org);
-            let rows =
-                self.rows(Table::UsersByOrganization, &prefix, successor(&prefix).as_deref())?;
-            let room = limit - page.users.len();
-            for row in rows.skip(usize::try_from(skip).unwrap_or(usize::MAX)).take(room) {
-                let id = user_of(Table::UsersByOrganization, row?.0.value())?;
-                page.users.extend(self.user(&UserRef::Id(id))?.map(Arc::unwrap_or_clone));
-            }
-            skip = 0;
+        let total = self.counter(Counter::Users(org))?;
+        let mut page = UserPage { users: Vec::new(), total };
+        if offset >= total {
+            return Ok(page);
+        }
+        for id in
+            self.users_of(org)?.skip(usize::try_from(offset).unwrap_or(usize::MAX)).take(limit)
+        {
+            page.users.extend(self.user(&UserRef::Id(id?))?.map(Arc::unwrap_or_clone));
         }
         Ok(page)
     }

@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 
 use super::reader::View;
 use super::tables::{Counter, Flaw};
-use super::{DiskError, DiskStore};
+use super::{DiskError, DiskStore, searches};
 use crate::BoxFuture;
 use crate::model::{
     ApiKey, AuditRecord, Client, Device, Invitation, Membership, MessageText, NotificationPolicy,
     ObjectId, Organization, OrganizationId, PolicyOwner, RefreshToken, Role, Secret, SecretHash,
-    Subscription, User, UserId,
+    Subscription, UserId,
 };
 use crate::store::{Accounts, SortBy, StoreError, UserPage, UserSearch};
 use uuid::Uuid;
@@ -50,6 +50,10 @@ impl Accounts for DiskStore {
         OrganizationId(last.saturating_add(1))
     }
 
+    fn first_organization(&self) -> Read<'_, Option<OrganizationId>> {
+        self.short(|view| view.first_organization())
+    }
+
     fn children(
         &self,
         org: OrganizationId,
@@ -70,11 +74,21 @@ impl Accounts for DiskStore {
         offset: u64,
         limit: usize,
     ) -> Read<'_, UserPage> {
-        self.long(move |view| view.users(org, below, offset, limit))
+        if below {
+            let everybody = UserSearch {
+                text: String::new(),
+                sort: SortBy::Id,
+                descending: false,
+                offset,
+                limit,
+            };
+            return self.search_users(org, everybody);
+        }
+        self.long(move |view| view.users(org, offset, limit))
     }
 
     fn search_users(&self, root: OrganizationId, search: UserSearch) -> Read<'_, UserPage> {
-        self.long(move |view| scan(view, root, &search))
+        Box::pin(searches::search(&self.records, root, search))
     }
 
     fn count_users(&self, org: OrganizationId) -> Read<'_, u64> {
@@ -163,32 +177,4 @@ impl Accounts for DiskStore {
     fn audit(&self, org: OrganizationId, after: u64, limit: usize) -> Read<'_, Vec<AuditRecord>> {
         self.long(move |view| view.audit(org, after, limit))
     }
-}
-
-/// Compares every user; the size of the organizations is what it costs.
-fn scan(view: &View<'_>, root: OrganizationId, search: &UserSearch) -> Result<UserPage, Flaw> {
-    let text = search.text.to_lowercase();
-    let holds = |field: &str| field.to_lowercase().contains(&text);
-    let matches = |user: &User| {
-        let profile = &user.profile;
-        let more = [&profile.nick_name, &profile.phone];
-        holds(&user.name) || holds(&user.email) || more.into_iter().flatten().any(|f| holds(f))
-    };
-    let mut found = view.users(root, true, 0, usize::MAX)?.users;
-    found.retain(matches);
-    found.sort_by(|a, b| {
-        let order = match search.sort {
-            SortBy::Name => a.name.cmp(&b.name),
-            SortBy::Email => a.email.cmp(&b.email),
-            _ => std::cmp::Ordering::Equal,
-        };
-        order.then(a.id.cmp(&b.id))
-    });
-    if search.descending {
-        found.reverse();
-    }
-    let total = u64::try_from(found.len()).unwrap_or(u64::MAX);
-    let offset = usize::try_from(search.offset).unwrap_or(usize::MAX);
-    let users = found.into_iter().skip(offset).take(search.limit).collect();
-    Ok(UserPage { users, total })
 }

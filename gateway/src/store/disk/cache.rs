@@ -24,6 +24,8 @@ const LANE_ENTRIES_MAX: usize = 4096;
 pub(super) struct Touched {
     /// Organizations that were put; all cached ones go, since each has five names.
     pub(super) organizations: Vec<OrganizationId>,
+    /// Organizations with another name or parent than before, and their parents before.
+    pub(super) reshaped: Vec<(OrganizationId, Option<OrganizationId>)>,
     pub(super) users: Vec<UserRef>,
     pub(super) devices: Vec<UserId>,
     pub(super) subscriptions: Vec<OrganizationId>,

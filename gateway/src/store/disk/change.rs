@@ -14,7 +14,7 @@ use crate::model::{
 use crate::store::{Change, OrganizationRef, UserRef, Version};
 
 /// Deepest organization tree: a longer chain of parents is taken for a loop.
-const TREE_DEPTH_MAX: usize = 64;
+pub(super) const TREE_DEPTH_MAX: usize = 64;
 
 /// Why a change was not made. The draft may hold some of its writes: roll back.
 #[derive(Debug)]
@@ -93,6 +93,9 @@ fn put_organization(
     if let Some(old) = draft.record::<Organization>(Table::Organizations, &key)? {
         for (name, _) in organization_names(&old) {
             draft.remove(Table::OrganizationNames, &name)?;
+        }
+        if old.name != organization.name || old.parent != organization.parent {
+            touched.reshaped.push((old.id, old.parent));
         }
         if let Some(parent) = old.parent {
             draft.remove(Table::Children, &pair_key(&org_key(parent), &key))?;

@@ -16,6 +16,7 @@ use redb::{Database, DatabaseError, StorageError};
 
 use self::cache::{Caches, Touched};
 use self::reader::View;
+use self::searches::Searches;
 use self::tables::{FORMAT, Flaw, META_FORMAT, Table, last_org, number, user_of};
 use self::transaction::Draft;
 use self::writer::Writer;
@@ -32,6 +33,9 @@ mod accounts;
 mod cache;
 mod change;
 mod reader;
+pub mod search;
+mod search_reads;
+mod searches;
 mod tables;
 mod transaction;
 mod writer;
@@ -105,6 +109,7 @@ struct Records {
     path: PathBuf,
     database: Database,
     caches: Caches,
+    searches: Arc<Searches>,
     /// The highest ids ever given out or stored.
     last_user: AtomicI64,
     last_organization: AtomicI32,
@@ -153,8 +158,9 @@ impl Records {
             .create(path)
             .map_err(|error| unopened(path, error))?;
         let (path, caches) = (path.to_path_buf(), Caches::default());
+        let searches = Arc::default();
         let (last_user, last_organization) = (AtomicI64::new(0), AtomicI32::new(0));
-        let records = Self { path, database, caches, last_user, last_organization };
+        let records = Self { path, database, caches, searches, last_user, last_organization };
         let found = records.prepare().map_err(|flaw| records.explain(flaw))?;
         if found > FORMAT {
             return Err(DiskError::Newer { path: records.path, found });

@@ -21,7 +21,7 @@ use crate::model::{
 use crate::store::{OrganizationRef, Recipient, RecipientPage, UserRef};
 
 type ScanTable = redb::ReadOnlyTable<&'static [u8], &'static [u8]>;
-type ScanRange = redb::Range<'static, &'static [u8], &'static [u8]>;
+pub(super) type ScanRange = redb::Range<'static, &'static [u8], &'static [u8]>;
 
 /// The records as of one moment. Reads through the caches unless made for a scan.
 pub(super) struct View<'a> {
@@ -294,7 +294,7 @@ impl<'a> View<'a> {
         Ok(last.map(|(key, _)| key.value().to_vec()))
     }
 
-    fn open(&self, table: Table) -> Result<ScanTable, Flaw> {
+    pub(super) fn open(&self, table: Table) -> Result<ScanTable, Flaw> {
         let transaction = match self.transaction.get() {
             Some(transaction) => transaction,
             None => {

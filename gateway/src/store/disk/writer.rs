@@ -19,7 +19,7 @@ use super::cache::Touched;
 use super::change::{self, Making, Refusal};
 use super::tables::{Flaw, META_VERSION, Table};
 use super::transaction::Draft;
-use super::{DiskError, Records};
+use super::{DiskError, Records, searches};
 
 use crate::store::{Change, LogStep, Logged, StoreError, Version};
 
@@ -192,6 +192,7 @@ fn write(
     *is_dirty = !is_durable;
     records.note_ids(&touched);
     records.caches.forget(&touched);
+    searches::note(records, &touched);
     Ok(answers)
 }
 

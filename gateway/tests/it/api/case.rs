@@ -15,6 +15,9 @@ pub(super) struct File {
     /// Body of cases that have none of their own.
     #[serde(default)]
     pub(super) body: String,
+    /// Empty sends no `Content-Type`.
+    #[serde(default = "json")]
+    pub(super) content_type: String,
     pub(super) case: Vec<Case>,
 }
 
@@ -32,9 +35,8 @@ pub(super) struct Case {
     pub(super) token: Option<String>,
     #[serde(default)]
     pub(super) headers: Vec<[String; 2]>,
-    /// Empty sends no `Content-Type`.
-    #[serde(default = "json")]
-    pub(super) content_type: String,
+    #[serde(default)]
+    pub(super) content_type: Option<String>,
     #[serde(default)]
     pub(super) body: Option<String>,
     /// A body that TOML cannot hold.
@@ -49,6 +51,9 @@ pub(super) struct Case {
     /// The only fields that are named as wrong.
     #[serde(default)]
     pub(super) wrong: Option<Vec<String>>,
+    /// False for a POST that accepts no notification.
+    #[serde(default = "yes")]
+    pub(super) is_notification: bool,
     #[serde(default)]
     pub(super) answer_headers: BTreeMap<String, String>,
 }
@@ -65,10 +70,19 @@ fn json() -> String {
     String::from("application/json")
 }
 
+fn yes() -> bool {
+    true
+}
+
 impl Case {
-    /// Whether the request is to be stored.
+    /// Whether the request is to be stored as a notification.
     pub(super) fn is_stored(&self) -> bool {
-        (200..300).contains(&self.status) && self.method == "POST"
+        self.is_notification && self.changes_records() && self.method == "POST"
+    }
+
+    /// Whether the request leaves something in the journal.
+    pub(super) fn changes_records(&self) -> bool {
+        (200..300).contains(&self.status) && self.method != "GET"
     }
 
     /// The case for each of its values.
@@ -84,7 +98,7 @@ impl Case {
             case.body = self.body.as_ref().map(put);
             case.answer = self.answer.as_ref().map(put);
             case.method = put(&self.method);
-            case.content_type = put(&self.content_type);
+            case.content_type = self.content_type.as_ref().map(put);
             case.token = self.token.as_ref().map(put);
             for [_, text] in &mut case.headers {
                 *text = put(text);

@@ -32,6 +32,13 @@ golden! {
     native_accepts_every_audience = "native/accepted.toml";
     native_refuses_bodies_outside_its_schema = "native/schema.toml";
     native_refuses_callers_without_the_right = "native/callers.toml";
+    native_keeps_keys_and_clients_to_those_who_may = "native/credentials.toml";
+    native_opens_invitations_only_with_their_token = "native/invitations.toml";
+    native_sets_passwords_for_those_who_may = "native/passwords.toml";
+    native_shows_the_audit_trail_to_those_who_may = "native/audit.toml";
+    oauth_gives_tokens_for_every_grant = "oauth/grants.toml";
+    oauth_refuses_as_documented = "oauth/refusals.toml";
+    oauth_makes_clients_in_the_documented_form = "oauth/clients.toml";
     every_dialect_refuses_what_is_not_json = "server/json.toml";
     every_dialect_refuses_bad_tokens = "server/tokens.toml";
     every_dialect_answers_unknown_routes_in_its_envelope = "server/routes.toml";

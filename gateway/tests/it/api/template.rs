@@ -1,10 +1,14 @@
 //! Fills in what a request of a case file cannot spell out: long texts, times and known ids.
 //!
 //! `<<é*200>>` is a repetition, `<<now+60s>>` milliseconds, `<<now+60s:s>>` seconds,
-//! `<<now+60s:rfc>>` RFC 3339; `<<acme>>` and the like are ids of the tests' directory.
+//! `<<now+60s:rfc>>` RFC 3339; `<<acme>>` and the like are ids of the tests' directory;
+//! `<<basic>>` is how client `oa2-client-id_acme` proves itself.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use crate::support::now_ms;
-use crate::support::world::{ACME, BRANCH, RIVAL, SOLUTION};
+use crate::support::world::{ACME, BRANCH, CLIENT_SECRET, PASSWORD, RIVAL, SOLUTION};
 
 pub(super) fn fill(text: &str) -> String {
     let mut filled = String::with_capacity(text.len());
@@ -24,6 +28,9 @@ fn value(word: &str) -> String {
         "branch" => BRANCH,
         "rival" => RIVAL,
         "solution" => SOLUTION,
+        "client-secret" => CLIENT_SECRET,
+        "password" => PASSWORD,
+        "basic" => return STANDARD.encode(format!("oa2-client-id_acme:{CLIENT_SECRET}")),
         "solution-upper" => return SOLUTION.to_uppercase(),
         _ => "",
     };

@@ -1,6 +1,7 @@
 //! Deliveries seen from the providers' side and in the timeline.
 
 mod hung;
+mod mail;
 mod outcomes;
 mod rules;
 mod times;

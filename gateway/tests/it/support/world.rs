@@ -11,6 +11,12 @@ pub(crate) const BRANCH: &str = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed";
 pub(crate) const RIVAL: &str = "9b2f1c80-6f0e-4f39-9a3e-5f2f8d3c7a11";
 pub(crate) const SOLUTION: &str = "0f3f2f0a-6c0e-4d0f-9d51-0b8f4f3c2a10";
 pub(crate) const SECRET: &str = "whsec_ZGVtby1zZWNyZXQtZGVtby1zZWNyZXQtMTIzNDU2Nzg=";
+/// Every client's secret.
+pub(crate) const CLIENT_SECRET: &str = "bgs_5bX0hT3kq8eJw1Zc6nVy2mRd9uGf4sLa7pQo0iEt1xY";
+/// Every user's password, and its hash.
+pub(crate) const PASSWORD: &str = "wombat-74-teapot";
+const PASSWORD_HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$O5/foTcqpHLx05sB0JOO4Q$\
+                             kjQHtbMrSr1IDJ7m3i0xCb2u2qn3RDSRgfBQDAwigAk";
 
 /// Organizations 101 with 102 below it, and 201 apart; users named after their organization.
 pub(crate) fn directory() -> Value {
@@ -26,11 +32,20 @@ pub(crate) fn directory() -> Value {
             user(102, 101, 3, "driver@example.com"),
             user(103, 101, 2, "staff@example.com"),
             { "id": 104, "organization": 101, "role": 1, "status": "suspended",
-              "email": "gone@example.com", "name": "Suspended Admin" },
+              "email": "gone@example.com", "name": "Suspended Admin",
+              "passwordHash": PASSWORD_HASH },
+            { "id": 105, "organization": 101, "role": 3, "status": "pending",
+              "email": "invited@example.com", "name": "Invited", "passwordHash": PASSWORD_HASH },
             user(121, 102, 1, "branch@example.com"),
             user(201, 201, 1, "rival@example.com"),
         ],
         "subscriptions": [],
+        "clients": [
+            client(101, "oa2-client-id_acme", None),
+            client(101, "oa2-client-id_viewer", Some(&["ORG_VIEW_USERS", "TRANSFER_USER"])),
+            client(102, "oa2-client-id_branch", None),
+            client(201, "oa2-client-id_rival", None),
+        ],
     })
 }
 
@@ -38,9 +53,19 @@ fn user(id: i64, organization: i32, role: i32, email: &str) -> Value {
     let groups: &[&str] = if role == 3 { &["drivers"] } else { &[] };
     json!({
         "id": id, "organization": organization, "role": role, "status": "active",
-        "email": email, "name": format!("User {id}"),
+        "email": email, "name": format!("User {id}"), "passwordHash": PASSWORD_HASH,
         "memberships": [{ "solution": SOLUTION, "groups": groups }],
     })
+}
+
+fn client(organization: i32, id: &str, permissions: Option<&[&str]>) -> Value {
+    let mut client = json!({
+        "organization": organization, "id": id, "name": "backend", "secret": CLIENT_SECRET,
+    });
+    if let Some(permissions) = permissions {
+        client["permissions"] = json!(permissions);
+    }
+    client
 }
 
 /// Gives user `id` of a directory a device.
@@ -85,7 +110,9 @@ pub(crate) fn home(twins: &TwinSet, directory: Value) -> Home {
          [providers.fcm.main]\nendpoint = \"{}\"\nservice_account_file = \"{}\"\n\
          ca_file = \"{ca}\"\n\
          [providers.slack]\nallow_private = true\nca_file = \"{ca}\"\n\
-         [providers.webhook]\nallow_private = true\nca_file = \"{ca}\"\n",
+         [providers.webhook]\nallow_private = true\nca_file = \"{ca}\"\n\
+         [providers.email]\nhost = \"127.0.0.1\"\nport = {}\nca_file = \"{ca}\"\n\
+         user = \"{}\"\npassword = \"{}\"\nfrom = \"bugler@acme.example\"\n",
         twins.apns_url(),
         credentials.apns_team_id,
         credentials.apns_key_id,
@@ -93,10 +120,14 @@ pub(crate) fn home(twins: &TwinSet, directory: Value) -> Home {
         credentials.apns_topic,
         twins.fcm_url(),
         files.fcm_service_account.display(),
+        twins.smtp_address().port(),
+        credentials.smtp_user,
+        credentials.smtp_password,
     );
     home.with(&config)
         .set("dispatch.retry.push.base=50ms")
         .set("dispatch.retry.push.cap=200ms")
+        .set("dispatch.retry.email.schedule=[\"50ms\", \"100ms\", \"100ms\"]")
         .set("dispatch.retry.webhook.schedule=[\"50ms\", \"100ms\", \"100ms\"]")
 }
 

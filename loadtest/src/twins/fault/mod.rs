@@ -143,13 +143,22 @@ impl Faults {
         path: &str,
         magic: Option<Action>,
     ) -> Decision {
+        self.decide_where(|rule| rule.matches(twin, target, path), magic)
+    }
+
+    /// As `decide`, for the rules that `hits` names.
+    pub(crate) fn decide_where(
+        &self,
+        hits: impl Fn(&FaultRule) -> bool,
+        magic: Option<Action>,
+    ) -> Decision {
         let mut decision = Decision::default();
         let mut state = self.0.lock();
-        let State { plan, hits, random } = &mut *state;
-        for (rule, hits) in plan.rules.iter().zip(hits) {
+        let State { plan, hits: counted, random } = &mut *state;
+        for (rule, seen) in plan.rules.iter().zip(counted) {
             // Another action already won: this one is saved for a later request.
             let is_late = decision.action.is_some() && rule.action.is_exclusive();
-            if !is_late && rule.matches(twin, target, path) && rule.share.hits(hits, random) {
+            if !is_late && hits(rule) && rule.share.hits(seen, random) {
                 decision.add(rule.action.clone());
             }
         }

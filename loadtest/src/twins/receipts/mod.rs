@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::jsonl::{self, JsonLines};
 use crate::twins::TwinName;
+use crate::twins::smtp::ReceivedMail;
 
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,9 @@ pub struct Receipt {
     pub refused: Option<String>,
     /// 1 for the first attempt of this delivery.
     pub attempt: u32,
+    /// A mail as its reader sees it; other twins have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mail: Option<ReceivedMail>,
 }
 
 impl Receipt {

@@ -20,6 +20,7 @@ fn receipt(key: &str, status: u16) -> Receipt {
         reason: None,
         refused: None,
         attempt: 0,
+        mail: None,
     }
 }
 

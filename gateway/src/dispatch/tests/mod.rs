@@ -6,8 +6,8 @@ use crate::clock::TestClock;
 use crate::journal::disk::{DiskJournal, DiskOptions};
 use crate::journal::{Append, Books};
 use crate::model::{
-    Attempt, Audience, Content, Delivery, FinalState, Notification, NotificationId, OrganizationId,
-    Outcome, Priority, Source, TimelineEvent, UserId,
+    Attempt, Audience, Content, Delivery, FinalState, Mail, Notification, NotificationId,
+    OrganizationId, Outcome, Priority, Source, TimelineEvent, UserId,
 };
 use crate::rules::{NoRules, Plan, RouteItem, Routed, Step, Verdict};
 use crate::store::disk::DiskStore;
@@ -17,6 +17,8 @@ use crate::work::decode_event;
 use parking_lot::Mutex;
 use serde_json::json;
 use uuid::Uuid;
+
+mod mail;
 
 const START: Millis = Millis(1_700_000_000_000);
 const ORG: OrganizationId = OrganizationId(101);
@@ -102,6 +104,7 @@ struct World {
     dispatcher: Option<Dispatcher>,
     push: Arc<Scripted>,
     webhook: Arc<Scripted>,
+    email: Option<Arc<Scripted>>,
 }
 
 fn scripted(
@@ -143,7 +146,8 @@ impl World {
         let journal = open(&dir, "journal", &clock);
         let push = scripted(ProviderName::Apns, push);
         let webhook = scripted(ProviderName::Webhook, |_| Some(Outcome::Delivered));
-        let mut world = Self { dir, clock, journal, store, dispatcher: None, push, webhook };
+        let mut world =
+            Self { dir, clock, journal, store, dispatcher: None, push, webhook, email: None };
         world.start(rules);
         world
     }
@@ -153,6 +157,7 @@ impl World {
         let key = (ProviderName::Apns, String::from("main"));
         providers.push.insert(key, Arc::clone(&self.push) as Arc<dyn Provider>);
         providers.webhook = Some(Arc::clone(&self.webhook) as Arc<dyn Provider>);
+        providers.email = self.email.clone().map(|email| email as Arc<dyn Provider>);
         let settings = DispatchSettings {
             lane_capacity: 8,
             max_in_flight: 128,
@@ -169,6 +174,15 @@ impl World {
     }
 
     async fn accept(&self, audience: Audience, event: &str) -> NotificationId {
+        self.accept_with(audience, event, None).await
+    }
+
+    async fn accept_with(
+        &self,
+        audience: Audience,
+        event: &str,
+        mail: Option<Mail>,
+    ) -> NotificationId {
         let id = NotificationId(Uuid::now_v7());
         let now = self.clock.now();
         let notification = Notification {
@@ -185,7 +199,7 @@ impl World {
             start_at: now,
             expires_at: None,
             dialect_fields: String::new(),
-            mail: None,
+            mail,
             inbox: false,
         };
         let append = Append { entries: vec![Work::root(notification)], idempotency: Vec::new() };

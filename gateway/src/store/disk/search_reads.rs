@@ -1,0 +1,197 @@
+//! Reads for searches: the users below an organization as rows of an index.
+
+use std::collections::{HashMap, VecDeque};
+use std::iter::Peekable;
+use std::sync::Arc;
+
+use redb::ReadableTableMetadata;
+
+use super::change::TREE_DEPTH_MAX;
+use super::reader::{ScanRange, View};
+use super::search::{SearchIndex, SearchRow};
+use super::tables::{Counter, Flaw, Table, decode, org_key, successor, user_key, user_of};
+use crate::model::{Millis, OrganizationId, User, UserId};
+use crate::store::{OrganizationRef, UserRef};
+
+/// Users of a subtree that is searched without an index: reading each takes microseconds.
+const SMALL_USERS_MAX: u64 = 1_000;
+const SMALL_ORGANIZATIONS_MAX: usize = 200;
+/// A subtree with at least this share of all users is read by going through all users.
+const WHOLE_TABLE_SHARE: u64 = 4;
+/// An active user who did not log in for so long is shown as inactive.
+const INACTIVE_AFTER_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+
+/// Organizations and their names.
+type Names = HashMap<OrganizationId, Arc<str>>;
+
+impl View<'_> {
+    /// The organizations of the subtree of `root`, if they and their users are few.
+    pub(super) fn small_subtree(
+        &self,
+        root: OrganizationId,
+    ) -> Result<Option<Vec<OrganizationId>>, Flaw> {
+        let (mut found, mut open, mut users) = (vec![root], VecDeque::from([root]), 0);
+        while let Some(next) = open.pop_front() {
+            users += self.counter(Counter::Users(next))?;
+            let below = self.child_ids(next, None, SMALL_ORGANIZATIONS_MAX)?;
+            found.extend(&below);
+            open.extend(below);
+            if users > SMALL_USERS_MAX || found.len() > SMALL_ORGANIZATIONS_MAX {
+                return Ok(None);
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// The users of `org`, ascending.
+    pub(super) fn users_of(
+        &self,
+        org: OrganizationId,
+    ) -> Result<impl Iterator<Item = Result<UserId, Flaw>> + use<>, Flaw> {
+        let prefix = org_key(org);
+        let rows = self.rows(Table::UsersByOrganization, &prefix, successor(&prefix).as_deref())?;
+        Ok(rows.map(|row| user_of(Table::UsersByOrganization, row?.0.value())))
+    }
+
+    /// `org` and the organizations above it, as far as they exist.
+    pub(super) fn chain(&self, org: OrganizationId) -> Result<Vec<OrganizationId>, Flaw> {
+        let (mut chain, mut next) = (Vec::new(), Some(org));
+        while let Some(org) = next
+            && chain.len() <= TREE_DEPTH_MAX
+        {
+            chain.push(org);
+            let found = self.organization(&OrganizationRef::Id(org))?;
+            next = found.and_then(|found| found.parent);
+        }
+        Ok(chain)
+    }
+
+    /// The rows of all users of `orgs`.
+    pub(super) fn search_index(&self, orgs: &[OrganizationId]) -> Result<SearchIndex, Flaw> {
+        let mut names = Names::with_capacity(orgs.len());
+        let mut users = 0;
+        for org in orgs {
+            users += self.counter(Counter::Users(*org))?;
+            names.insert(*org, self.organization_name(*org)?);
+        }
+        if users * WHOLE_TABLE_SHARE >= self.open(Table::Users)?.len()? {
+            return indexed(self.rows_of_all(&names)?);
+        }
+        let mut ids = Vec::new();
+        for org in orgs {
+            for id in self.users_of(*org)? {
+                ids.push(id?);
+            }
+        }
+        ids.sort_unstable();
+        indexed(ids.into_iter().filter_map(|id| self.row_in(id, &names).transpose()))
+    }
+
+    /// The row of `user` and where it is, `None` if there is no such user.
+    pub(super) fn search_row(
+        &self,
+        user: UserId,
+    ) -> Result<Option<(OrganizationId, SearchRow)>, Flaw> {
+        let Some(found) = self.record::<User>(Table::Users, &user_key(user))? else {
+            return Ok(None);
+        };
+        let (org, devices) = (found.org, self.device_count(user)?);
+        Ok(Some((org, row(found, self.organization_name(org)?, devices))))
+    }
+
+    /// These users, in this order, without those that are not below `root` any more.
+    pub(super) fn users_below(
+        &self,
+        root: OrganizationId,
+        users: &[UserId],
+    ) -> Result<Vec<User>, Flaw> {
+        let mut found = Vec::with_capacity(users.len());
+        for id in users {
+            let Some(user) = self.user(&UserRef::Id(*id))? else { continue };
+            if user.org == root || self.chain(user.org)?.contains(&root) {
+                found.push(Arc::unwrap_or_clone(user));
+            }
+        }
+        Ok(found)
+    }
+
+    fn row_in(&self, user: UserId, names: &Names) -> Result<Option<SearchRow>, Flaw> {
+        let Some(found) = self.record::<User>(Table::Users, &user_key(user))? else {
+            return Ok(None);
+        };
+        let Some(name) = names.get(&found.org).cloned() else { return Ok(None) };
+        Ok(Some(row(found, name, self.device_count(user)?)))
+    }
+
+    /// Goes through all users and all devices side by side: both are in the order of user ids.
+    fn rows_of_all(
+        &self,
+        names: &Names,
+    ) -> Result<impl Iterator<Item = Result<SearchRow, Flaw>>, Flaw> {
+        let users = self.rows(Table::Users, &[], None)?;
+        let mut devices = self.rows(Table::Devices, &[], None)?.peekable();
+        Ok(users.filter_map(move |entry| {
+            let read = || {
+                let (key, value) = entry?;
+                let devices = skip_devices(&mut devices, key.value())?;
+                let user: User = decode(Table::Users, value.value())?;
+                let name = names.get(&user.org).cloned();
+                Ok(name.map(|name| row(user, name, devices)))
+            };
+            read().transpose()
+        }))
+    }
+
+    fn organization_name(&self, org: OrganizationId) -> Result<Arc<str>, Flaw> {
+        let found = self.organization(&OrganizationRef::Id(org))?;
+        Ok(found.map_or_else(|| Arc::from(""), |found| Arc::from(found.name.as_str())))
+    }
+
+    fn device_count(&self, user: UserId) -> Result<u32, Flaw> {
+        let prefix = user_key(user);
+        let rows = self.rows(Table::Devices, &prefix, successor(&prefix).as_deref())?;
+        Ok(u32::try_from(rows.count()).unwrap_or(u32::MAX))
+    }
+}
+
+/// How many of `devices` belong to the user with this key, going past them.
+fn skip_devices(devices: &mut Peekable<ScanRange>, user: &[u8]) -> Result<u32, Flaw> {
+    let mut count = 0u32;
+    while let Some(next) = devices.peek() {
+        if let Ok((key, _)) = next {
+            let owner = key.value().get(..user.len());
+            if owner > Some(user) {
+                break;
+            }
+            count = count.saturating_add(u32::from(owner == Some(user)));
+        }
+        devices.next().transpose()?;
+    }
+    Ok(count)
+}
+
+fn indexed(rows: impl Iterator<Item = Result<SearchRow, Flaw>>) -> Result<SearchIndex, Flaw> {
+    let mut flaw = None;
+    let index =
+        SearchIndex::build(rows.map_while(|row| row.map_err(|found| flaw = Some(found)).ok()));
+    flaw.map_or(Ok(index), Err)
+}
+
+fn row(user: User, org_name: Arc<str>, devices: u32) -> SearchRow {
+    let (profile, account) = (user.profile, user.account);
+    let inactive_from = |at: Millis| at.plus(INACTIVE_AFTER_MS);
+    SearchRow {
+        user: user.id,
+        org_name,
+        name: user.name,
+        email: user.email,
+        nick_name: profile.nick_name,
+        phone: profile.phone,
+        status: user.status,
+        inactive_from: account.last_login_at.map(inactive_from),
+        role: user.role.0,
+        devices,
+        country: profile.address.and_then(|address| address.country).map(Arc::from),
+        registered_at: user.created_at,
+    }
+}
