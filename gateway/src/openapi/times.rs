@@ -18,7 +18,9 @@ const SHORT: &str = "0[469]|11";
 /// Replaces the limits in `document` by those of the day of `now`.
 pub(super) fn put_limits(document: &mut Value, now: Millis) {
     let end = now.year_ahead();
-    replace(document, end, &dates_before(end));
+    // Hour 24 and the widest offset put a time up to four days after its date.
+    let dates = dates_before(Millis(end.0.saturating_sub(4 * 86_400_000)));
+    replace(document, end, &dates);
 }
 
 fn replace(value: &mut Value, end: Millis, dates: &str) {

@@ -91,6 +91,6 @@ async fn hashed(context: &Context<'_>, user: &User, password: &Secret) -> Result
             }
             problem => Fault::invalid(format!("password {problem}")),
         })?;
-    let hash = context.shared.identity.passwords.hash(password).await;
+    let hash = context.shared.passwords.hash(password).await;
     Ok(hash.map_err(Failure::from)?)
 }
