@@ -6,7 +6,9 @@
 use bugler_benches::{Times, person, scatter};
 use bugler_gateway::BoxFuture;
 use bugler_gateway::api::{Api, ApiSettings, Identity, IdentitySettings, Shared};
-use bugler_gateway::auth::{Grant, KeyRing, Origin, Scope, TokenMinter, TokenVerifier};
+use bugler_gateway::auth::{
+    Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
+};
 use bugler_gateway::clock::{Clock, SystemClock};
 use bugler_gateway::intake::Intake;
 use bugler_gateway::journal::Journal;
@@ -68,7 +70,12 @@ impl Service for Constant {
         })
     }
 
-    fn refuse(&self, _path: &str, _refusal: &Refusal) -> Response {
+    fn refuse(
+        &self,
+        _path: &str,
+        _content_type: Option<&http::HeaderValue>,
+        _refusal: &Refusal,
+    ) -> Response {
         Response::new(ReplyBody::default())
     }
 }
@@ -210,6 +217,7 @@ async fn accounts(home: &Path, users: u32) -> Result<Arc<dyn Service>, Failed> {
         },
         limit: None,
         identity: Identity::new(Some(minter), identity),
+        passwords: PasswordPool::default(),
     })))
 }
 

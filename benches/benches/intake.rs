@@ -63,7 +63,12 @@ impl Service for Constant {
         })
     }
 
-    fn refuse(&self, _path: &str, _refusal: &Refusal) -> Response {
+    fn refuse(
+        &self,
+        _path: &str,
+        _content_type: Option<&http::HeaderValue>,
+        _refusal: &Refusal,
+    ) -> Response {
         Response::new(ReplyBody::default())
     }
 }

@@ -16,7 +16,9 @@ use uuid::Uuid;
 
 /// A log that keeps what it was given, in order.
 #[derive(Clone, Debug, Default)]
-struct Log(Arc<Mutex<Vec<(Version, Vec<Change>)>>>);
+struct Log(Arc<Mutex<Vec<Made>>>);
+
+type Made = (Version, Vec<Change>);
 
 impl Log {
     fn step(&self, changes: &[Change]) -> LogStep {
@@ -27,7 +29,7 @@ impl Log {
         })
     }
 
-    fn taken(&self) -> Vec<(Version, Vec<Change>)> {
+    fn taken(&self) -> Vec<Made> {
         self.0.lock().clone()
     }
 }
