@@ -4,7 +4,7 @@
 //! same cores; cases are interleaved and medians compared, so that a noisy machine hits all alike.
 
 use bugler_gateway::BoxFuture;
-use bugler_gateway::api::{Api, ApiSettings, Identity, IdentitySettings, Shared};
+use bugler_gateway::api::{Api, ApiSettings, Identity, IdentitySettings, NoHooks, Shared};
 use bugler_gateway::auth::{
     Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
 };
@@ -105,6 +105,7 @@ async fn intake(home: &Path) -> Result<Arc<dyn Service>, Failed> {
             region: String::from("us-east-1"),
         },
         limit: None,
+        hooks: Arc::new(NoHooks),
         identity: Identity::new(Some(minter), settings),
         passwords: PasswordPool::default(),
     })))

@@ -12,6 +12,7 @@ mod applivery;
 mod bearer;
 mod blynk;
 mod documents;
+mod hooks;
 mod identity;
 mod jigx;
 mod language;
@@ -28,6 +29,7 @@ mod zitadel;
 #[cfg(test)]
 mod tests;
 
+pub use hooks::{ExchangeError, Hooks, NoHooks, SlackHook, Trial};
 pub use identity::{Identity, IdentitySettings};
 pub use limit::SendLimit;
 pub use route::operations;

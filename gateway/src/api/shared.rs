@@ -1,7 +1,7 @@
 //! What the handlers share: who calls, what it reaches, and the one way a notification is accepted.
 
 use crate::api::failure::{Failure, FailureClass};
-use crate::api::{Answered, Identity, SendLimit, reply};
+use crate::api::{Answered, Hooks, Identity, SendLimit, reply};
 use crate::auth::{Caller, PasswordPool, Permission, PermissionSet, Scope, TokenVerifier};
 use crate::intake::{Answer, ChangeError, Intake, KeyState, RecordChange, RequestKey, Running};
 use crate::model::{AuditNote, Organization, OrganizationId, User, UserStatus};
@@ -39,6 +39,8 @@ pub struct Shared {
     /// `None` lets every organization send as fast as it can.
     pub limit: Option<SendLimit>,
     pub identity: Identity,
+    /// Slack hooks and webhooks, for operations on subscriptions.
+    pub hooks: Arc<dyn Hooks>,
     pub passwords: PasswordPool,
 }
 
@@ -216,7 +218,7 @@ impl Shared {
 }
 
 /// Expectations that fail because somebody else was faster: reading again may help.
-const RETRIED: [&str; 2] = ["user_changed", "sequence_changed"];
+const RETRIED: [&str; 3] = ["user_changed", "sequence_changed", "subscription_changed"];
 const TRIES_MAX: u8 = 8;
 
 /// How a request that changes records begins.

@@ -7,12 +7,13 @@
 
 mod build;
 mod client;
+mod hooks;
 
 pub use build::BuildError;
 pub use client::{CreatedClient, create_client};
 
 use crate::admin::AdminService;
-use crate::api::{Api, ApiSettings, Identity, IdentitySettings, SendLimit, Shared};
+use crate::api::{Api, ApiSettings, Hooks, Identity, IdentitySettings, SendLimit, Shared};
 use crate::auth::{KeyError, KeyRing, PasswordPool, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -129,11 +130,12 @@ impl App {
                 .await
                 .map_err(|source| AppError::Seed { path, source: Box::new(source) })?;
         }
+        let hooked = build::Hooked::new(&config, &clock)?;
         let dispatcher = Dispatcher::start(DispatcherParts {
             journal: Arc::clone(&journal) as Arc<dyn Journal>,
             store: Arc::clone(&store),
             rules,
-            providers: build::providers(&config, &clock)?,
+            providers: build::providers(&config, &hooked, &clock)?,
             clock: Arc::clone(&clock),
             settings: build::dispatch_settings(&config),
         });
@@ -141,7 +143,8 @@ impl App {
         let tasks = Tasks::new(shutdown.clone());
         let readiness = Readiness::new(shutdown.clone());
         let kept = Arc::clone(&store);
-        let service = service(&config, &journal, store, keys, &clock);
+        let hooks = hooked.for_api(&config, &clock)?;
+        let service = service(&config, &journal, (store, keys, hooks), &clock);
         let addresses = (local(&api), local(&admin));
         let admin_service = {
             let journal = Arc::clone(&journal);
@@ -297,8 +300,7 @@ async fn apply_seed(path: &Path, store: &dyn Store, clock: &dyn Clock) -> Result
 fn service(
     config: &Config,
     journal: &Arc<DiskJournal>,
-    store: Arc<dyn Store>,
-    keys: Arc<KeyRing>,
+    (store, keys, hooks): (Arc<dyn Store>, Arc<KeyRing>, Arc<dyn Hooks>),
     clock: &Arc<dyn Clock>,
 ) -> Arc<dyn Service> {
     let journal = Arc::clone(journal) as Arc<dyn Journal>;
@@ -317,6 +319,7 @@ fn service(
             bulk_max_body: config.server.bulk_max_body.0,
             region: String::from("us-east-1"),
         },
+        hooks,
         identity: Identity::new(minter.ok(), identity),
         passwords: PasswordPool::default(),
         limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),

@@ -81,6 +81,8 @@ pub enum Expectation {
     Subscriptions(OrganizationId, u32),
     /// The organization has fewer organizations directly below it than this.
     Children(OrganizationId, u32),
+    /// The subscription is stored and nobody changed it since this instant.
+    Subscription(OrganizationId, SubscriptionId, Millis),
 }
 
 impl Expectation {
@@ -94,6 +96,7 @@ impl Expectation {
             Self::Sequence(..) => "sequence_changed",
             Self::Subscriptions(..) => "too_many_subscriptions",
             Self::Children(..) => "too_many_organizations",
+            Self::Subscription(..) => "subscription_changed",
         }
     }
 }
