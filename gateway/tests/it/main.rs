@@ -10,5 +10,6 @@ mod damage;
 mod delivery;
 mod idempotency;
 mod lifecycle;
+mod matrix;
 mod openapi;
 mod support;
