@@ -4,7 +4,9 @@
 //! same cores; cases are interleaved and medians compared, so that a noisy machine hits all alike.
 
 use bugler_gateway::BoxFuture;
-use bugler_gateway::api::{Api, ApiSettings, Identity, IdentitySettings, NoHooks, Shared};
+use bugler_gateway::api::{
+    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, NoHooks, Shared,
+};
 use bugler_gateway::auth::{
     Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
 };
@@ -107,6 +109,7 @@ async fn intake(home: &Path) -> Result<Arc<dyn Service>, Failed> {
         limit: None,
         hooks: Arc::new(NoHooks),
         identity: Identity::new(Some(minter), settings),
+        blynk: Blynk::new(BlynkSettings::default()),
         passwords: PasswordPool::default(),
     })))
 }

@@ -29,6 +29,7 @@ mod zitadel;
 #[cfg(test)]
 mod tests;
 
+pub use blynk::{Blynk, BlynkSettings};
 pub use hooks::{ExchangeError, Hooks, NoHooks, SlackHook, Trial};
 pub use identity::{Identity, IdentitySettings};
 pub use limit::SendLimit;

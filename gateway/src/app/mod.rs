@@ -13,7 +13,9 @@ pub use build::BuildError;
 pub use client::{CreatedClient, create_client};
 
 use crate::admin::AdminService;
-use crate::api::{Api, ApiSettings, Hooks, Identity, IdentitySettings, SendLimit, Shared};
+use crate::api::{
+    Api, ApiSettings, Blynk, BlynkSettings, Hooks, Identity, IdentitySettings, SendLimit, Shared,
+};
 use crate::auth::{KeyError, KeyRing, PasswordPool, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -321,9 +323,24 @@ fn service(
         },
         hooks,
         identity: Identity::new(minter.ok(), identity),
+        blynk: Blynk::new(blynk_settings(config)),
         passwords: PasswordPool::default(),
         limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
     }))
+}
+
+fn blynk_settings(config: &Config) -> BlynkSettings {
+    let limits = &config.limits;
+    BlynkSettings {
+        requests: limits.blynk_requests.map(|rate| (rate.count, rate.per)),
+        users_per_org: limits.users_per_org,
+        invites_per_day: limits.invites_per_day,
+        invites_per_address: limits.invites_per_address,
+        organization_levels: limits.organization_levels,
+        sub_organizations: limits.sub_organizations,
+        public_url: config.accounts.public_url.0.clone(),
+        invitation_ttl: config.accounts.invitation_ttl,
+    }
 }
 
 /// Removes tokens and invitations some time after they ended.

@@ -6,7 +6,7 @@ use url::Url;
 
 use super::read::Walk;
 use super::sections::{
-    Admin, ApnsApp, Auth, ChainRule, Config, Dispatch, EmailRelay, FcmApp, HookSettings,
+    Accounts, Admin, ApnsApp, Auth, ChainRule, Config, Dispatch, EmailRelay, FcmApp, HookSettings,
     Idempotency, Limits, Observability, Providers, PushPool, Retry, RuleLimits, RuleMatch, Rules,
     ScheduledRetry, Server, SlackApp, StoreSettings,
 };
@@ -31,6 +31,7 @@ pub(super) fn config(config: &mut Config, walk: &mut Walk<'_>) {
     walk.section("store", |walk| store(&mut config.store, walk));
     walk.section("dispatch", |walk| dispatch(&mut config.dispatch, walk));
     walk.section("auth", |walk| auth(&mut config.auth, walk));
+    walk.section("accounts", |walk| accounts(&mut config.accounts, walk));
     walk.section("limits", |walk| limits(&mut config.limits, walk));
     walk.section("idempotency", |walk| idempotency(&mut config.idempotency, walk));
     walk.section("rules", |walk| rules(&mut config.rules, walk));
@@ -112,8 +113,19 @@ fn auth(auth: &mut Auth, walk: &mut Walk<'_>) {
     walk.ranged("client_failures", &mut auth.client_failures, 0..=1_000_000);
 }
 
+fn accounts(accounts: &mut Accounts, walk: &mut Walk<'_>) {
+    walk.value("public_url", &mut accounts.public_url);
+    walk.ranged("invitation_ttl", &mut accounts.invitation_ttl, MINUTE..=YEAR);
+}
+
 fn limits(limits: &mut Limits, walk: &mut Walk<'_>) {
     walk.value("per_org", &mut limits.per_org);
+    walk.value("blynk_requests", &mut limits.blynk_requests);
+    walk.value("users_per_org", &mut limits.users_per_org);
+    walk.value("invites_per_day", &mut limits.invites_per_day);
+    walk.value("invites_per_address", &mut limits.invites_per_address);
+    walk.ranged("organization_levels", &mut limits.organization_levels, 1..=12);
+    walk.value("sub_organizations", &mut limits.sub_organizations);
 }
 
 fn idempotency(idempotency: &mut Idempotency, walk: &mut Walk<'_>) {

@@ -64,6 +64,9 @@ pub enum Change {
     /// Forgets refresh tokens, invitations and revocations that ended before the instant, a
     /// bounded number at once.
     Forget(Millis),
+    /// As `PutDevice`, and removes every other device with the same platform and token: an app
+    /// that somebody else logs in to tells the last one nothing any more.
+    ClaimDevice(Device),
 }
 
 /// What must hold when changes are made, decided with them.

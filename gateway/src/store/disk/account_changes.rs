@@ -61,6 +61,7 @@ pub(super) fn make(
         | Change::PutRole(_)
         | Change::PutDevice(_)
         | Change::RemoveDevice(_)
+        | Change::ClaimDevice(_)
         | Change::PutMembership(..)
         | Change::PutSubscription(_)
         | Change::DisableSubscription(_)

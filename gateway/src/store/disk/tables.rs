@@ -11,6 +11,7 @@
 //! | `roles` | org, role | role |
 //! | `devices` | user, device | device |
 //! | `device_owners` | device | user |
+//! | `device_tokens` | SHA-256 of platform and token, device | – |
 //! | `memberships` | org, solution, user | membership |
 //! | `groups` | org, solution, group name, `0xff`, user | – |
 //! | `subscriptions` | org, subscription | subscription |
@@ -36,9 +37,12 @@
 use redb::TableDefinition;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::model::{DeviceId, OrganizationId, PolicyOwner, RoleId, SubscriptionId, UserId};
+use crate::model::{
+    DeviceId, OrganizationId, Platform, PolicyOwner, RoleId, Secret, SubscriptionId, UserId,
+};
 use crate::store::{OrganizationRef, UserRef};
 
 /// Layout of the whole file: raised when tables or keys change.
@@ -82,11 +86,12 @@ pub(super) enum Table {
     Texts,
     Audit,
     Endings,
+    DeviceTokens,
 }
 
 impl Table {
     /// Every table, in the order of the variants.
-    pub(super) const ALL: [Self; 28] = [
+    pub(super) const ALL: [Self; 29] = [
         Self::Meta,
         Self::Organizations,
         Self::OrganizationNames,
@@ -115,6 +120,7 @@ impl Table {
         Self::Texts,
         Self::Audit,
         Self::Endings,
+        Self::DeviceTokens,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -147,6 +153,7 @@ impl Table {
             Self::Texts => "texts",
             Self::Audit => "audit",
             Self::Endings => "endings",
+            Self::DeviceTokens => "device_tokens",
         }
     }
 
@@ -235,6 +242,21 @@ pub(super) fn role_key(org: OrganizationId, role: RoleId) -> Vec<u8> {
 
 pub(super) fn device_key(user: UserId, device: DeviceId) -> Vec<u8> {
     pair_key(&user_key(user), device.0.as_bytes())
+}
+
+/// What every key of a token's devices starts with.
+pub(super) fn token_prefix(platform: Platform, token: &Secret) -> [u8; 32] {
+    let platform: u8 = match platform {
+        Platform::Apns => b'a',
+        Platform::Fcm => b'f',
+    };
+    Sha256::new().chain_update([platform]).chain_update(token.reveal()).finalize().into()
+}
+
+/// The device whose id ends a key.
+pub(super) fn last_device(table: Table, key: &[u8]) -> Result<DeviceId, Flaw> {
+    let id = key.last_chunk::<16>().ok_or(Flaw::Value(table))?;
+    Ok(DeviceId(Uuid::from_bytes(*id)))
 }
 
 /// What a counter counts.
