@@ -47,7 +47,7 @@ pub(super) enum At {
 }
 
 /// What a path's last id is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Thing {
     JigxNotification,
     Inbox,
@@ -132,7 +132,7 @@ pub(super) const ALL: &[Rule] = &[
     rule("zitadelSetHumanPassword", Zitadel, Admin, User),
     rule("zitadelHealthz", Zitadel, Nothing, Own),
     rule("zitadelAdminHealthz", Zitadel, Nothing, Own),
-    rule("zitadelGetMyOrg", Zitadel, Token, Organization),
+    rule("zitadelGetMyOrg", Zitadel, Staff, Organization),
     rule("zitadelAdminGetNotificationPolicy", Zitadel, Admin, Server),
     also(rule("zitadelAdminAddNotificationPolicy", Zitadel, Admin, Server), &[409]),
     also(rule("zitadelAdminUpdateNotificationPolicy", Zitadel, Admin, Server), &[400, 404]),
@@ -205,6 +205,8 @@ pub(super) fn refusal(rule: &Rule, caller: Caller, whose: Whose) -> Option<u16> 
                 _ => 404,
             })
         }
+        // Everybody may set its own password, so whose it is comes first.
+        Whose::ForeignObject | Whose::AbsentObject if rule.id == "setPassword" => Some(404),
         _ if !has_right => Some(403),
         // The product's page has two answers to a transfer.
         Whose::ForeignOrganization | Whose::ForeignObject if rule.id == "blynkTransferUser" => {

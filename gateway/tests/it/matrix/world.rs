@@ -165,12 +165,12 @@ impl World {
                 text(&self.made(caller, &path, &body).await["data"]["id"])
             }
             Thing::Client => {
-                let made = self.made(caller, &format!("{native}/clients"), &json!({ "name": "c" }));
-                text(&made.await["id"])
+                let (path, body) = (format!("{native}/clients"), json!({ "name": "c" }));
+                text(&self.made(caller, &path, &body).await["id"])
             }
             Thing::Key => {
-                let made = self.made(caller, &format!("{native}/keys"), &json!({ "name": "k" }));
-                text(&made.await["id"])
+                let (path, body) = (format!("{native}/keys"), json!({ "name": "k" }));
+                text(&self.made(caller, &path, &body).await["id"])
             }
             Thing::Timeline => {
                 let body = json!({ "to": { "subscriptions": true }, "title": "t" });
