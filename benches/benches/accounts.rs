@@ -6,7 +6,8 @@
 use bugler_benches::{Times, person, scatter};
 use bugler_gateway::BoxFuture;
 use bugler_gateway::api::{
-    Api, ApiSettings, Identity, IdentitySettings, NotificationStates, Shared,
+    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, NoHooks,
+    NotificationStates, Shared,
 };
 use bugler_gateway::auth::{
     Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
@@ -220,6 +221,8 @@ async fn accounts(home: &Path, users: u32) -> Result<Arc<dyn Service>, Failed> {
         },
         limit: None,
         jigx: NotificationStates::default(),
+        hooks: Arc::new(NoHooks),
+        blynk: Blynk::new(BlynkSettings::default()),
         identity: Identity::new(Some(minter), identity),
         passwords: PasswordPool::default(),
     })))

@@ -87,20 +87,6 @@ impl Query {
         }
     }
 
-    /// As [`Query::text`]; an absent or empty parameter is a fault.
-    pub(crate) fn required_text(
-        &self,
-        name: &str,
-        max: usize,
-        faults: &mut Faults,
-    ) -> Option<&str> {
-        if self.get(name).is_none_or(str::is_empty) {
-            faults.add(name, "is required");
-            return None;
-        }
-        self.text(name, max, faults)
-    }
-
     /// A whole decimal number within `range`: `i32`, `i64`, or any type that widens into `i64`.
     pub(crate) fn integer<T>(
         &self,

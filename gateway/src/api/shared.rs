@@ -1,7 +1,7 @@
 //! What the handlers share: who calls, what it reaches, and the one way a notification is accepted.
 
 use crate::api::failure::{Failure, FailureClass};
-use crate::api::{Answered, Blynk, Identity, NotificationStates, SendLimit, reply};
+use crate::api::{Answered, Blynk, Hooks, Identity, NotificationStates, SendLimit, reply};
 use crate::auth::{Caller, PasswordPool, Permission, PermissionSet, Scope, TokenVerifier};
 use crate::intake::{Answer, ChangeError, Intake, KeyState, RecordChange, RequestKey, Running};
 use crate::model::{AuditNote, Organization, OrganizationId, User, UserStatus};
@@ -42,6 +42,8 @@ pub struct Shared {
     pub limit: Option<SendLimit>,
     pub identity: Identity,
     pub blynk: Blynk,
+    /// Slack hooks and webhooks, for operations on subscriptions.
+    pub hooks: Arc<dyn Hooks>,
     pub passwords: PasswordPool,
     /// What became of the notifications that Jigx lists.
     pub jigx: NotificationStates,
@@ -228,7 +230,8 @@ impl Shared {
 }
 
 /// Expectations that fail because somebody else was faster: reading again may help.
-const RETRIED: [&str; 3] = ["user_changed", "sequence_changed", "inbox_changed"];
+const RETRIED: [&str; 4] =
+    ["user_changed", "sequence_changed", "inbox_changed", "subscription_changed"];
 const TRIES_MAX: u8 = 8;
 
 /// How a request that changes records begins.
@@ -272,11 +275,6 @@ impl Head {
 
     pub(crate) fn headers(&self) -> &HeaderMap {
         &self.headers
-    }
-
-    /// The query as sent.
-    pub(crate) fn query(&self) -> Option<&str> {
-        self.uri.query()
     }
 
     pub(crate) fn peer(&self) -> SocketAddr {

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use url::Url;
+
 use super::read::Walk;
 use super::sections::{
     Accounts, Admin, ApnsApp, Auth, ChainRule, Config, Dispatch, EmailRelay, FcmApp, HookSettings,
     Idempotency, Limits, Observability, Providers, PushPool, Retry, RuleLimits, RuleMatch, Rules,
-    ScheduledRetry, Server, StoreSettings,
+    ScheduledRetry, Server, SlackApp, StoreSettings,
 };
 use super::value::ByteSize;
 
@@ -166,7 +168,10 @@ fn providers(providers: &mut Providers, walk: &mut Walk<'_>) {
     walk.ranged("connect_timeout", &mut providers.connect_timeout, MS..=MINUTE);
     walk.named("apns", &mut providers.apns, apns);
     walk.named("fcm", &mut providers.fcm, fcm);
-    walk.section("slack", |walk| hooks(&mut providers.slack, walk));
+    walk.section("slack", |walk| {
+        hooks(&mut providers.slack, walk);
+        walk.optional("oauth", &mut providers.slack_app, slack_app);
+    });
     walk.section("webhook", |walk| hooks(&mut providers.webhook, walk));
     walk.optional("email", &mut providers.email, email);
 }
@@ -199,6 +204,17 @@ fn hooks(hooks: &mut HookSettings, walk: &mut Walk<'_>) {
     walk.value("allow_private", &mut hooks.allow_private);
     walk.value("ca_file", &mut hooks.ca_file);
     walk.ranged("timeout", &mut hooks.timeout, 10 * MS..=HOUR);
+}
+
+fn slack_app(app: &mut SlackApp, walk: &mut Walk<'_>) {
+    walk.value("client_id", &mut app.client_id);
+    let keys = ("client_secret", "client_secret_file");
+    walk.secret(keys, &mut app.client_secret, &mut app.client_secret_file);
+    walk.value("endpoint", &mut app.endpoint);
+    walk.checked("allowed_redirects", &mut app.allowed_redirects, |redirects| {
+        let valid = redirects.len() <= 100 && redirects.iter().all(|one| Url::parse(one).is_ok());
+        (!valid).then(|| String::from("must be a list of at most 100 URLs"))
+    });
 }
 
 fn email(relay: &mut EmailRelay, walk: &mut Walk<'_>) {

@@ -342,6 +342,8 @@ pub struct Providers {
     pub apns: BTreeMap<String, ApnsApp>,
     pub fcm: BTreeMap<String, FcmApp>,
     pub slack: HookSettings,
+    /// Absent: no Slack channel can be added through the API.
+    pub slack_app: Option<SlackApp>,
     pub webhook: HookSettings,
     /// Absent: nobody gets mail.
     pub email: Option<EmailRelay>,
@@ -354,6 +356,7 @@ impl Default for Providers {
             apns: BTreeMap::new(),
             fcm: BTreeMap::new(),
             slack: HookSettings { timeout: Duration::from_secs(10), ..HookSettings::default() },
+            slack_app: None,
             webhook: HookSettings::default(),
             email: None,
         }
@@ -424,6 +427,19 @@ impl Default for HookSettings {
             timeout: Duration::from_secs(15),
         }
     }
+}
+
+/// The Slack app whose authorization codes are exchanged for hooks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SlackApp {
+    pub client_id: String,
+    /// Filled from `client_secret_file`, without the line break at its end.
+    pub client_secret: Option<Secret>,
+    pub client_secret_file: Option<PathBuf>,
+    /// `None` is Slack itself.
+    pub endpoint: Option<Url>,
+    /// The redirect URIs that may be named; empty leaves the judgement to Slack.
+    pub allowed_redirects: Vec<String>,
 }
 
 /// The SMTP relay that takes all mail.

@@ -91,6 +91,8 @@ pub enum Expectation {
     Children(OrganizationId, u32),
     /// The user's inbox entry for the notification still has this revision.
     InboxRevision(UserId, NotificationId, u64),
+    /// The subscription is stored and nobody changed it since this instant.
+    Subscription(OrganizationId, SubscriptionId, Millis),
 }
 
 impl Expectation {
@@ -105,6 +107,7 @@ impl Expectation {
             Self::Subscriptions(..) => "too_many_subscriptions",
             Self::Children(..) => "too_many_organizations",
             Self::InboxRevision(..) => "inbox_changed",
+            Self::Subscription(..) => "subscription_changed",
         }
     }
 }

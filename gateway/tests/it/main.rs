@@ -3,6 +3,7 @@
 mod accounts;
 mod accounts_crash;
 mod api;
+mod applivery;
 mod binary;
 mod blynk;
 mod bulk;

@@ -1,7 +1,8 @@
 //! Invitations and keys, from a store that holds some: good in their time and for whom they are.
 
 use crate::api::{
-    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, NotificationStates, Shared,
+    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, NoHooks,
+    NotificationStates, Shared,
 };
 use crate::auth::{Fresh, KeyRing, PasswordPool, TokenVerifier, invitation_token, opaque_key};
 use crate::clock::{Clock, TestClock};
@@ -64,6 +65,7 @@ async fn world() -> World {
         limit: None,
         identity: Identity::new(None, settings),
         jigx: NotificationStates::default(),
+        hooks: Arc::new(NoHooks),
         passwords: PasswordPool::default(),
         blynk: Blynk::new(BlynkSettings::default()),
     });

@@ -4,6 +4,7 @@
 //! opens it again. Checks panic with the broken promise; store failures come back as errors.
 
 mod audience;
+mod inbox;
 mod logged;
 mod records;
 pub(super) mod samples;
@@ -63,6 +64,12 @@ pub async fn run<P: Place>(empty_place: impl AsyncFn() -> P) -> Checked {
     logged::chains_the_audit_trail_of_each_organization(&*store().await).await?;
     logged::forgets_what_ended_and_nothing_else(&*store().await).await?;
     logged::gives_out_ids_beyond_every_imported_one(&empty_place().await).await?;
+
+    inbox::moves_entries_as_their_deliveries_go(&*store().await).await?;
+    inbox::pages_and_syncs_inboxes_over_a_reopen(&empty_place().await).await?;
+    inbox::guards_entries_by_their_revision(&*store().await).await?;
+    inbox::bounds_inboxes_and_what_it_remembers_of_them(&*store().await).await?;
+    inbox::hides_notifications_once_and_not_for_ever(&*store().await).await?;
     Ok(())
 }
 

@@ -8,7 +8,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::support::now_ms;
-use crate::support::world::{ACME, BRANCH, CLIENT_SECRET, PASSWORD, RIVAL, SOLUTION};
+use crate::support::world::{
+    ACME, ACME_OBJECT, BRANCH, CLIENT_SECRET, PASSWORD, RIVAL, RIVAL_WEBHOOK, SLACK, SOLUTION,
+    WEBHOOK,
+};
 
 pub(super) fn fill(text: &str) -> String {
     let mut filled = String::with_capacity(text.len());
@@ -28,6 +31,10 @@ fn value(word: &str) -> String {
         "branch" => BRANCH,
         "rival" => RIVAL,
         "solution" => SOLUTION,
+        "acme-object" => ACME_OBJECT,
+        "webhook" => WEBHOOK,
+        "slack" => SLACK,
+        "rival-webhook" => RIVAL_WEBHOOK,
         "client-secret" => CLIENT_SECRET,
         "password" => PASSWORD,
         "basic" => return STANDARD.encode(format!("oa2-client-id_acme:{CLIENT_SECRET}")),
