@@ -22,6 +22,7 @@ pub mod intake;
 pub mod admin;
 pub mod api;
 pub mod dispatch;
+pub mod openapi;
 pub mod server;
 
 pub mod app;

@@ -1,9 +1,10 @@
-//! The operator's listener: liveness, readiness and metrics, apart from the callers' port.
+//! The operator's listener: liveness, readiness, metrics and the API's documents.
 //!
 //! Served by the same front door as the API, so it has the same limits and deadlines.
 
 use crate::BoxFuture;
 use crate::lifecycle::Readiness;
+use crate::openapi::{Documents, Viewer};
 use crate::server::{Refusal, ReplyBody, Request, Response, Service};
 use crate::telemetry::metrics::PrometheusHandle;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -22,17 +23,25 @@ pub struct AdminService {
     readiness: Readiness,
     metrics: PrometheusHandle,
     durability: Arc<dyn Fn() -> &'static str + Send + Sync>,
+    viewer: Viewer,
 }
 
 impl AdminService {
-    /// `durability` names the present durability class; it is asked on each `/readyz`.
+    /// `durability` names the present durability class; it is asked on each `/readyz`. `viewer`
+    /// shows the API's documents.
     #[must_use]
     pub fn new(
         readiness: Readiness,
         metrics: PrometheusHandle,
+        viewer: Viewer,
         durability: impl Fn() -> &'static str + Send + Sync + 'static,
     ) -> Self {
-        Self { readiness, metrics, durability: Arc::new(durability) }
+        Self { readiness, metrics, durability: Arc::new(durability), viewer }
+    }
+
+    fn serves(&self, path: &str) -> bool {
+        matches!(path, "/healthz" | "/readyz" | "/healthz/ready" | "/metrics")
+            || Documents::get().paths().chain(self.viewer.paths()).any(|known| known == path)
     }
 
     fn ready(&self) -> Response {
@@ -76,7 +85,7 @@ impl Service for AdminService {
         Box::pin(async move {
             let is_read = matches!(request.method, Method::GET | Method::HEAD);
             match request.path() {
-                "/healthz" | "/readyz" | "/healthz/ready" | "/metrics" if !is_read => {
+                path if !is_read && admin.serves(path) => {
                     let mut refused =
                         admin.refuse(request.path(), None, &Refusal::MethodNotAllowed);
                     let allow = HeaderValue::from_static("GET, HEAD");
@@ -94,7 +103,12 @@ impl Service for AdminService {
                         Err(_) => reply(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "no metrics\n"),
                     }
                 }
-                path => admin.refuse(path, None, &Refusal::NotFound),
+                path => {
+                    let documents = Documents::get().reply(path, &request.headers);
+                    documents
+                        .or_else(|| admin.viewer.reply(path, &request.headers))
+                        .unwrap_or_else(|| admin.refuse(path, None, &Refusal::NotFound))
+                }
             }
         })
     }
@@ -134,7 +148,9 @@ mod tests {
             let shutdown = Shutdown::new();
             let readiness = Readiness::new(shutdown.clone());
             let handle = metrics::install().unwrap();
-            let service = Arc::new(AdminService::new(readiness.clone(), handle, || "fsync"));
+            let viewer = Viewer::new(address, false);
+            let service = AdminService::new(readiness.clone(), handle, viewer, || "fsync");
+            let service = Arc::new(service);
             let limits = ServerLimits { name: "admin", ..ServerLimits::default() };
             // The listener outlives the drain of what it reports on.
             tokio::spawn(serve(listener, None, limits, service, Shutdown::new()));
@@ -183,7 +199,7 @@ mod tests {
     #[tokio::test]
     async fn anything_else_is_404_and_writing_is_405() {
         let admin = Admin::start().await;
-        for line in ["GET /", "GET /readyz/", "GET /v2.0/tool/x", "POST /other"] {
+        for line in ["GET /docs/", "GET /readyz/", "GET /v2.0/tool/x", "POST /other"] {
             let answer = admin.ask(line).await;
             assert!(answer.starts_with("HTTP/1.1 404"), "{line}: {answer}");
         }

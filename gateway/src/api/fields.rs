@@ -115,7 +115,7 @@ impl<'a> Fields<'a> {
     /// A whole number in the range of `T`.
     pub(crate) fn integer<T: TryFrom<i64>>(&self, name: &str, faults: &mut Faults) -> Option<T> {
         let value = self.get(name)?;
-        let number = value.as_i64().and_then(|n| T::try_from(n).ok());
+        let number = whole(value).and_then(|n| T::try_from(n).ok());
         if number.is_none() {
             faults.add(self.path(name), "must be an integer in range");
         }
@@ -167,6 +167,18 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// The whole number a value is, however it is written: to JSON Schema `7`, `7.0` and `7e0` are one
+/// integer. `None` beyond 10^14 unless it is written without fraction and exponent, since it may be
+/// another number then than the caller wrote.
+#[must_use]
+pub(crate) fn whole(value: &Value) -> Option<i64> {
+    const EXACT: f64 = 1e14;
+    value.as_i64().or_else(|| {
+        let number = value.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < EXACT)?;
+        format!("{number:.0}").parse().ok()
+    })
+}
+
 /// What is wrong with a text, if anything.
 #[must_use]
 pub(crate) fn text_problem(text: &str, max: usize) -> Option<String> {
@@ -212,6 +224,26 @@ mod tests {
         assert_eq!(text_problem("a\nb\tc", 10), None);
         assert!(text_problem("a\0b", 10).is_some());
         assert!(text_problem("a\u{9b}b", 10).is_some());
+    }
+
+    #[test]
+    fn one_number_is_one_number_however_it_is_written() {
+        for (text, number) in [
+            ("7", Some(7)),
+            ("7.0", Some(7)),
+            ("-7e1", Some(-70)),
+            ("-0.0", Some(0)),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("99999999999999.0", Some(99_999_999_999_999)),
+            ("1e14", None),
+            ("9223372036854775808", None),
+            ("7.5", None),
+            ("1e300", None),
+            ("\"7\"", None),
+        ] {
+            let value = serde_json::from_str(text).expect("JSON");
+            assert_eq!(whole(&value), number, "{text}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub(crate) mod reply;
 mod applivery;
 mod bearer;
 mod blynk;
+mod documents;
 mod hooks;
 mod identity;
 mod jigx;

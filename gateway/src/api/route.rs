@@ -2,7 +2,7 @@
 
 use crate::BoxFuture;
 use crate::api::failure::Failure;
-use crate::api::{Answered, Shared, applivery, blynk, jigx, native, oauth, zitadel};
+use crate::api::{Answered, Shared, applivery, blynk, documents, jigx, native, oauth, zitadel};
 use crate::server::{Request, Response};
 use crate::telemetry::metrics::IntakeMetrics;
 use http::{HeaderValue, Method};
@@ -132,6 +132,7 @@ pub(super) fn endpoints() -> impl Iterator<Item = (Dialect, &'static Endpoint)> 
         .chain(of(Dialect::Blynk, oauth::BLYNK_ENDPOINTS))
         .chain(of(Dialect::Oauth, oauth::ENDPOINTS))
         .chain(of(Dialect::Native, native::ENDPOINTS))
+        .chain(of(Dialect::Native, documents::ENDPOINTS))
 }
 
 /// Method and path pattern of every REST operation, aliases too: what the served documents must

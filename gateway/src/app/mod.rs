@@ -26,6 +26,7 @@ use crate::journal::Journal;
 use crate::journal::disk::{DiskJournal, OpenError};
 use crate::lifecycle::{Readiness, Shutdown, TaskKind, Tasks};
 use crate::model::Millis;
+use crate::openapi::Viewer;
 use crate::rules::RuleError;
 use crate::server::{self, ServerLimits, Service};
 use crate::store::directory::{self, DirectoryError};
@@ -147,11 +148,13 @@ impl App {
         let kept = Arc::clone(&store);
         let hooks = hooked.for_api(&config, &clock)?;
         let service = service(&config, &journal, (store, keys, hooks), &clock);
+        let addresses = (local(&api), local(&admin));
         let admin_service = {
             let journal = Arc::clone(&journal);
-            AdminService::new(readiness.clone(), metrics.clone(), move || journal.durability())
+            let viewer = Viewer::new(addresses.0, tls.is_some());
+            let durability = move || journal.durability();
+            AdminService::new(readiness.clone(), metrics.clone(), viewer, durability)
         };
-        let addresses = (local(&api), local(&admin));
         let limits = build::server_limits(&config);
         tasks.spawn(
             TaskKind::Critical,

@@ -25,6 +25,14 @@ impl Millis {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// The last instant that can be planned for at this one: 366 days after this UTC day began. By
+    /// the day, so that documents can name it.
+    #[must_use]
+    pub fn year_ahead(self) -> Self {
+        const DAY: u64 = 86_400_000;
+        Self(self.0 - self.0 % DAY).plus(366 * DAY)
+    }
+
     /// RFC 3339 in UTC with exactly three fraction digits, as the dialects print it.
     #[must_use]
     pub fn to_rfc3339(self) -> String {

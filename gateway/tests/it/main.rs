@@ -13,5 +13,7 @@ mod damage;
 mod delivery;
 mod idempotency;
 mod lifecycle;
+mod matrix;
+mod openapi;
 mod support;
 mod zitadel;

@@ -8,7 +8,7 @@ const ROOM: &str = "gateway/src/";
 
 /// The modules in the order of a notification's path, from below, with all each may import.
 /// `work` is what a journal entry carries: whoever writes or reads entries knows it.
-const IMPORTS: [(&str, &[&str]); 17] = [
+const IMPORTS: [(&str, &[&str]); 18] = [
     ("model", &[]),
     ("telemetry", &[]),
     ("clock", &["model"]),
@@ -22,10 +22,22 @@ const IMPORTS: [(&str, &[&str]); 17] = [
     ("auth", &["clock", "model", "telemetry"]),
     ("intake", &["clock", "journal", "model", "store", "telemetry", "work"]),
     ("server", &["lifecycle", "telemetry"]),
-    ("admin", &["lifecycle", "server", "telemetry"]),
+    ("openapi", &["clock", "model", "server"]),
+    ("admin", &["lifecycle", "openapi", "server", "telemetry"]),
     (
         "api",
-        &["auth", "clock", "intake", "journal", "model", "server", "store", "telemetry", "work"],
+        &[
+            "auth",
+            "clock",
+            "intake",
+            "journal",
+            "model",
+            "openapi",
+            "server",
+            "store",
+            "telemetry",
+            "work",
+        ],
     ),
     (
         "dispatch",

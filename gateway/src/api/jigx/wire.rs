@@ -3,7 +3,7 @@
 use super::who::{WHOLE_ORGANIZATION, uuid_of};
 use super::{not_before, time};
 use crate::api::failure::{Failure, FieldFault};
-use crate::api::fields::{Faults, Fields, is_email, text_problem};
+use crate::api::fields::{Faults, Fields, is_email, text_problem, whole};
 use crate::api::json;
 use crate::model::{Audience, Content, Millis, Notification, Organization};
 use serde_json::{Map, Value, json};
@@ -247,14 +247,18 @@ fn audience(
 
 /// RFC 3339 text, or an integer: milliseconds since the epoch, small ones seconds.
 fn start_at(fields: &Fields<'_>, now: Millis, faults: &mut Faults) -> Option<Millis> {
-    let asked = match fields.get("startAt")? {
+    let value = fields.get("startAt")?;
+    let asked = match value {
         Value::String(text) => time::of_text(text),
-        Value::Number(number) => number.as_u64().map(time::of_number),
+        Value::Number(number) => number
+            .as_u64()
+            .or_else(|| whole(value).and_then(|n| u64::try_from(n).ok()))
+            .map(time::of_number),
         _ => None,
     };
     match asked {
         None => faults.add("startAt", "must be an RFC 3339 time or milliseconds since 1970"),
-        Some(at) if at > now.plus(YEAR_MS) => faults.add("startAt", "is more than a year ahead"),
+        Some(at) if at > now.year_ahead() => faults.add("startAt", "is more than a year ahead"),
         Some(at) => return Some(not_before(now, at)),
     }
     None

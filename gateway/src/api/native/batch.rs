@@ -222,7 +222,7 @@ impl Batch {
         let wire = Wire::parse(line)?;
         let org = match wire.organization {
             None => self.caller.organization,
-            Some(_) => organization(&self.shared, &self.caller, wire.organization).await?,
+            Some(named) => organization(&self.shared, &self.caller, Some(named.0)).await?,
         };
         if self.group.org.is_some_and(|grouped| grouped != org) {
             self.flush().await;

@@ -119,7 +119,7 @@ async fn send(call: Call) -> Result<Answered, Failure> {
     let created_by = sender(&shared, &caller).await?;
     let (head, body) = shared.json_body(request).await?;
     let wire = Wire::parse(&body)?;
-    let org = organization(&shared, &caller, wire.organization).await?;
+    let org = organization(&shared, &caller, wire.organization.map(|named| named.0)).await?;
     let key = head.key(org, &body)?;
     shared
         .accept(key, || {

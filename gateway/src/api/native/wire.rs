@@ -1,13 +1,14 @@
 //! The native notification as callers write it, and the checks it must pass.
 
 use crate::api::failure::{Failure, FieldFault};
-use crate::api::fields::{is_email, text_problem};
+use crate::api::fields::{is_email, text_problem, whole};
 use crate::api::json;
 use crate::model::{
     Audience, Content, Millis, Notification, NotificationId, OrganizationId, Priority, Source,
     UserId,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use uuid::Uuid;
@@ -17,7 +18,6 @@ const TITLE_MAX: usize = 200;
 const BODY_MAX: usize = 2_000;
 const DATA_BYTES_MAX: usize = 3 << 10;
 const NAME_MAX: usize = 100;
-const YEAR_MS: u64 = 366 * 24 * 3_600_000;
 /// Push providers keep a message for 28 days at most.
 const TTL_S_MAX: u64 = 28 * 24 * 3_600;
 
@@ -27,7 +27,7 @@ const TTL_S_MAX: u64 = 28 * 24 * 3_600;
 pub(super) struct Wire<'a> {
     /// Defaults to the organization of the token.
     #[serde(default)]
-    pub(super) organization: Option<i32>,
+    pub(super) organization: Option<Whole<i32>>,
     #[serde(borrow, default)]
     to: Option<To<'a>>,
     #[serde(borrow, default)]
@@ -46,17 +46,17 @@ pub(super) struct Wire<'a> {
     collapse_key: Option<Cow<'a, str>>,
     /// Milliseconds since 1970.
     #[serde(default)]
-    start_at: Option<u64>,
+    start_at: Option<Whole<u64>>,
     /// Seconds after the start.
     #[serde(default)]
-    ttl: Option<u64>,
+    ttl: Option<Whole<u64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct To<'a> {
     #[serde(default)]
-    users: Option<Vec<i64>>,
+    users: Option<Vec<Whole<i64>>>,
     #[serde(borrow, default)]
     emails: Option<Vec<Cow<'a, str>>>,
     #[serde(default)]
@@ -67,6 +67,18 @@ struct To<'a> {
     groups: Option<Vec<Cow<'a, str>>>,
     #[serde(default)]
     subscriptions: Option<bool>,
+}
+
+/// A whole number in the range of `T`, in any spelling JSON has for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Whole<T>(pub(super) T);
+
+impl<'de, T: TryFrom<i64>> Deserialize<'de> for Whole<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let number = Value::from(serde_json::Number::deserialize(from)?);
+        let number = whole(&number).and_then(|number| T::try_from(number).ok());
+        number.map(Self).ok_or_else(|| de::Error::custom("a number is not an integer in range"))
+    }
 }
 
 impl<'a> Wire<'a> {
@@ -99,7 +111,7 @@ impl<'a> Wire<'a> {
         if !faults.is_empty() {
             return Err(Failure::invalid(faults));
         }
-        let start_at = self.start_at.map_or(now, |at| Millis(at).max(now));
+        let start_at = self.start_at.map_or(now, |at| Millis(at.0).max(now));
         let owned = |text: Option<Cow<'_, str>>| text.map(Cow::into_owned).unwrap_or_default();
         Ok(Notification {
             id,
@@ -118,7 +130,7 @@ impl<'a> Wire<'a> {
             created_at: now,
             created_by: created_by.to_owned(),
             start_at,
-            expires_at: self.ttl.map(|seconds| start_at.plus(seconds.saturating_mul(1000))),
+            expires_at: self.ttl.map(|ttl| start_at.plus(ttl.0.saturating_mul(1000))),
             dialect_fields: String::new(),
             mail: None,
             inbox: false,
@@ -154,10 +166,10 @@ impl<'a> Wire<'a> {
         if self.data.is_some_and(|data| data.get().len() > DATA_BYTES_MAX) {
             fault("data", format!("takes more than {DATA_BYTES_MAX} bytes"));
         }
-        if self.start_at.is_some_and(|at| at > now.0 + YEAR_MS) {
+        if self.start_at.is_some_and(|at| Millis(at.0) > now.year_ahead()) {
             fault("startAt", String::from("is more than a year ahead"));
         }
-        if self.ttl.is_some_and(|ttl| ttl == 0 || ttl > TTL_S_MAX) {
+        if self.ttl.is_some_and(|ttl| ttl.0 == 0 || ttl.0 > TTL_S_MAX) {
             fault("ttl", format!("must be 1 to {TTL_S_MAX} seconds"));
         }
     }
@@ -189,7 +201,7 @@ impl To<'_> {
             if is_size_wrong(users.len()) {
                 fault("to.users", "needs 1 to 1000 user ids");
             }
-            return Audience::Users(users.into_iter().map(UserId).collect());
+            return Audience::Users(users.into_iter().map(|user| UserId(user.0)).collect());
         }
         if let Some(emails) = self.emails {
             if is_size_wrong(emails.len()) || !emails.iter().all(|email| is_email(email)) {

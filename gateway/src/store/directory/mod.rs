@@ -86,8 +86,7 @@ pub async fn changes(
 /// The roles every organization starts with: 1 Admin, 2 Staff, 3 User.
 #[must_use]
 pub fn built_in_roles(org: OrganizationId) -> [Role; 3] {
-    const STAFF: [&str; 4] =
-        ["ORG_VIEW", "ORG_VIEW_USERS", "ORG_INVITE_USERS", "notification.send"];
+    const STAFF: [&str; 3] = ["ORG_VIEW", "ORG_VIEW_USERS", "ORG_INVITE_USERS"];
     const ADMIN: [&str; 24] = [
         "ORG_SWITCH",
         "OWN_ORG_EDIT",
