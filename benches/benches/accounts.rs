@@ -5,7 +5,10 @@
 
 use bugler_benches::{Times, person, scatter};
 use bugler_gateway::BoxFuture;
-use bugler_gateway::api::{Api, ApiSettings, Identity, IdentitySettings, Shared};
+use bugler_gateway::api::{
+    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, NoHooks,
+    NotificationStates, Shared,
+};
 use bugler_gateway::auth::{
     Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
 };
@@ -224,8 +227,12 @@ async fn accounts(home: &Path, users: u32) -> Result<Arc<dyn Service>, Failed> {
             max_body: 256 << 10,
             bulk_max_body: 16 << 20,
             region: String::from("us-east-1"),
+            retention: Duration::from_hours(7 * 24),
         },
         limit: None,
+        jigx: NotificationStates::default(),
+        hooks: Arc::new(NoHooks),
+        blynk: Blynk::new(BlynkSettings::default()),
         identity: Identity::new(Some(minter), identity),
         passwords: PasswordPool::default(),
     })))

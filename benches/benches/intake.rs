@@ -4,7 +4,10 @@
 //! same cores; cases are interleaved and medians compared, so that a noisy machine hits all alike.
 
 use bugler_gateway::BoxFuture;
-use bugler_gateway::api::{Api, ApiSettings, Identity, IdentitySettings, Shared};
+use bugler_gateway::api::{
+    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, NoHooks,
+    NotificationStates, Shared,
+};
 use bugler_gateway::auth::{
     Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
 };
@@ -103,9 +106,13 @@ async fn intake(home: &Path) -> Result<Arc<dyn Service>, Failed> {
             max_body: 256 << 10,
             bulk_max_body: 16 << 20,
             region: String::from("us-east-1"),
+            retention: Duration::from_hours(7 * 24),
         },
         limit: None,
+        jigx: NotificationStates::default(),
+        hooks: Arc::new(NoHooks),
         identity: Identity::new(Some(minter), settings),
+        blynk: Blynk::new(BlynkSettings::default()),
         passwords: PasswordPool::default(),
     })))
 }

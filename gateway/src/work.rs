@@ -2,8 +2,8 @@
 
 use crate::journal::{Entry, EntryKind};
 use crate::model::{
-    Millis, Notification, NotificationId, OrganizationId, Priority, SubscriptionId, TargetRef,
-    TimelineEvent, UserId,
+    Millis, Notification, NotificationId, OrganizationId, Priority, Source, SubscriptionId,
+    TargetRef, TimelineEvent, UserId,
 };
 use crate::store::{Change, Version};
 use bytes::Bytes;
@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 /// Stands before every payload, so that a later release can read what this one wrote.
 const FORMAT: u8 = 2;
 const PAYLOAD_BYTES: usize = 512;
+
+/// What a timeline names as the target of a notification canceled as a whole.
+pub const CANCELED_TARGET: &str = "notification";
 
 /// One recipient, named without secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,8 +113,11 @@ impl Work {
     #[must_use]
     pub fn root(notification: Notification) -> Entry {
         let (id, org, due) = (notification.id, notification.org, notification.start_at);
+        // The one dialect that lists what was accepted.
+        let is_listed = notification.source == Source::Jigx;
+        let kind = if is_listed { EntryKind::Listed } else { EntryKind::Root };
         let payload = Self::Notification(notification).encode();
-        Entry { notification: id, org, kind: EntryKind::Root, due, payload }
+        Entry { notification: id, org, kind, due, payload }
     }
 }
 

@@ -2,9 +2,12 @@
 
 use crate::api::Shared;
 use crate::api::failure::{Failure, FailureClass};
+use crate::api::shared::{Head, idempotency_key};
 use crate::api::tries::Tries;
 use crate::auth::{Grant, NewPassword, PasswordError, PasswordProblem, TokenMinter};
-use crate::model::{Millis, Secret};
+use crate::intake::RequestKey;
+use crate::model::{Millis, OrganizationId, Secret};
+use sha2::{Digest, Sha256};
 use std::time::Duration;
 
 /// Wrong passwords a minute and user.
@@ -75,6 +78,22 @@ impl Shared {
         let checked = NewPassword::check(password, email);
         let checked = checked.map_err(|problem| password_fault(field, problem))?;
         Ok(self.passwords.hash(checked).await?)
+    }
+}
+
+impl Shared {
+    /// The idempotency key of a request with a password in its body. Keys are stored with a hash of
+    /// the body, and a quick one would let whoever reads the disk try passwords against it.
+    pub(crate) async fn slow_key(
+        &self,
+        head: &Head,
+        org: OrganizationId,
+        body: &[u8],
+    ) -> Result<Option<RequestKey>, Failure> {
+        let Some(key) = idempotency_key(head.headers())? else { return Ok(None) };
+        let (salt, digest) = (Sha256::digest(key.as_bytes()), Sha256::digest(body));
+        let stretched = self.passwords.stretch(digest.into(), salt.into()).await?;
+        head.key(org, &stretched)
     }
 }
 

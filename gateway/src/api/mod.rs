@@ -11,6 +11,7 @@ pub(crate) mod reply;
 mod applivery;
 mod bearer;
 mod blynk;
+mod hooks;
 mod identity;
 mod jigx;
 mod language;
@@ -27,7 +28,10 @@ mod zitadel;
 #[cfg(test)]
 mod tests;
 
+pub use blynk::{Blynk, BlynkSettings};
+pub use hooks::{ExchangeError, Hooks, NoHooks, SlackHook, Trial};
 pub use identity::{Identity, IdentitySettings};
+pub use jigx::States as NotificationStates;
 pub use limit::SendLimit;
 pub use route::operations;
 pub use shared::{ApiSettings, BLYNK_BODY_MAX, Shared};
@@ -128,6 +132,9 @@ impl Service for Api {
         let started = Instant::now();
         let media = request.headers.get(CONTENT_TYPE);
         let dialect = Dialect::of_request(request.path(), media);
+        if dialect == Dialect::Jigx && request.method == Method::OPTIONS {
+            return Box::pin(std::future::ready(dialect.finish(jigx::preflight())));
+        }
         let (served, params) = match self.route(&request.method, request.path()) {
             Ok(found) => found,
             Err(failure) => {
@@ -139,7 +146,7 @@ impl Service for Api {
                 if dialect == Dialect::Zitadel {
                     return Box::pin(zitadel::after_body(request, response));
                 }
-                return Box::pin(std::future::ready(response));
+                return Box::pin(std::future::ready(dialect.finish(response)));
             }
         };
         let metrics = Arc::clone(&served.metrics);
@@ -171,12 +178,13 @@ impl Service for Api {
                 }
             };
             metrics.answered(response.status().as_u16(), started.elapsed());
-            response
+            dialect.finish(response)
         })
     }
 
     fn refuse(&self, path: &str, media: Option<&HeaderValue>, refusal: &Refusal) -> Response {
-        Dialect::of_request(path, media).refuse(media, &Failure::from(refusal))
+        let dialect = Dialect::of_request(path, media);
+        dialect.finish(dialect.refuse(media, &Failure::from(refusal)))
     }
 }
 

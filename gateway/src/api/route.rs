@@ -43,6 +43,14 @@ impl Dialect {
         }
     }
 
+    /// Adds what every answer of the dialect carries.
+    pub(super) fn finish(self, mut response: Response) -> Response {
+        if self == Self::Jigx {
+            jigx::open_to_pages(response.headers_mut());
+        }
+        response
+    }
+
     /// The dialect that owns a request: gRPC on paths nobody owns is ZITADEL's to refuse.
     pub(super) fn of_request(path: &str, media: Option<&HeaderValue>) -> Self {
         match Self::of(path) {

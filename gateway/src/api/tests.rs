@@ -39,6 +39,8 @@ fn prefixes_decide_the_dialect_and_do_not_leak_into_each_other() {
         ("/api/v1/organization/user", Dialect::Blynk),
         ("/management/v1/policies/notification", Dialect::Zitadel),
         ("/admin/v1/policies/notification", Dialect::Zitadel),
+        ("/oauth2/token", Dialect::Oauth),
+        ("/oauth2x/token", Dialect::Native),
         ("/bugler/v1/notifications", Dialect::Native),
         ("/", Dialect::Native),
     ] {

@@ -155,6 +155,24 @@ impl PasswordPool {
         Ok(matches.await? && exists)
     }
 
+    /// 32 bytes that follow from `digest` and `salt` and are as dear to guess back as a password:
+    /// for what must be recognized again and would otherwise lie on disk under a quick hash.
+    ///
+    /// # Errors
+    /// `Busy` at once, when too many wait.
+    pub async fn stretch(
+        &self,
+        digest: [u8; 32],
+        salt: [u8; 32],
+    ) -> Result<[u8; 32], PasswordError> {
+        self.run(move || {
+            let mut stretched = [0; 32];
+            let hashed = hasher()?.hash_password_into(&digest, &salt, &mut stretched);
+            hashed.map(|()| stretched).map_err(|_| PasswordError::Hash)
+        })
+        .await
+    }
+
     /// Runs `work` in a slot. A caller that goes away does not free it before the work ends.
     async fn run<T: Send + 'static>(
         &self,

@@ -51,7 +51,9 @@ impl Counters {
                     }
                 }
             }
-            TimelineEvent::Expanded { .. } | TimelineEvent::Held { .. } => {}
+            TimelineEvent::Expanded { .. }
+            | TimelineEvent::Held { .. }
+            | TimelineEvent::Noted { .. } => {}
         }
     }
 

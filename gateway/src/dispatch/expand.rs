@@ -55,7 +55,9 @@ pub(super) async fn page(
         for recipient in page.recipients {
             if !is_reachable(&recipient, mails) {
                 expansion.no_device += 1;
-                continue;
+                if !notification.inbox {
+                    continue;
+                }
             }
             let role = store.role(org, recipient.user.role).await?;
             expansion.recipients.push(user(recipient, mails, role, home.as_deref()));
@@ -83,7 +85,8 @@ pub(super) async fn one(
             let audience = Audience::Users(vec![id]);
             let page = store.recipients(org, &audience, None, 1).await?;
             let mut found = page.recipients.into_iter();
-            let Some(found) = found.find(|recipient| is_reachable(recipient, mails)) else {
+            let Some(found) = found.find(|one| notification.inbox || is_reachable(one, mails))
+            else {
                 return Ok(None);
             };
             let role = store.role(org, found.user.role).await?;

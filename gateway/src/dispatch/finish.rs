@@ -1,11 +1,11 @@
 //! What follows from a try: a final state, a retry in the journal, a target removed.
 
 use crate::BoxFuture;
-use crate::dispatch::Context;
 use crate::dispatch::counters::word;
 use crate::dispatch::lane::{Finish, Queued};
 use crate::dispatch::retry::{Next, Tried};
 use crate::dispatch::settle::Report;
+use crate::dispatch::{Context, inbox};
 use crate::journal::Resolution;
 use crate::model::{
     Attempt, DeliveryId, FinalState, Millis, Notification, Outcome, Target, TargetRef,
@@ -44,6 +44,9 @@ impl Finisher {
         }
         let mut report = Report { permit: Some(permit), ..Report::default() };
         report.events.push(event(&delivery, &attempt, now, retry_at, state));
+        let outcome = inbox::outcome(state);
+        let target = delivery.target.reference();
+        report.inbox.extend(inbox::step(&delivery.notification, target, delivery.id, outcome, now));
         let resolution = state.map_or(Resolution::Moved, Resolution::Final);
         report.resolved.push((delivery.id, resolution));
         if state == Some(FinalState::Delivered) {

@@ -9,6 +9,8 @@ pub mod retry;
 mod counters;
 mod expand;
 mod finish;
+mod inbox;
+mod job;
 mod lane;
 mod settle;
 mod shard;

@@ -6,7 +6,8 @@
 use crate::dispatch::Context;
 use crate::dispatch::counters::Counters;
 use crate::journal::{Claim, ClaimId, Entry, Journal, JournalError, Resolution, Settlement};
-use crate::model::{DeliveryId, NotificationId, OrganizationId, ShardId, TimelineEvent};
+use crate::model::{DeliveryId, InboxStep, NotificationId, OrganizationId, ShardId, TimelineEvent};
+use crate::store::{Change, InboxChange, Store};
 use crate::work::encode_event;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -53,6 +54,8 @@ pub(super) struct Report {
     pub(super) events: Vec<TimelineEvent>,
     pub(super) follow_ups: Vec<Entry>,
     pub(super) dead: Vec<(DeliveryId, Bytes)>,
+    /// What inbox entries are told.
+    pub(super) inbox: Vec<InboxStep>,
     pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -70,10 +73,15 @@ impl Settler {
         shard: ShardId,
         capacity: usize,
     ) -> (Self, impl Future<Output = ()> + use<>) {
-        let (journal, counters) = (Arc::clone(&context.journal), Arc::clone(&context.counters));
+        let loop_parts = Parts {
+            journal: Arc::clone(&context.journal),
+            store: Arc::clone(&context.store),
+            counters: Arc::clone(&context.counters),
+            shard,
+        };
         let (to, from) = mpsc::channel(capacity);
         let held = Arc::new(Mutex::new(HashMap::new()));
-        (Self { to, held: Arc::clone(&held) }, run(journal, counters, shard, from, held))
+        (Self { to, held: Arc::clone(&held) }, run(loop_parts, from, held))
     }
 
     /// Notes that a claim is being worked on, so that its lease is renewed.
@@ -94,10 +102,16 @@ impl Settler {
     }
 }
 
-async fn run(
+/// What a settling loop uses.
+struct Parts {
     journal: Arc<dyn Journal>,
+    store: Arc<dyn Store>,
     counters: Arc<Counters>,
     shard: ShardId,
+}
+
+async fn run(
+    parts: Parts,
     mut from: mpsc::Receiver<(Arc<Tracker>, Report)>,
     held: Arc<Mutex<HashMap<ClaimId, ()>>>,
 ) {
@@ -105,15 +119,30 @@ async fn run(
     while from.recv_many(&mut reports, BATCH_MAX).await > 0 {
         let mut permits = Vec::with_capacity(reports.len());
         for (_, report) in &reports {
-            report.events.iter().for_each(|event| counters.count(event));
+            report.events.iter().for_each(|event| parts.counters.count(event));
         }
+        tell_inboxes(&parts, &mut reports).await;
         let settlements = merge(reports.drain(..), &mut permits);
         let done: Vec<_> = settlements.iter().filter(|s| s.done).map(|s| s.claim).collect();
-        commit(journal.as_ref(), shard, settlements).await;
+        commit(parts.journal.as_ref(), parts.shard, settlements).await;
         let mut held = held.lock();
         for claim in done {
             held.remove(&claim);
         }
+    }
+}
+
+/// Moves inbox entries on, before the journal forgets what moved them: told twice is told once.
+async fn tell_inboxes(parts: &Parts, reports: &mut [(Arc<Tracker>, Report)]) {
+    let steps: Vec<_> =
+        reports.iter_mut().flat_map(|(_, report)| std::mem::take(&mut report.inbox)).collect();
+    if steps.is_empty() {
+        return;
+    }
+    let apply = || parts.store.apply(vec![Change::Inbox(InboxChange::Step(steps.clone()))]);
+    while let Err(error) = apply().await {
+        tracing::error!(shard = parts.shard.0, error = %crate::telemetry::chain(&error), "inboxes cannot be told of results; trying again");
+        tokio::time::sleep(FULL_PAUSE).await;
     }
 }
 

@@ -1,16 +1,17 @@
 //! One shard's loop: claim, expand, ask the rules, hand to lanes.
 
 use crate::dispatch::expand::{self, Expanded, Expansion, Sources};
+use crate::dispatch::job::Job;
 use crate::dispatch::lane::{Lanes, Queued};
 use crate::dispatch::settle::{Report, Settler, Tracker};
-use crate::dispatch::{Context, finish};
+use crate::dispatch::{Context, finish, inbox};
 use crate::journal::{Claim, EntryKind, JournalError, Resolution};
 use crate::model::{
     Delivery, DeliveryId, FinalState, Millis, Notification, Part, ShardId, Target, TargetRef,
     TimelineEvent, UserId,
 };
 use crate::rules::{Plan, RouteItem, Routed, Step, Verdict};
-use crate::store::StoreError;
+use crate::store::{Change, InboxChange, StoreError};
 use crate::work::{Overrides, RecipientRef, Work, decode_changes};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -71,58 +72,6 @@ struct Shard {
     lanes: Arc<Lanes>,
     settler: Settler,
     shard: ShardId,
-}
-
-/// A claim with what is left of it to do.
-struct Job {
-    tracker: Arc<Tracker>,
-    settled: HashSet<DeliveryId>,
-    notification: Arc<Notification>,
-    report: Report,
-    recipients: Vec<Expanded>,
-}
-
-impl Job {
-    fn new(claim: &Claim, notification: Notification) -> Self {
-        Self {
-            tracker: Tracker::new(claim),
-            settled: claim.settled.iter().copied().collect(),
-            notification: Arc::new(notification),
-            report: Report::default(),
-            recipients: Vec::new(),
-        }
-    }
-
-    /// A stand-in delivery that marks a step of this job as done, should the entry be claimed again.
-    fn marker(&self, step: &str) -> DeliveryId {
-        DeliveryId::derive(self.notification.id, &format!("marker:{step}"))
-    }
-
-    fn finish_all(&mut self, now: Millis, recipient: &Expanded, state: FinalState, cause: &str) {
-        for target in &recipient.targets {
-            let key = target.key();
-            let delivery = DeliveryId::derive(self.notification.id, &key);
-            if self.settled.insert(delivery) {
-                self.report.resolved.push((delivery, Resolution::Final(state)));
-                let cause = cause.to_owned();
-                let event = TimelineEvent::Settled { at: now, delivery, target: key, state, cause };
-                self.report.events.push(event);
-            }
-        }
-    }
-
-    /// Sets a whole recipient aside until `until`.
-    fn hold(&mut self, now: Millis, recipient: &Expanded, until: Millis, cause: String) {
-        let key = recipient.recipient.key();
-        let marker = self.marker(&format!("hold:{key}"));
-        self.report.resolved.push((marker, Resolution::Moved));
-        self.report.events.push(TimelineEvent::Held { at: now, recipient: key, until, cause });
-        let work = Work::Recipient {
-            notification: (*self.notification).clone(),
-            recipient: recipient.recipient,
-        };
-        self.report.follow_ups.push(work.follow_up(until));
-    }
 }
 
 impl Shard {
@@ -261,14 +210,15 @@ impl Shard {
     }
 
     /// One question to the rules for everything that was claimed together.
-    async fn route(&self, jobs: Vec<Job>) {
+    async fn route(&self, mut jobs: Vec<Job>) {
         let items = questions(&jobs);
         let now = self.context.clock.now();
-        let mut answers = if items.is_empty() {
-            Vec::new().into_iter()
-        } else {
-            self.context.rules.route(now, items).await.into_iter()
-        };
+        let answers =
+            if items.is_empty() { Vec::new() } else { self.context.rules.route(now, items).await };
+        // Before anything is sent: a result must find its entry.
+        let entries = inbox::entries(&mut jobs, &answers, now);
+        self.put_entries(entries).await;
+        let mut answers = answers.into_iter();
         for mut job in jobs {
             for recipient in std::mem::take(&mut job.recipients) {
                 if let Some(routed) = answers.next() {
@@ -276,6 +226,15 @@ impl Shard {
                 }
             }
             self.close(job).await;
+        }
+    }
+
+    async fn put_entries(&self, changes: Vec<InboxChange>) {
+        for change in changes {
+            let apply = || self.context.store.apply(vec![Change::Inbox(change.clone())]);
+            while let Err(error) = apply().await {
+                self.store_failed(&error).await;
+            }
         }
     }
 
@@ -384,7 +343,7 @@ impl Shard {
         }
         if reached {
             for target in all {
-                job_suppressed(&mut job, target, now, "earlier_step_delivered");
+                job.suppress(target, now, "earlier_step_delivered");
             }
         } else if !steps.is_empty() {
             let (first, within_ms) = steps.remove(0);
@@ -414,26 +373,14 @@ impl Shard {
             Some(target) => self.send(job, target, attempts + 1, overrides).await,
             None => {
                 let now = self.context.clock.now();
-                let delivery = DeliveryId::derive(job.notification.id, &target.key());
-                if job.settled.insert(delivery) {
-                    let state = FinalState::Rejected;
-                    job.report.resolved.push((delivery, Resolution::Final(state)));
-                    job.report.events.push(TimelineEvent::Settled {
-                        at: now,
-                        delivery,
-                        target: target.key(),
-                        state,
-                        cause: String::from("target_removed"),
-                    });
-                }
+                job.settle(target, now, FinalState::Rejected, "target_removed");
             }
         }
     }
 
     /// Puts one delivery into its lane, or settles it if it cannot or must not go out.
     async fn send(&self, job: &mut Job, target: Target, attempt: u16, overrides: Overrides) {
-        let key = target.key();
-        let id = DeliveryId::derive(job.notification.id, &key);
+        let id = DeliveryId::derive(job.notification.id, &target.key());
         if !job.settled.insert(id) {
             return;
         }
@@ -447,10 +394,7 @@ impl Shard {
             Some(_) => None,
         };
         if let Some((state, cause)) = end {
-            job.report.resolved.push((id, Resolution::Final(state)));
-            let cause = String::from(cause);
-            let event = TimelineEvent::Settled { at: now, delivery: id, target: key, state, cause };
-            job.report.events.push(event);
+            job.end(id, target.reference(), now, state, cause);
             return;
         }
         let (Some(provider), Ok(permit)) =
@@ -511,14 +455,4 @@ fn split(plan: &[Step], targets: Vec<Target>) -> (Steps, Vec<Target>, Vec<Target
     let mentioned: HashSet<_> = steps.iter().flat_map(|(targets, _)| targets.clone()).collect();
     let (chosen, left_out) = targets.into_iter().partition(|t| mentioned.contains(&t.reference()));
     (steps, chosen, left_out)
-}
-
-fn job_suppressed(job: &mut Job, target: TargetRef, now: Millis, cause: &str) {
-    let delivery = DeliveryId::derive(job.notification.id, &target.key());
-    if job.settled.insert(delivery) {
-        let state = FinalState::Suppressed;
-        job.report.resolved.push((delivery, Resolution::Final(state)));
-        let (target, cause) = (target.key(), cause.to_owned());
-        job.report.events.push(TimelineEvent::Settled { at: now, delivery, target, state, cause });
-    }
 }

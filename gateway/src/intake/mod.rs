@@ -1,5 +1,6 @@
 //! From an accepted command to a durable commit: ids, shard, idempotency, and only then an answer.
 
+mod cancel;
 mod change;
 
 pub use change::{ChangeError, RecordChange};
@@ -102,7 +103,11 @@ impl RequestKey {
         }
         let org = org.0.to_be_bytes();
         let length = (scope.len() as u64).to_be_bytes();
-        Ok(Self { key: hash(&[&org, &length, scope.as_bytes(), key]), body: hash(&[body]) })
+        // A body may hold a password. With the key before it, the stored hash can be guessed at
+        // only by who knows the key, and that is stored nowhere.
+        let width = (key.len() as u64).to_be_bytes();
+        let body = hash(&[&width, key, body]);
+        Ok(Self { key: hash(&[&org, &length, scope.as_bytes(), key]), body })
     }
 }
 

@@ -43,6 +43,9 @@ pub async fn run<F: Fixture>(make: impl AsyncFn() -> F) {
     shards_are_independent(make().await).await;
     a_crash_keeps_what_was_answered(make().await).await;
     a_long_backlog_is_claimed_exactly_once(make().await).await;
+    listed_roots_are_found_newest_first(make().await).await;
+    a_taken_timer_is_never_sent(make().await).await;
+    what_has_begun_cannot_be_taken(make().await).await;
 }
 
 fn entry(text: &str, due: Millis) -> Entry {
@@ -242,7 +245,16 @@ async fn a_timeline_belongs_to_its_organization(mut f: impl Fixture) {
             timeline.root.is_some() && timeline.events == ["one", "two", "three"]
         })
         .await;
+        let places = async |after, limit| {
+            let events = f.journal().events_after(ORG, id, after, limit).await.expect("readable");
+            events.into_iter().unzip::<_, _, Vec<_>, Vec<_>>()
+        };
+        let (first, events) = places(None, 2).await;
+        assert_eq!(events, ["one", "two"]);
+        assert_eq!(places(first.last().copied(), 9).await.1, ["three"]);
         let other = OrganizationId(102);
+        let foreign = f.journal().events_after(other, id, None, 9).await.expect("readable");
+        assert!(foreign.is_empty());
         assert!(f.journal().timeline(other, id).await.expect("readable").is_none());
         drop(journal);
         f.crash().await;
@@ -342,4 +354,84 @@ async fn a_long_backlog_is_claimed_exactly_once(mut f: impl Fixture) {
     nothing_to_claim(&f, SHARD).await;
     let expected: Vec<_> = (0..BLOCKS).map(|n| n.to_string()).collect();
     assert_eq!(seen, expected);
+}
+
+fn listed(text: &str, due: Millis) -> Entry {
+    Entry { kind: EntryKind::Listed, ..entry(text, due) }
+}
+
+async fn listing(f: &impl Fixture, before: Option<NotificationId>, limit: usize) -> Vec<String> {
+    let roots = f.journal().listed(ORG, before, limit).await.expect("readable");
+    roots.iter().map(|root| String::from_utf8_lossy(&root.payload).into_owned()).collect()
+}
+
+async fn listed_roots_are_found_newest_first(mut f: impl Fixture) {
+    let (now, later) = (f.now(), f.now().plus(3_600_000));
+    let foreign = Entry { org: OrganizationId(102), ..listed("foreign", now) };
+    let entries = vec![listed("a", now), entry("plain", now), foreign, listed("b", later)];
+    let second = entries[3].notification;
+    put(&f, SHARD, entries).await;
+    put(&f, SHARD, vec![listed("c", now)]).await;
+    for _ in 0..2 {
+        assert_eq!(listing(&f, None, 10).await, ["c", "b", "a"], "at once, and after a restart");
+        assert_eq!(listing(&f, None, 2).await, ["c", "b"]);
+        assert_eq!(listing(&f, Some(second), 10).await, ["a"]);
+        let found = f.journal().timeline(ORG, second).await.expect("readable").expect("a root");
+        assert_eq!(found.root.as_deref(), Some(b"b".as_slice()));
+        f.crash().await;
+    }
+    assert_eq!(f.journal().books().accepted, 5);
+    let claims = claim(&f, SHARD, 10).await;
+    assert_eq!(texts(&claims), ["a", "plain", "foreign", "c"]);
+    for claimed in &claims {
+        settle(&f, settlement(claimed)).await.expect("settled");
+    }
+    assert_eq!(listing(&f, None, 10).await, ["c", "b", "a"], "done ones stay listed");
+}
+
+async fn a_taken_timer_is_never_sent(mut f: impl Fixture) {
+    for restart in [false, true] {
+        let root = listed("later", f.now().plus(3_600_000));
+        let id = root.notification;
+        put(&f, SHARD, vec![root]).await;
+        if restart {
+            f.crash().await;
+        }
+        let other = OrganizationId(102);
+        let foreign = f.journal().take(SHARD, other, id).await.expect("readable");
+        assert!(foreign.is_none(), "taken by another organization");
+        let taken = f.journal().take(SHARD, ORG, id).await.expect("readable").expect("waiting");
+        assert_eq!((taken.notification, taken.kind), (id, EntryKind::Listed));
+        let again = f.journal().take(SHARD, ORG, id).await.expect("readable");
+        assert!(again.is_none(), "taken twice");
+        let mut canceled = settlement(&taken);
+        canceled.resolved = vec![(delivery(1), Resolution::Final(FinalState::Canceled))];
+        settle(&f, canceled).await.expect("settled");
+        let again = f.journal().take(SHARD, ORG, id).await.expect("readable");
+        assert!(again.is_none(), "taken after its end");
+    }
+    assert_eq!(f.journal().books().finals, [0, 0, 0, 0, 2, 0]);
+    f.advance(Duration::from_millis(3_600_001)).await;
+    nothing_to_claim(&f, SHARD).await;
+    f.crash().await;
+    nothing_to_claim(&f, SHARD).await;
+    let backlog = f.journal().backlog(SHARD);
+    assert_eq!((backlog.pending, backlog.timers), (0, 0));
+    assert_eq!(listing(&f, None, 10).await.len(), 2);
+}
+
+async fn what_has_begun_cannot_be_taken(f: impl Fixture) {
+    let (now, soon) = (listed("now", f.now()), listed("soon", f.now().plus(60_000)));
+    let ids = [now.notification, soon.notification];
+    put(&f, SHARD, vec![now, soon]).await;
+    let none = f.journal().take(SHARD, ORG, ids[0]).await.expect("readable");
+    assert!(none.is_none(), "an entry that is due at once is on its way");
+    let first = claim(&f, SHARD, 10).await;
+    assert_eq!(texts(&first), ["now"]);
+    f.advance(Duration::from_millis(60_001)).await;
+    let second = claim(&f, SHARD, 1).await;
+    assert_eq!(second.len(), 1);
+    let claimed = second[0].notification;
+    let none = f.journal().take(SHARD, ORG, claimed).await.expect("readable");
+    assert!(none.is_none(), "claimed work stays with its claimer");
 }

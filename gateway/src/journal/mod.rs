@@ -31,6 +31,16 @@ pub enum EntryKind {
     FollowUp,
     /// Changes to records, to be made again after a crash unless this entry is done.
     Change,
+    /// A root that is also found by its organization, newest first: see [`Journal::listed`].
+    Listed,
+}
+
+impl EntryKind {
+    /// True for a notification as accepted.
+    #[must_use]
+    pub fn is_root(self) -> bool {
+        matches!(self, Self::Root | Self::Listed)
+    }
 }
 
 /// What intake or a settlement adds to the journal.
@@ -139,6 +149,20 @@ pub struct Timeline {
     pub events: Vec<Bytes>,
 }
 
+/// Where an event stands among those of its notification: later ones are greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventPlace {
+    pub position: u64,
+    pub ordinal: u32,
+}
+
+/// A listed root as it was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedRoot {
+    pub notification: NotificationId,
+    pub payload: Bytes,
+}
+
 /// Work that was given up, with what it takes to send it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -209,6 +233,33 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
         org: OrganizationId,
         notification: NotificationId,
     ) -> BoxFuture<'_, Result<Option<Timeline>, JournalError>>;
+
+    /// Timeline events of a notification of `org` after `after`, in their order, at most `limit`.
+    fn events_after(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+        after: Option<EventPlace>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(EventPlace, Bytes)>, JournalError>>;
+
+    /// Listed roots of `org` older than `before`, newest first, at most `limit`. What was
+    /// committed is listed at once, and until retention drops it.
+    fn listed(
+        &self,
+        org: OrganizationId,
+        before: Option<NotificationId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<ListedRoot>, JournalError>>;
+
+    /// Leases a listed root of `org` in `shard` whose time has not come, so that it can be
+    /// settled without being sent. `None` if there is no such one, or its work has begun.
+    fn take(
+        &self,
+        shard: ShardId,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<Option<Claim>, JournalError>>;
 
     fn remembered(
         &self,

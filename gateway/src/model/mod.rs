@@ -5,11 +5,13 @@
 mod accounts;
 mod directory;
 mod ids;
+mod inbox;
 mod notification;
 mod outcome;
 
 pub use accounts::*;
 pub use directory::*;
 pub use ids::*;
+pub use inbox::*;
 pub use notification::*;
 pub use outcome::*;

@@ -143,6 +143,10 @@ pub enum TimelineEvent {
     Settled { at: Millis, delivery: DeliveryId, target: String, state: FinalState, cause: String },
     /// A rule set a recipient, or a later step of its plan, aside until `until`.
     Held { at: Millis, recipient: String, until: Millis, cause: String },
+    /// Part of the audience got entries in the in-app inbox: how many users it held, how many of
+    /// them a rule let through and an entry is all there was for them, and the deliveries to users
+    /// that will end.
+    Noted { at: Millis, entries: u32, alone: u32, deliveries: u32 },
 }
 
 impl TimelineEvent {
@@ -170,7 +174,8 @@ impl TimelineEvent {
             Self::Attempted { .. }
             | Self::Expanded { .. }
             | Self::Ruled { .. }
-            | Self::Held { .. } => None,
+            | Self::Held { .. }
+            | Self::Noted { .. } => None,
         }
     }
 }

@@ -6,8 +6,9 @@
 use crate::BoxFuture;
 use crate::model::{
     ApiKey, Audience, AuditNote, Client, Device, DeviceId, Invitation, Membership, MessageText,
-    Millis, NotificationPolicy, ObjectId, Organization, OrganizationId, PolicyOwner, RefreshToken,
-    Role, RoleId, Secret, SecretHash, Subscription, SubscriptionId, User, UserId,
+    Millis, NotificationId, NotificationPolicy, ObjectId, Organization, OrganizationId,
+    PolicyOwner, RefreshToken, Role, RoleId, Secret, SecretHash, Subscription, SubscriptionId,
+    User, UserId,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -17,8 +18,10 @@ mod accounts;
 pub mod conformance;
 pub mod directory;
 pub mod disk;
+mod inbox;
 
 pub use accounts::{Accounts, SortBy, UserPage, UserSearch};
+pub use inbox::{InboxChange, InboxRow, Inboxes};
 
 /// One record write. `Put…` inserts or replaces by primary key.
 ///
@@ -64,6 +67,11 @@ pub enum Change {
     /// Forgets refresh tokens, invitations and revocations that ended before the instant, a
     /// bounded number at once.
     Forget(Millis),
+    /// Moves entries of inboxes, or hides a notification its sender removed.
+    Inbox(InboxChange),
+    /// As `PutDevice`, and removes every other device with the same platform and token: an app
+    /// that somebody else logs in to tells the last one nothing any more.
+    ClaimDevice(Device),
 }
 
 /// What must hold when changes are made, decided with them.
@@ -81,6 +89,10 @@ pub enum Expectation {
     Subscriptions(OrganizationId, u32),
     /// The organization has fewer organizations directly below it than this.
     Children(OrganizationId, u32),
+    /// The user's inbox entry for the notification still has this revision.
+    InboxRevision(UserId, NotificationId, u64),
+    /// The subscription is stored and nobody changed it since this instant.
+    Subscription(OrganizationId, SubscriptionId, Millis),
 }
 
 impl Expectation {
@@ -94,6 +106,8 @@ impl Expectation {
             Self::Sequence(..) => "sequence_changed",
             Self::Subscriptions(..) => "too_many_subscriptions",
             Self::Children(..) => "too_many_organizations",
+            Self::InboxRevision(..) => "inbox_changed",
+            Self::Subscription(..) => "subscription_changed",
         }
     }
 }
@@ -175,7 +189,7 @@ pub type Logged = BoxFuture<'static, Result<(), LogError>>;
 pub type LogStep = Box<dyn FnOnce(Version) -> Result<Logged, LogError> + Send>;
 
 /// Records with atomic changes.
-pub trait Store: Accounts + Send + Sync + std::fmt::Debug {
+pub trait Store: Accounts + Inboxes + Send + Sync + std::fmt::Debug {
     /// Commits all `changes` durably, or none of them.
     fn apply(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<Version, StoreError>>;
 

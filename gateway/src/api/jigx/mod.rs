@@ -1,70 +1,92 @@
-//! Jigx: organization notifications under `/v2.0/tool` and `/tool`.
+//! Jigx: notifications, inboxes and members under `/v2.0/tool` and `/tool`.
 
 pub(crate) mod render;
+
+mod create;
+mod inbox;
+mod invite;
+mod members;
+mod notifications;
+mod page;
+mod state;
+mod time;
+mod who;
 mod wire;
 
+pub use state::States;
+
 use crate::api::failure::{Failure, FailureClass};
-use crate::api::route::{Call, Endpoint};
-use crate::api::{Answered, Shared};
-use crate::auth::{Caller, Permission};
-use crate::intake::Answer;
-use crate::model::{Millis, Notification, ObjectId, Organization, Source};
+use crate::api::route::{Call, Endpoint, Work};
+use crate::api::{Answered, Shared, reply};
+use crate::auth::Caller;
+use crate::model::{Millis, ObjectId, Organization};
+use crate::server::Response;
 use crate::store::OrganizationRef;
-use http::Method;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+};
+use http::{HeaderMap, HeaderValue, Method};
+use serde_json::json;
 use std::sync::Arc;
 use uuid::Uuid;
-use wire::Create;
+use who::Who;
+
+macro_rules! endpoints {
+    ($($method:ident $path:literal => $work:expr;)*) => {
+        &[$(Endpoint {
+            method: Method::$method,
+            patterns: &[concat!("/v2.0/tool", $path), concat!("/tool", $path)],
+            work: $work,
+        }),*]
+    };
+}
 
 /// What Jigx's paths serve.
-pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
-    method: Method::POST,
-    patterns: &[
-        "/v2.0/tool/organizations/{org}/notifications",
-        "/tool/organizations/{org}/notifications",
-    ],
-    work: |call| Box::pin(create(call)),
-}];
+pub(super) const ENDPOINTS: &[Endpoint] = endpoints! {
+    GET "/version" => version;
+    POST "/organizations/{org}/notifications" => |call| Box::pin(create::create(call));
+    GET "/organizations/{org}/notifications" => |call| Box::pin(notifications::list(call));
+    GET "/organizations/{org}/notifications/{notification}" =>
+        |call| Box::pin(notifications::get(call));
+    DELETE "/organizations/{org}/notifications/{notification}" =>
+        |call| Box::pin(notifications::delete(call));
+    POST "/organizations/{org}/members" => |call| Box::pin(invite::create(call));
+    GET "/organizations/{org}/members/{user}/notifications" => |call| Box::pin(inbox::list(call));
+    GET "/organizations/{org}/members/{user}/notifications/{notification}" =>
+        |call| Box::pin(inbox::get(call));
+    PATCH "/organizations/{org}/members/{user}/notifications/{notification}" =>
+        |call| Box::pin(inbox::patch(call));
+    DELETE "/organizations/{org}/members/{user}/notifications/{notification}" =>
+        |call| Box::pin(inbox::delete(call));
+    GET "/organizations/{org}/solutions/{solution}/members" =>
+        |call| Box::pin(members::list(call));
+    PUT "/organizations/{org}/solutions/{solution}/members/{user}" =>
+        |call| Box::pin(members::put(call));
+    PATCH "/organizations/{org}/solutions/{solution}/members/{user}" =>
+        |call| Box::pin(members::patch(call));
+};
 
-/// `POST …/organizations/{org}/notifications`
-async fn create(call: Call) -> Result<Answered, Failure> {
-    let Call { shared, request, params, .. } = call;
-    let caller = shared.caller(&request.headers).await?;
+/// `GET …/version`; needs no token.
+fn version(_: Call) -> Work {
+    let body = json!({ "version": env!("CARGO_PKG_VERSION") }).to_string();
+    Box::pin(std::future::ready(Ok(Answered::Other(reply::json(200, body)))))
+}
+
+/// Who calls, and the organization the path names.
+///
+/// # Errors
+/// 401, 429, then 404 for an unknown organization and 403 for one out of reach.
+async fn enter(
+    shared: &Shared,
+    headers: &HeaderMap,
+    org: &str,
+) -> Result<(Who, Arc<Organization>), Failure> {
+    let caller = shared.caller(headers).await?;
     shared.throttle(caller.organization)?;
-    let organization = find_organization(&shared, &caller, params.get("org")).await?;
-    let author = author(&shared, &caller, &organization).await?;
-    let (head, body) = shared.json_body(request).await?;
-    let key = head.key(organization.id, &body)?;
-    let now = shared.intake.now();
-    shared
-        .accept(key, || {
-            let create = Create::parse(&body, now)?;
-            let id = shared.intake.mint();
-            let region = &shared.settings.region;
-            let answer = Answer {
-                status: 201,
-                notification: id,
-                body: create.answer(id, &organization, region, author, now).into(),
-            };
-            let notification = Notification {
-                id,
-                org: organization.id,
-                source: Source::Jigx,
-                event: String::from("notification.jigx"),
-                dialect_fields: create.own_fields(),
-                mail: None,
-                inbox: true,
-                collapse_key: None,
-                created_at: now,
-                created_by: author.to_string(),
-                start_at: create.start_at.unwrap_or(now),
-                expires_at: None,
-                priority: crate::model::Priority::default(),
-                content: create.content(),
-                audience: create.audience,
-            };
-            Ok((notification, answer))
-        })
-        .await
+    let organization = find_organization(shared, &caller, org).await?;
+    let who = Who::of(shared, caller, &organization).await?;
+    Ok((who, organization))
 }
 
 /// The organization in Jigx's form (uuid) or any other; 404 if unknown, 403 if out of reach.
@@ -73,7 +95,6 @@ async fn find_organization(
     caller: &Caller,
     text: &str,
 ) -> Result<Arc<Organization>, Failure> {
-    let unknown = || Failure::new(FailureClass::NotFound, "no such organization");
     for which in forms(text) {
         match shared.reach(caller, which).await? {
             Some((organization, true)) => return Ok(organization),
@@ -84,7 +105,7 @@ async fn find_organization(
             None => {}
         }
     }
-    Err(unknown())
+    Err(Failure::new(FailureClass::NotFound, "no such organization"))
 }
 
 /// What an organization id in a path may mean, Jigx's own form first.
@@ -100,20 +121,32 @@ fn forms(text: &str) -> Vec<OrganizationRef> {
     forms
 }
 
-/// The uuid that `createdBy` prints; refuses members whose role may not send.
-async fn author(
-    shared: &Shared,
-    caller: &Caller,
-    organization: &Organization,
-) -> Result<Uuid, Failure> {
-    if let Some(user) = shared.require(caller, Permission::NotificationSend).await? {
-        return Ok(user.uuid);
-    }
-    let own = shared.store.organization(OrganizationRef::Id(caller.organization)).await?;
-    Ok(own.map_or(organization.uuid, |own| own.uuid))
-}
-
 /// Effective start: what was asked for, but never before now.
 fn not_before(now: Millis, asked: Millis) -> Millis {
     asked.max(now)
+}
+
+/// The answer to a browser that asks whether a page of another origin may call: it may, since
+/// every call proves itself by its token and none by a cookie.
+pub(super) fn preflight() -> Response {
+    let mut response = reply::empty(204);
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, PATCH, DELETE, OPTIONS"),
+        (
+            ACCESS_CONTROL_ALLOW_HEADERS,
+            "Authorization, Content-Type, Idempotency-Key, X-Request-Id",
+        ),
+        (ACCESS_CONTROL_MAX_AGE, "86400"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Lets pages of every origin read an answer.
+pub(super) fn open_to_pages(headers: &mut HeaderMap) {
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    let shown = "Bugler-Error, Bugler-Notification-Id, Retry-After, X-Request-Id";
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(shown));
 }

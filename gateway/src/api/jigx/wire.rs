@@ -1,10 +1,11 @@
 //! Jigx's bodies: the closed schema of a create request and the shape of its answer.
 
-use super::not_before;
+use super::who::{WHOLE_ORGANIZATION, uuid_of};
+use super::{not_before, time};
 use crate::api::failure::{Failure, FieldFault};
 use crate::api::fields::{Faults, Fields, is_email, text_problem};
 use crate::api::json;
-use crate::model::{Audience, Content, Millis, NotificationId, Organization};
+use crate::model::{Audience, Content, Millis, Notification, Organization};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -13,8 +14,6 @@ const GROUPS_MAX: usize = 100;
 /// A push payload is at most 4,096 bytes, and inputs travel in it.
 const INPUTS_BYTES_MAX: usize = 3 << 10;
 const YEAR_MS: u64 = 366 * 24 * 3_600_000;
-/// Integers below this are seconds: as milliseconds they would all be before 1973.
-const SECONDS_BELOW: u64 = 100_000_000_000;
 
 /// A checked create request.
 #[derive(Debug)]
@@ -101,33 +100,39 @@ impl Create {
             into.insert(String::from("description"), description.clone().into());
         }
     }
+}
 
-    /// The 201 body, members in the order of the product's documents.
-    pub(super) fn answer(
-        &self,
-        id: NotificationId,
-        organization: &Organization,
-        region: &str,
-        author: Uuid,
-        now: Millis,
-    ) -> String {
-        let mut answer = Map::new();
-        let created = now.to_rfc3339();
-        answer.insert(String::from("organizationId"), organization.uuid.to_string().into());
-        answer.insert(String::from("region"), region.into());
-        answer.insert(String::from("notificationId"), id.to_string().into());
-        answer.insert(String::from("scope"), self.scope.into());
-        self.put_selectors(&mut answer);
-        answer.insert(String::from("state"), "QUEUED".into());
-        let start_at = self.start_at.unwrap_or(now).to_rfc3339();
-        answer.insert(String::from("startAt"), start_at.into());
-        answer.insert(String::from("content"), self.content.clone().into());
-        answer.insert(String::from("createdAt"), created.clone().into());
-        answer.insert(String::from("createdBy"), author.to_string().into());
-        answer.insert(String::from("updatedAt"), created.into());
-        answer.insert(String::from("updatedBy"), author.to_string().into());
-        Value::Object(answer).to_string()
+/// A notification as its sender sees it, members in the order of the product's documents.
+pub(super) fn shown(
+    notification: &Notification,
+    (organization, region): (&Organization, &str),
+    (state, updated_at): (&str, Millis),
+) -> Value {
+    let own: Map<String, Value> =
+        serde_json::from_str(&notification.dialect_fields).unwrap_or_default();
+    let mut shown = Map::new();
+    let mut put = |name: &str, value: Value| {
+        shown.insert(name.to_owned(), value);
+    };
+    let of = |name: &str| own.get(name).cloned();
+    let author = Value::from(notification.created_by.as_str());
+    put("organizationId", organization.uuid.to_string().into());
+    put("region", region.into());
+    put("notificationId", notification.id.to_string().into());
+    put("scope", of("scope").unwrap_or_default());
+    for name in ["emails", "groups", "solutionId", "description"] {
+        if let Some(value) = of(name) {
+            put(name, value);
+        }
     }
+    put("state", state.into());
+    put("startAt", notification.start_at.to_rfc3339().into());
+    put("content", of("content").unwrap_or_default());
+    put("createdAt", notification.created_at.to_rfc3339().into());
+    put("createdBy", author.clone());
+    put("updatedAt", updated_at.to_rfc3339().into());
+    put("updatedBy", author);
+    Value::Object(shown)
 }
 
 fn content(fields: &Fields<'_>, faults: &mut Faults) -> Map<String, Value> {
@@ -193,9 +198,9 @@ fn emails(fields: &Fields<'_>, faults: &mut Faults) -> Option<Vec<String>> {
 
 fn solution(fields: &Fields<'_>, faults: &mut Faults) -> Option<Uuid> {
     let text = fields.text("solutionId", 36, faults)?;
-    let parsed = (text.len() == 36).then(|| Uuid::parse_str(text).ok()).flatten();
+    let parsed = uuid_of(text).filter(|id| *id != WHOLE_ORGANIZATION);
     if parsed.is_none() {
-        faults.add("solutionId", "must be an uuid");
+        faults.add("solutionId", "must be an uuid, and not the nil uuid");
     }
     parsed
 }
@@ -243,10 +248,8 @@ fn audience(
 /// RFC 3339 text, or an integer: milliseconds since the epoch, small ones seconds.
 fn start_at(fields: &Fields<'_>, now: Millis, faults: &mut Faults) -> Option<Millis> {
     let asked = match fields.get("startAt")? {
-        Value::String(text) => parse_rfc3339(text),
-        Value::Number(number) => number
-            .as_u64()
-            .map(|n| Millis(if n < SECONDS_BELOW { n.saturating_mul(1000) } else { n })),
+        Value::String(text) => time::of_text(text),
+        Value::Number(number) => number.as_u64().map(time::of_number),
         _ => None,
     };
     match asked {
@@ -255,25 +258,6 @@ fn start_at(fields: &Fields<'_>, now: Millis, faults: &mut Faults) -> Option<Mil
         Some(at) => return Some(not_before(now, at)),
     }
     None
-}
-
-fn parse_rfc3339(text: &str) -> Option<Millis> {
-    // RFC 3339 wants a full date, a full time and an offset; parsers also take less.
-    let has_offset = text.ends_with(['Z', 'z'])
-        || text.len() > 6
-            && text
-                .get(text.len() - 6..)
-                .is_some_and(|tail| tail.starts_with(['+', '-']) && tail.get(3..4) == Some(":"));
-    // The product's schema also takes the space that RFC 3339 section 5.6 leaves to agreement.
-    let is_complete = matches!(
-        text.as_bytes(),
-        [_, _, _, _, b'-', _, _, b'-', _, _, b'T' | b't' | b' ', _, _, b':', _, _, b':', ..]
-    );
-    if !text.is_ascii() || text.len() > 40 || !has_offset || !is_complete {
-        return None;
-    }
-    let parsed: jiff::Timestamp = text.to_ascii_uppercase().parse().ok()?;
-    u64::try_from(parsed.as_millisecond().max(0)).ok().map(Millis)
 }
 
 impl From<FieldFault> for Failure {

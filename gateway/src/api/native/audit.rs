@@ -108,3 +108,58 @@ async fn check(shared: &Shared, org: OrganizationId) -> Result<Chain, Failure> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{AuditNote, Millis};
+
+    fn trail(lines: u64) -> Vec<AuditRecord> {
+        let mut previous = [0; 32];
+        let line = |version| {
+            let note = AuditNote {
+                at: Millis(version),
+                org: OrganizationId(101),
+                actor: String::from("user:7"),
+                peer: None,
+                action: String::from("key.create"),
+                object: format!("key:{version}"),
+            };
+            let (before, after) = ([1; 32], [2; 32]);
+            let mut line = AuditRecord { version, note, before, after, previous, hash: [0; 32] };
+            line.hash = line.computed_hash();
+            previous = line.hash;
+            line
+        };
+        (1..=lines).map(line).collect()
+    }
+
+    fn broken_at(lines: &[AuditRecord]) -> Option<u64> {
+        let mut chain = Chain::default();
+        lines.iter().for_each(|line| chain.add(line));
+        chain.broken_at
+    }
+
+    #[test]
+    fn a_line_that_was_changed_removed_moved_or_put_in_is_found() {
+        let whole = trail(5);
+        assert_eq!(broken_at(&whole), None);
+        for index in 0..4 {
+            let version = whole[index].version;
+            let mut removed = whole.clone();
+            removed.remove(index);
+            assert_eq!(broken_at(&removed), Some(version + 1), "removed {version}");
+            let mut changed = whole.clone();
+            changed[index].note.actor = String::from("user:8");
+            assert_eq!(broken_at(&changed), Some(version), "changed {version}");
+            changed[index].hash = changed[index].computed_hash();
+            assert_eq!(broken_at(&changed), Some(version + 1), "changed well {version}");
+            let mut moved = whole.clone();
+            moved.swap(index, index + 1);
+            assert_eq!(broken_at(&moved), Some(version + 1), "moved {version}");
+            let mut doubled = whole.clone();
+            doubled.insert(index, whole[index].clone());
+            assert!(broken_at(&doubled).is_some(), "doubled {version}");
+        }
+    }
+}

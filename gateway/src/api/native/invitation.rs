@@ -56,7 +56,7 @@ pub(super) async fn accept(call: Call) -> Result<Answered, Failure> {
     tries.check(&from, Instant::now())?;
     let (head, body) = shared.json_body(request).await?;
     let acceptance = Acceptance::parse(&body)?;
-    let mut begun = match shared.turn(head.key(NOBODY, &body)?).await? {
+    let mut begun = match shared.turn(shared.slow_key(&head, NOBODY, &body).await?).await? {
         Turn::First(begun) => begun,
         Turn::Replay(answered) => return Ok(answered),
     };

@@ -50,10 +50,11 @@ pub(super) async fn set(call: Call) -> Result<Answered, Failure> {
     let is_own = check(&shared, &caller, &user).await?;
     let (head, body) = shared.json_body(request).await?;
     let new = New::parse(&body)?;
-    let mut begun = match shared.turn(head.key(caller.organization, &body)?).await? {
-        Turn::First(begun) => begun,
-        Turn::Replay(answered) => return Ok(answered),
-    };
+    let mut begun =
+        match shared.turn(shared.slow_key(&head, caller.organization, &body).await?).await? {
+            Turn::First(begun) => begun,
+            Turn::Replay(answered) => return Ok(answered),
+        };
     if is_own {
         prove(&shared, user.id, new.current.as_ref()).await?;
     }

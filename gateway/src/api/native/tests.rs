@@ -1,18 +1,22 @@
-//! Invitations, from a store that holds some: accepted once, in time, by whoever has the token.
+//! Invitations and keys, from a store that holds some: good in their time and for whom they are.
 
-use crate::api::{Api, ApiSettings, Identity, IdentitySettings, Shared};
-use crate::auth::{Fresh, KeyRing, PasswordPool, TokenVerifier, invitation_token};
+use crate::api::{
+    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, NoHooks,
+    NotificationStates, Shared,
+};
+use crate::auth::{Fresh, KeyRing, PasswordPool, TokenVerifier, invitation_token, opaque_key};
 use crate::clock::{Clock, TestClock};
 use crate::intake::Intake;
 use crate::journal::Journal;
 use crate::journal::disk::{DiskJournal, DiskOptions};
 use crate::model::{
-    Invitation, Millis, OrganizationId, RoleId, Secret, SecretHash, User, UserId, UserStatus,
+    ApiKey, Invitation, Millis, ObjectId, OrganizationId, RoleId, Secret, SecretHash, User, UserId,
+    UserStatus,
 };
 use crate::server::{Body, ReplyBody, Request, RequestId, Service};
 use crate::store::disk::DiskStore;
 use crate::store::{Change, Store, UserRef, directory};
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Uri};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -52,10 +56,18 @@ async fn world() -> World {
         intake: Intake::new(journal, Arc::clone(&shared_clock)),
         store: Arc::clone(&store),
         verifier: TokenVerifier::new(keys, "i", "a", shared_clock),
-        settings: ApiSettings { max_body: 1 << 18, bulk_max_body: 1 << 20, region },
+        settings: ApiSettings {
+            max_body: 1 << 18,
+            bulk_max_body: 1 << 20,
+            region,
+            retention: MONTH,
+        },
         limit: None,
         identity: Identity::new(None, settings),
+        jigx: NotificationStates::default(),
+        hooks: Arc::new(NoHooks),
         passwords: PasswordPool::default(),
+        blynk: Blynk::new(BlynkSettings::default()),
     });
     World { _dir: dir, api, store, clock }
 }
@@ -98,6 +110,22 @@ impl World {
         let response = self.api.call(request).await;
         let ReplyBody::Full(bytes) = response.body() else { unreachable!("a whole body") };
         (response.status().as_u16(), serde_json::from_slice(bytes).unwrap())
+    }
+
+    /// The status of a read with a key of Ada's.
+    async fn read_with(&self, key: &Secret) -> u16 {
+        let mut headers = HeaderMap::new();
+        let bearer = HeaderValue::try_from(format!("Bearer {}", key.reveal())).unwrap();
+        headers.insert(AUTHORIZATION, bearer);
+        let request = Request {
+            method: Method::GET,
+            uri: Uri::from_static("/bugler/v1/organizations/101/keys"),
+            headers,
+            body: Body::given(""),
+            id: RequestId::mint(),
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+        };
+        self.api.call(request).await.status().as_u16()
     }
 
     async fn has_password(&self) -> bool {
@@ -189,4 +217,34 @@ async fn the_address_is_no_password_and_guesses_are_counted() {
     assert_eq!(world.accept(None, with(&token)).await.0, 429);
     assert!(world.store.invitation(SecretHash([0; 32])).await.unwrap().is_none());
     assert!(!world.has_password().await);
+}
+
+#[tokio::test]
+async fn a_users_key_ends_with_its_time_and_with_the_user() {
+    let world = world().await;
+    let user = User { status: UserStatus::Active, role: RoleId(1), ..world.user().await };
+    let Fresh { text, hash } = opaque_key();
+    let created_at = world.clock.now();
+    let key = ApiKey {
+        id: ObjectId([7; 12]),
+        token: hash,
+        org: ORG,
+        user: Some(ADA),
+        name: String::from("hers"),
+        limited_to: None,
+        created_at,
+        expires_at: Some(created_at.plus(60_000)),
+    };
+    let put = async |change| world.store.apply(vec![change]).await.unwrap();
+    put(Change::PutUser(user.clone())).await;
+    put(Change::PutKey(key)).await;
+    assert_eq!(world.read_with(&text).await, 200);
+    put(Change::PutUser(User { role: RoleId(2), ..user.clone() })).await;
+    assert_eq!(world.read_with(&text).await, 403, "her role was lowered");
+    put(Change::PutUser(User { status: UserStatus::Suspended, ..user.clone() })).await;
+    assert_eq!(world.read_with(&text).await, 401, "she was suspended");
+    put(Change::PutUser(user)).await;
+    assert_eq!(world.read_with(&text).await, 200);
+    world.clock.advance(Duration::from_secs(60));
+    assert_eq!(world.read_with(&text).await, 401, "its time is over");
 }

@@ -118,7 +118,8 @@ impl Progress {
                 TimelineEvent::Held { .. } => progress.open += 1,
                 TimelineEvent::Ruled { .. }
                 | TimelineEvent::Attempted { .. }
-                | TimelineEvent::Settled { .. } => {}
+                | TimelineEvent::Settled { .. }
+                | TimelineEvent::Noted { .. } => {}
             }
             if let Some((_, state)) = event.finished()
                 && let Some(slot) = FinalState::ALL.iter().position(|s| *s == state)

@@ -16,11 +16,13 @@ use crate::model::{
 use crate::server::Response;
 use crate::store::{Change, Expectation, StoreError, UserRef};
 use serde_json::json;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// What no secret hashes to, for clients that do not exist.
 const NOBODYS: SecretHash = SecretHash([0; 32]);
+/// From the lookup of a client to the refusal; timers tick every millisecond.
+const REFUSED_AFTER: Duration = Duration::from_millis(2);
 /// Log-ins of one user at once that may get in each other's way.
 const TRIES_MAX: u8 = 8;
 
@@ -88,17 +90,21 @@ pub(super) async fn issue(
     }
 }
 
-/// The client, if the proof is its own. Unknown and known ones take the same way.
+/// The client, if the proof is its own. Unknown and known ones take the same way, and a refusal the
+/// same time: finding a record and finding none differ by some microseconds.
 async fn authenticated(shared: &Shared, proof: &ClientProof) -> Result<Client, TokenRefusal> {
+    let answered_at = tokio::time::Instant::now() + REFUSED_AFTER;
     let tries = &shared.identity.clients;
     tries.check(&proof.id, Instant::now())?;
     let found = shared.store.client(&proof.id).await?;
     let stored = found.as_ref().map_or(NOBODYS, |client| client.secret);
     let is_proven = matches(&stored, proof.secret.reveal());
-    found.filter(|_| is_proven).ok_or_else(|| {
-        tries.failed(&proof.id, Instant::now());
-        TokenRefusal::client()
-    })
+    if let Some(client) = found.filter(|_| is_proven) {
+        return Ok(client);
+    }
+    tries.failed(&proof.id, Instant::now());
+    tokio::time::sleep_until(answered_at).await;
+    Err(TokenRefusal::client())
 }
 
 /// What a token of this client may do at most, and whether the request narrowed it.

@@ -27,7 +27,12 @@ impl Transport {
             "application/grpc+proto" => Self::Grpc("application/grpc+proto"),
             "application/grpc-web" => Self::GrpcWeb("application/grpc-web"),
             "application/grpc-web+proto" => Self::GrpcWeb("application/grpc-web+proto"),
-            other if other.starts_with("application/grpc+") => Self::OtherMessages,
+            other
+                if other.starts_with("application/grpc+")
+                    || other.starts_with("application/grpc-web+") =>
+            {
+                Self::OtherMessages
+            }
             _ => Self::Rest,
         }
     }
@@ -76,7 +81,7 @@ mod tests {
             ("application/grpc+json", Transport::OtherMessages),
             ("application/grpc-web-text", Transport::Rest),
             ("application/grpc-web-text+proto", Transport::Rest),
-            ("application/grpc-web+thrift", Transport::Rest),
+            ("application/grpc-web+thrift", Transport::OtherMessages),
             ("application/grpcx", Transport::Rest),
             ("application/proto", Transport::Rest),
             ("", Transport::Rest),

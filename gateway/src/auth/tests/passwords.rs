@@ -117,6 +117,15 @@ async fn a_caller_that_goes_away_keeps_its_slot_until_the_work_ends() {
     assert!(busy <= 1, "only the abandoned one can be in the way: {busy}");
 }
 
+#[tokio::test]
+async fn stretching_is_repeatable_and_salted() {
+    let pool = PasswordPool::default();
+    let first = pool.stretch([1; 32], [2; 32]).await.unwrap();
+    assert_eq!(pool.stretch([1; 32], [2; 32]).await.unwrap(), first);
+    assert_ne!(pool.stretch([1; 32], [3; 32]).await.unwrap(), first);
+    assert_ne!(pool.stretch([4; 32], [2; 32]).await.unwrap(), first);
+}
+
 #[test]
 fn nothing_shows_a_password() {
     assert_eq!(format!("{:?}", good("kV7#pLq2")), "NewPassword(***)");

@@ -127,7 +127,7 @@ impl Core {
         }
     }
 
-    fn lease(
+    pub(super) fn lease(
         &self,
         state: &mut Shard,
         place: Place,

@@ -5,16 +5,14 @@ use super::options::{CommitStats, DiskOptions};
 use super::record::{HEADER_BYTES, Record, Records, encode_settlement, id_prefix};
 use super::scan::Scanner;
 use super::segment::{Segment, SegmentError, Segments};
-use super::state::{BlockMarks, BlockRef, Shard};
+use super::state::{BlockMarks, BlockRef, ListedKey, Place, Shard, listed_places};
 use super::writer::{Inbox, Request};
 use crate::clock::Clock;
-use crate::journal::{
-    Books, ClaimId, Commit, Entry, EntryKind, IdempotencyRecord, JournalError, Settlement,
-};
+use crate::journal::{Books, ClaimId, Commit, Entry, IdempotencyRecord, JournalError, Settlement};
 use crate::model::{Millis, NotificationId, ShardId};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::{Notify, oneshot};
@@ -42,6 +40,8 @@ pub(super) struct Core {
     pub(super) stats: CommitStats,
     /// Committed keys that the index does not hold yet.
     pub(super) recent_keys: Mutex<HashMap<[u8; 16], IdempotencyRecord>>,
+    /// Committed listed roots that the index does not hold yet.
+    pub(super) recent_listed: Mutex<BTreeMap<ListedKey, Place>>,
     granules: RwLock<Vec<Granule>>,
     granules_saved: AtomicUsize,
     hot_bytes: AtomicUsize,
@@ -74,6 +74,7 @@ impl Core {
             closed: AtomicBool::new(false),
             stats: CommitStats::default(),
             recent_keys: Mutex::default(),
+            recent_listed: Mutex::default(),
             granules_saved: AtomicUsize::new(granules.len().saturating_sub(1)),
             granules: RwLock::new(granules),
             hot_bytes: AtomicUsize::new(0),
@@ -122,6 +123,10 @@ impl Core {
         if !marks.idempotency.is_empty() {
             let mut recent = self.recent_keys.lock();
             recent.extend(marks.idempotency.iter().map(|record| (record.key, record.clone())));
+        }
+        let mut listed = listed_places(block.position, &marks.entries).peekable();
+        if listed.peek().is_some() {
+            self.recent_listed.lock().extend(listed);
         }
         if let Some(cell) = self.shards.get(usize::from(shard.0)) {
             let hot = block.hot.as_ref().map_or(0, |(bytes, _)| bytes.len());
@@ -251,9 +256,7 @@ impl Core {
                 }
                 let (_, payload) = self.segments.block(header.position)?;
                 let root = Records::new(payload).find_map(|record| match record {
-                    Some(Record::Entry(e)) if e.notification == id && e.kind == EntryKind::Root => {
-                        Some(e)
-                    }
+                    Some(Record::Entry(e)) if e.notification == id && e.kind.is_root() => Some(e),
                     _ => None,
                 });
                 if root.is_some() {
@@ -307,6 +310,7 @@ fn mark_settlement(settlement: Settlement, due: Millis, marks: &mut BlockMarks) 
 pub(super) fn entry_mark(entry: &Entry) -> super::state::EntryMark {
     super::state::EntryMark {
         notification: entry.notification,
+        org: entry.org,
         kind: entry.kind,
         due: entry.due,
         bytes: entry.payload.len() as u64,

@@ -5,9 +5,10 @@
 //! A checkpoint is one synced commit that also stores how far the log was applied. Keys are
 //! big-endian, so that ranges are in time order.
 
+use super::listed;
 use super::record::SettleRecord;
-use super::state::{BlockMarks, Place, ShardSnapshot, is_timer};
-use crate::journal::{Books, DeadLetter, IdempotencyRecord, Remembered};
+use super::state::{BlockMarks, ListedKey, Place, ShardSnapshot, is_timer, listed_places};
+use crate::journal::{Books, DeadLetter, EventPlace, IdempotencyRecord, Remembered};
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
 use redb::{
@@ -76,6 +77,7 @@ pub(super) struct Projection {
     timers: Vec<(Millis, Place)>,
     settles: Vec<SettleRecord>,
     keys: Vec<IdempotencyRecord>,
+    listed: Vec<(ListedKey, Place)>,
 }
 
 impl Projection {
@@ -91,11 +93,13 @@ impl Projection {
             .filter(|(_, entry)| is_timer(entry.due, committed_at))
             .map(|(index, entry)| (entry.due, (position, index)))
             .collect();
-        if timers.is_empty() && marks.settles.is_empty() && marks.idempotency.is_empty() {
+        let listed: Vec<_> = listed_places(position, &marks.entries).collect();
+        let is_plain = timers.is_empty() && listed.is_empty();
+        if is_plain && marks.settles.is_empty() && marks.idempotency.is_empty() {
             return None;
         }
         let (settles, keys) = (marks.settles, marks.idempotency);
-        Some(Self { position, shard: shard.0, timers, settles, keys })
+        Some(Self { position, shard: shard.0, timers, settles, keys, listed })
     }
 
     pub(super) fn shard(&self) -> usize {
@@ -112,6 +116,10 @@ impl Projection {
         self.keys.iter().map(|key| key.key)
     }
 
+    pub(super) fn listed(&self) -> impl Iterator<Item = ListedKey> {
+        self.listed.iter().map(|(key, _)| *key)
+    }
+
     /// The earliest timer this block adds.
     pub(super) fn first_due(&self) -> Option<Millis> {
         self.timers.iter().map(|(due, _)| *due).min()
@@ -120,7 +128,7 @@ impl Projection {
 
 #[derive(Debug)]
 pub(super) struct Index {
-    database: Database,
+    pub(super) database: Database,
 }
 
 impl Index {
@@ -134,6 +142,7 @@ impl Index {
         txn.open_table(KEYS_BY_TIME)?;
         txn.open_table(DEAD)?;
         txn.open_table(GRANULES)?;
+        listed::open(&txn)?;
         txn.open_table(META)?;
         txn.commit()?;
         Ok(Self { database })
@@ -235,6 +244,18 @@ impl Index {
         Ok(first.and_then(|(key, _)| read_timer_key(key.value())).map(|(due, _)| due))
     }
 
+    /// True while the timer at `place` has not been settled.
+    pub(super) fn has_timer(
+        &self,
+        shard: ShardId,
+        due: Millis,
+        place: Place,
+    ) -> Result<bool, IndexError> {
+        let txn = self.database.begin_read()?;
+        let table = txn.open_table(TIMERS)?;
+        Ok(table.get(timer_key(shard, due, place).as_slice())?.is_some())
+    }
+
     /// Positions that waiting timers still need.
     pub(super) fn timer_positions(&self) -> Result<Vec<u64>, IndexError> {
         let txn = self.database.begin_read()?;
@@ -262,6 +283,39 @@ impl Index {
             if let Some((org, event)) = value.value().split_first_chunk::<4>() {
                 let org = OrganizationId(i32::from_be_bytes(*org));
                 events.push((org, Bytes::copy_from_slice(event)));
+            }
+        }
+        Ok(events)
+    }
+
+    /// Events of a notification after `after`, oldest first, at most `limit` rows.
+    pub(super) fn events_after(
+        &self,
+        (org, id): ListedKey,
+        after: Option<EventPlace>,
+        limit: usize,
+    ) -> Result<Vec<(EventPlace, Bytes)>, IndexError> {
+        let txn = self.database.begin_read()?;
+        let table = txn.open_table(EVENTS)?;
+        let key = |place: EventPlace| {
+            let (position, ordinal) = (place.position.to_be_bytes(), place.ordinal.to_be_bytes());
+            [id.0.as_bytes().as_slice(), &position, &ordinal].concat()
+        };
+        let low = key(after.unwrap_or_default());
+        let high = key(EventPlace { position: u64::MAX, ordinal: u32::MAX });
+        let mut events = Vec::new();
+        for row in table.range(low.as_slice()..=high.as_slice())?.take(limit.saturating_add(1)) {
+            let (key, value) = row?;
+            let place = key.value().get(16..).and_then(|mut rest| {
+                let position = split_u64(&mut rest)?;
+                Some(EventPlace { position, ordinal: u32::from_be_bytes(*rest.first_chunk()?) })
+            });
+            let Some(place) = place.filter(|place| Some(*place) > after) else { continue };
+            if let Some((of, event)) = value.value().split_first_chunk::<4>()
+                && *of == org.0.to_be_bytes()
+                && events.len() < limit
+            {
+                events.push((place, Bytes::copy_from_slice(event)));
             }
         }
         Ok(events)
@@ -296,11 +350,13 @@ impl Index {
     }
 
     /// Drops what retention no longer keeps: old keys, old timelines, granules of dropped segments.
+    /// `is_stored` says whether the log still has what is at a position.
     pub(super) fn retain(
         &self,
         keys_before: Millis,
         events_before: Millis,
         log_before: u64,
+        is_stored: impl Fn(u64) -> bool + Copy,
     ) -> Result<(), IndexError> {
         let txn = self.database.begin_write()?;
         {
@@ -315,7 +371,12 @@ impl Index {
             }
             // A version 7 UUID starts with 48 bits of milliseconds.
             let until = (events_before.0 << 16).to_be_bytes();
-            txn.open_table(EVENTS)?.retain_in(..until.as_slice(), |_, _| false)?;
+            // A notification sent long after its acceptance keeps what was just written about it.
+            let is_kept = |key: &[u8], _: &[u8]| {
+                key.get(16..).and_then(|mut rest| split_u64(&mut rest)).is_some_and(is_stored)
+            };
+            txn.open_table(EVENTS)?.retain_in(..until.as_slice(), is_kept)?;
+            listed::retain(&txn, until.as_slice(), is_stored)?;
             let until = log_before.to_be_bytes();
             txn.open_table(GRANULES)?.retain_in(..until.as_slice(), |_, _| false)?;
         }
@@ -341,6 +402,9 @@ fn apply(txn: &WriteTransaction, projection: &Projection) -> Result<(), IndexErr
             keys.insert(record.key.as_slice(), value.as_slice())?;
             by_time.insert([created.as_slice(), &record.key].concat().as_slice(), ())?;
         }
+    }
+    if !projection.listed.is_empty() {
+        listed::apply(txn, &projection.listed)?;
     }
     if !projection.settles.is_empty() {
         apply_settles(txn, shard, projection)?;
@@ -397,7 +461,7 @@ fn read_timer_key(key: &[u8]) -> Option<(Millis, Place)> {
     Some((Millis(due), (position, index)))
 }
 
-fn split_u64(bytes: &mut &[u8]) -> Option<u64> {
+pub(super) fn split_u64(bytes: &mut &[u8]) -> Option<u64> {
     let (head, rest) = bytes.split_first_chunk::<8>()?;
     *bytes = rest;
     Some(u64::from_be_bytes(*head))

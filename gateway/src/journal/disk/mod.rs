@@ -6,6 +6,7 @@
 mod claim;
 mod core;
 mod index;
+mod listed;
 mod options;
 mod projector;
 mod record;
@@ -28,8 +29,8 @@ use self::record::encode_append;
 use self::state::BlockMarks;
 use self::writer::Writer;
 use super::{
-    Append, Backlog, Books, Claim, ClaimId, Commit, DeadLetter, Journal, JournalError, Remembered,
-    Settlement, Timeline,
+    Append, Backlog, Books, Claim, ClaimId, Commit, DeadLetter, EventPlace, Journal, JournalError,
+    ListedRoot, Remembered, Settlement, Timeline,
 };
 use crate::BoxFuture;
 use crate::clock::Clock;
@@ -204,6 +205,47 @@ impl Journal for DiskJournal {
                 }))
             })
             .await
+        })
+    }
+
+    fn events_after(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+        after: Option<EventPlace>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(EventPlace, Bytes)>, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            blocking(move || {
+                let found = core.index.events_after((org, notification), after, limit);
+                found.map_err(unreadable)
+            })
+            .await
+        })
+    }
+
+    fn listed(
+        &self,
+        org: OrganizationId,
+        before: Option<NotificationId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<ListedRoot>, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            blocking(move || core.listed(org, before, limit).map_err(unreadable)).await
+        })
+    }
+
+    fn take(
+        &self,
+        shard: ShardId,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<Option<Claim>, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            blocking(move || core.take(shard, (org, notification)).map_err(unreadable)).await
         })
     }
 

@@ -48,6 +48,12 @@ fn write(core: &Core, batch: &[Projection], checkpoint: Option<(Box<Checkpoint>,
             recent.remove(&key);
         }
     }
+    if batch.iter().any(|projection| projection.listed().next().is_some()) {
+        let mut recent = core.recent_listed.lock();
+        for key in batch.iter().flat_map(Projection::listed) {
+            recent.remove(&key);
+        }
+    }
     for projection in batch {
         let Some(cell) = core.shards.get(projection.shard()) else { continue };
         let mut done = projection.timers_done().peekable();
@@ -110,7 +116,8 @@ pub(super) fn retain(core: &Core) -> Result<(), Box<dyn std::error::Error>> {
     }
     let kept_from = kept_from.unwrap_or(0);
     core.drop_granules_before(kept_from);
-    core.index.retain(ago(core.options.keys_ttl), horizon, kept_from)?;
+    let is_stored = |position| core.segments.at(position).is_some();
+    core.index.retain(ago(core.options.keys_ttl), horizon, kept_from, is_stored)?;
     Ok(())
 }
 

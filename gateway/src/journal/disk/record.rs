@@ -171,6 +171,7 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
         EntryKind::Root => 0,
         EntryKind::FollowUp => 1,
         EntryKind::Change => 2,
+        EntryKind::Listed => 3,
     });
     out.put_u64_le(entry.due.0);
     put_bytes(out, &entry.payload);
@@ -293,6 +294,7 @@ impl Records {
             0 => EntryKind::Root,
             1 => EntryKind::FollowUp,
             2 => EntryKind::Change,
+            3 => EntryKind::Listed,
             _ => return None,
         };
         let due = Millis(self.0.try_get_u64_le().ok()?);

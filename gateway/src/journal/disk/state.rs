@@ -7,7 +7,7 @@
 
 use super::record::{Record, Records, SettleRecord};
 use crate::journal::{Backlog, EntryKind};
-use crate::model::{DeliveryId, Millis, NotificationId};
+use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -26,6 +26,18 @@ pub(super) struct BlockRef {
 
 /// An entry named by where it stands.
 pub(super) type Place = (u64, u32);
+
+/// What a listed root is found by.
+pub(super) type ListedKey = (OrganizationId, NotificationId);
+
+/// The listed roots among the entries of the block at `position`, and where they stand.
+pub(super) fn listed_places(
+    position: u64,
+    entries: &[EntryMark],
+) -> impl Iterator<Item = (ListedKey, Place)> {
+    let listed = (0u32..).zip(entries).filter(|(_, entry)| entry.kind == EntryKind::Listed);
+    listed.map(move |(index, entry)| ((entry.org, entry.notification), (position, index)))
+}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TimerRef {
@@ -101,6 +113,7 @@ pub(super) struct ShardSnapshot {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EntryMark {
     pub(super) notification: NotificationId,
+    pub(super) org: OrganizationId,
     pub(super) kind: EntryKind,
     pub(super) due: Millis,
     pub(super) bytes: u64,
@@ -122,6 +135,7 @@ impl BlockMarks {
             match record? {
                 Record::Entry(entry) => marks.entries.push(EntryMark {
                     notification: entry.notification,
+                    org: entry.org,
                     kind: entry.kind,
                     due: entry.due,
                     bytes: entry.payload.len() as u64,

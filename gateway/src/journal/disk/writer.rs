@@ -9,7 +9,7 @@ use super::options::FsyncPolicy;
 use super::record::{BlockHeader, HEADER_BYTES, id_prefix, put_block};
 use super::segment::{Segment, SegmentError};
 use super::state::{BlockMarks, BlockRef};
-use crate::journal::{Books, EntryKind, JournalError, Resolution};
+use crate::journal::{Books, JournalError, Resolution};
 use crate::model::{FinalState, Millis, ShardId};
 use crate::telemetry::metrics;
 use bytes::Bytes;
@@ -281,7 +281,7 @@ impl Writer {
             parts.push(request.bytes);
         }
         let roots = || {
-            let roots = marks.entries.iter().filter(|e| e.kind == EntryKind::Root);
+            let roots = marks.entries.iter().filter(|e| e.kind.is_root());
             roots.map(|e| id_prefix(e.notification))
         };
         let header = BlockHeader {
@@ -427,7 +427,7 @@ impl Writer {
 
 /// Adds a block to the books.
 pub(super) fn count(books: &mut Books, marks: &BlockMarks) {
-    let roots = marks.entries.iter().filter(|e| e.kind == EntryKind::Root).count();
+    let roots = marks.entries.iter().filter(|e| e.kind.is_root()).count();
     books.accepted += roots as u64;
     for settle in &marks.settles {
         books.dead_letters += settle.dead.len() as u64;

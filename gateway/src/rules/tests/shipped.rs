@@ -67,6 +67,27 @@ async fn each_rule_sees_the_plan_of_the_one_before() {
 }
 
 #[tokio::test]
+async fn a_mailbox_is_no_webhook_to_rules_that_know_mail_and_to_the_settings() {
+    let mail = || {
+        let mut asked = item(1, "x");
+        let (provider, app) = (ProviderName::Email, String::from("email"));
+        asked.recipient.targets.push(TargetView { provider, handle: "email:7".into(), app });
+        asked
+    };
+    for (route, expected) in [("email", vec![2]), ("apns,email", vec![0, 2]), ("slack", vec![1])] {
+        let rules = start(vec![rule("event-routing", &[("route.*", route)])]);
+        assert_eq!(steps(&ask_one(&rules, mail()).await), [expected], "{route}");
+    }
+    let rules = start(vec![rule("event-routing", &[("route.*", "webhook")])]);
+    assert_eq!(words(&ask_one(&rules, mail()).await), ["drop/no_such_target"]);
+    let mut only = rule("event-routing", &[("route.*", "none")]);
+    only.matches = RuleMatch { channels: vec![ProviderName::Email], ..RuleMatch::default() };
+    let rules = start(vec![only]);
+    assert_eq!(words(&ask_one(&rules, mail()).await), ["drop/event_off"]);
+    assert_eq!(words(&ask_one(&rules, item(1, "x")).await), ["skipped/no_match"]);
+}
+
+#[tokio::test]
 async fn an_organizations_own_setting_wins() {
     let mut routing = rule("event-routing", &[("route.*", "slack")]);
     let own = BTreeMap::from([("route.*".to_owned(), "apns".to_owned())]);

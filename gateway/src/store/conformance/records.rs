@@ -30,6 +30,7 @@ pub(super) async fn finds_organizations_and_users_by_every_name(store: &dyn Stor
     for which in organization_refs(&organization(ACME)) {
         assert_eq!(store.organization(which).await?, None, "an empty store knows nobody");
     }
+    assert_eq!(store.first_organization().await?, None);
     let acme = Organization { parent: Some(GLOBEX), ..organization(ACME) };
     let admin = Role {
         id: RoleId(1),
@@ -52,6 +53,7 @@ pub(super) async fn finds_organizations_and_users_by_every_name(store: &dyn Stor
         let found = store.organization(which.clone()).await?;
         assert_eq!(found.as_deref(), Some(&acme), "{which:?}");
     }
+    assert_eq!(store.first_organization().await?, Some(ACME), "the smallest id, not the oldest");
     for expected in [user(ACME, 7), User { org: GLOBEX, ..user(GLOBEX, -7) }] {
         let found = store.user(UserRef::Id(expected.id)).await?;
         assert_eq!(found.as_ref(), Some(&expected));

@@ -3,15 +3,16 @@
 use serde::de::DeserializeOwned;
 
 use super::change::{Making, Refusal, count, counted, require_organization};
+use super::inbox;
 use super::tables::{
     Counter, Table, audit_key, group_prefix, org_key, owner_key, pair_key, role_key,
-    solution_prefix, text_key, user_key, user_of,
+    solution_prefix, subscription_key, text_key, user_key, user_of,
 };
 use super::transaction::Draft;
 use crate::model::{
     ApiKey, AuditNote, AuditRecord, Client, Invitation, Membership, MessageText, Millis,
     NotificationPolicy, ObjectId, OrganizationId, PolicyOwner, RefreshToken, RoleId, Secret,
-    SecretHash, User, UserId, UserStatus,
+    SecretHash, Subscription, User, UserId, UserStatus,
 };
 use crate::store::{Change, Expectation};
 use uuid::Uuid;
@@ -55,12 +56,14 @@ pub(super) fn make(
             Ok(())
         }
         Change::Forget(before) => forget(draft, before, making),
+        Change::Inbox(change) => inbox::make(draft, change),
         // The records every delivery needs are made by the caller.
         Change::PutOrganization(_)
         | Change::PutUser(_)
         | Change::PutRole(_)
         | Change::PutDevice(_)
         | Change::RemoveDevice(_)
+        | Change::ClaimDevice(_)
         | Change::PutMembership(..)
         | Change::PutSubscription(_)
         | Change::DisableSubscription(_)
@@ -84,6 +87,14 @@ fn expect(draft: &Draft<'_>, expectation: &Expectation) -> Result<(), Refusal> {
         }
         Expectation::Children(org, max) => {
             counted(draft, Counter::Children(*org))? < u64::from(*max)
+        }
+        Expectation::InboxRevision(user, notification, revision) => {
+            inbox::revision(draft, *user, *notification)? == Some(*revision)
+        }
+        Expectation::Subscription(org, id, at) => {
+            let key = subscription_key(*org, *id);
+            let stored = draft.record::<Subscription>(Table::Subscriptions, &key)?;
+            stored.is_some_and(|stored| stored.updated_at == *at)
         }
     };
     if holds { Ok(()) } else { Err(Refusal::Unmet(expectation.word())) }

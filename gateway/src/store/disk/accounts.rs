@@ -15,11 +15,11 @@ use crate::model::{
 use crate::store::{Accounts, SortBy, StoreError, UserPage, UserSearch};
 use uuid::Uuid;
 
-type Read<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+pub(super) type Read<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
 impl DiskStore {
     /// A short read, made where the caller runs.
-    fn short<T: Send + 'static>(
+    pub(super) fn short<T: Send + 'static>(
         &self,
         read: impl FnOnce(&View<'_>) -> Result<T, Flaw> + Send,
     ) -> Read<'_, T> {
@@ -27,7 +27,7 @@ impl DiskStore {
     }
 
     /// A read of many rows, made on a blocking thread and without the caches.
-    fn long<T: Send + 'static>(
+    pub(super) fn long<T: Send + 'static>(
         &self,
         read: impl FnOnce(&View<'_>) -> Result<T, Flaw> + Send + 'static,
     ) -> Read<'_, T> {

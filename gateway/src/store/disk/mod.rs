@@ -32,6 +32,7 @@ mod account_reads;
 mod accounts;
 mod cache;
 mod change;
+mod inbox;
 mod reader;
 pub mod search;
 mod search_reads;

@@ -11,13 +11,14 @@
 //! | `roles` | org, role | role |
 //! | `devices` | user, device | device |
 //! | `device_owners` | device | user |
+//! | `device_tokens` | SHA-256 of platform and token, device | – |
 //! | `memberships` | org, solution, user | membership |
 //! | `groups` | org, solution, group name, `0xff`, user | – |
 //! | `subscriptions` | org, subscription | subscription |
 //! | `subscription_owners` | subscription | org |
 //! | `children` | parent org, org | – |
 //! | `users_by_role` | org, role, user | – |
-//! | `counters` | kind, org (`u` users, `c` children, `s` subscriptions) or owner (`p`) | u64 |
+//! | `counters` | kind, org (`u` users, `c` children, `s` subscriptions) owner (`p`), notification (`i`) | u64 |
 //! | `passwords` | user | PHC string |
 //! | `invitations` | token hash | invitation |
 //! | `clients`, `clients_by_organization` | id; org, id | client; – |
@@ -27,6 +28,10 @@
 //! | `policies`, `texts` | owner; owner, language | policy; text |
 //! | `audit` | org, version | audit record |
 //! | `endings` | instant, kind (`r` refresh, `i` invitation, `v` revoked), key | – |
+//! | `inbox`, `inbox_removed` | user, notification | entry; entry whose removal sync tells of |
+//! | `inbox_changes`, `inbox_heads` | user, revision; user | notification; numbers |
+//! | `inbox_messages` | notification | content |
+//! | `hidden` | org, notification | – |
 //!
 //! Integers in keys are big-endian with the sign bit flipped, so byte order is numeric order:
 //! org and role 4 bytes, user 8, uuids 16, object ids 12. `0xff` ends a group name because UTF-8
@@ -36,9 +41,13 @@
 use redb::TableDefinition;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::model::{DeviceId, OrganizationId, PolicyOwner, RoleId, SubscriptionId, UserId};
+use crate::model::{
+    DeviceId, NotificationId, OrganizationId, Platform, PolicyOwner, RoleId, Secret,
+    SubscriptionId, UserId,
+};
 use crate::store::{OrganizationRef, UserRef};
 
 /// Layout of the whole file: raised when tables or keys change.
@@ -82,11 +91,18 @@ pub(super) enum Table {
     Texts,
     Audit,
     Endings,
+    Inbox,
+    InboxRemoved,
+    InboxChanges,
+    InboxHeads,
+    InboxMessages,
+    Hidden,
+    DeviceTokens,
 }
 
 impl Table {
     /// Every table, in the order of the variants.
-    pub(super) const ALL: [Self; 28] = [
+    pub(super) const ALL: [Self; 35] = [
         Self::Meta,
         Self::Organizations,
         Self::OrganizationNames,
@@ -115,6 +131,13 @@ impl Table {
         Self::Texts,
         Self::Audit,
         Self::Endings,
+        Self::Inbox,
+        Self::InboxRemoved,
+        Self::InboxChanges,
+        Self::InboxHeads,
+        Self::InboxMessages,
+        Self::Hidden,
+        Self::DeviceTokens,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -147,6 +170,13 @@ impl Table {
             Self::Texts => "texts",
             Self::Audit => "audit",
             Self::Endings => "endings",
+            Self::Inbox => "inbox",
+            Self::InboxRemoved => "inbox_removed",
+            Self::InboxChanges => "inbox_changes",
+            Self::InboxHeads => "inbox_heads",
+            Self::InboxMessages => "inbox_messages",
+            Self::Hidden => "hidden",
+            Self::DeviceTokens => "device_tokens",
         }
     }
 
@@ -237,6 +267,31 @@ pub(super) fn device_key(user: UserId, device: DeviceId) -> Vec<u8> {
     pair_key(&user_key(user), device.0.as_bytes())
 }
 
+pub(super) fn notification_key(notification: NotificationId) -> [u8; 16] {
+    notification.0.into_bytes()
+}
+
+/// The notification whose id ends `bytes`.
+pub(super) fn notification_of(table: Table, bytes: &[u8]) -> Result<NotificationId, Flaw> {
+    let bytes = bytes.last_chunk::<16>().ok_or(Flaw::Value(table))?;
+    Ok(NotificationId(Uuid::from_bytes(*bytes)))
+}
+
+/// What every key of a token's devices starts with.
+pub(super) fn token_prefix(platform: Platform, token: &Secret) -> [u8; 32] {
+    let platform: u8 = match platform {
+        Platform::Apns => b'a',
+        Platform::Fcm => b'f',
+    };
+    Sha256::new().chain_update([platform]).chain_update(token.reveal()).finalize().into()
+}
+
+/// The device whose id ends a key.
+pub(super) fn last_device(table: Table, key: &[u8]) -> Result<DeviceId, Flaw> {
+    let id = key.last_chunk::<16>().ok_or(Flaw::Value(table))?;
+    Ok(DeviceId(Uuid::from_bytes(*id)))
+}
+
 /// What a counter counts.
 #[derive(Clone, Copy)]
 pub(super) enum Counter {
@@ -245,6 +300,8 @@ pub(super) enum Counter {
     Subscriptions(OrganizationId),
     /// Policies, texts and password changes.
     Sequence(PolicyOwner),
+    /// Inbox entries that share a content.
+    InboxEntries(NotificationId),
 }
 
 impl Counter {
@@ -254,6 +311,7 @@ impl Counter {
             Self::Children(org) => pair_key(b"c", &org_key(org)),
             Self::Subscriptions(org) => pair_key(b"s", &org_key(org)),
             Self::Sequence(owner) => pair_key(b"p", &owner_key(owner)),
+            Self::InboxEntries(notification) => pair_key(b"i", &notification_key(notification)),
         }
     }
 }

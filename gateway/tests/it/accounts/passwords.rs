@@ -45,6 +45,7 @@ async fn the_user_is_told_once_and_the_trail_is_a_chain() {
     for _ in 0..3 {
         assert_eq!(gateway.ask(&ask).await.status, 204);
     }
+    assert_eq!(gateway.accepted().await, 1, "one change, one notification");
     assert_eq!(actions(&gateway, &admin).await, ["user.password"]);
     gateway.drained().await;
     let chain = gateway.ask(&Ask::get(format!("{NATIVE_READ}/verify")).bearer(&admin)).await;

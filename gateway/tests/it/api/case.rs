@@ -1,6 +1,6 @@
 //! The form of a case file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Deserialize;
 
@@ -56,6 +56,12 @@ pub(super) struct Case {
     pub(super) is_notification: bool,
     #[serde(default)]
     pub(super) answer_headers: BTreeMap<String, String>,
+    /// Names for members of the answer, by JSON pointer: `<<name>>` in later cases of the file.
+    #[serde(default)]
+    pub(super) keep: BTreeMap<String, String>,
+    /// Asked again until the answer is right: what it tells of happens in the background.
+    #[serde(default)]
+    pub(super) eventually: bool,
 }
 
 fn organization() -> String {
@@ -83,6 +89,15 @@ impl Case {
     /// Whether the request leaves something in the journal.
     pub(super) fn changes_records(&self) -> bool {
         (200..300).contains(&self.status) && self.method != "GET"
+    }
+
+    /// The case with what earlier answers held.
+    pub(super) fn with(mut self, kept: &HashMap<String, String>) -> Self {
+        for (name, value) in kept {
+            let put = |text: &mut String| *text = text.replace(&format!("<<{name}>>"), value);
+            [&mut self.path, &mut self.body, &mut self.answer].into_iter().flatten().for_each(put);
+        }
+        self
     }
 
     /// The case for each of its values.

@@ -1,7 +1,9 @@
 //! Deliveries seen from the providers' side and in the timeline.
 
 mod hung;
+mod inbox;
 mod mail;
+mod members;
 mod outcomes;
 mod rules;
 mod times;

@@ -1,0 +1,218 @@
+//! Who may do what: Jigx's roles, from the organization's own permissions and from memberships.
+
+use crate::api::Shared;
+use crate::api::failure::{Failure, FailureClass};
+use crate::auth::{Caller, Permission, PermissionSet};
+use crate::model::{MemberRole, Organization, OrganizationId, User};
+use crate::store::{OrganizationRef, UserRef};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Stands for the whole organization where a membership names a solution.
+pub(super) const WHOLE_ORGANIZATION: Uuid = Uuid::nil();
+
+/// A caller with its role in the organization.
+#[derive(Debug)]
+pub(super) struct Who {
+    pub(super) caller: Arc<Caller>,
+    /// `None` for an organization's token.
+    pub(super) user: Option<User>,
+    /// What `createdBy` prints.
+    pub(super) uuid: Uuid,
+    pub(super) role: MemberRole,
+    granted: PermissionSet,
+}
+
+/// How much a role may do; more is more.
+pub(super) fn rank(role: MemberRole) -> u8 {
+    match role {
+        MemberRole::Deny => 0,
+        MemberRole::User => 1,
+        MemberRole::Maker => 2,
+        MemberRole::Admin => 3,
+        MemberRole::Owner => 4,
+    }
+}
+
+/// The role that permissions in the whole gateway amount to.
+fn role_of(caller: &Caller, granted: PermissionSet) -> MemberRole {
+    let has = |permission| granted.contains(permission) && allows(caller, permission);
+    if !has(Permission::NotificationSend) {
+        MemberRole::User
+    } else if has(Permission::UserEdit) && has(Permission::UserInvite) {
+        MemberRole::Owner
+    } else {
+        MemberRole::Maker
+    }
+}
+
+/// True if the token is not limited to other rights.
+fn allows(caller: &Caller, permission: Permission) -> bool {
+    caller.limited_to.is_none_or(|limit| limit.contains(permission))
+}
+
+fn forbidden(text: &str) -> Failure {
+    Failure::new(FailureClass::Forbidden, text)
+}
+
+impl Who {
+    pub(super) async fn of(
+        shared: &Shared,
+        caller: Arc<Caller>,
+        organization: &Organization,
+    ) -> Result<Self, Failure> {
+        let Some((user, granted)) = shared.user(&caller).await? else {
+            let own = shared.store.organization(OrganizationRef::Id(caller.organization)).await?;
+            let uuid = own.map_or(organization.uuid, |own| own.uuid);
+            let granted = PermissionSet::all();
+            return Ok(Self { caller, user: None, uuid, role: MemberRole::Owner, granted });
+        };
+        let held = shared.store.membership(user.org, WHOLE_ORGANIZATION, user.id).await?;
+        let own = role_of(&caller, granted);
+        let role = match held.map(|held| held.role) {
+            Some(MemberRole::Deny) => MemberRole::Deny,
+            Some(held) if rank(held) > rank(own) => held,
+            _ => own,
+        };
+        let uuid = user.uuid;
+        Ok(Self { caller, user: Some(user), uuid, role, granted })
+    }
+
+    fn has(&self, permission: Permission, least: MemberRole) -> bool {
+        let by_role = rank(self.role) >= rank(least) && allows(&self.caller, permission);
+        let is_denied = self.role == MemberRole::Deny;
+        by_role || (!is_denied && self.caller.may(permission, self.granted))
+    }
+
+    /// May create, list and delete what the organization sends.
+    pub(super) fn may_send(&self) -> bool {
+        self.has(Permission::NotificationSend, MemberRole::Maker)
+    }
+
+    pub(super) fn require_send(&self) -> Result<(), Failure> {
+        if self.may_send() {
+            Ok(())
+        } else {
+            Err(forbidden("this needs role OWNER, ADMIN or MAKER"))
+        }
+    }
+
+    /// May make users of the organization.
+    pub(super) fn require_invite(&self) -> Result<(), Failure> {
+        if self.has(Permission::UserInvite, MemberRole::Admin) {
+            return Ok(());
+        }
+        Err(forbidden("this needs role OWNER or ADMIN, or the permission user.invite"))
+    }
+
+    /// The caller's role among the members of a solution, where it is higher than in the
+    /// organization; `DENY` there counts for that solution alone.
+    pub(super) async fn in_solution(
+        &self,
+        shared: &Shared,
+        org: OrganizationId,
+        solution: Uuid,
+    ) -> Result<MemberRole, Failure> {
+        let Some(user) = &self.user else { return Ok(self.role) };
+        let held = shared.store.membership(org, solution, user.id).await?;
+        Ok(match held.filter(|_| user.org == org).map(|held| held.role) {
+            Some(MemberRole::Deny) => MemberRole::Deny,
+            Some(held) if self.role != MemberRole::Deny && rank(held) > rank(self.role) => held,
+            _ => self.role,
+        })
+    }
+
+    /// May send to a solution by its role there.
+    pub(super) async fn may_send_to(
+        &self,
+        shared: &Shared,
+        org: OrganizationId,
+        solution: Uuid,
+    ) -> Result<bool, Failure> {
+        let role = self.in_solution(shared, org, solution).await?;
+        let is_maker = rank(role) >= rank(MemberRole::Maker);
+        Ok(is_maker && allows(&self.caller, Permission::NotificationSend))
+    }
+
+    /// May see the members of a solution; answers the caller's role in it.
+    pub(super) async fn require_view(
+        &self,
+        shared: &Shared,
+        org: OrganizationId,
+        solution: Uuid,
+    ) -> Result<MemberRole, Failure> {
+        self.require_in(shared, (org, solution), Permission::UserView, MemberRole::Maker).await
+    }
+
+    /// May change the members of a solution; answers the caller's role in it.
+    pub(super) async fn require_manage(
+        &self,
+        shared: &Shared,
+        org: OrganizationId,
+        solution: Uuid,
+    ) -> Result<MemberRole, Failure> {
+        self.require_in(shared, (org, solution), Permission::UserEdit, MemberRole::Admin).await
+    }
+
+    async fn require_in(
+        &self,
+        shared: &Shared,
+        (org, solution): (OrganizationId, Uuid),
+        permission: Permission,
+        least: MemberRole,
+    ) -> Result<MemberRole, Failure> {
+        let role = self.in_solution(shared, org, solution).await?;
+        let by_role = rank(role) >= rank(least) && allows(&self.caller, permission);
+        let is_denied = role == MemberRole::Deny;
+        if by_role || (!is_denied && self.caller.may(permission, self.granted)) {
+            return Ok(role);
+        }
+        Err(forbidden("the role in this solution does not allow it"))
+    }
+
+    /// True if `named` is the caller itself.
+    pub(super) fn is(&self, named: &str) -> bool {
+        let Some(user) = &self.user else { return false };
+        user_ref(named)
+            .is_some_and(|which| which == UserRef::Uuid(user.uuid) || which == UserRef::Id(user.id))
+    }
+
+    /// The member of `org` whose inbox a path names, if the caller may look into it.
+    pub(super) async fn require_inbox(
+        &self,
+        shared: &Shared,
+        org: OrganizationId,
+        named: &str,
+    ) -> Result<User, Failure> {
+        // One's own, as long as one is not shut out.
+        let is_own = self.is(named) && self.role != MemberRole::Deny;
+        if !is_own && !self.may_send() {
+            return Err(forbidden("an inbox is its member's"));
+        }
+        member(shared, org, named).await
+    }
+}
+
+/// A user in Jigx's form, or by number.
+fn user_ref(text: &str) -> Option<UserRef> {
+    uuid_of(text).map(UserRef::Uuid).or_else(|| {
+        text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?.map(UserRef::Id)
+    })
+}
+
+/// An uuid in its usual form only.
+pub(super) fn uuid_of(text: &str) -> Option<Uuid> {
+    (text.len() == 36).then(|| Uuid::try_parse(text).ok()).flatten()
+}
+
+/// The user of `org` that a path names.
+pub(super) async fn member(
+    shared: &Shared,
+    org: OrganizationId,
+    named: &str,
+) -> Result<User, Failure> {
+    let unknown = || Failure::new(FailureClass::NotFound, "no such member");
+    let which = user_ref(named).ok_or_else(unknown)?;
+    let found = shared.store.user(which).await?;
+    found.filter(|user| user.org == org).ok_or_else(unknown)
+}

@@ -1,0 +1,98 @@
+//! A claim being worked on: what is left of it, and what its report will say.
+
+use crate::dispatch::expand::Expanded;
+use crate::dispatch::inbox;
+use crate::dispatch::settle::{Report, Tracker};
+use crate::journal::{Claim, Resolution};
+use crate::model::{
+    DeliveryId, FinalState, InboxOutcome, Millis, Notification, TargetRef, TimelineEvent,
+};
+use crate::work::Work;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// A claim with what is left of it to do.
+pub(super) struct Job {
+    pub(super) tracker: Arc<Tracker>,
+    pub(super) settled: HashSet<DeliveryId>,
+    pub(super) notification: Arc<Notification>,
+    pub(super) report: Report,
+    pub(super) recipients: Vec<Expanded>,
+}
+
+impl Job {
+    pub(super) fn new(claim: &Claim, notification: Notification) -> Self {
+        Self {
+            tracker: Tracker::new(claim),
+            settled: claim.settled.iter().copied().collect(),
+            notification: Arc::new(notification),
+            report: Report::default(),
+            recipients: Vec::new(),
+        }
+    }
+
+    /// A stand-in delivery that marks a step of this job as done, should the entry be claimed again.
+    pub(super) fn marker(&self, step: &str) -> DeliveryId {
+        DeliveryId::derive(self.notification.id, &format!("marker:{step}"))
+    }
+
+    pub(super) fn finish_all(
+        &mut self,
+        now: Millis,
+        recipient: &Expanded,
+        state: FinalState,
+        cause: &str,
+    ) {
+        for target in &recipient.targets {
+            self.settle(target.reference(), now, state, cause);
+        }
+    }
+
+    /// Sets a whole recipient aside until `until`.
+    pub(super) fn hold(&mut self, now: Millis, recipient: &Expanded, until: Millis, cause: String) {
+        let key = recipient.recipient.key();
+        let marker = self.marker(&format!("hold:{key}"));
+        self.report.resolved.push((marker, Resolution::Moved));
+        self.report.events.push(TimelineEvent::Held { at: now, recipient: key, until, cause });
+        let work = Work::Recipient {
+            notification: (*self.notification).clone(),
+            recipient: recipient.recipient,
+        };
+        self.report.follow_ups.push(work.follow_up(until));
+    }
+
+    /// Settles a target that no step of the plan needs any more.
+    pub(super) fn suppress(&mut self, target: TargetRef, now: Millis, cause: &str) {
+        self.settle(target, now, FinalState::Suppressed, cause);
+    }
+
+    /// Settles a delivery without a try, unless an earlier claim did.
+    pub(super) fn settle(
+        &mut self,
+        target: TargetRef,
+        now: Millis,
+        state: FinalState,
+        cause: &str,
+    ) {
+        let delivery = DeliveryId::derive(self.notification.id, &target.key());
+        if self.settled.insert(delivery) {
+            self.end(delivery, target, now, state, cause);
+        }
+    }
+
+    /// Notes the end of a delivery.
+    pub(super) fn end(
+        &mut self,
+        delivery: DeliveryId,
+        target: TargetRef,
+        at: Millis,
+        state: FinalState,
+        cause: &str,
+    ) {
+        self.report.resolved.push((delivery, Resolution::Final(state)));
+        let step = inbox::step(&self.notification, target, delivery, InboxOutcome::Failed, at);
+        self.report.inbox.extend(step);
+        let (target, cause) = (target.key(), cause.to_owned());
+        self.report.events.push(TimelineEvent::Settled { at, delivery, target, state, cause });
+    }
+}
