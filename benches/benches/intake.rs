@@ -5,7 +5,8 @@
 
 use bugler_gateway::BoxFuture;
 use bugler_gateway::api::{
-    Api, ApiSettings, Identity, IdentitySettings, NotificationStates, Shared,
+    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, NoHooks,
+    NotificationStates, Shared,
 };
 use bugler_gateway::auth::{
     Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
@@ -109,7 +110,9 @@ async fn intake(home: &Path) -> Result<Arc<dyn Service>, Failed> {
         },
         limit: None,
         jigx: NotificationStates::default(),
+        hooks: Arc::new(NoHooks),
         identity: Identity::new(Some(minter), settings),
+        blynk: Blynk::new(BlynkSettings::default()),
         passwords: PasswordPool::default(),
     })))
 }

@@ -52,6 +52,20 @@ impl<'a> Fields<'a> {
         self.members.get(name).filter(|value| !value.is_null())
     }
 
+    /// True if the member is there, null or not.
+    #[must_use]
+    pub(crate) fn is_sent(&self, name: &str) -> bool {
+        self.members.contains_key(name)
+    }
+
+    /// Faults those of `names` that are there and null, where null is no way to leave them out.
+    pub(crate) fn refuse_null(&self, names: &[&str], faults: &mut Faults) {
+        for name in names.iter().filter(|name| self.members.get(**name).is_some_and(Value::is_null))
+        {
+            faults.add(self.path(name), "must not be null");
+        }
+    }
+
     /// Faults every member that is not in `known`: the schema is closed.
     pub(crate) fn only(&self, known: &[&str], faults: &mut Faults) {
         for name in self.members.keys().filter(|name| !known.contains(&name.as_str())) {

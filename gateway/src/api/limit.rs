@@ -1,4 +1,4 @@
-//! How many notifications an organization may send: a token bucket each, refilled steadily.
+//! How much an organization may ask for: a token bucket each, refilled steadily.
 
 use crate::api::failure::{Failure, FailureClass};
 use crate::model::OrganizationId;
@@ -35,7 +35,17 @@ impl SendLimit {
         Self { per_second, burst, buckets: Mutex::default() }
     }
 
-    /// Takes one notification's worth, or says when to come back.
+    /// `count` in each `per`, all of them at once if the caller likes: what a documented number of
+    /// requests a minute promises.
+    #[must_use]
+    pub fn whole(count: u64, per: Duration) -> Self {
+        let steady = Self::new(count, per);
+        #[expect(clippy::cast_precision_loss, reason = "rates are far below 2^52")]
+        let burst = (count as f64).max(1.0);
+        Self { burst, ..steady }
+    }
+
+    /// Takes one of what is counted, or says when to come back.
     pub(crate) fn take(&self, org: OrganizationId, now: Instant) -> Result<(), Failure> {
         let mut buckets = self.buckets.lock();
         if buckets.len() >= BUCKETS_MAX && !buckets.contains_key(&org) {
@@ -82,6 +92,17 @@ mod tests {
         limit.take(other, start).expect("another organization's bucket is full");
         limit.take(one, start + Duration::from_millis(150)).expect("refilled by one");
         limit.take(one, start + Duration::from_millis(150)).expect_err("and no more");
+    }
+
+    #[test]
+    fn a_whole_minute_may_come_at_once() {
+        let limit = SendLimit::whole(100, Duration::from_mins(1));
+        let (start, one) = (Instant::now(), OrganizationId(1));
+        for _ in 0..100 {
+            limit.take(one, start).expect("within the minute's number");
+        }
+        limit.take(one, start).expect_err("one more");
+        limit.take(one, start + Duration::from_millis(700)).expect("refilled by one");
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub(crate) mod reply;
 mod applivery;
 mod bearer;
 mod blynk;
+mod hooks;
 mod identity;
 mod jigx;
 mod language;
@@ -27,6 +28,8 @@ mod zitadel;
 #[cfg(test)]
 mod tests;
 
+pub use blynk::{Blynk, BlynkSettings};
+pub use hooks::{ExchangeError, Hooks, NoHooks, SlackHook, Trial};
 pub use identity::{Identity, IdentitySettings};
 pub use jigx::States as NotificationStates;
 pub use limit::SendLimit;

@@ -87,20 +87,6 @@ impl Query {
         }
     }
 
-    /// As [`Query::text`]; an absent or empty parameter is a fault.
-    pub(crate) fn required_text(
-        &self,
-        name: &str,
-        max: usize,
-        faults: &mut Faults,
-    ) -> Option<&str> {
-        if self.get(name).is_none_or(str::is_empty) {
-            faults.add(name, "is required");
-            return None;
-        }
-        self.text(name, max, faults)
-    }
-
     /// A whole decimal number within `range`: `i32`, `i64`, or any type that widens into `i64`.
     pub(crate) fn integer<T>(
         &self,
@@ -268,12 +254,10 @@ mod tests {
         query.choice("p", &[("ASC", 1)], &mut faults);
         query.text("t", 2, &mut faults);
         query.text("n", 9, &mut faults);
-        query.required_text("d", 9, &mut faults);
-        query.required_text("gone", 9, &mut faults);
         query.only(&["a", "b", "c", "d", "p", "t", "n"], &mut faults);
         let failure = faults.into_result().expect_err("faults");
         let paths: Vec<_> = failure.fields.iter().map(|f| f.path.as_str()).collect();
-        assert_eq!(paths, ["c", "d", "p", "t", "n", "d", "gone", "o"]);
+        assert_eq!(paths, ["c", "d", "p", "t", "n", "o"]);
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! What the handlers share: who calls, what it reaches, and the one way a notification is accepted.
 
 use crate::api::failure::{Failure, FailureClass};
-use crate::api::{Answered, Identity, NotificationStates, SendLimit, reply};
+use crate::api::{Answered, Blynk, Hooks, Identity, NotificationStates, SendLimit, reply};
 use crate::auth::{Caller, PasswordPool, Permission, PermissionSet, Scope, TokenVerifier};
 use crate::intake::{Answer, ChangeError, Intake, KeyState, RecordChange, RequestKey, Running};
 use crate::model::{AuditNote, Organization, OrganizationId, User, UserStatus};
@@ -41,6 +41,9 @@ pub struct Shared {
     /// `None` lets every organization send as fast as it can.
     pub limit: Option<SendLimit>,
     pub identity: Identity,
+    pub blynk: Blynk,
+    /// Slack hooks and webhooks, for operations on subscriptions.
+    pub hooks: Arc<dyn Hooks>,
     pub passwords: PasswordPool,
     /// What became of the notifications that Jigx lists.
     pub jigx: NotificationStates,
@@ -184,21 +187,28 @@ impl Shared {
         change: RecordChange,
         answer: Answer,
     ) -> Result<Option<Answered>, Failure> {
-        let remember = begun.running.as_ref().map(|(key, _)| (*key, &answer));
-        match self.intake.change(self.store.as_ref(), change, remember).await {
-            Ok(()) => {
-                let durability = self.intake.journal().durability();
-                let response = reply::accepted(&answer, durability, false);
-                Ok(Some(Answered::Other(response)))
-            }
+        match self.attempt(begun, change, &answer).await {
+            Ok(answered) => Ok(Some(answered)),
             Err(ChangeError::Store(StoreError::Unmet { what }))
-                if RETRIED.contains(&what) && begun.tries < TRIES_MAX =>
+                if RETRIED.contains(&what) && begun.again() =>
             {
-                begun.tries += 1;
                 Ok(None)
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Makes a change once and answers; what a refusal of the records means is for the caller.
+    pub(crate) async fn attempt(
+        &self,
+        begun: &Begun,
+        change: RecordChange,
+        answer: &Answer,
+    ) -> Result<Answered, ChangeError> {
+        let remember = begun.running.as_ref().map(|(key, _)| (*key, answer));
+        self.intake.change(self.store.as_ref(), change, remember).await?;
+        let durability = self.intake.journal().durability();
+        Ok(Answered::Other(reply::accepted(answer, durability, false)))
     }
 
     /// A line for the audit trail.
@@ -220,7 +230,8 @@ impl Shared {
 }
 
 /// Expectations that fail because somebody else was faster: reading again may help.
-const RETRIED: [&str; 3] = ["user_changed", "sequence_changed", "inbox_changed"];
+const RETRIED: [&str; 4] =
+    ["user_changed", "sequence_changed", "inbox_changed", "subscription_changed"];
 const TRIES_MAX: u8 = 8;
 
 /// How a request that changes records begins.
@@ -233,6 +244,15 @@ pub(crate) enum Turn {
 pub(crate) struct Begun {
     running: Option<(RequestKey, Running)>,
     tries: u8,
+}
+
+impl Begun {
+    /// Counts another try; false once there were enough.
+    pub(crate) fn again(&mut self) -> bool {
+        let is_left = self.tries < TRIES_MAX;
+        self.tries += u8::from(is_left);
+        is_left
+    }
 }
 
 /// What is left of a request once its body is read.
@@ -255,11 +275,6 @@ impl Head {
 
     pub(crate) fn headers(&self) -> &HeaderMap {
         &self.headers
-    }
-
-    /// The query as sent.
-    pub(crate) fn query(&self) -> Option<&str> {
-        self.uri.query()
     }
 
     pub(crate) fn peer(&self) -> SocketAddr {

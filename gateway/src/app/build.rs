@@ -1,6 +1,8 @@
 //! From settings to parts: the only place that chooses backends and builds providers and rules.
 
+use crate::api::Hooks;
 use crate::app::AppError;
+use crate::app::hooks::ProviderHooks;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::dispatch::retry::RetryPolicy;
@@ -11,7 +13,7 @@ use crate::providers::Provider;
 use crate::providers::apns::{Apns, ApnsConfig};
 use crate::providers::email::{Email, EmailConfig, Security};
 use crate::providers::fcm::{Fcm, FcmConfig};
-use crate::providers::slack::{Slack, SlackConfig};
+use crate::providers::slack::{ACCESS_ENDPOINT, Slack, SlackApp, SlackAppConfig, SlackConfig};
 use crate::providers::transport::Deadlines;
 use crate::providers::webhook::{Webhook, WebhookConfig};
 use crate::rules::{
@@ -129,7 +131,11 @@ fn rule(rule: &config::ChainRule) -> RuleConfig {
 }
 
 /// Every configured provider, ready and without an open socket.
-pub(super) fn providers(config: &Config, clock: &Arc<dyn Clock>) -> Result<Providers, AppError> {
+pub(super) fn providers(
+    config: &Config,
+    hooked: &Hooked,
+    clock: &Arc<dyn Clock>,
+) -> Result<Providers, AppError> {
     let settings = &config.providers;
     let mut providers = Providers::default();
     for (app, apns) in &settings.apns {
@@ -140,31 +146,78 @@ pub(super) fn providers(config: &Config, clock: &Arc<dyn Clock>) -> Result<Provi
         let built = self::fcm(settings, fcm, clock).map_err(|e| e.of(ProviderName::Fcm, app))?;
         providers.push.insert((ProviderName::Fcm, app.clone()), Arc::new(built));
     }
-    let slack = SlackConfig {
-        allow_http: settings.slack.allow_http,
-        allow_private: settings.slack.allow_private,
-        ca_pem: read_ca(settings.slack.ca_file.as_deref())?,
-        deadlines: deadlines(settings.connect_timeout, settings.slack.timeout),
-        ..SlackConfig::default()
-    };
-    let slack = Slack::new(slack, Arc::clone(clock))
-        .map_err(|e| BuildError::from(e).of(ProviderName::Slack, ""))?;
-    providers.slack = Some(Arc::new(slack) as Arc<dyn Provider>);
-    let webhook = WebhookConfig {
-        allow_http: settings.webhook.allow_http,
-        allow_private: settings.webhook.allow_private,
-        ca_pem: read_ca(settings.webhook.ca_file.as_deref())?,
-        deadlines: deadlines(settings.connect_timeout, settings.webhook.timeout),
-        ..WebhookConfig::default()
-    };
-    let webhook = Webhook::new(webhook, Arc::clone(clock));
-    let webhook = webhook.map_err(|e| BuildError::from(e).of(ProviderName::Webhook, ""))?;
-    providers.webhook = Some(Arc::new(webhook) as Arc<dyn Provider>);
+    providers.slack = Some(Arc::clone(&hooked.slack) as Arc<dyn Provider>);
+    providers.webhook = Some(Arc::clone(&hooked.webhook) as Arc<dyn Provider>);
     if let Some(relay) = &settings.email {
         let built = email(settings, relay).map_err(|e| e.of(ProviderName::Email, ""))?;
         providers.email = Some(Arc::new(built) as Arc<dyn Provider>);
     }
     Ok(providers)
+}
+
+/// The providers of subscriptions: both the dispatcher and the API send with them.
+#[derive(Debug)]
+pub(super) struct Hooked {
+    slack: Arc<Slack>,
+    webhook: Arc<Webhook>,
+}
+
+impl Hooked {
+    pub(super) fn new(config: &Config, clock: &Arc<dyn Clock>) -> Result<Self, AppError> {
+        let settings = &config.providers;
+        let slack = SlackConfig {
+            allow_http: settings.slack.allow_http,
+            allow_private: settings.slack.allow_private,
+            ca_pem: read_ca(settings.slack.ca_file.as_deref())?,
+            deadlines: deadlines(settings.connect_timeout, settings.slack.timeout),
+            ..SlackConfig::default()
+        };
+        let slack = Slack::new(slack, Arc::clone(clock))
+            .map_err(|e| BuildError::from(e).of(ProviderName::Slack, ""))?;
+        let webhook = WebhookConfig {
+            allow_http: settings.webhook.allow_http,
+            allow_private: settings.webhook.allow_private,
+            ca_pem: read_ca(settings.webhook.ca_file.as_deref())?,
+            deadlines: deadlines(settings.connect_timeout, settings.webhook.timeout),
+            ..WebhookConfig::default()
+        };
+        let webhook = Webhook::new(webhook, Arc::clone(clock))
+            .map_err(|e| BuildError::from(e).of(ProviderName::Webhook, ""))?;
+        Ok(Self { slack: Arc::new(slack), webhook: Arc::new(webhook) })
+    }
+
+    /// What the API may ask of them.
+    pub(super) fn for_api(
+        self,
+        config: &Config,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Arc<dyn Hooks>, AppError> {
+        let settings = &config.providers;
+        let app = settings.slack_app.as_ref().map(|app| slack_app(settings, app)).transpose();
+        let app = app.map_err(|e| e.of(ProviderName::Slack, "oauth"))?;
+        Ok(Arc::new(ProviderHooks::new(self.slack, app, self.webhook, Arc::clone(clock))))
+    }
+}
+
+fn slack_app(settings: &config::Providers, app: &config::SlackApp) -> Result<SlackApp, BuildError> {
+    Ok(SlackApp::new(SlackAppConfig {
+        endpoint: match &app.endpoint {
+            Some(url) => url.clone(),
+            None => ACCESS_ENDPOINT.parse().expect("the constant is a URL"),
+        },
+        client_id: app.client_id.clone(),
+        client_secret: without_line_end(app.client_secret.as_ref()).unwrap_or(Secret::new("")),
+        allowed_redirects: app.allowed_redirects.clone(),
+        allow_http: settings.slack.allow_http,
+        allow_private: settings.slack.allow_private,
+        ca_pem: read_ca(settings.slack.ca_file.as_deref())?,
+        deadlines: deadlines(settings.connect_timeout, settings.slack.timeout),
+    })?)
+}
+
+/// An editor's line break at the end of the file is no part of a secret.
+fn without_line_end(secret: Option<&Secret>) -> Option<Secret> {
+    secret.map(|secret| Secret::new(secret.reveal().trim_end_matches(['\r', '\n'])))
 }
 
 fn deadlines(connect: Duration, total: Duration) -> Deadlines {
@@ -204,9 +257,7 @@ fn fcm(
 }
 
 fn email(settings: &config::Providers, relay: &config::EmailRelay) -> Result<Email, BuildError> {
-    // An editor's line break at the end of the file is no part of the password.
-    let bare = |secret: &Secret| Secret::new(secret.reveal().trim_end_matches(['\r', '\n']));
-    let password = relay.password.as_ref().map(bare);
+    let password = without_line_end(relay.password.as_ref());
     let config = EmailConfig {
         host: relay.host.clone(),
         port: relay.port,

@@ -7,13 +7,15 @@
 
 mod build;
 mod client;
+mod hooks;
 
 pub use build::BuildError;
 pub use client::{CreatedClient, create_client};
 
 use crate::admin::AdminService;
 use crate::api::{
-    Api, ApiSettings, Identity, IdentitySettings, NotificationStates, SendLimit, Shared,
+    Api, ApiSettings, Blynk, BlynkSettings, Hooks, Identity, IdentitySettings, NotificationStates,
+    SendLimit, Shared,
 };
 use crate::auth::{KeyError, KeyRing, PasswordPool, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
@@ -130,11 +132,12 @@ impl App {
                 .await
                 .map_err(|source| AppError::Seed { path, source: Box::new(source) })?;
         }
+        let hooked = build::Hooked::new(&config, &clock)?;
         let dispatcher = Dispatcher::start(DispatcherParts {
             journal: Arc::clone(&journal) as Arc<dyn Journal>,
             store: Arc::clone(&store),
             rules,
-            providers: build::providers(&config, &clock)?,
+            providers: build::providers(&config, &hooked, &clock)?,
             clock: Arc::clone(&clock),
             settings: build::dispatch_settings(&config),
         });
@@ -142,7 +145,8 @@ impl App {
         let tasks = Tasks::new(shutdown.clone());
         let readiness = Readiness::new(shutdown.clone());
         let kept = Arc::clone(&store);
-        let service = service(&config, &journal, store, keys, &clock);
+        let hooks = hooked.for_api(&config, &clock)?;
+        let service = service(&config, &journal, (store, keys, hooks), &clock);
         let admin_service = {
             let journal = Arc::clone(&journal);
             AdminService::new(readiness.clone(), metrics.clone(), move || journal.durability())
@@ -296,8 +300,7 @@ async fn apply_seed(path: &Path, store: &dyn Store, clock: &dyn Clock) -> Result
 fn service(
     config: &Config,
     journal: &Arc<DiskJournal>,
-    store: Arc<dyn Store>,
-    keys: Arc<KeyRing>,
+    (store, keys, hooks): (Arc<dyn Store>, Arc<KeyRing>, Arc<dyn Hooks>),
     clock: &Arc<dyn Clock>,
 ) -> Arc<dyn Service> {
     let journal = Arc::clone(journal) as Arc<dyn Journal>;
@@ -317,11 +320,27 @@ fn service(
             region: String::from("us-east-1"),
             retention: config.store.retention,
         },
+        hooks,
         identity: Identity::new(minter.ok(), identity),
+        blynk: Blynk::new(blynk_settings(config)),
         passwords: PasswordPool::default(),
         jigx: NotificationStates::default(),
         limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
     }))
+}
+
+fn blynk_settings(config: &Config) -> BlynkSettings {
+    let limits = &config.limits;
+    BlynkSettings {
+        requests: limits.blynk_requests.map(|rate| (rate.count, rate.per)),
+        users_per_org: limits.users_per_org,
+        invites_per_day: limits.invites_per_day,
+        invites_per_address: limits.invites_per_address,
+        organization_levels: limits.organization_levels,
+        sub_organizations: limits.sub_organizations,
+        public_url: config.accounts.public_url.0.clone(),
+        invitation_ttl: config.accounts.invitation_ttl,
+    }
 }
 
 /// Removes tokens and invitations some time after they ended.

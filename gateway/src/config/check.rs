@@ -7,7 +7,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::ConfigError;
-use super::sections::{ApnsApp, ChainRule, Config, EmailRelay, FcmApp, Server};
+use super::sections::{ApnsApp, ChainRule, Config, EmailRelay, FcmApp, Server, SlackApp};
 use super::value::RelaySecurity;
 
 /// Notes in `errors` every rule that `config` breaks.
@@ -29,6 +29,9 @@ pub(super) fn config(config: &Config, errors: &mut Vec<ConfigError>) {
         fcm(&format!("providers.fcm.{name}"), app, &mut broken);
     }
     authorities("providers.slack", config.providers.slack.ca_file.as_deref(), &mut broken);
+    if let Some(app) = &config.providers.slack_app {
+        slack_app("providers.slack.oauth", app, &mut broken);
+    }
     authorities("providers.webhook", config.providers.webhook.ca_file.as_deref(), &mut broken);
     if let Some(relay) = &config.providers.email {
         email("providers.email", relay, &mut broken);
@@ -150,6 +153,14 @@ fn fcm(path: &str, app: &FcmApp, broken: &mut Broken<'_>) {
     }
     endpoint(path, app.endpoint.as_ref(), broken);
     authorities(path, app.ca_file.as_deref(), broken);
+}
+
+fn slack_app(path: &str, app: &SlackApp, broken: &mut Broken<'_>) {
+    if app.client_id.is_empty() {
+        let hint = "copy it from the app's page at Slack";
+        broken.note(&format!("{path}.client_id"), "is required", hint);
+    }
+    endpoint(path, app.endpoint.as_ref(), broken);
 }
 
 /// Mail carries links that let their reader in, and AUTH a password: in the clear only on this

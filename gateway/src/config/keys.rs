@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use url::Url;
+
 use super::read::Walk;
 use super::sections::{
-    Admin, ApnsApp, Auth, ChainRule, Config, Dispatch, EmailRelay, FcmApp, HookSettings,
+    Accounts, Admin, ApnsApp, Auth, ChainRule, Config, Dispatch, EmailRelay, FcmApp, HookSettings,
     Idempotency, Limits, Observability, Providers, PushPool, Retry, RuleLimits, RuleMatch, Rules,
-    ScheduledRetry, Server, StoreSettings,
+    ScheduledRetry, Server, SlackApp, StoreSettings,
 };
 use super::value::ByteSize;
 
@@ -29,6 +31,7 @@ pub(super) fn config(config: &mut Config, walk: &mut Walk<'_>) {
     walk.section("store", |walk| store(&mut config.store, walk));
     walk.section("dispatch", |walk| dispatch(&mut config.dispatch, walk));
     walk.section("auth", |walk| auth(&mut config.auth, walk));
+    walk.section("accounts", |walk| accounts(&mut config.accounts, walk));
     walk.section("limits", |walk| limits(&mut config.limits, walk));
     walk.section("idempotency", |walk| idempotency(&mut config.idempotency, walk));
     walk.section("rules", |walk| rules(&mut config.rules, walk));
@@ -110,8 +113,19 @@ fn auth(auth: &mut Auth, walk: &mut Walk<'_>) {
     walk.ranged("client_failures", &mut auth.client_failures, 0..=1_000_000);
 }
 
+fn accounts(accounts: &mut Accounts, walk: &mut Walk<'_>) {
+    walk.value("public_url", &mut accounts.public_url);
+    walk.ranged("invitation_ttl", &mut accounts.invitation_ttl, MINUTE..=YEAR);
+}
+
 fn limits(limits: &mut Limits, walk: &mut Walk<'_>) {
     walk.value("per_org", &mut limits.per_org);
+    walk.value("blynk_requests", &mut limits.blynk_requests);
+    walk.value("users_per_org", &mut limits.users_per_org);
+    walk.value("invites_per_day", &mut limits.invites_per_day);
+    walk.value("invites_per_address", &mut limits.invites_per_address);
+    walk.ranged("organization_levels", &mut limits.organization_levels, 1..=12);
+    walk.value("sub_organizations", &mut limits.sub_organizations);
 }
 
 fn idempotency(idempotency: &mut Idempotency, walk: &mut Walk<'_>) {
@@ -154,7 +168,10 @@ fn providers(providers: &mut Providers, walk: &mut Walk<'_>) {
     walk.ranged("connect_timeout", &mut providers.connect_timeout, MS..=MINUTE);
     walk.named("apns", &mut providers.apns, apns);
     walk.named("fcm", &mut providers.fcm, fcm);
-    walk.section("slack", |walk| hooks(&mut providers.slack, walk));
+    walk.section("slack", |walk| {
+        hooks(&mut providers.slack, walk);
+        walk.optional("oauth", &mut providers.slack_app, slack_app);
+    });
     walk.section("webhook", |walk| hooks(&mut providers.webhook, walk));
     walk.optional("email", &mut providers.email, email);
 }
@@ -187,6 +204,17 @@ fn hooks(hooks: &mut HookSettings, walk: &mut Walk<'_>) {
     walk.value("allow_private", &mut hooks.allow_private);
     walk.value("ca_file", &mut hooks.ca_file);
     walk.ranged("timeout", &mut hooks.timeout, 10 * MS..=HOUR);
+}
+
+fn slack_app(app: &mut SlackApp, walk: &mut Walk<'_>) {
+    walk.value("client_id", &mut app.client_id);
+    let keys = ("client_secret", "client_secret_file");
+    walk.secret(keys, &mut app.client_secret, &mut app.client_secret_file);
+    walk.value("endpoint", &mut app.endpoint);
+    walk.checked("allowed_redirects", &mut app.allowed_redirects, |redirects| {
+        let valid = redirects.len() <= 100 && redirects.iter().all(|one| Url::parse(one).is_ok());
+        (!valid).then(|| String::from("must be a list of at most 100 URLs"))
+    });
 }
 
 fn email(relay: &mut EmailRelay, walk: &mut Walk<'_>) {

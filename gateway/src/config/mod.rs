@@ -18,7 +18,7 @@ mod value;
 mod tests;
 
 pub use self::sections::*;
-pub use self::value::{ByteSize, Fsync, LogFormat, OnError, Rate, RelaySecurity};
+pub use self::value::{ByteSize, Fsync, LogFormat, OnError, Rate, RelaySecurity, WebPage};
 
 use self::layers::Layers;
 use self::read::Walk;

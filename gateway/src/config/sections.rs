@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::value::{ByteSize, Fsync, LogFormat, OnError, Rate, RelaySecurity};
+use super::value::{ByteSize, Fsync, LogFormat, OnError, Rate, RelaySecurity, WebPage};
 use crate::model::{ProviderName, Secret};
 
 const MIB: u64 = 1 << 20;
@@ -23,6 +23,7 @@ pub struct Config {
     pub store: StoreSettings,
     pub dispatch: Dispatch,
     pub auth: Auth,
+    pub accounts: Accounts,
     pub limits: Limits,
     pub idempotency: Idempotency,
     pub rules: Rules,
@@ -220,10 +221,49 @@ impl Default for Auth {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Notifications one organization may send; `None` is no limit.
     pub per_org: Option<Rate>,
+    /// Requests one organization may make of Blynk's paths; `None` is no limit.
+    pub blynk_requests: Option<Rate>,
+    /// Users of one organization; 0 is no limit. Imports are not limited.
+    pub users_per_org: u32,
+    /// Invitations one organization sends a day; 0 is no limit.
+    pub invites_per_day: u32,
+    /// Invitations one address gets an hour; 0 is no limit.
+    pub invites_per_address: u32,
+    /// Depth of the tree of organizations.
+    pub organization_levels: u32,
+    /// Organizations directly below one; 0 is no limit. Personal ones are not counted.
+    pub sub_organizations: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            per_org: None,
+            blynk_requests: Some(Rate { count: 10_000, per: Duration::from_mins(1) }),
+            users_per_org: 50,
+            invites_per_day: 25,
+            invites_per_address: 3,
+            organization_levels: 4,
+            sub_organizations: 200,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Accounts {
+    /// The page where the invited choose a password; without one no link is sent.
+    pub public_url: WebPage,
+    pub invitation_ttl: Duration,
+}
+
+impl Default for Accounts {
+    fn default() -> Self {
+        Self { public_url: WebPage(None), invitation_ttl: Duration::from_secs(30 * DAY) }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -302,6 +342,8 @@ pub struct Providers {
     pub apns: BTreeMap<String, ApnsApp>,
     pub fcm: BTreeMap<String, FcmApp>,
     pub slack: HookSettings,
+    /// Absent: no Slack channel can be added through the API.
+    pub slack_app: Option<SlackApp>,
     pub webhook: HookSettings,
     /// Absent: nobody gets mail.
     pub email: Option<EmailRelay>,
@@ -314,6 +356,7 @@ impl Default for Providers {
             apns: BTreeMap::new(),
             fcm: BTreeMap::new(),
             slack: HookSettings { timeout: Duration::from_secs(10), ..HookSettings::default() },
+            slack_app: None,
             webhook: HookSettings::default(),
             email: None,
         }
@@ -384,6 +427,19 @@ impl Default for HookSettings {
             timeout: Duration::from_secs(15),
         }
     }
+}
+
+/// The Slack app whose authorization codes are exchanged for hooks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SlackApp {
+    pub client_id: String,
+    /// Filled from `client_secret_file`, without the line break at its end.
+    pub client_secret: Option<Secret>,
+    pub client_secret_file: Option<PathBuf>,
+    /// `None` is Slack itself.
+    pub endpoint: Option<Url>,
+    /// The redirect URIs that may be named; empty leaves the judgement to Slack.
+    pub allowed_redirects: Vec<String>,
 }
 
 /// The SMTP relay that takes all mail.

@@ -21,6 +21,7 @@ impl Files {
             ("apns.p8", KEY),
             ("fcm.json", ACCOUNT),
             ("smtp.password", "smtpsecret\n"),
+            ("slack.secret", "slacksecret\n"),
             ("ca.pem", certificate),
             ("quiet_hours.wasm", ""),
         ] {
@@ -128,6 +129,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
             "providers.apns.<app>.key",
             "providers.fcm.<app>.service_account",
             "providers.email.password",
+            "providers.slack.oauth.client_secret",
         ]
         .map(String::from),
     );
@@ -372,6 +374,31 @@ fn a_mail_relay_is_there_or_not_and_whole_if_it_is() {
 }
 
 #[test]
+fn a_slack_app_is_there_or_not_and_whole_if_it_is() {
+    let load = |set: &[&str]| Config::load(overridden(&[], set));
+    assert_eq!(load(&[]).unwrap().providers.slack_app, None);
+    let whole =
+        ["providers.slack.oauth.client_id=1.2", "providers.slack.oauth.client_secret=hidden"];
+    let app = load(&whole).unwrap().providers.slack_app.unwrap();
+    assert_eq!((app.endpoint, app.allowed_redirects), (None, Vec::<String>::new()));
+    let cases: [(&str, &str); 4] = [
+        ("client_id=", "client_id: must be a string that is not empty"),
+        ("client_secret_file=/s", "client_secret_file: set this or client_secret, not both"),
+        ("endpoint=http://slack.example.com", "endpoint: would send credentials in the clear"),
+        ("allowed_redirects=[\"x\"]", "allowed_redirects: must be a list of at most 100 URLs"),
+    ];
+    for (set, expected) in cases {
+        let set = format!("providers.slack.oauth.{set}");
+        let problems = load(&[whole[0], whole[1], &set]).unwrap_err().to_string();
+        assert!(problems.starts_with(&format!("providers.slack.oauth.{expected}")), "{problems}");
+    }
+    let alone = load(&whole[..1]).unwrap_err().to_string();
+    assert!(alone.contains("client_secret_file: is required"), "{alone}");
+    let alone = load(&whole[1..]).unwrap_err().to_string();
+    assert!(alone.contains("client_id: is required"), "{alone}");
+}
+
+#[test]
 fn text_that_is_not_toml_names_the_line() {
     let problems = Files::new("[server]\nlisten = \n").problems();
     assert!(problems.starts_with("DIR/bugler.toml:2: "), "{problems}");
@@ -388,7 +415,11 @@ fn secrets_are_shown_nowhere() {
             &format!("service_account = '{ACCOUNT}'"),
         );
     let toml = toml.replace("password_file = \"DIR/smtp.password\"", "password = 'smtptopsecret'");
+    let toml = toml
+        .replace("client_secret_file = \"DIR/slack.secret\"", "client_secret = 'slacktopsecret'");
     let config = Config::load(Files::new(&toml).sources()).unwrap();
+    let app = config.providers.slack_app.as_ref().unwrap();
+    assert_eq!(app.client_secret.as_ref().map(|s| s.reveal()), Some("slacktopsecret"));
     let relay = config.providers.email.as_ref().unwrap();
     assert_eq!(relay.password.as_ref().map(|p| p.reveal()), Some("smtptopsecret"));
     let apns = config.providers.apns.get("main").unwrap();

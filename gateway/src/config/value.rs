@@ -48,6 +48,10 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// A page that people open, if there is one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebPage(pub Option<Url>);
+
 /// When the journal calls a commit durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fsync {
@@ -260,6 +264,25 @@ impl Setting for Option<Url> {
 
     fn to_toml(&self) -> Option<Value> {
         text(self.as_ref().map_or("production", Url::as_str))
+    }
+}
+
+impl Setting for WebPage {
+    const FORM: &'static str =
+        r#"an http or https URL such as "https://example.com/welcome", or """#;
+
+    fn from_toml(value: &Value) -> Option<Self> {
+        match value.as_str()? {
+            "" => Some(Self(None)),
+            text => {
+                let url = Url::parse(text).ok().filter(Url::has_host)?;
+                matches!(url.scheme(), "http" | "https").then_some(Self(Some(url)))
+            }
+        }
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        text(self.0.as_ref().map_or("", Url::as_str))
     }
 }
 

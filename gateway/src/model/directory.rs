@@ -216,9 +216,11 @@ pub enum Endpoint {
 pub struct Subscription {
     pub id: SubscriptionId,
     pub org: OrganizationId,
-    pub description: String,
+    pub description: Option<String>,
     /// Event names; `*` is every event.
     pub events: Vec<String>,
+    /// Event names its owner said no to, shown again as they were sent.
+    pub unwanted: Vec<String>,
     pub endpoint: Endpoint,
     pub enabled: bool,
     pub created_at: Millis,

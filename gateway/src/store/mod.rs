@@ -69,6 +69,9 @@ pub enum Change {
     Forget(Millis),
     /// Moves entries of inboxes, or hides a notification its sender removed.
     Inbox(InboxChange),
+    /// As `PutDevice`, and removes every other device with the same platform and token: an app
+    /// that somebody else logs in to tells the last one nothing any more.
+    ClaimDevice(Device),
 }
 
 /// What must hold when changes are made, decided with them.
@@ -88,6 +91,8 @@ pub enum Expectation {
     Children(OrganizationId, u32),
     /// The user's inbox entry for the notification still has this revision.
     InboxRevision(UserId, NotificationId, u64),
+    /// The subscription is stored and nobody changed it since this instant.
+    Subscription(OrganizationId, SubscriptionId, Millis),
 }
 
 impl Expectation {
@@ -102,6 +107,7 @@ impl Expectation {
             Self::Subscriptions(..) => "too_many_subscriptions",
             Self::Children(..) => "too_many_organizations",
             Self::InboxRevision(..) => "inbox_changed",
+            Self::Subscription(..) => "subscription_changed",
         }
     }
 }

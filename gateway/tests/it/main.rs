@@ -1,8 +1,11 @@
 //! The gateway judged from outside: the real binary, real sockets, provider twins and ledgers.
 
 mod accounts;
+mod accounts_crash;
 mod api;
+mod applivery;
 mod binary;
+mod blynk;
 mod bulk;
 mod config;
 mod crash;

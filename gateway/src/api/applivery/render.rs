@@ -5,8 +5,15 @@ use crate::api::reply;
 use crate::server::Response;
 use serde_json::json;
 
+/// Printed without the words that stand before every wrong parameter.
+const NOT_CONFIGURED: &str = "Slack integration is not configured";
+
 pub(crate) fn render(failure: &Failure) -> Response {
     let (status, code, message) = match failure.class {
+        // No field is wrong: the sentence stands for itself.
+        FailureClass::Invalid if failure.fields.is_empty() && failure.detail == NOT_CONFIGURED => {
+            (400, 5001, failure.detail.clone())
+        }
         FailureClass::Invalid => (400, 5001, format!("Invalid parameters: {}", failure.detail)),
         FailureClass::NoToken => (401, 4002, String::from("No auth token")),
         FailureClass::BadToken => (401, 4004, String::from("Invalid Token")),

@@ -1,111 +1,116 @@
-//! Blynk: organization users under `/api/v1/organization`. So far the push notification.
+//! Blynk: users, invitations, pushes and organizations under `/api/v1/organization`.
+//!
+//! Ids travel as query parameters or in the body, never in the path. A token speaks for its
+//! organization and those below it; one of a user also needs the rights its role has.
 
 pub(crate) mod render;
 
-use crate::api::failure::{Failure, FailureClass};
-use crate::api::fields::{Faults, Fields};
-use crate::api::route::{Call, Endpoint};
-use crate::api::{Answered, BLYNK_BODY_MAX, Shared, json};
-use crate::auth::Scope;
-use crate::intake::Answer;
-use crate::model::{Audience, Content, Notification, Priority, Source, UserId};
-use crate::store::UserRef;
-use bytes::Bytes;
+mod actor;
+mod bodies;
+mod devices;
+mod events;
+mod fields;
+mod invite;
+mod limits;
+mod lists;
+mod organizations;
+mod personal;
+mod push;
+mod roles;
+mod transfer;
+mod users;
+mod wire;
+
+pub use limits::{Blynk, BlynkSettings};
+
+use crate::api::route::Endpoint;
 use http::Method;
 
 /// What Blynk's paths serve.
-pub(super) const ENDPOINTS: &[Endpoint] = &[Endpoint {
-    method: Method::POST,
-    patterns: &["/api/v1/organization/users/send-push-notification"],
-    work: |call| Box::pin(push(call)),
-}];
-
-struct Push {
-    user: UserId,
-    title: String,
-    body: String,
-    image_url: Option<String>,
-}
-
-impl Push {
-    fn parse(body: &[u8]) -> Result<Self, Failure> {
-        let body = json::parse(body).map_err(|fault| Failure::field("", fault.to_string()))?;
-        let fields = Fields::of_body(&body)?;
-        let mut faults = Faults::default();
-        let user = fields.required_integer::<i64>("userId", &mut faults);
-        let title = fields.required_text("title", 50, &mut faults);
-        let text = fields.text("body", 255, &mut faults);
-        let image_url = fields.text("imageUrl", 1024, &mut faults);
-        let is_https = |url: &str| {
-            url::Url::parse(url)
-                .is_ok_and(|url| url.scheme() == "https" && url.host_str().is_some())
-        };
-        if image_url.is_some_and(|url| !is_https(url)) {
-            faults.add("imageUrl", "must be an https URL");
-        }
-        faults.into_result()?;
-        Ok(Self {
-            user: UserId(user.unwrap_or_default()),
-            title: title.unwrap_or_default().to_owned(),
-            body: text.unwrap_or_default().to_owned(),
-            image_url: image_url.map(str::to_owned),
-        })
-    }
-}
-
-/// `POST …/users/send-push-notification`
-async fn push(call: Call) -> Result<Answered, Failure> {
-    let Call { shared, request, .. } = call;
-    let caller = shared.caller(&request.headers).await?;
-    shared.throttle(caller.organization)?;
-    if caller.scope != Scope::Organization {
-        let text =
-            "This endpoint is available only when organization-scoped authentication is used.";
-        return Err(Failure::new(FailureClass::Forbidden, text));
-    }
-    shared.require(&caller, crate::auth::Permission::NotificationSend).await?;
-    let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
-    let push = Push::parse(&body)?;
-    let user = shared.store.user(UserRef::Id(push.user)).await?;
-    let user = match user {
-        Some(user) if shared.is_within(user.org, caller.organization).await? => user,
-        _ => {
-            let text = format!(
-                "User with identifier {} is not found or belong to another organization.",
-                push.user
-            );
-            return Err(Failure::new(FailureClass::NotFound, text));
-        }
-    };
-    let key = head.key(caller.organization, &body)?;
-    let now = shared.intake.now();
-    shared
-        .accept(key, || {
-            let id = shared.intake.mint();
-            let answer = Answer { status: 204, notification: id, body: Bytes::new() };
-            let notification = Notification {
-                id,
-                org: user.org,
-                source: Source::Blynk,
-                event: String::from("push.direct"),
-                audience: Audience::Users(vec![push.user]),
-                content: Content {
-                    title: push.title,
-                    body: push.body,
-                    image_url: push.image_url,
-                    data: String::new(),
-                },
-                priority: Priority::default(),
-                collapse_key: None,
-                created_at: now,
-                created_by: format!("organization:{}", caller.organization),
-                start_at: now,
-                expires_at: None,
-                dialect_fields: String::new(),
-                mail: None,
-                inbox: false,
-            };
-            Ok((notification, answer))
-        })
-        .await
-}
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/api/v1/organization/user/profile"],
+        work: |call| Box::pin(lists::profile(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/api/v1/organization/users"],
+        work: |call| Box::pin(lists::list(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/api/v1/organization/search/users"],
+        work: |call| Box::pin(lists::search(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/api/v1/organization/user"],
+        work: |call| Box::pin(lists::get(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/api/v1/organization/users/create"],
+        work: |call| Box::pin(users::create(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/api/v1/organization/users/create-in-org"],
+        work: |call| Box::pin(users::create_in_org(call)),
+    },
+    Endpoint {
+        method: Method::PUT,
+        patterns: &["/api/v1/organization/users/role"],
+        work: |call| Box::pin(roles::change(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/api/v1/organization/users/invite"],
+        work: |call| Box::pin(invite::invite(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/api/v1/organization/users/register"],
+        work: |call| Box::pin(invite::register(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/api/v1/organization/users/transfer"],
+        work: |call| Box::pin(transfer::transfer(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/api/v1/organization/users/send-push-notification"],
+        work: |call| Box::pin(push::push(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/api/v1/organization/users/fcm-token/register"],
+        work: |call| Box::pin(devices::register(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/api/v1/organization/profile"],
+        work: |call| Box::pin(organizations::profile(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/api/v1/organization"],
+        work: |call| Box::pin(organizations::get(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/api/v1/organization/search"],
+        work: |call| Box::pin(organizations::search(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/api/v1/organization/sub-organizations"],
+        work: |call| Box::pin(organizations::children(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/api/v1/organization/create"],
+        work: |call| Box::pin(organizations::create(call)),
+    },
+];

@@ -15,7 +15,7 @@ const NAME_MAX: usize = 100;
 pub(crate) const CREDENTIALS_MAX: usize = 100;
 
 /// An organization in any of its four forms. A form of one kind is never taken for another.
-pub(super) fn organization_ref(text: &str) -> OrganizationRef {
+pub(in crate::api) fn organization_ref(text: &str) -> OrganizationRef {
     if let Ok(id) = text.parse::<i32>()
         && text.bytes().all(|byte| byte.is_ascii_digit())
     {
@@ -46,7 +46,8 @@ pub(super) async fn administered(
     Ok(organization)
 }
 
-async fn reached(
+/// The organization a path names, if the caller reaches it; 404 for all others alike.
+pub(super) async fn reached(
     shared: &Shared,
     caller: &Caller,
     named: &str,

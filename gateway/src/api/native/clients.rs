@@ -33,6 +33,7 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
 pub(crate) async fn create_for_blynk(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let caller = shared.caller(&request.headers).await?;
+    shared.blynk.request(caller.organization)?;
     shared.throttle(caller.organization)?;
     shared.require_every_right(&caller).await?;
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;

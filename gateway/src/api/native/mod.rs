@@ -1,9 +1,10 @@
 //! The native API under `/bugler/v1`: send one, send many, follow one.
 
-mod account;
+pub(super) mod account;
 mod audit;
 mod batch;
 mod clients;
+mod events;
 mod invitation;
 mod keys;
 mod password;
@@ -62,6 +63,11 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         method: Method::DELETE,
         patterns: &["/bugler/v1/organizations/{org}/clients/{id}"],
         work: |call| Box::pin(clients::remove(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/organizations/{org}/events"],
+        work: |call| Box::pin(events::raise(call)),
     },
     Endpoint {
         method: Method::POST,

@@ -1,6 +1,9 @@
 //! Invitations and keys, from a store that holds some: good in their time and for whom they are.
 
-use crate::api::{Api, ApiSettings, Identity, IdentitySettings, NotificationStates, Shared};
+use crate::api::{
+    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, NoHooks,
+    NotificationStates, Shared,
+};
 use crate::auth::{Fresh, KeyRing, PasswordPool, TokenVerifier, invitation_token, opaque_key};
 use crate::clock::{Clock, TestClock};
 use crate::intake::Intake;
@@ -62,7 +65,9 @@ async fn world() -> World {
         limit: None,
         identity: Identity::new(None, settings),
         jigx: NotificationStates::default(),
+        hooks: Arc::new(NoHooks),
         passwords: PasswordPool::default(),
+        blynk: Blynk::new(BlynkSettings::default()),
     });
     World { _dir: dir, api, store, clock }
 }

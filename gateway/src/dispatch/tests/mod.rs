@@ -18,9 +18,12 @@ use parking_lot::Mutex;
 use serde_json::json;
 use uuid::Uuid;
 
+mod inbox;
 mod mail;
 
 const START: Millis = Millis(1_700_000_000_000);
+/// The event whose users also get entries in their inboxes.
+const INBOXED: &str = "inboxed";
 const ORG: OrganizationId = OrganizationId(101);
 
 type Script = dyn Fn(&Delivery) -> Option<Outcome> + Send + Sync;
@@ -200,7 +203,7 @@ impl World {
             expires_at: None,
             dialect_fields: String::new(),
             mail,
-            inbox: false,
+            inbox: event == INBOXED,
         };
         let append = Append { entries: vec![Work::root(notification)], idempotency: Vec::new() };
         self.journal.append(ShardId(0), append).expect("accepted").await.expect("committed");

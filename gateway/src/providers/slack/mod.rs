@@ -1,10 +1,13 @@
 //! Slack incoming webhooks: the hook's URL is the credential, paced at one message a second.
 
 mod classify;
+mod oauth;
 mod pacing;
 mod payload;
 #[cfg(test)]
 mod tests;
+
+pub use oauth::{ENDPOINT as ACCESS_ENDPOINT, Grant, GrantError, SlackApp, SlackAppConfig};
 
 use self::pacing::Pacing;
 use crate::BoxFuture;

@@ -6,8 +6,8 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// Largest body sent, in bytes.
-pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Largest body sent, in bytes: an event's data may have 64 KiB, and its envelope stands around it.
+pub(super) const BODY_BYTES_MAX: usize = 68 * 1024;
 
 #[derive(Serialize)]
 struct Envelope<'a> {

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::samples::{ACME, GLOBEX, device, member, two_organizations, user};
 use super::{Checked, apply, refused_as};
-use crate::model::{Audience, OrganizationId, User, UserId};
+use crate::model::{Audience, Device, OrganizationId, Platform, Secret, User, UserId};
 use crate::store::{Change, Store, StoreError};
 
 const SOLUTION: Uuid = Uuid::from_u128(0x5010);
@@ -124,6 +124,30 @@ pub(super) async fn follows_users_and_devices_when_they_move(store: &dyn Store) 
     assert_eq!(devices(GLOBEX, 1).await?, [10]);
     let late = Change::PutMembership(ACME, member(SOLUTION, 1, &["ops"]));
     refused_as(store.apply(vec![late]).await, "the user in this organization does not exist");
+    Ok(())
+}
+
+pub(super) async fn gives_a_claimed_token_to_one_device(store: &dyn Store) -> Checked {
+    let mut changes = two_organizations(3);
+    let of = |user, number, platform| {
+        let token = Secret::new("the same token");
+        Device { token, platform, ..device(user, number) }
+    };
+    let (apns, fcm) = (Platform::Apns, Platform::Fcm);
+    let shared = [of(1, 10, apns), of(2, 20, apns), of(2, 21, fcm), device(3, 30)];
+    changes.extend(shared.map(Change::PutDevice));
+    apply(store, changes).await?;
+    let devices = async |user| {
+        let found = store.devices(UserId(user)).await?;
+        Ok::<_, StoreError>(found.iter().map(|d| d.id.0.as_u128()).collect::<Vec<_>>())
+    };
+    assert_eq!((devices(1).await?, devices(2).await?), (vec![10], vec![20, 21]));
+    apply(store, [Change::ClaimDevice(of(3, 31, apns))]).await?;
+    let now = (devices(1).await?, devices(2).await?, devices(3).await?);
+    assert_eq!(now, (vec![], vec![21], vec![30, 31]), "other platforms and tokens stay");
+    apply(store, [Change::ClaimDevice(of(3, 31, apns)), Change::ClaimDevice(of(1, 10, apns))])
+        .await?;
+    assert_eq!((devices(1).await?, devices(3).await?), (vec![10], vec![30]));
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::samples::{ACME, GLOBEX, organization, two_organizations, user};
+use super::samples::{ACME, GLOBEX, object_id, organization, two_organizations, user, webhook};
 use super::{Checked, Place, apply, refused_as};
 use crate::model::{
     AuditNote, Invitation, Millis, NotificationPolicy, PolicyOwner, RefreshToken, RoleId,
@@ -117,7 +117,8 @@ pub(super) async fn makes_logged_changes_again_exactly_once(place: &impl Place) 
 pub(super) async fn decides_expectations_with_the_changes(store: &Arc<dyn Store>) -> Checked {
     apply(&**store, two_organizations(3)).await?;
     let admin = |id| Change::PutUser(User { role: RoleId(1), ..user(ACME, id) });
-    apply(&**store, [admin(1)]).await?;
+    let hook = webhook(ACME, 7, &["*"]);
+    apply(&**store, [admin(1), Change::PutSubscription(hook.clone())]).await?;
     let unmet = |what: &str| format!("the records are not as the change expects them: {what}");
     for (expectation, holds) in [
         (Expectation::UserRevision(UserId(1), 0), true),
@@ -129,10 +130,14 @@ pub(super) async fn decides_expectations_with_the_changes(store: &Arc<dyn Store>
         (Expectation::RoleBesides(ACME, RoleId(1), UserId(1)), false),
         (Expectation::Sequence(PolicyOwner::Instance, 0), true),
         (Expectation::Sequence(PolicyOwner::Instance, 1), false),
-        (Expectation::Subscriptions(ACME, 1), true),
-        (Expectation::Subscriptions(ACME, 0), false),
+        (Expectation::Subscriptions(ACME, 2), true),
+        (Expectation::Subscriptions(ACME, 1), false),
         (Expectation::Children(ACME, 1), true),
         (Expectation::Children(ACME, 0), false),
+        (Expectation::Subscription(ACME, hook.id, hook.updated_at), true),
+        (Expectation::Subscription(ACME, hook.id, Millis(1)), false),
+        (Expectation::Subscription(GLOBEX, hook.id, hook.updated_at), false),
+        (Expectation::Subscription(ACME, object_id(8), hook.updated_at), false),
     ] {
         let word = expectation.word();
         let outcome = store.apply(vec![Change::Expect(expectation.clone())]).await;

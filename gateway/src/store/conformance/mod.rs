@@ -4,6 +4,7 @@
 //! opens it again. Checks panic with the broken promise; store failures come back as errors.
 
 mod audience;
+mod inbox;
 mod logged;
 mod records;
 pub(super) mod samples;
@@ -47,6 +48,7 @@ pub async fn run<P: Place>(empty_place: impl AsyncFn() -> P) -> Checked {
     audience::names_each_user_once_and_counts_the_unknown(&*store().await).await?;
     audience::pages_everybody_in_ascending_order(&*store().await).await?;
     audience::follows_users_and_devices_when_they_move(&*store().await).await?;
+    audience::gives_a_claimed_token_to_one_device(&*store().await).await?;
     audience::unites_groups_of_one_solution(&*store().await).await?;
     audience::keeps_organizations_apart(&*store().await).await?;
 
@@ -62,6 +64,12 @@ pub async fn run<P: Place>(empty_place: impl AsyncFn() -> P) -> Checked {
     logged::chains_the_audit_trail_of_each_organization(&*store().await).await?;
     logged::forgets_what_ended_and_nothing_else(&*store().await).await?;
     logged::gives_out_ids_beyond_every_imported_one(&empty_place().await).await?;
+
+    inbox::moves_entries_as_their_deliveries_go(&*store().await).await?;
+    inbox::pages_and_syncs_inboxes_over_a_reopen(&empty_place().await).await?;
+    inbox::guards_entries_by_their_revision(&*store().await).await?;
+    inbox::bounds_inboxes_and_what_it_remembers_of_them(&*store().await).await?;
+    inbox::hides_notifications_once_and_not_for_ever(&*store().await).await?;
     Ok(())
 }
 

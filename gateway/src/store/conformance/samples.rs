@@ -67,8 +67,9 @@ pub(in crate::store) fn webhook(org: OrganizationId, number: u32, events: &[&str
     Subscription {
         id: object_id(number),
         org,
-        description: format!("Webhook {number}"),
+        description: Some(format!("Webhook {number}")),
         events: events.iter().map(|event| String::from(*event)).collect(),
+        unwanted: Vec::new(),
         endpoint: Endpoint::Webhook {
             url: format!("https://hooks.example.com/{number}"),
             secret: Secret::new("whsec_c2VjcmV0"),

@@ -22,7 +22,7 @@ use crate::model::{Millis, OrganizationId, Role, RoleId};
 
 mod document;
 mod fields;
-mod names;
+pub mod names;
 mod resolve;
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub(super) fn slug_problem(slug: &str) -> Option<&'static str> {
 }
 
 /// The slug that `name` suggests; always an allowed one.
-pub(super) fn slug_from(name: &str) -> String {
+pub fn slug_from(name: &str) -> String {
     let mut slug = String::new();
     for c in name.chars().map(|c| c.to_ascii_lowercase()) {
         if c.is_ascii_lowercase() || c.is_ascii_digit() {
@@ -47,7 +47,7 @@ pub(super) fn slug_from(name: &str) -> String {
 }
 
 /// The `count`th attempt at a free slug: `acme`, `acme-2`, `acme-3`.
-pub(super) fn slug_attempt(base: &str, count: u32) -> String {
+pub fn slug_attempt(base: &str, count: u32) -> String {
     if count <= 1 { String::from(base) } else { format!("{base}-{count}") }
 }
 
@@ -100,17 +100,17 @@ pub(super) fn new_secret() -> String {
     format!("whsec_{}", STANDARD.encode(rand::random::<[u8; WEBHOOK_SECRET_BYTES]>()))
 }
 
-pub(super) fn new_object_id() -> ObjectId {
+pub fn new_object_id() -> ObjectId {
     ObjectId(rand::random())
 }
 
 /// Up to 63 bits, so that it also fits a signed integer.
-pub(super) fn new_numeric() -> String {
+pub fn new_numeric() -> String {
     (rand::random::<u64>() >> 1).max(1).to_string()
 }
 
 /// The device of `user` with this token: the same on every import.
-pub(super) fn device_id(user: UserId, platform: Platform, token: &str) -> DeviceId {
+pub fn device_id(user: UserId, platform: Platform, token: &str) -> DeviceId {
     let platform: &[u8] = match platform {
         Platform::Apns => b"apns",
         Platform::Fcm => b"fcm",

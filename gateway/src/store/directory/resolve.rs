@@ -269,11 +269,9 @@ impl Import<'_> {
         let new = Subscription {
             id,
             org: entry.org,
-            description: entry
-                .description
-                .or(kept.map(|old| old.description.clone()))
-                .unwrap_or_default(),
+            description: entry.description.or(kept.and_then(|old| old.description.clone())),
             events: entry.events,
+            unwanted: Vec::new(),
             endpoint: endpoint(entry.endpoint, kept.map(|old| &old.endpoint)),
             enabled: entry.enabled.or(kept.map(|old| old.enabled)).unwrap_or(true),
             created_at: kept.map_or(self.now, |old| old.created_at),

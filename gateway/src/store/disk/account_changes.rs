@@ -6,13 +6,13 @@ use super::change::{Making, Refusal, count, counted, require_organization};
 use super::inbox;
 use super::tables::{
     Counter, Table, audit_key, group_prefix, org_key, owner_key, pair_key, role_key,
-    solution_prefix, text_key, user_key, user_of,
+    solution_prefix, subscription_key, text_key, user_key, user_of,
 };
 use super::transaction::Draft;
 use crate::model::{
     ApiKey, AuditNote, AuditRecord, Client, Invitation, Membership, MessageText, Millis,
     NotificationPolicy, ObjectId, OrganizationId, PolicyOwner, RefreshToken, RoleId, Secret,
-    SecretHash, User, UserId, UserStatus,
+    SecretHash, Subscription, User, UserId, UserStatus,
 };
 use crate::store::{Change, Expectation};
 use uuid::Uuid;
@@ -63,6 +63,7 @@ pub(super) fn make(
         | Change::PutRole(_)
         | Change::PutDevice(_)
         | Change::RemoveDevice(_)
+        | Change::ClaimDevice(_)
         | Change::PutMembership(..)
         | Change::PutSubscription(_)
         | Change::DisableSubscription(_)
@@ -89,6 +90,11 @@ fn expect(draft: &Draft<'_>, expectation: &Expectation) -> Result<(), Refusal> {
         }
         Expectation::InboxRevision(user, notification, revision) => {
             inbox::revision(draft, *user, *notification)? == Some(*revision)
+        }
+        Expectation::Subscription(org, id, at) => {
+            let key = subscription_key(*org, *id);
+            let stored = draft.record::<Subscription>(Table::Subscriptions, &key)?;
+            stored.is_some_and(|stored| stored.updated_at == *at)
         }
     };
     if holds { Ok(()) } else { Err(Refusal::Unmet(expectation.word())) }

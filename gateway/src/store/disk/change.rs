@@ -3,8 +3,9 @@
 use super::account_changes;
 use super::cache::Touched;
 use super::tables::{
-    Counter, Flaw, Table, device_key, group_prefix, number, org_key, org_of, organization_name,
-    pair_key, role_key, solution_prefix, subscription_key, user_key, user_name, user_of,
+    Counter, Flaw, Table, device_key, group_prefix, last_device, number, org_key, org_of,
+    organization_name, pair_key, role_key, solution_prefix, subscription_key, token_prefix,
+    user_key, user_name, user_of,
 };
 use super::transaction::Draft;
 use crate::model::{
@@ -59,6 +60,7 @@ pub(super) fn make(
         Change::PutSubscription(subscription) => put_subscription(draft, subscription, touched),
         Change::DisableSubscription(id) => disable_subscription(draft, id, touched),
         Change::RemoveSubscription(id) => remove_subscription(draft, id, touched),
+        Change::ClaimDevice(device) => claim_device(draft, &device, touched),
         Change::Expect(_) if making.again => Ok(()),
         account => account_changes::make(draft, account, making),
     }
@@ -194,10 +196,25 @@ fn put_device(
         return Err(Refusal::Missing("the user"));
     }
     remove_device(draft, device.id, touched)?;
+    let named = pair_key(&token_prefix(device.platform, &device.token), device.id.0.as_bytes());
+    draft.put(Table::DeviceTokens, &named, &[])?;
     draft.put(Table::DeviceOwners, device.id.0.as_bytes(), &user_key(device.user))?;
     draft.put_record(Table::Devices, &device_key(device.user, device.id), device)?;
     touched.devices.push(device.user);
     Ok(())
+}
+
+fn claim_device(
+    draft: &mut Draft<'_>,
+    device: &Device,
+    touched: &mut Touched,
+) -> Result<(), Refusal> {
+    let prefix = token_prefix(device.platform, &device.token);
+    let named = draft.keys(Table::DeviceTokens, &prefix)?.collect::<Result<Vec<_>, _>>()?;
+    for key in named {
+        remove_device(draft, last_device(Table::DeviceTokens, &key)?, touched)?;
+    }
+    put_device(draft, device, touched)
 }
 
 fn remove_device(
@@ -209,8 +226,13 @@ fn remove_device(
         return Ok(());
     };
     let owner = user_of(Table::DeviceOwners, &owner)?;
+    let key = device_key(owner, device);
+    if let Some(old) = draft.record::<Device>(Table::Devices, &key)? {
+        let prefix = token_prefix(old.platform, &old.token);
+        draft.remove(Table::DeviceTokens, &pair_key(&prefix, device.0.as_bytes()))?;
+    }
     draft.remove(Table::DeviceOwners, device.0.as_bytes())?;
-    draft.remove(Table::Devices, &device_key(owner, device))?;
+    draft.remove(Table::Devices, &key)?;
     touched.devices.push(owner);
     Ok(())
 }

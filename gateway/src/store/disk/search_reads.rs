@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use redb::ReadableTableMetadata;
 
+use super::Records;
 use super::change::TREE_DEPTH_MAX;
 use super::reader::{ScanRange, View};
 use super::search::{SearchIndex, SearchRow};
@@ -66,17 +67,26 @@ impl View<'_> {
         Ok(chain)
     }
 
-    /// The rows of all users of `orgs`.
-    pub(super) fn search_index(&self, orgs: &[OrganizationId]) -> Result<SearchIndex, Flaw> {
+    /// The rows of the users of a few organizations, all as of this view's moment.
+    pub(super) fn small_index(&self, orgs: &[OrganizationId]) -> Result<SearchIndex, Flaw> {
+        let (names, _) = self.names(orgs)?;
+        let ids = self.ids(orgs)?;
+        indexed(ids.into_iter().filter_map(|id| self.row_in(id, &names).transpose()))
+    }
+
+    /// The names of `orgs`, and how many users they have.
+    fn names(&self, orgs: &[OrganizationId]) -> Result<(Names, u64), Flaw> {
         let mut names = Names::with_capacity(orgs.len());
         let mut users = 0;
         for org in orgs {
             users += self.counter(Counter::Users(*org))?;
             names.insert(*org, self.organization_name(*org)?);
         }
-        if users * WHOLE_TABLE_SHARE >= self.open(Table::Users)?.len()? {
-            return indexed(self.rows_of_all(&names)?);
-        }
+        Ok((names, users))
+    }
+
+    /// The users of `orgs`, ascending.
+    fn ids(&self, orgs: &[OrganizationId]) -> Result<Vec<UserId>, Flaw> {
         let mut ids = Vec::new();
         for org in orgs {
             for id in self.users_of(*org)? {
@@ -84,7 +94,16 @@ impl View<'_> {
             }
         }
         ids.sort_unstable();
-        indexed(ids.into_iter().filter_map(|id| self.row_in(id, &names).transpose()))
+        Ok(ids)
+    }
+
+    /// An id with about as many users below as above it, if ids were given out in order.
+    fn middle(&self) -> Result<UserId, Flaw> {
+        let first = self.rows(Table::Users, &[], None)?.next().transpose()?;
+        let first = first.map_or(Ok(UserId(0)), |(key, _)| user_of(Table::Users, key.value()))?;
+        let last = self.last_key(Table::Users)?;
+        let last = last.map_or(Ok(UserId(0)), |key| user_of(Table::Users, &key))?;
+        Ok(UserId(first.0.midpoint(last.0)))
     }
 
     /// The row of `user` and where it is, `None` if there is no such user.
@@ -123,13 +142,15 @@ impl View<'_> {
         Ok(Some(row(found, name, self.device_count(user)?)))
     }
 
-    /// Goes through all users and all devices side by side: both are in the order of user ids.
-    fn rows_of_all(
+    /// Goes through users and devices side by side: both are in the order of user ids.
+    fn rows_between(
         &self,
+        from: &[u8],
+        to: Option<&[u8]>,
         names: &Names,
     ) -> Result<impl Iterator<Item = Result<SearchRow, Flaw>>, Flaw> {
-        let users = self.rows(Table::Users, &[], None)?;
-        let mut devices = self.rows(Table::Devices, &[], None)?.peekable();
+        let users = self.rows(Table::Users, from, to)?;
+        let mut devices = self.rows(Table::Devices, from, to)?.peekable();
         Ok(users.filter_map(move |entry| {
             let read = || {
                 let (key, value) = entry?;
@@ -152,6 +173,41 @@ impl View<'_> {
         let rows = self.rows(Table::Devices, &prefix, successor(&prefix).as_deref())?;
         Ok(u32::try_from(rows.count()).unwrap_or(u32::MAX))
     }
+}
+
+/// The index of the users below `root`, read by two threads.
+///
+/// The two see the records at different moments: whoever asks adds what was committed since.
+pub(super) fn read_index(records: &Records, root: OrganizationId) -> Result<SearchIndex, Flaw> {
+    let view = View::uncached(records);
+    let orgs = view.subtree(root)?;
+    let (names, users) = view.names(&orgs)?;
+    if users * WHOLE_TABLE_SHARE >= view.open(Table::Users)?.len()? {
+        let middle = user_key(view.middle()?);
+        return in_halves(
+            || indexed(view.rows_between(&[], Some(&middle), &names)?),
+            || indexed(View::uncached(records).rows_between(&middle, None, &names)?),
+        );
+    }
+    let ids = view.ids(&orgs)?;
+    let (low, high) = ids.split_at(ids.len() / 2);
+    let read = |view: &View<'_>, ids: &[UserId]| {
+        indexed(ids.iter().filter_map(|id| view.row_in(*id, &names).transpose()))
+    };
+    in_halves(|| read(&view, low), || read(&View::uncached(records), high))
+}
+
+/// The users of `low` are all below those of `high`.
+fn in_halves(
+    low: impl FnOnce() -> Result<SearchIndex, Flaw>,
+    high: impl FnOnce() -> Result<SearchIndex, Flaw> + Send,
+) -> Result<SearchIndex, Flaw> {
+    let (low, high) = std::thread::scope(|scope| {
+        let high = scope.spawn(high);
+        (low(), high.join())
+    });
+    let high = high.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    Ok(low?.joined(&high?))
 }
 
 /// How many of `devices` belong to the user with this key, going past them.

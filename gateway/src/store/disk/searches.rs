@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::cache::Touched;
 use super::reader::View;
 use super::search::{Page, Query, SearchIndex, SearchRow};
+use super::search_reads::read_index;
 use super::tables::Flaw;
 use super::{DiskError, Records};
 use crate::clock::{Clock, SystemClock};
@@ -151,7 +152,7 @@ fn small_page(
 ) -> Result<Option<UserPage>, Flaw> {
     let view = View::cached(records);
     let Some(orgs) = view.small_subtree(root)? else { return Ok(None) };
-    let page = page(view.search_index(&orgs)?, search);
+    let page = page(view.small_index(&orgs)?, search);
     let users = view.users_below(root, &page.users)?;
     Ok(Some(UserPage { users, total: page.total }))
 }
@@ -194,9 +195,8 @@ impl Searches {
         tokio::spawn(async move {
             let permit = unfinished.searches.building.acquire().await;
             let built = blocking(&records, move |records| {
-                // Only now: what is committed before this snapshot need not be added to it.
-                let view = View::uncached(records);
-                view.search_index(&view.subtree(root)?)
+                // Only now: what is committed before it is read need not be added to it.
+                read_index(records, root)
             });
             match built.await {
                 Ok(index) => unfinished.searches.finish(root, number, index),

@@ -11,6 +11,7 @@
 //! | `roles` | org, role | role |
 //! | `devices` | user, device | device |
 //! | `device_owners` | device | user |
+//! | `device_tokens` | SHA-256 of platform and token, device | – |
 //! | `memberships` | org, solution, user | membership |
 //! | `groups` | org, solution, group name, `0xff`, user | – |
 //! | `subscriptions` | org, subscription | subscription |
@@ -40,10 +41,12 @@
 use redb::TableDefinition;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::model::{
-    DeviceId, NotificationId, OrganizationId, PolicyOwner, RoleId, SubscriptionId, UserId,
+    DeviceId, NotificationId, OrganizationId, Platform, PolicyOwner, RoleId, Secret,
+    SubscriptionId, UserId,
 };
 use crate::store::{OrganizationRef, UserRef};
 
@@ -94,11 +97,12 @@ pub(super) enum Table {
     InboxHeads,
     InboxMessages,
     Hidden,
+    DeviceTokens,
 }
 
 impl Table {
     /// Every table, in the order of the variants.
-    pub(super) const ALL: [Self; 34] = [
+    pub(super) const ALL: [Self; 35] = [
         Self::Meta,
         Self::Organizations,
         Self::OrganizationNames,
@@ -133,6 +137,7 @@ impl Table {
         Self::InboxHeads,
         Self::InboxMessages,
         Self::Hidden,
+        Self::DeviceTokens,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -171,6 +176,7 @@ impl Table {
             Self::InboxHeads => "inbox_heads",
             Self::InboxMessages => "inbox_messages",
             Self::Hidden => "hidden",
+            Self::DeviceTokens => "device_tokens",
         }
     }
 
@@ -269,6 +275,21 @@ pub(super) fn notification_key(notification: NotificationId) -> [u8; 16] {
 pub(super) fn notification_of(table: Table, bytes: &[u8]) -> Result<NotificationId, Flaw> {
     let bytes = bytes.last_chunk::<16>().ok_or(Flaw::Value(table))?;
     Ok(NotificationId(Uuid::from_bytes(*bytes)))
+}
+
+/// What every key of a token's devices starts with.
+pub(super) fn token_prefix(platform: Platform, token: &Secret) -> [u8; 32] {
+    let platform: u8 = match platform {
+        Platform::Apns => b'a',
+        Platform::Fcm => b'f',
+    };
+    Sha256::new().chain_update([platform]).chain_update(token.reveal()).finalize().into()
+}
+
+/// The device whose id ends a key.
+pub(super) fn last_device(table: Table, key: &[u8]) -> Result<DeviceId, Flaw> {
+    let id = key.last_chunk::<16>().ok_or(Flaw::Value(table))?;
+    Ok(DeviceId(Uuid::from_bytes(*id)))
 }
 
 /// What a counter counts.

@@ -1,7 +1,8 @@
 //! Compares JSON answers with patterns: same members in the same order, `<…>` stands for values.
 //!
 //! `<uuid>`, `<time>` (UTC with three digits), `<now>` (such a time within a minute), `<text>`
-//! (not empty), `<any>`; `<now:a>` also wants every `:a` of one answer to be the same.
+//! (not empty), `<number>` (not negative), `<object>` (24 hexadecimal digits), `<whsec>` (a
+//! webhook's secret), `<any>`; `<now:a>` also wants every `:a` of one answer to be the same.
 
 use std::collections::HashMap;
 
@@ -56,7 +57,10 @@ impl Matcher {
         let fits = match kind {
             "any" => true,
             "text" => !found.is_empty(),
+            "number" => actual.is_u64(),
             "uuid" => is_uuid(found),
+            "object" => found.len() == 24 && found.bytes().all(|b| b.is_ascii_hexdigit()),
+            "whsec" => is_secret(found),
             "time" => millis(found).is_some(),
             "now" => millis(found).is_some_and(|at| at.abs_diff(now_ms()) < 60_000),
             _ => unreachable!("no placeholder is called {kind}"),
@@ -77,6 +81,11 @@ impl Matcher {
 fn is_uuid(text: &str) -> bool {
     let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
     text.len() == 36 && is_lower && uuid::Uuid::try_parse(text).is_ok()
+}
+
+/// As a stock verifier takes it, with 32 bytes.
+fn is_secret(text: &str) -> bool {
+    text.len() == 50 && text.starts_with("whsec_") && standardwebhooks::Webhook::new(text).is_ok()
 }
 
 /// `2025-04-04T08:18:54.435Z` and nothing else.

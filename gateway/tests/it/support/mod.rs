@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod gateway;
 pub(crate) mod metrics;
+pub(crate) mod receiver;
 pub(crate) mod rules;
 pub(crate) mod tokens;
 pub(crate) mod world;

@@ -9,6 +9,8 @@ use super::rules;
 pub(crate) const ACME: &str = "09e431b3-1e59-4c2d-9a35-6a3f4d1b7c55";
 pub(crate) const BRANCH: &str = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed";
 pub(crate) const RIVAL: &str = "9b2f1c80-6f0e-4f39-9a3e-5f2f8d3c7a11";
+/// Applivery's form of organization 101.
+pub(crate) const ACME_OBJECT: &str = "5f1d7a3b9c4e2d0017a4c900";
 pub(crate) const SOLUTION: &str = "0f3f2f0a-6c0e-4d0f-9d51-0b8f4f3c2a10";
 pub(crate) const SECRET: &str = "whsec_ZGVtby1zZWNyZXQtZGVtby1zZWNyZXQtMTIzNDU2Nzg=";
 /// Every client's secret.
@@ -23,6 +25,7 @@ pub(crate) fn directory() -> Value {
     json!({
         "organizations": [
             { "id": 101, "name": "Acme Corp", "slug": "acme", "uuid": ACME,
+              "objectId": ACME_OBJECT,
               "numeric": "69629023906488334", "tz": "Europe/Kyiv" },
             { "id": 102, "name": "Acme Branch", "parent": 101, "uuid": BRANCH },
             { "id": 201, "name": "Rival", "slug": "rival", "uuid": RIVAL },
@@ -86,6 +89,27 @@ pub(crate) fn add_hook(directory: &mut Value, kind: &str, url: &str, events: &[&
         hook["secret"] = SECRET.into();
     }
     directory["subscriptions"].as_array_mut().expect("an array").push(hook);
+}
+
+/// The ids of a webhook and a Slack channel of 101 and of a webhook of 201.
+pub(crate) const WEBHOOK: &str = "5f1d7a3b9c4e2d0017a4c9b1";
+pub(crate) const SLACK: &str = "5f1d7a3b9c4e2d0017a4c9b2";
+pub(crate) const RIVAL_WEBHOOK: &str = "5f1d7a3b9c4e2d0017a4c9b3";
+
+/// Adds these three, disabled, so that nothing leaves this machine.
+pub(crate) fn add_known_hooks(directory: &mut Value) {
+    let url = "https://hooks.example.com/builds";
+    let hooks = json!([
+        { "organization": 101, "id": WEBHOOK, "type": "webhook", "url": url, "secret": SECRET,
+          "description": "Build server", "events": ["order.shipped", "buildCreated"],
+          "enabled": false },
+        { "organization": 101, "id": SLACK, "type": "slack", "team": "Acme", "channel": "#builds",
+          "url": "https://hooks.slack.com/services/T0/B0/hidden", "events": ["*"],
+          "enabled": false },
+        { "organization": 201, "id": RIVAL_WEBHOOK, "type": "webhook", "url": url,
+          "secret": SECRET, "events": ["buildCreated"], "enabled": false },
+    ]);
+    directory["subscriptions"] = hooks;
 }
 
 /// An APNs token that is nobody's special case.

@@ -85,6 +85,17 @@ impl Base {
         sorted.finish()
     }
 
+    /// The users of both, in ascending id if those of `higher` have the higher ids.
+    pub(super) fn joined(mut self, higher: &Self) -> Self {
+        self.orders = Default::default();
+        self.recent.get_mut().clear();
+        let numbered = self.words.iter().cloned().zip(0..);
+        let mut builder = Builder { known: numbered.collect(), base: self };
+        let mut words = vec![None; higher.words.len()];
+        (0..higher.count()).for_each(|slot| builder.copy(higher, slot, &mut words));
+        builder.finish()
+    }
+
     /// The users with the changes of `overlay`, every order that `self` has kept sorted.
     pub(super) fn folded(&self, overlay: &Overlay) -> Self {
         let mut builder = Builder::default();

@@ -106,6 +106,14 @@ impl SearchIndex {
         Self { base, overlay: Arc::default() }
     }
 
+    /// The users of both, as of their last folds; those of `higher` have the higher ids.
+    #[must_use]
+    pub fn joined(self, higher: &Self) -> Self {
+        let low = Arc::try_unwrap(self.base);
+        let low = low.unwrap_or_else(|shared| Base::default().joined(&shared));
+        Self { base: Arc::new(low.joined(&higher.base)), overlay: Arc::default() }
+    }
+
     /// Inserts or replaces a user.
     pub fn put(&mut self, row: &SearchRow) {
         let packed = Arc::new(Packed::from(row));

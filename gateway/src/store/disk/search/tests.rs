@@ -181,7 +181,11 @@ fn numbered(user: i64) -> SearchRow {
 fn users_in_many_chunks_are_all_found() {
     // So many that a search uses more than one thread.
     let mut rows: BTreeMap<_, _> = (0..70_000).map(|id| (UserId(id), numbered(id))).collect();
-    let mut index = SearchIndex::build(rows.values().rev().cloned());
+    let (low, high) = (rows.range(..UserId(40_000)), rows.range(UserId(40_000)..));
+    let part = |rows: std::collections::btree_map::Range<'_, _, SearchRow>| {
+        SearchIndex::build(rows.rev().map(|(_, row)| row.clone()))
+    };
+    let mut index = part(low).joined(&part(high));
     for id in (0..80_000).step_by(53) {
         if id % 2 == 0 {
             index.remove(UserId(id));
