@@ -7,8 +7,10 @@ use serde_json::Value;
 use std::sync::OnceLock;
 use unicode_normalization::char::is_combining_mark;
 
+type Class = (&'static str, fn(char) -> bool);
+
 /// What stands for a class inside the brackets of a pattern, and what belongs to it.
-const CLASSES: [(&str, fn(char) -> bool); 3] =
+const CLASSES: [Class; 3] =
     [(r"\p{L}", is_letter), (r"\p{M}", is_combining_mark), (r"\p{N}", char::is_numeric)];
 
 /// The standard library's alphabetic also has letter-like numbers, marks and circled letters.

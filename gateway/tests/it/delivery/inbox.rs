@@ -93,7 +93,7 @@ async fn what_is_tried_again_is_in_retry_until_it_is_sent() {
     world.both(&id, "RETRY").await;
     assert_eq!(world.mark(&id, "READ").await, 400, "nothing was sent yet");
     let queued = world.read("/notifications?filterMode=queued").await;
-    assert_eq!(ids(&queued), [id.clone()]);
+    assert_eq!(ids(&queued), std::slice::from_ref(&id));
     world.faults("");
     world.both(&id, "SENT").await;
     let queued = world.read("/notifications?filterMode=queued").await;
@@ -130,7 +130,7 @@ async fn a_canceled_notification_reaches_nobody_and_stays_gone() {
     let world = world.restart().await;
     world.gateway.drained().await;
     assert_eq!(world.jigx("GET", &path, None).await.status, 404);
-    assert_eq!(ids(&world.read("/notifications").await), [kept.clone()]);
+    assert_eq!(ids(&world.read("/notifications").await), std::slice::from_ref(&kept));
     assert_eq!(ids(&world.read("/members/101/notifications").await), [kept]);
     assert_eq!(world.twins.receipts_since(Some(TwinName::Fcm), 0).len(), 1);
     // The native timeline keeps what happened.
@@ -203,7 +203,7 @@ async fn scopes_fill_the_inboxes_of_exactly_their_members() {
     world.until_state(&format!("/notifications/{org}"), "SENT").await;
     world.until_state(&format!("/notifications/{group}"), "SENT").await;
     world.until_state(&format!("/notifications/{nobody}"), "FAILED").await;
-    assert_eq!(ids(&world.read("/members/101/notifications").await), [org.clone()]);
+    assert_eq!(ids(&world.read("/members/101/notifications").await), std::slice::from_ref(&org));
     assert_eq!(ids(&world.read("/members/102/notifications").await), [group, org]);
     let branch = "/v2.0/tool/organizations/102/members/121/notifications";
     let foreign = world.gateway.ask(&Ask::get(branch).bearer(&world.token)).await.json();
