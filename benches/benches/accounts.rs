@@ -174,6 +174,16 @@ async fn store_costs(store: &DiskStore, home: &Path, users: u32) -> Result<(), F
         times.add(started.elapsed());
     }
     note("user by id in the store", &shown(&times))?;
+    for sort in [SortBy::Id, SortBy::Name, SortBy::Status, SortBy::RegisteredAt] {
+        let mut times = Times::default();
+        for round in 0..100 {
+            let search = search_of(&format!("chen {round}"), sort);
+            let started = Instant::now();
+            store.search_users(BIG, search).await?;
+            times.add(started.elapsed());
+        }
+        note(&format!("search in the store, by {sort:?}"), &shown(&times))?;
+    }
     for offset in [0, 500, u64::from(users) / 2, u64::from(users) - 100] {
         for (org, name) in [(SMALL, "1 k users"), (BIG, "all users")] {
             let mut times = Times::default();

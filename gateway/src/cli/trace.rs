@@ -128,6 +128,10 @@ fn lines(event: &Value) -> Vec<String> {
         "settled" => {
             vec![format!("settled    {} {} ({})", word("target"), word("state"), word("cause"))]
         }
+        "noted" => vec![format!(
+            "inboxes    {} entries, {} of them all there is",
+            event["entries"], event["alone"]
+        )],
         "held" => {
             vec![format!(
                 "held       {} until {} ({})",

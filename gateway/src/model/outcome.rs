@@ -143,9 +143,8 @@ pub enum TimelineEvent {
     Settled { at: Millis, delivery: DeliveryId, target: String, state: FinalState, cause: String },
     /// A rule set a recipient, or a later step of its plan, aside until `until`.
     Held { at: Millis, recipient: String, until: Millis, cause: String },
-    /// Part of the audience got entries in the in-app inbox: how many users it held, how many of
-    /// them a rule let through and an entry is all there was for them, and the deliveries to users
-    /// that will end.
+    /// Part of the audience got `entries` in the in-app inbox. For `alone` of these users the
+    /// entry is all there is; `deliveries` to users of this part will end some day.
     Noted { at: Millis, entries: u32, alone: u32, deliveries: u32 },
 }
 

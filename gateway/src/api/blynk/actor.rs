@@ -157,12 +157,15 @@ impl Shared {
 
     /// A user within the actor's reach; foreign and absent ones look the same.
     pub(super) async fn reached_user(&self, actor: &Actor, id: UserId) -> Result<User, Failure> {
-        match self.store.user(UserRef::Id(id)).await? {
-            Some(user) if self.is_within(user.org, actor.org()).await? => Ok(user),
-            _ => Err(not_found(format!(
+        let found = self.store.user(UserRef::Id(id)).await?;
+        // Absent users cost the same walk, so that the time tells nothing either.
+        let org = found.as_ref().map_or(OrganizationId(0), |user| user.org);
+        let is_reached = self.is_within(org, actor.org()).await?;
+        found.filter(|_| is_reached).ok_or_else(|| {
+            not_found(format!(
                 "User with identifier {id} is not found or belong to another organization."
-            ))),
-        }
+            ))
+        })
     }
 
     /// An organization within the actor's reach; foreign and absent ones look the same.

@@ -71,7 +71,13 @@ impl Shared {
         Notification { audience, mail, priority: Priority::High, ..notice }
     }
 
-    fn invitation_mail(&self, event: &str, organization: &Organization, token: &Fresh) -> Mail {
+    /// The mail with the link of an invitation.
+    pub(crate) fn invitation_mail(
+        &self,
+        event: &str,
+        organization: &Organization,
+        token: &Fresh,
+    ) -> Mail {
         let name = unlinked(&organization.name);
         let (subject, text) = if event == REGISTERED {
             let text = "an account was opened for you. Choose a password to use it.";
@@ -103,7 +109,7 @@ impl Shared {
     }
 
     /// An invitation for `user`, who was made at the same time.
-    pub(super) fn invitation_of(&self, user: &User, token: &Fresh) -> Invitation {
+    pub(crate) fn invitation_of(&self, user: &User, token: &Fresh) -> Invitation {
         let now = self.intake.now();
         let ttl = self.blynk.settings.invitation_ttl.as_millis();
         Invitation {

@@ -72,7 +72,7 @@ impl Blynk {
 
     /// Counts an invitation that `org` sends to `email`, or refuses it. An invitation that is not
     /// sent after all is given back by dropping what this answers without `keep`.
-    pub(super) fn invitation(
+    pub(crate) fn invitation(
         &self,
         org: OrganizationId,
         email: &str,
@@ -86,13 +86,13 @@ impl Blynk {
 
 /// An invitation counted against both quotas.
 #[derive(Debug)]
-pub(super) struct Invited<'a> {
+pub(crate) struct Invited<'a> {
     taken: [Taken<'a>; 2],
 }
 
 impl Invited<'_> {
     /// The invitation was sent.
-    pub(super) fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.taken.iter_mut().for_each(|taken| taken.is_kept = true);
     }
 }

@@ -197,7 +197,7 @@ impl Shared {
     }
 
     /// Refuses early, before a password is hashed; `seat_guard` decides.
-    pub(super) async fn check_seat(
+    pub(crate) async fn check_seat(
         &self,
         org: OrganizationId,
         sentence: &str,
@@ -210,7 +210,7 @@ impl Shared {
     }
 
     /// What lets a user into an organization only while it has a seat.
-    pub(super) fn seat_guard(&self, org: OrganizationId) -> Vec<Change> {
+    pub(crate) fn seat_guard(&self, org: OrganizationId) -> Vec<Change> {
         match self.blynk.settings.users_per_org {
             0 => Vec::new(),
             max => vec![Change::Expect(Expectation::Seats(org, max))],

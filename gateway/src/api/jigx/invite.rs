@@ -11,8 +11,8 @@ use crate::api::{Answered, Shared, json};
 use crate::auth::{Fresh, invitation_token};
 use crate::intake::{Answer, RecordChange};
 use crate::model::{
-    AccountState, Audience, AuditNote, Content, Invitation, Mail, MemberRole, Membership, Millis,
-    Notification, Organization, Priority, RoleId, Secret, Source, User, UserProfile, UserStatus,
+    AccountState, Audience, AuditNote, Content, MemberRole, Membership, Notification, Organization,
+    Priority, RoleId, Secret, Source, User, UserProfile, UserStatus,
 };
 use crate::store::Change;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ use uuid::Uuid;
 const EVENT: &str = "user.invited";
 /// The built-in role without rights: what a member may do in Jigx its `userRole` says.
 const PLAIN_USER: RoleId = RoleId(3);
-const INVITATION_MS: u64 = 7 * 24 * 3_600_000;
+const NO_SEAT: &str = "The organization has reached its user limit.";
 const NAME_MAX: usize = 100;
 const PASSWORD_MAX: usize = 80;
 
@@ -113,6 +113,7 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
         Turn::First(begun) => begun,
         Turn::Replay(answered) => return Ok(answered),
     };
+    shared.check_seat(organization.id, NO_SEAT).await?;
     let hash = match &wish.password {
         Some(text) => Some(shared.hash_password("password", text.reveal(), &wish.email).await?),
         None => None,
@@ -155,53 +156,40 @@ async fn make(
     body["lastName"] = json!(wish.last_name);
     let (solution, role) = (WHOLE_ORGANIZATION, wish.role);
     let membership = Membership { solution, user: user.id, groups: Vec::new(), role };
-    let mut changes = vec![Change::PutUser(user.clone()), Change::PutMembership(org, membership)];
-    let mut notifications = Vec::new();
+    let mut changes = shared.seat_guard(org);
+    changes.extend([Change::PutUser(user.clone()), Change::PutMembership(org, membership)]);
+    let (mut notifications, mut invited) = (Vec::new(), None);
     if let Some(hash) = hash {
         changes.push(Change::PutPassword(user.id, hash));
     } else if wish.is_invited {
-        let (now, token) = (shared.intake.now(), invitation_token());
-        changes.push(Change::PutInvitation(Invitation {
-            token: token.hash,
-            user: user.id,
-            org,
-            role: user.role,
-            created_at: now,
-            expires_at: now.plus(INVITATION_MS),
-        }));
-        notifications.push(invitation(shared, (organization, &user), &token, now));
+        let token = invitation_token();
+        changes.push(Change::PutInvitation(shared.invitation_of(&user, &token)));
+        notifications.push(notice(shared, organization, &user, &token));
+        invited = Some(shared.blynk.invitation(org, &user.email)?);
     }
     let tells = !notifications.is_empty();
     let change = RecordChange { org, changes, audit, notifications };
     let answer = Answer::plain(201, body.to_string());
     let taken = || Failure::new(FailureClass::Exists, "the user could not be made; ask again");
-    Ok(match shared.change(&mut begun, change, answer).await?.ok_or_else(taken)? {
+    let answered = shared.change(&mut begun, change, answer).await?.ok_or_else(taken)?;
+    if let Some(invited) = invited {
+        invited.keep();
+    }
+    Ok(match answered {
         Answered::Other(response) if tells => Answered::Accepted(response),
         answered => answered,
     })
 }
 
-/// Tells the invited how to choose a password. The code is in the mail alone.
-fn invitation(
+/// Brings the invited the link by which to choose a password.
+fn notice(
     shared: &Shared,
-    (organization, user): (&Organization, &User),
+    organization: &Organization,
+    user: &User,
     token: &Fresh,
-    now: Millis,
 ) -> Notification {
-    let name = &organization.name;
-    let title = format!("You are invited to {name}");
-    let mail = Mail {
-        subject: title.clone(),
-        pre_header: title.clone(),
-        title: title.clone(),
-        greeting: format!("Hello {},", user.name),
-        text: format!(
-            "you are invited to {name}. Choose a password with this code, within a week: {}",
-            token.text.reveal()
-        ),
-        button: None,
-        footer: String::new(),
-    };
+    let now = shared.intake.now();
+    let mail = shared.invitation_mail(EVENT, organization, token);
     let body = format!("User {} was invited.", user.id);
     Notification {
         id: shared.intake.mint(),
@@ -210,13 +198,13 @@ fn invitation(
         source: Source::Native,
         event: String::from(EVENT),
         audience: Audience::Users(vec![user.id]),
-        content: Content { title, body, ..Content::default() },
+        content: Content { title: mail.title.clone(), body, ..Content::default() },
         priority: Priority::High,
         collapse_key: None,
         created_at: now,
         created_by: format!("organization:{}", organization.id),
         start_at: now,
-        expires_at: Some(now.plus(INVITATION_MS)),
+        expires_at: None,
         dialect_fields: String::new(),
         mail: Some(mail),
         inbox: false,

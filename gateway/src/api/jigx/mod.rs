@@ -32,40 +32,107 @@ use std::sync::Arc;
 use uuid::Uuid;
 use who::Who;
 
-macro_rules! endpoints {
-    ($($method:ident $path:literal => $work:expr;)*) => {
-        &[$(Endpoint {
-            method: Method::$method,
-            patterns: &[concat!("/v2.0/tool", $path), concat!("/tool", $path)],
-            work: $work,
-        }),*]
-    };
-}
-
 /// What Jigx's paths serve.
-pub(super) const ENDPOINTS: &[Endpoint] = endpoints! {
-    GET "/version" => version;
-    POST "/organizations/{org}/notifications" => |call| Box::pin(create::create(call));
-    GET "/organizations/{org}/notifications" => |call| Box::pin(notifications::list(call));
-    GET "/organizations/{org}/notifications/{notification}" =>
-        |call| Box::pin(notifications::get(call));
-    DELETE "/organizations/{org}/notifications/{notification}" =>
-        |call| Box::pin(notifications::delete(call));
-    POST "/organizations/{org}/members" => |call| Box::pin(invite::create(call));
-    GET "/organizations/{org}/members/{user}/notifications" => |call| Box::pin(inbox::list(call));
-    GET "/organizations/{org}/members/{user}/notifications/{notification}" =>
-        |call| Box::pin(inbox::get(call));
-    PATCH "/organizations/{org}/members/{user}/notifications/{notification}" =>
-        |call| Box::pin(inbox::patch(call));
-    DELETE "/organizations/{org}/members/{user}/notifications/{notification}" =>
-        |call| Box::pin(inbox::delete(call));
-    GET "/organizations/{org}/solutions/{solution}/members" =>
-        |call| Box::pin(members::list(call));
-    PUT "/organizations/{org}/solutions/{solution}/members/{user}" =>
-        |call| Box::pin(members::put(call));
-    PATCH "/organizations/{org}/solutions/{solution}/members/{user}" =>
-        |call| Box::pin(members::patch(call));
-};
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/v2.0/tool/version", "/tool/version"],
+        work: version,
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &[
+            "/v2.0/tool/organizations/{org}/notifications",
+            "/tool/organizations/{org}/notifications",
+        ],
+        work: |call| Box::pin(create::create(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &[
+            "/v2.0/tool/organizations/{org}/notifications",
+            "/tool/organizations/{org}/notifications",
+        ],
+        work: |call| Box::pin(notifications::list(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &[
+            "/v2.0/tool/organizations/{org}/notifications/{notification}",
+            "/tool/organizations/{org}/notifications/{notification}",
+        ],
+        work: |call| Box::pin(notifications::get(call)),
+    },
+    Endpoint {
+        method: Method::DELETE,
+        patterns: &[
+            "/v2.0/tool/organizations/{org}/notifications/{notification}",
+            "/tool/organizations/{org}/notifications/{notification}",
+        ],
+        work: |call| Box::pin(notifications::delete(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/v2.0/tool/organizations/{org}/members", "/tool/organizations/{org}/members"],
+        work: |call| Box::pin(invite::create(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &[
+            "/v2.0/tool/organizations/{org}/members/{user}/notifications",
+            "/tool/organizations/{org}/members/{user}/notifications",
+        ],
+        work: |call| Box::pin(inbox::list(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &[
+            "/v2.0/tool/organizations/{org}/members/{user}/notifications/{notification}",
+            "/tool/organizations/{org}/members/{user}/notifications/{notification}",
+        ],
+        work: |call| Box::pin(inbox::get(call)),
+    },
+    Endpoint {
+        method: Method::PATCH,
+        patterns: &[
+            "/v2.0/tool/organizations/{org}/members/{user}/notifications/{notification}",
+            "/tool/organizations/{org}/members/{user}/notifications/{notification}",
+        ],
+        work: |call| Box::pin(inbox::patch(call)),
+    },
+    Endpoint {
+        method: Method::DELETE,
+        patterns: &[
+            "/v2.0/tool/organizations/{org}/members/{user}/notifications/{notification}",
+            "/tool/organizations/{org}/members/{user}/notifications/{notification}",
+        ],
+        work: |call| Box::pin(inbox::delete(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &[
+            "/v2.0/tool/organizations/{org}/solutions/{solution}/members",
+            "/tool/organizations/{org}/solutions/{solution}/members",
+        ],
+        work: |call| Box::pin(members::list(call)),
+    },
+    Endpoint {
+        method: Method::PUT,
+        patterns: &[
+            "/v2.0/tool/organizations/{org}/solutions/{solution}/members/{user}",
+            "/tool/organizations/{org}/solutions/{solution}/members/{user}",
+        ],
+        work: |call| Box::pin(members::put(call)),
+    },
+    Endpoint {
+        method: Method::PATCH,
+        patterns: &[
+            "/v2.0/tool/organizations/{org}/solutions/{solution}/members/{user}",
+            "/tool/organizations/{org}/solutions/{solution}/members/{user}",
+        ],
+        work: |call| Box::pin(members::patch(call)),
+    },
+];
 
 /// `GET …/version`; needs no token.
 fn version(_: Call) -> Work {

@@ -13,7 +13,6 @@ const EMAILS_MAX: usize = 1_000;
 const GROUPS_MAX: usize = 100;
 /// A push payload is at most 4,096 bytes, and inputs travel in it.
 const INPUTS_BYTES_MAX: usize = 3 << 10;
-const YEAR_MS: u64 = 366 * 24 * 3_600_000;
 
 /// A checked create request.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use crate::api::{Answered, reply};
 use crate::journal::Timeline;
 use crate::model::{Audience, FinalState, NotificationId, OrganizationId, Part, TimelineEvent};
 use crate::store::OrganizationRef;
-use crate::work::{Work, decode_event};
+use crate::work::{CANCELED_TARGET, Work, decode_event};
 use serde_json::{Map, Value, json};
 
 pub(super) async fn timeline(call: Call) -> Result<Answered, Failure> {
@@ -116,6 +116,11 @@ impl Progress {
                     }
                 }
                 TimelineEvent::Held { .. } => progress.open += 1,
+                // Taken back before anybody was looked for: one delivery that never was.
+                TimelineEvent::Settled { target, .. } if target == CANCELED_TARGET => {
+                    progress.is_expanded = true;
+                    progress.expected += 1;
+                }
                 TimelineEvent::Ruled { .. }
                 | TimelineEvent::Attempted { .. }
                 | TimelineEvent::Settled { .. }

@@ -136,6 +136,10 @@ async fn a_canceled_notification_reaches_nobody_and_stays_gone() {
     // The native timeline keeps what happened.
     let timeline = world.gateway.timeline(&world.token, &canceled).await;
     assert_eq!(timeline["timeline"][0]["state"], "canceled", "{timeline:#}");
+    assert_eq!(
+        (&timeline["state"], &timeline["deliveries"]["canceled"]),
+        (&json!("done"), &json!(1))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::POLICY;
 use crate::support::client::{Ask, Reply};
+use crate::support::eventually;
 use crate::support::gateway::{Gateway, Home};
 use crate::support::world::{self, add_device, add_hook, apns_token};
 
@@ -83,6 +84,13 @@ async fn the_user_is_told_once_over_every_channel() {
         let count = targets.iter().filter(|target| *target == channel).count();
         assert_eq!(count, 1, "{channel} in {targets:?}");
     }
+    let inbox = format!("/v2.0/tool/organizations/101/members/102/notifications/{id}");
+    let ask = Ask::get(inbox).bearer(&world.token);
+    let entry = eventually("the entry in the inbox", async || {
+        let reply = world.gateway.ask(&ask).await;
+        (reply.status == 200).then(|| reply.json())
+    });
+    assert!(entry.await.to_string().contains("Your password was changed"));
     world.gateway.drained().await;
     for twin in [TwinName::Apns, TwinName::Smtp, TwinName::Webhook] {
         assert_eq!(world.receipts(twin).len(), 1, "{twin}");

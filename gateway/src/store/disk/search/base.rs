@@ -52,6 +52,18 @@ impl Hits {
         self.words[slot / 64] >> (slot % 64) & 1 == 1
     }
 
+    /// Ascending.
+    pub(super) fn slots(&self) -> impl Iterator<Item = u32> {
+        self.words.iter().zip(0u32..).flat_map(|(word, number)| {
+            let mut left = *word;
+            std::iter::from_fn(move || {
+                let bit = left.checked_ilog2().map(|_| left.trailing_zeros())?;
+                left &= left - 1;
+                Some(number * 64 + bit)
+            })
+        })
+    }
+
     pub(super) fn remove(&mut self, slot: u32) {
         if self.has(slot) {
             let slot = slot as usize;
@@ -173,7 +185,7 @@ impl Base {
             .get_or_init(|| Order::sort(self.count(), |slot| self.key(column, slot)))
     }
 
-    fn key(&self, column: SortBy, slot: u32) -> Key<'_> {
+    pub(super) fn key(&self, column: SortBy, slot: u32) -> Key<'_> {
         let at = slot as usize;
         match column {
             SortBy::Id => Key::from(self.users[at].0),

@@ -12,14 +12,18 @@ use super::{Page, Query, SearchIndex};
 use crate::model::UserId;
 use crate::store::SortBy;
 
+/// Hits are few, and sorted themselves, if they are at most one in this many users: else it is
+/// cheaper to go through the users in the order of the column until the page is full.
+const FEW_SHARE: u64 = 256;
+const FEW_MIN: u64 = 8;
+
 pub(super) fn find(index: &SearchIndex, query: &Query<'_>) -> Page {
     let folded = text::fold(query.text);
     let needle = Needle::new(&folded);
     let mut hits = index.base.hits(&folded);
-    let mut changed = BinaryHeap::new();
+    let mut changed = Vec::new();
     if index.overlay.changed() > 0 {
         let mut left = Hits::clone(&hits);
-        let mut found = Vec::new();
         for (user, entry) in index.overlay.entries() {
             entry.slot.into_iter().for_each(|slot| left.remove(slot));
             if let Some(row) = entry.row.as_ref().filter(|row| needle.is_in(&row.record)) {
@@ -28,36 +32,70 @@ pub(super) fn find(index: &SearchIndex, query: &Query<'_>) -> Page {
                     SortBy::Status => by_rank(row.status.rank(query.now)),
                     sort => (row.key(sort), None),
                 };
-                found.push(Changed { key, place, user, entry, descending });
+                changed.push(Changed { key, place, user, entry, descending });
             }
         }
         hits = left.into();
-        changed = BinaryHeap::from(found);
     }
     let total = hits.count + changed.len() as u64;
     let mut page = Page { users: Vec::new(), total };
     if query.offset >= total || query.limit == 0 {
         return page;
     }
-    let sorted = Sorted { base: &index.base, hits: &hits, changed, query };
-    let slots = 0..index.base.count();
+    page.users = if hits.count <= FEW_MIN.max(u64::from(index.base.count()) / FEW_SHARE) {
+        of_few(&index.base, &hits, &changed, query)
+    } else {
+        of_many(&index.base, &hits, BinaryHeap::from(changed), query)
+    };
+    page
+}
+
+/// Sorts the hits, as far as the page needs them.
+fn of_few(base: &Base, hits: &Hits, changed: &[Changed<'_>], query: &Query<'_>) -> Vec<UserId> {
+    let key = |slot: u32| match query.sort {
+        SortBy::Status => by_rank(base.status(slot).rank(query.now)).0,
+        sort => base.key(sort, slot),
+    };
+    let mut found: Vec<(Key<'_>, UserId)> =
+        hits.slots().map(|slot| (key(slot), base.user(slot))).collect();
+    found.extend(changed.iter().map(|hit| (hit.key, hit.user)));
+    let compare = |one: &(Key<'_>, UserId), other: &(Key<'_>, UserId)| {
+        let keys = one.0.cmp(&other.0);
+        let keys = if query.descending { keys.reverse() } else { keys };
+        keys.then_with(|| one.1.cmp(&other.1))
+    };
+    let first = usize::try_from(query.offset).unwrap_or(usize::MAX);
+    let end = first.saturating_add(query.limit);
+    if end < found.len() {
+        found.select_nth_unstable_by(end, compare);
+        found.truncate(end);
+    }
+    found.sort_unstable_by(compare);
+    found.into_iter().skip(first).map(|(_, user)| user).collect()
+}
+
+/// Goes through the base in the asked order.
+fn of_many(
+    base: &Base,
+    hits: &Hits,
+    changed: BinaryHeap<Changed<'_>>,
+    query: &Query<'_>,
+) -> Vec<UserId> {
+    let sorted = Sorted { base, hits, changed, query };
     let alone = |slot: u32| (Place::in_group(slot as usize), slot);
     // One pass over the hits per status: which one a user has depends on the time.
     let of_rank = |rank: u8| {
-        let (base, hits) = (&index.base, &hits);
-        let has_it =
-            move |slot: &u32| hits.has(*slot) && base.status(*slot).rank(query.now) == rank;
-        slots.clone().filter(has_it).map(move |slot| (Place::in_group(rank.into()), slot))
+        let has_it = move |slot: &u32| base.status(*slot).rank(query.now) == rank;
+        hits.slots().filter(has_it).map(move |slot| (Place::in_group(rank.into()), slot))
     };
-    page.users = match (query.sort, query.descending) {
-        (SortBy::Id, false) => sorted.page(slots.clone().map(alone)),
-        (SortBy::Id, true) => sorted.page(slots.clone().rev().map(alone)),
+    match (query.sort, query.descending) {
+        (SortBy::Id, false) => sorted.page(hits.slots().map(alone)),
+        (SortBy::Id, true) => sorted.page((0..base.count()).rev().map(alone)),
         (SortBy::Status, false) => sorted.page((0..Status::RANKS).flat_map(of_rank)),
         (SortBy::Status, true) => sorted.page((0..Status::RANKS).rev().flat_map(of_rank)),
-        (column, false) => sorted.page(index.base.order(column).ascending()),
-        (column, true) => sorted.page(index.base.order(column).descending()),
-    };
-    page
+        (column, false) => sorted.page(base.order(column).ascending()),
+        (column, true) => sorted.page(base.order(column).descending()),
+    }
 }
 
 fn by_rank(rank: u8) -> (Key<'static>, Option<Place>) {
