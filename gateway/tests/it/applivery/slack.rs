@@ -1,6 +1,6 @@
 //! Slack channels: the code exchange, what a channel reads, and what is never shown.
 
-use bugler_loadtest::twins::{TwinName, TwinSet};
+use bugler_loadtest::twins::{FaultPlan, TwinName, TwinSet};
 use serde_json::{Value, json};
 
 use super::{ALL, EVENTS, World, path};
@@ -92,7 +92,7 @@ async fn codes_that_give_no_hook_make_no_subscription() {
     let text = "setup.slack.redirectUri is not one of the redirect URIs this server allows";
     refused(&foreign, text);
     assert_eq!(twins.receipts_since(Some(TwinName::SlackOauth), 0).len(), asked, "not even asked");
-    twins.set_up(TwinName::Slack, false);
+    twins.set_faults(FaultPlan::parse("slack-oauth:status=500").expect("a plan"));
     let down = create(&world, "twin-code-3", REDIRECT).await;
     refused(&down, "setup.slack.code could not be exchanged: Slack gave no usable answer");
     let all = world.ask(Ask::get(ALL)).await;
