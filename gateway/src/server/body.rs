@@ -10,9 +10,14 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
+
+/// How long the rest of a short body may take to arrive behind its answer.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// Why a body could not be read. Each is an answer the caller gets.
 #[derive(Debug, thiserror::Error)]
@@ -36,11 +41,47 @@ impl From<BodyError> for Refusal {
 }
 
 /// An unread request body.
+///
+/// Dropped unread on HTTP/1, a short one is read to its end behind the answer, so that the
+/// connection lives on; for any other the answer has to say that the connection ends.
 #[derive(Debug)]
 pub struct Body {
     source: Source,
     limits: BodyLimits,
     max: u64,
+    unread: Unread,
+}
+
+/// What becomes of a body that nobody reads.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// The library does what is right: the stream ends, not the connection.
+    Leave,
+    Drain,
+    /// Tells the exchange that this connection ends with the answer.
+    Close(Arc<AtomicBool>),
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if self.source.is_ended() {
+            return;
+        }
+        match std::mem::replace(&mut self.unread, Unread::Leave) {
+            Unread::Leave => {}
+            Unread::Close(close) => close.store(true, Ordering::Relaxed),
+            Unread::Drain => {
+                let mut rest = std::mem::replace(&mut self.source, Source::Given(None));
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    runtime.spawn(async move {
+                        let drain = async { while let Some(Ok(_)) = rest.frame().await {} };
+                        // A caller that does not send what it announced loses its connection.
+                        timeout(DRAIN_TIME, drain).await.ok();
+                    });
+                }
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -76,15 +117,15 @@ impl Source {
 }
 
 impl Body {
-    pub(super) fn new(incoming: Incoming, limits: BodyLimits, max: u64) -> Self {
-        Self { source: Source::Incoming(incoming), limits, max }
+    pub(super) fn new(incoming: Incoming, limits: BodyLimits, max: u64, unread: Unread) -> Self {
+        Self { source: Source::Incoming(incoming), limits, max, unread }
     }
 
     /// A body that is already here; for tests of services.
     #[must_use]
     pub fn given(bytes: impl Into<Bytes>) -> Self {
         let source = Source::Given(Some(bytes.into()));
-        Self { source, limits: BodyLimits::default(), max: u64::MAX }
+        Self { source, limits: BodyLimits::default(), max: u64::MAX, unread: Unread::Leave }
     }
 
     /// The length the caller announced, if it did.
@@ -125,13 +166,13 @@ impl Body {
     ///
     /// # Errors
     /// [`BodyError::TooLarge`] when the announced length is over the limit.
-    pub fn into_stream(self, limit: u64) -> Result<BodyStream, BodyError> {
+    pub fn into_stream(mut self, limit: u64) -> Result<BodyStream, BodyError> {
         let limit = limit.min(self.max);
         if self.declared_len().is_some_and(|length| length > limit) {
             return Err(BodyError::TooLarge { limit });
         }
         Ok(BodyStream {
-            source: self.source,
+            source: std::mem::replace(&mut self.source, Source::Given(None)),
             limits: self.limits,
             limit,
             total: None,

@@ -1,6 +1,7 @@
 //! One request and its answer: gate, admission, the service's future, and what every answer carries.
 
 use super::admission::Admission;
+use super::body::Unread;
 use super::framing::ConnectionState;
 use super::request_id::{BUGLER_REQUEST_ID, X_REQUEST_ID};
 use super::{Body, Refusal, Request, RequestId, Response, ServerLimits, Service, gate};
@@ -15,6 +16,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -85,12 +87,22 @@ impl hyper::service::Service<http::Request<Incoming>> for Exchange {
         };
         self.state.request_started();
         let id = asked.id.clone();
-        let work = Work { asked, exchange: self.clone(), _permit: permit };
+        let is_waiting = head.headers.contains_key(header::EXPECT);
+        let (unread, close) = match declared {
+            _ if head.version >= Version::HTTP_2 => (Unread::Leave, None),
+            // Reading would tell a caller that waits for 100 Continue to go on.
+            Some(length) if length <= DRAINED_BYTES && !is_waiting => (Unread::Drain, None),
+            _ => {
+                let close = Arc::new(AtomicBool::new(false));
+                (Unread::Close(Arc::clone(&close)), Some(close))
+            }
+        };
+        let work = Work { asked, exchange: self.clone(), close, _permit: permit };
         let request = Request {
             method: head.method,
             uri: head.uri,
             headers: head.headers,
-            body: Body::new(incoming, limits.body, limits.max_body),
+            body: Body::new(incoming, limits.body, limits.max_body, unread),
             id,
             peer: self.peer,
         };
@@ -124,6 +136,10 @@ impl Future for Answer {
                 Some(polled) => {
                     let mut response = ready!(polled);
                     finish(&mut response, &work.asked.id, None);
+                    if work.close.as_ref().is_some_and(|close| close.load(Ordering::Relaxed)) {
+                        let close = HeaderValue::from_static("close");
+                        response.headers_mut().insert(header::CONNECTION, close);
+                    }
                     response
                 }
             },
@@ -143,6 +159,8 @@ struct Asked {
 pub(super) struct Work {
     asked: Asked,
     exchange: Exchange,
+    /// Set when the body was given up, so that an HTTP/1 connection ends with the answer.
+    close: Option<Arc<AtomicBool>>,
     _permit: OwnedSemaphorePermit,
 }
 

@@ -261,3 +261,26 @@ async fn a_refusal_reaches_a_caller_that_is_still_sending() {
     read.expect("the server closes").expect("without a reset");
     assert_eq!(status(&answer), 413, "{answer:?}");
 }
+
+#[tokio::test]
+async fn a_refused_request_keeps_its_connection_though_its_short_body_comes_later() {
+    let server = TestServer::start(ServerLimits::default()).await;
+    let mut peer = server.connect().await;
+    peer.send("POST /unread HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n").await;
+    let refused = peer.until("refused /unread").await;
+    assert_eq!(status(&refused), 404, "{refused:?}");
+    assert!(!refused.to_lowercase().contains("connection: close"), "{refused:?}");
+    peer.send("hello").await;
+    peer.send("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi").await;
+    assert!(peer.until("\r\n\r\nhi").await.contains("200 OK"));
+}
+
+#[tokio::test]
+async fn a_refusal_before_a_long_body_says_that_the_connection_ends() {
+    let server = TestServer::start(ServerLimits::default()).await;
+    for framing in ["Content-Length: 100000", "Transfer-Encoding: chunked"] {
+        let head = format!("POST /unread HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n");
+        let answer = server.ask(head).await.to_lowercase();
+        assert!(answer.contains("connection: close"), "{framing}: {answer:?}");
+    }
+}

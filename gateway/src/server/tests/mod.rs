@@ -56,6 +56,7 @@ async fn answer(echo: Arc<Echo>, request: Request) -> Response {
             echo.release.notified().await;
             Response::new("waited".into())
         }
+        "/unread" => render("/unread", &Refusal::NotFound),
         "/panic" => panic!("on purpose"),
         "/big" => Response::new(vec![b'x'; 64 * 1024 * 1024].into()),
         "/stream" => {
