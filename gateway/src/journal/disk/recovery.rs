@@ -17,6 +17,7 @@ use bytes::Bytes;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -97,16 +98,20 @@ pub(super) fn open(
     let segments = Segments::open(dir)?;
     let index_path = dir.join("index.redb");
     let index_error = |source| OpenError::Index { path: index_path.clone(), source };
-    let index = Index::open(&index_path).map_err(index_error)?;
-    let checkpoint = index.checkpoint().map_err(index_error)?;
-    let granules = index.granules().map_err(index_error)?;
+    let read = unpanicked(|| {
+        let index = Index::open(&index_path)?;
+        let (checkpoint, granules) = (index.checkpoint()?, index.granules()?);
+        Ok((index, checkpoint, granules))
+    });
+    let (index, checkpoint, granules) = read.map_err(index_error)?;
     let first = segments.all().first().map_or(0, |s| s.base);
     if segments.all().is_empty() {
         segments.adopt(segments.create(0, options.segment_bytes)?);
     }
     drop_unused(&segments)?;
     let mut replay = Replay::new(checkpoint, options.shards, first, granules);
-    let end = replay.run(&segments, &index).map_err(|error| match error {
+    let replayed = unpanicked(|| replay.run(&segments, &index));
+    let end = replayed.map_err(|error| match error {
         ReplayError::Segment(error) => OpenError::Segment(error),
         ReplayError::Index(source) => index_error(source),
     })?;
@@ -129,6 +134,14 @@ pub(super) fn open(
         granule,
         recovered: Recovered { cut_bytes: end.cut_bytes, ..recovered },
         lock,
+    })
+}
+
+/// Turns the assertion that redb makes where damage leaves it no way into an error.
+fn unpanicked<T, E: From<IndexError>>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        let why = String::from("its pages contradict each other");
+        Err(IndexError::from(redb::Error::Corrupted(why)).into())
     })
 }
 
