@@ -75,8 +75,10 @@ pub(super) struct Whole<T>(pub(super) T);
 
 impl<'de, T: TryFrom<i64>> Deserialize<'de> for Whole<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let number = Value::from(serde_json::Number::deserialize(from)?);
-        let number = whole(&number).and_then(|number| T::try_from(number).ok());
+        let number = serde_json::Number::deserialize(from)?;
+        // The usual spelling needs no more than this.
+        let number = number.as_i64().or_else(|| whole(&Value::from(number)));
+        let number = number.and_then(|number| T::try_from(number).ok());
         number.map(Self).ok_or_else(|| de::Error::custom("a number is not an integer in range"))
     }
 }

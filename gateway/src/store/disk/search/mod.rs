@@ -28,7 +28,7 @@ const CHANGED_MIN: usize = 1024;
 const CHANGED_SHARE: usize = 128;
 
 /// Needles whose hits are kept: pages of one search follow each other.
-const RECENT_MAX: usize = 16;
+const RECENT_MAX: usize = 64;
 
 /// What the index keeps of a user.
 #[derive(Clone, Debug)]
