@@ -3,36 +3,21 @@
 //! `cargo bench -p bugler-benches --bench accounts [-- users=100000]`. Every case runs over one
 //! kept connection in turn with a server that answers a constant body; ratios are to its median.
 
-use bugler_benches::{Times, person, scatter};
-use bugler_gateway::BoxFuture;
-use bugler_gateway::api::{
-    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, NoHooks,
-    NotificationStates, Shared,
-};
-use bugler_gateway::auth::{
-    Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
-};
-use bugler_gateway::clock::{Clock, SystemClock};
-use bugler_gateway::intake::Intake;
-use bugler_gateway::journal::Journal;
-use bugler_gateway::journal::disk::{DiskJournal, DiskOptions};
-use bugler_gateway::lifecycle::Shutdown;
+use bugler_benches::{Constant, Failed, Times, api, person, scatter, serve};
 use bugler_gateway::model::{
     AccountState, Address, Device, DeviceId, Millis, OrganizationId, Platform, RoleId, Secret,
     User, UserId, UserProfile, UserStatus,
 };
-use bugler_gateway::server::{self, Refusal, ReplyBody, Request, Response, ServerLimits, Service};
+use bugler_gateway::server::Service;
 use bugler_gateway::store::disk::DiskStore;
 use bugler_gateway::store::{Accounts, Change, SortBy, Store, UserRef, UserSearch, directory};
 use bugler_loadtest::process;
-use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -46,40 +31,18 @@ const PAGE: usize = 50;
 /// Search p99 may exceed the median of a simple read by so much.
 const SEARCH_GOAL_MS: f64 = 20.0;
 
-type Failed = Box<dyn Error + Send + Sync>;
-
 fn main() -> Result<(), Failed> {
     let argument =
         |name: &str| std::env::args().find_map(|arg| arg.strip_prefix(name).map(String::from));
     let users = argument("users=").map_or(Ok(1_000_000), |users| users.parse())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match argument("role=").as_deref() {
-        Some("constant") => runtime.block_on(serve(Arc::new(Constant))),
+        Some("constant") => runtime.block_on(serve(Arc::new(Constant("{\"content\":[]}")))),
         Some("accounts") => {
             let home = PathBuf::from(argument("home=").ok_or("no home")?);
             runtime.block_on(async { serve(accounts(&home, users).await?).await })
         }
         _ => compare(users),
-    }
-}
-
-struct Constant;
-
-impl Service for Constant {
-    fn call(&self, request: Request) -> BoxFuture<'static, Response> {
-        Box::pin(async move {
-            let read = request.body.read(1 << 20).await;
-            Response::new(ReplyBody::from(if read.is_ok() { "{\"content\":[]}" } else { "{}" }))
-        })
-    }
-
-    fn refuse(
-        &self,
-        _path: &str,
-        _content_type: Option<&http::HeaderValue>,
-        _refusal: &Refusal,
-    ) -> Response {
-        Response::new(ReplyBody::default())
     }
 }
 
@@ -199,52 +162,9 @@ async fn store_costs(store: &DiskStore, home: &Path, users: u32) -> Result<(), F
 }
 
 async fn accounts(home: &Path, users: u32) -> Result<Arc<dyn Service>, Failed> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = Arc::new(DiskStore::open(home)?);
     store_costs(&store, home, users).await?;
-    let journal =
-        DiskJournal::open(&home.join("journal"), DiskOptions::default(), Arc::clone(&clock))?;
-    let journal: Arc<dyn Journal> = Arc::new(journal);
-    let keys = Arc::new(KeyRing::load_or_create(&home.join("keys.json"))?);
-    let minter = TokenMinter::new(Arc::clone(&keys), "bench", "bench", Arc::clone(&clock))?;
-    for organization in [BIG, SMALL] {
-        let grant = Grant {
-            organization,
-            scope: Scope::Organization,
-            subject: String::from("bench"),
-            lifetime: Duration::from_hours(1),
-            limited_to: None,
-            origin: Origin::default(),
-        };
-        writeln!(std::io::stdout(), "token {}", minter.mint(&grant)?)?;
-    }
-    let identity = IdentitySettings { token_ttl: Duration::from_hours(1), client_failures: 5 };
-    Ok(Arc::new(Api::new(Shared {
-        intake: Intake::new(journal, Arc::clone(&clock)),
-        store,
-        verifier: TokenVerifier::new(keys, "bench", "bench", clock),
-        settings: ApiSettings {
-            max_body: 256 << 10,
-            bulk_max_body: 16 << 20,
-            region: String::from("us-east-1"),
-            retention: Duration::from_hours(7 * 24),
-        },
-        limit: None,
-        jigx: NotificationStates::default(),
-        hooks: Arc::new(NoHooks),
-        blynk: Blynk::new(BlynkSettings::default()),
-        identity: Identity::new(Some(minter), identity),
-        passwords: PasswordPool::default(),
-    })))
-}
-
-async fn serve(service: Arc<dyn Service>) -> Result<(), Failed> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let mut out = std::io::stdout();
-    writeln!(out, "url {}", listener.local_addr()?)?;
-    out.flush()?;
-    server::serve(listener, None, ServerLimits::default(), service, Shutdown::new()).await;
-    Ok(())
+    api(home, store, &[BIG, SMALL])
 }
 
 /// A server in a process of its own, and one connection to it.
@@ -269,7 +189,7 @@ impl Role {
             match line.split_once(' ') {
                 Some(("token", token)) => tokens.push(String::from(token)),
                 Some(("note", note)) => writeln!(std::io::stdout(), "{note}")?,
-                Some(("url", address)) => {
+                Some(("address", address)) => {
                     let connection = connect(address)?;
                     return Ok(Self { child, tokens, address: String::from(address), connection });
                 }

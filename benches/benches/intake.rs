@@ -3,34 +3,21 @@
 //! `cargo bench -p bugler-benches --bench intake`. Server and generator are two processes on the
 //! same cores; cases are interleaved and medians compared, so that a noisy machine hits all alike.
 
-use bugler_gateway::BoxFuture;
-use bugler_gateway::api::{
-    Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, NoHooks,
-    NotificationStates, Shared,
-};
-use bugler_gateway::auth::{
-    Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
-};
+use bugler_benches::{Constant, Failed, api, serve};
 use bugler_gateway::clock::{Clock, SystemClock};
-use bugler_gateway::intake::Intake;
-use bugler_gateway::journal::Journal;
-use bugler_gateway::journal::disk::{DiskJournal, DiskOptions};
-use bugler_gateway::lifecycle::Shutdown;
 use bugler_gateway::model::OrganizationId;
-use bugler_gateway::server::{self, Refusal, ReplyBody, Request, Response, ServerLimits, Service};
+use bugler_gateway::server::Service;
 use bugler_gateway::store::Store;
 use bugler_gateway::store::directory;
 use bugler_gateway::store::disk::DiskStore;
 use bugler_loadtest::ledger::ClientLedger;
 use bugler_loadtest::load::{self, Dialect, LoadPlan, Mode, Stop};
 use bugler_loadtest::process;
-use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -39,13 +26,14 @@ const ROUNDS: usize = 3;
 const ROUND: Duration = Duration::from_secs(4);
 const CONNECTIONS: usize = 256;
 
-type Failed = Box<dyn Error + Send + Sync>;
-
 fn main() -> Result<(), Failed> {
     let role = std::env::args().skip(1).find(|arg| arg.starts_with("role="));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match role.as_deref() {
-        Some("role=constant") => runtime.block_on(serve(Arc::new(Constant))),
+        Some("role=constant") => {
+            let constant = Constant("{\"id\":\"0\",\"state\":\"queued\"}");
+            runtime.block_on(serve(Arc::new(constant)))
+        }
         Some("role=intake") => {
             let home = tempfile::tempdir()?;
             runtime.block_on(async { serve(intake(home.path()).await?).await })
@@ -54,77 +42,13 @@ fn main() -> Result<(), Failed> {
     }
 }
 
-/// Reads the body, does nothing with it, answers.
-struct Constant;
-
-impl Service for Constant {
-    fn call(&self, request: Request) -> BoxFuture<'static, Response> {
-        Box::pin(async move {
-            let read = request.body.read(1 << 20).await;
-            let body = if read.is_ok() { "{\"id\":\"0\",\"state\":\"queued\"}" } else { "{}" };
-            Response::new(ReplyBody::from(body))
-        })
-    }
-
-    fn refuse(
-        &self,
-        _path: &str,
-        _content_type: Option<&http::HeaderValue>,
-        _refusal: &Refusal,
-    ) -> Response {
-        Response::new(ReplyBody::default())
-    }
-}
-
 /// The whole API over an embedded journal, without a dispatcher: what accepting costs.
 async fn intake(home: &Path) -> Result<Arc<dyn Service>, Failed> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let journal =
-        DiskJournal::open(&home.join("journal"), DiskOptions::default(), Arc::clone(&clock))?;
-    let journal: Arc<dyn Journal> = Arc::new(journal);
     let store: Arc<dyn Store> = Arc::new(DiskStore::open(home)?);
     let document = br#"{"organizations":[{"id":101,"name":"Acme"}]}"#;
-    let changes = directory::changes(document, store.as_ref(), clock.now()).await?;
+    let changes = directory::changes(document, store.as_ref(), SystemClock.now()).await?;
     store.apply(changes).await?;
-    let keys = Arc::new(KeyRing::load_or_create(&home.join("keys.json"))?);
-    let minter = TokenMinter::new(Arc::clone(&keys), "bench", "bench", Arc::clone(&clock))?;
-    let grant = Grant {
-        organization: OrganizationId(101),
-        scope: Scope::Organization,
-        subject: String::from("bench"),
-        lifetime: Duration::from_hours(1),
-        limited_to: None,
-        origin: Origin::default(),
-    };
-    writeln!(std::io::stdout(), "token {}", minter.mint(&grant)?)?;
-    let settings = IdentitySettings { token_ttl: Duration::from_hours(1), client_failures: 5 };
-    Ok(Arc::new(Api::new(Shared {
-        intake: Intake::new(journal, Arc::clone(&clock)),
-        store,
-        verifier: TokenVerifier::new(keys, "bench", "bench", clock),
-        settings: ApiSettings {
-            max_body: 256 << 10,
-            bulk_max_body: 16 << 20,
-            region: String::from("us-east-1"),
-            retention: Duration::from_hours(7 * 24),
-        },
-        limit: None,
-        jigx: NotificationStates::default(),
-        hooks: Arc::new(NoHooks),
-        identity: Identity::new(Some(minter), settings),
-        blynk: Blynk::new(BlynkSettings::default()),
-        passwords: PasswordPool::default(),
-    })))
-}
-
-async fn serve(service: Arc<dyn Service>) -> Result<(), Failed> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let mut out = std::io::stdout();
-    writeln!(out, "url http://{}", listener.local_addr()?)?;
-    out.flush()?;
-    let limits = ServerLimits { connections_per_peer: 4096, ..ServerLimits::default() };
-    server::serve(listener, None, limits, service, Shutdown::new()).await;
-    Ok(())
+    api(home, store, &[OrganizationId(101)])
 }
 
 /// A server in a process of its own.
@@ -147,8 +71,8 @@ impl Role {
             if let Some(found) = line.strip_prefix("token ") {
                 found.clone_into(&mut token);
             }
-            if let Some(found) = line.strip_prefix("url ") {
-                found.clone_into(&mut url);
+            if let Some(found) = line.strip_prefix("address ") {
+                url = format!("http://{found}");
                 break;
             }
         }

@@ -123,7 +123,16 @@ pub struct User {
     pub account: AccountState,
 }
 
+/// An active user who did not log in for this long is shown as inactive.
+const INACTIVE_AFTER_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+
 impl User {
+    /// When an active user becomes an inactive one, if nothing changes; never before a first log-in.
+    #[must_use]
+    pub fn inactive_from(&self) -> Option<Millis> {
+        self.account.last_login_at.map(|at| at.plus(INACTIVE_AFTER_MS))
+    }
+
     /// The record before a change at `now`: with its next revision.
     #[must_use]
     pub fn changed(mut self, now: Millis) -> Self {

@@ -33,6 +33,21 @@ pub enum SortBy {
     Phone,
 }
 
+impl SortBy {
+    pub const ALL: [Self; 10] = [
+        Self::Id,
+        Self::Name,
+        Self::Email,
+        Self::Status,
+        Self::Role,
+        Self::OrganizationName,
+        Self::DevicesCount,
+        Self::Country,
+        Self::RegisteredAt,
+        Self::Phone,
+    ];
+}
+
 /// A search among the users of an organization and those below it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UserSearch {

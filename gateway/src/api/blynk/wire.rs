@@ -6,9 +6,6 @@ use crate::model::{
 use bytes::Bytes;
 use serde::Serialize;
 
-/// An active user that has not logged in for so long is shown as inactive.
-const INACTIVE_AFTER_MS: u64 = 30 * 24 * 60 * 60 * 1000;
-
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct UserShown<'a> {
@@ -110,12 +107,9 @@ fn changed_at(modified: Millis, created: Millis) -> u64 {
 }
 
 fn status(user: &User, now: Millis) -> &'static str {
-    let seen = user.account.last_login_at;
     match user.status {
         UserStatus::Pending => "Pending",
-        UserStatus::Active if seen.is_some_and(|at| at.plus(INACTIVE_AFTER_MS) <= now) => {
-            "Inactive"
-        }
+        UserStatus::Active if user.inactive_from().is_some_and(|at| at <= now) => "Inactive",
         UserStatus::Active => "Active",
         UserStatus::Suspended => "Suspended",
     }

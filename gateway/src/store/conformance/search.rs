@@ -13,18 +13,6 @@ use crate::model::{
 use crate::store::{Change, SortBy, Store, UserSearch};
 use uuid::Uuid;
 
-const SORTS: [SortBy; 10] = [
-    SortBy::Id,
-    SortBy::Name,
-    SortBy::Email,
-    SortBy::Status,
-    SortBy::Role,
-    SortBy::OrganizationName,
-    SortBy::DevicesCount,
-    SortBy::Country,
-    SortBy::RegisteredAt,
-    SortBy::Phone,
-];
 const TEXTS: [&str; 9] = ["", "A", "user", "USER 1", "49 ", "nick", "@example", "ÄÖ", "%"];
 /// Far above what a store may answer without an index.
 const MANY: i64 = 2_500;
@@ -105,7 +93,7 @@ impl Model {
     async fn agrees(&self, store: &dyn Store, root: OrganizationId) -> Checked {
         for text in TEXTS {
             for (sort, descending) in
-                SORTS.into_iter().flat_map(|sort| [(sort, false), (sort, true)])
+                SortBy::ALL.into_iter().flat_map(|sort| [(sort, false), (sort, true)])
             {
                 let (text, offset, limit) = (String::from(text), 0, usize::MAX);
                 let mut search = UserSearch { text, sort, descending, offset, limit };

@@ -11,7 +11,7 @@ use super::change::TREE_DEPTH_MAX;
 use super::reader::{ScanRange, View};
 use super::search::{SearchIndex, SearchRow};
 use super::tables::{Counter, Flaw, Table, decode, org_key, successor, user_key, user_of};
-use crate::model::{Millis, OrganizationId, User, UserId};
+use crate::model::{OrganizationId, User, UserId};
 use crate::store::{OrganizationRef, UserRef};
 
 /// Users of a subtree that is searched without an index: reading each takes microseconds.
@@ -19,8 +19,6 @@ const SMALL_USERS_MAX: u64 = 1_000;
 const SMALL_ORGANIZATIONS_MAX: usize = 200;
 /// A subtree with at least this share of all users is read by going through all users.
 const WHOLE_TABLE_SHARE: u64 = 4;
-/// An active user who did not log in for so long is shown as inactive.
-const INACTIVE_AFTER_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
 /// Organizations and their names.
 type Names = HashMap<OrganizationId, Arc<str>>;
@@ -234,8 +232,8 @@ fn indexed(rows: impl Iterator<Item = Result<SearchRow, Flaw>>) -> Result<Search
 }
 
 fn row(user: User, org_name: Arc<str>, devices: u32) -> SearchRow {
-    let (profile, account) = (user.profile, user.account);
-    let inactive_from = |at: Millis| at.plus(INACTIVE_AFTER_MS);
+    let inactive_from = user.inactive_from();
+    let profile = user.profile;
     SearchRow {
         user: user.id,
         org_name,
@@ -244,7 +242,7 @@ fn row(user: User, org_name: Arc<str>, devices: u32) -> SearchRow {
         nick_name: profile.nick_name,
         phone: profile.phone,
         status: user.status,
-        inactive_from: account.last_login_at.map(inactive_from),
+        inactive_from,
         role: user.role.0,
         devices,
         country: profile.address.and_then(|address| address.country).map(Arc::from),

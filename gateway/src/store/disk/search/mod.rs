@@ -60,7 +60,7 @@ const SORTED: [SortBy; 8] = [
     SortBy::Phone,
 ];
 /// Columns there are.
-const COLUMNS: usize = 10;
+const COLUMNS: usize = SortBy::ALL.len();
 
 /// One page of the users whose name, e-mail, nick name or phone number contains `text`.
 #[derive(Clone, Copy, Debug)]

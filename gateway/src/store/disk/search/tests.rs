@@ -48,7 +48,7 @@ fn row() -> impl Strategy<Value = SearchRow> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let column = (0..EVERY.len()).prop_map(|at| EVERY[at]);
+    let column = (0..SortBy::ALL.len()).prop_map(|at| SortBy::ALL[at]);
     prop_oneof![
         6 => row().prop_map(Step::Put),
         2 => (-20i64..20).prop_map(|user| Step::Remove(UserId(user))),
@@ -60,19 +60,6 @@ fn step() -> impl Strategy<Value = Step> {
             }),
     ]
 }
-
-const EVERY: [SortBy; COLUMNS] = [
-    SortBy::Id,
-    SortBy::Name,
-    SortBy::Email,
-    SortBy::Status,
-    SortBy::Role,
-    SortBy::OrganizationName,
-    SortBy::DevicesCount,
-    SortBy::Country,
-    SortBy::RegisteredAt,
-    SortBy::Phone,
-];
 
 fn shown(row: &SearchRow, now: Millis) -> &'static str {
     match row.status {
@@ -201,7 +188,8 @@ fn users_in_many_chunks_are_all_found() {
         if fold {
             index.adopt(index.folded());
         }
-        for (text, sort) in texts.into_iter().zip(EVERY.into_iter().cycle().skip(usize::from(fold)))
+        for (text, sort) in
+            texts.into_iter().zip(SortBy::ALL.into_iter().cycle().skip(usize::from(fold)))
         {
             for (descending, offset) in [(false, 0), (true, 0), (fold, 9_990)] {
                 let now = Millis(2_500);
