@@ -183,15 +183,19 @@ fn device(device: Device) -> Target {
 }
 
 fn subscriber(subscription: &Subscription) -> Expanded {
-    let id = subscription.id;
+    let (id, policy) = (subscription.id, subscription.policy);
     let (target, app) = match &subscription.endpoint {
         Endpoint::Slack { url, team, .. } => {
-            (Target::Slack { subscription: id, url: url.clone() }, team.clone())
+            (Target::Slack { subscription: id, url: url.clone(), policy }, team.clone())
         }
         Endpoint::Webhook { url, secret } => {
             let host = url::Url::parse(url).ok().and_then(|u| u.host_str().map(str::to_owned));
-            let target =
-                Target::Webhook { subscription: id, url: url.clone(), secret: secret.clone() };
+            let target = Target::Webhook {
+                subscription: id,
+                url: url.clone(),
+                secret: secret.clone(),
+                policy,
+            };
             (target, host.unwrap_or_default())
         }
     };

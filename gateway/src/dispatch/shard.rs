@@ -5,7 +5,7 @@ use crate::dispatch::job::Job;
 use crate::dispatch::lane::{Lanes, Queued};
 use crate::dispatch::settle::{Report, Settler, Tracker};
 use crate::dispatch::{Context, finish, inbox};
-use crate::journal::{Claim, EntryKind, JournalError, Resolution};
+use crate::journal::{Claim, EntryKind, JournalError, Resolution, Unlimited};
 use crate::model::{
     Delivery, DeliveryId, FinalState, Millis, Notification, Part, ShardId, Target, TargetRef,
     TimelineEvent, UserId,
@@ -42,7 +42,7 @@ pub(super) async fn run(
     while !*stop.borrow() {
         let max = worker.context.settings.claim_batch;
         let claims = tokio::select! {
-            claims = worker.context.journal.claim(shard, max) => claims,
+            claims = worker.context.journal.claim(shard, max, &Unlimited) => claims,
             _ = stop.changed() => break,
         };
         match claims {

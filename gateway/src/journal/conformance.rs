@@ -2,7 +2,7 @@
 
 use super::{
     Append, Claim, DeadLetter, Entry, EntryKind, IdempotencyRecord, Journal, JournalError,
-    Remembered, Resolution, Settlement,
+    Remembered, Resolution, Settlement, Unlimited,
 };
 use crate::BoxFuture;
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId, ShardId};
@@ -69,7 +69,7 @@ async fn put(fixture: &impl Fixture, shard: ShardId, entries: Vec<Entry>) {
 
 async fn claim(fixture: &impl Fixture, shard: ShardId, max: usize) -> Vec<Claim> {
     let journal = fixture.journal();
-    tokio::time::timeout(Duration::from_secs(20), journal.claim(shard, max))
+    tokio::time::timeout(Duration::from_secs(20), journal.claim(shard, max, &Unlimited))
         .await
         .expect("something to claim")
         .expect("claim answered")
@@ -77,7 +77,7 @@ async fn claim(fixture: &impl Fixture, shard: ShardId, max: usize) -> Vec<Claim>
 
 async fn nothing_to_claim(fixture: &impl Fixture, shard: ShardId) {
     let journal = fixture.journal();
-    let claim = journal.claim(shard, 1);
+    let claim = journal.claim(shard, 1, &Unlimited);
     let quiet = tokio::time::timeout(Duration::from_millis(60), claim).await;
     assert!(quiet.is_err(), "claimed {quiet:?}");
 }

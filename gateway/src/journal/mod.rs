@@ -201,6 +201,22 @@ pub enum JournalError {
     Unreadable,
 }
 
+/// Says whose work a claimer takes now.
+pub trait Room: Send + Sync {
+    /// Entries of `org` that may be claimed now.
+    fn room(&self, org: OrganizationId) -> usize;
+}
+
+/// Room for everything.
+#[derive(Clone, Copy, Debug)]
+pub struct Unlimited;
+
+impl Room for Unlimited {
+    fn room(&self, _: OrganizationId) -> usize {
+        usize::MAX
+    }
+}
+
 /// Resolves when what was appended is durable; dropping it changes nothing.
 pub type Commit = BoxFuture<'static, Result<(), JournalError>>;
 
@@ -211,10 +227,20 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
     /// Enqueues or refuses, never waits. The promise is in the returned future.
     fn append(&self, shard: ShardId, append: Append) -> Result<Commit, JournalError>;
 
-    /// Leases up to `max` due entries of `shard`, waiting until there is at least one.
+    /// Leases up to `max` due entries of `shard`, waiting until there is at least one of an
+    /// organization that `room` has room for.
     ///
-    /// Cancel safe: a dropped future leases nothing.
-    fn claim(&self, shard: ShardId, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>>;
+    /// Organizations take turns; within one, the order is that of acceptance. An organization
+    /// without room is passed over and delays nobody. Cancel safe: a dropped future leases nothing.
+    fn claim<'a>(
+        &'a self,
+        shard: ShardId,
+        max: usize,
+        room: &'a dyn Room,
+    ) -> BoxFuture<'a, Result<Vec<Claim>, JournalError>>;
+
+    /// Makes a waiting `claim` look again: an organization has room that had none.
+    fn nudge(&self, shard: ShardId);
 
     /// Records progress. Enqueues or refuses like `append`; an answered settlement survives a
     /// crash, an unanswered one may be repeated by the next holder of the entry.

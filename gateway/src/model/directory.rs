@@ -220,6 +220,28 @@ pub enum Endpoint {
     Webhook { url: String, secret: Secret },
 }
 
+/// What becomes of a delivery after a try whose outcome nobody knows: sent, and no answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnUnknown {
+    /// Sent again by the provider's schedule, under the same id: at least once.
+    #[default]
+    Resend,
+    /// Kept until somebody decides: it waits with the dead letters.
+    Hold,
+    /// Given up: at most once.
+    GiveUp,
+}
+
+/// How deliveries to one subscription are treated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetPolicy {
+    pub on_unknown: OnUnknown,
+    /// Slack: what comes faster than the hook may be called goes out as one message.
+    pub merges_overflow: bool,
+    /// A delivery that has to be tried again keeps those after it waiting.
+    pub keeps_order: bool,
+}
+
 /// An organization's wish to get events by Slack or webhook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {
@@ -231,6 +253,7 @@ pub struct Subscription {
     /// Event names its owner said no to, shown again as they were sent.
     pub unwanted: Vec<String>,
     pub endpoint: Endpoint,
+    pub policy: TargetPolicy,
     pub enabled: bool,
     pub created_at: Millis,
     pub updated_at: Millis,

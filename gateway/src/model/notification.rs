@@ -1,7 +1,8 @@
 //! A notification, whom it is for, and the unit a provider sends: a delivery to one target.
 
 use super::{
-    DeliveryId, DeviceId, Millis, NotificationId, OrganizationId, Secret, SubscriptionId, UserId,
+    DeliveryId, DeviceId, Millis, NotificationId, OrganizationId, Secret, SubscriptionId,
+    TargetPolicy, UserId,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -115,11 +116,13 @@ pub enum Target {
     Slack {
         subscription: SubscriptionId,
         url: Secret,
+        policy: TargetPolicy,
     },
     Webhook {
         subscription: SubscriptionId,
         url: String,
         secret: Secret,
+        policy: TargetPolicy,
     },
     /// One user's mailbox, over the configured relay. The address is personal: see `Target::key`.
     Email {
@@ -157,6 +160,15 @@ impl Target {
     #[must_use]
     pub fn key(&self) -> String {
         self.reference().key()
+    }
+
+    /// How its owner wants it treated; devices and mailboxes have no wishes.
+    #[must_use]
+    pub fn policy(&self) -> TargetPolicy {
+        match self {
+            Self::Slack { policy, .. } | Self::Webhook { policy, .. } => *policy,
+            Self::Apns { .. } | Self::Fcm { .. } | Self::Email { .. } => TargetPolicy::default(),
+        }
     }
 
     #[must_use]

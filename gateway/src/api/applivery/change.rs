@@ -8,7 +8,7 @@ use crate::api::shared::{Head, Turn};
 use crate::api::{Answered, ExchangeError, Shared};
 use crate::auth::Permission;
 use crate::intake::{Answer, RecordChange};
-use crate::model::{Endpoint, ObjectId, OrganizationId, Secret, Subscription};
+use crate::model::{Endpoint, ObjectId, OrganizationId, Secret, Subscription, TargetPolicy};
 use crate::store::{Change, Expectation};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -45,6 +45,7 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
         events: create.flags.wanted,
         unwanted: create.flags.unwanted,
         endpoint,
+        policy: TargetPolicy::default(),
         enabled: true,
         created_at: now,
         updated_at: now,

@@ -76,11 +76,11 @@ fn notification(
 }
 
 fn target(subscription: &Subscription) -> Target {
-    let id = subscription.id;
+    let (id, policy) = (subscription.id, subscription.policy);
     match &subscription.endpoint {
-        Endpoint::Slack { url, .. } => Target::Slack { subscription: id, url: url.clone() },
+        Endpoint::Slack { url, .. } => Target::Slack { subscription: id, url: url.clone(), policy },
         Endpoint::Webhook { url, secret } => {
-            Target::Webhook { subscription: id, url: url.clone(), secret: secret.clone() }
+            Target::Webhook { subscription: id, url: url.clone(), secret: secret.clone(), policy }
         }
     }
 }

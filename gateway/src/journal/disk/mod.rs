@@ -30,7 +30,7 @@ use self::state::BlockMarks;
 use self::writer::Writer;
 use super::{
     Append, Backlog, Books, Claim, ClaimId, Commit, DeadLetter, EventPlace, Journal, JournalError,
-    ListedRoot, Remembered, Settlement, Timeline,
+    ListedRoot, Remembered, Room, Settlement, Timeline,
 };
 use crate::BoxFuture;
 use crate::clock::Clock;
@@ -149,7 +149,12 @@ impl Journal for DiskJournal {
         self.core.enqueue(shard, encode_append(&append), marks, 1)
     }
 
-    fn claim(&self, shard: ShardId, max: usize) -> BoxFuture<'_, Result<Vec<Claim>, JournalError>> {
+    fn claim<'a>(
+        &'a self,
+        shard: ShardId,
+        max: usize,
+        _room: &'a dyn Room,
+    ) -> BoxFuture<'a, Result<Vec<Claim>, JournalError>> {
         Box::pin(async move {
             let cell = self.core.shards.get(usize::from(shard.0)).ok_or(JournalError::Closed)?;
             loop {
@@ -166,6 +171,10 @@ impl Journal for DiskJournal {
                 tokio::time::timeout(std::time::Duration::from_millis(500), woken).await.ok();
             }
         })
+    }
+
+    fn nudge(&self, shard: ShardId) {
+        self.core.wake(shard);
     }
 
     fn settle(&self, shard: ShardId, settlements: Vec<Settlement>) -> Result<Commit, JournalError> {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::clock::TestClock;
 use crate::journal::conformance::{self, Fixture};
-use crate::journal::{Entry, EntryKind};
+use crate::journal::{Entry, EntryKind, Unlimited};
 use bytes::Bytes;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -112,7 +112,7 @@ async fn fill(dir: &Path, clock: &TestClock, entries: u32) {
 async fn all_texts(journal: &DiskJournal) -> Vec<String> {
     let mut texts = Vec::new();
     while journal.backlog(ShardId(0)).pending > texts.len() as u64 {
-        for claim in journal.claim(ShardId(0), 100).await.expect("claims") {
+        for claim in journal.claim(ShardId(0), 100, &Unlimited).await.expect("claims") {
             texts.push(String::from_utf8_lossy(&claim.payload).into_owned());
         }
     }
@@ -256,7 +256,7 @@ async fn settled_segments_past_retention_are_dropped_whole() {
     assert!(before > 4, "nothing unsettled is dropped: {before}");
     let mut left = 40;
     while left > 0 {
-        for claim in journal.claim(ShardId(0), 100).await.expect("claims") {
+        for claim in journal.claim(ShardId(0), 100, &Unlimited).await.expect("claims") {
             left -= 1;
             let settlement = Settlement {
                 claim: claim.id,

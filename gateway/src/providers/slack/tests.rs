@@ -2,7 +2,7 @@
 
 use super::classify::{Meaning, WORDS};
 use super::*;
-use crate::model::{Content, Millis, ObjectId, Secret};
+use crate::model::{Content, Millis, ObjectId, Secret, TargetPolicy};
 use crate::providers::fixture::{
     Act, Ca, Server, Speak, clock, delivery, patient, send_all, send_one, with_content,
 };
@@ -26,7 +26,8 @@ fn slack() -> Slack {
 }
 
 fn to(url: &str) -> Delivery {
-    delivery(Target::Slack { subscription: ObjectId([1; 12]), url: Secret::new(url) })
+    let (subscription, policy) = (ObjectId([1; 12]), TargetPolicy::default());
+    delivery(Target::Slack { subscription, url: Secret::new(url), policy })
 }
 
 async fn hook(act: impl Fn(usize) -> Act + Send + Sync + 'static) -> (Server, String) {

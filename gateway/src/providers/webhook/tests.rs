@@ -1,7 +1,7 @@
 //! Webhooks against a scripted receiver: signature, body, answers, redirects, guard.
 
 use super::*;
-use crate::model::{Content, ObjectId, Secret};
+use crate::model::{Content, ObjectId, Secret, TargetPolicy};
 use crate::providers::fixture::{
     Act, Ca, Server, Speak, clock, delivery, hasty, patient, send_one, with_content,
 };
@@ -28,6 +28,7 @@ fn to(url: &str) -> Delivery {
         subscription: ObjectId([1; 12]),
         url: url.to_owned(),
         secret: Secret::new(SECRET),
+        policy: TargetPolicy::default(),
     })
 }
 
@@ -209,6 +210,7 @@ async fn what_can_never_be_sent_is_told_before_sending() {
         subscription: ObjectId([1; 12]),
         url: server.url(),
         secret: Secret::new("whsec_short"),
+        policy: TargetPolicy::default(),
     };
     let attempt = send_one(&webhook(), unsigned).await;
     assert_eq!(attempt.outcome, Outcome::Hold { cause: "bad_secret" });

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::model::{
     AccountState, Device, DeviceId, Endpoint, MemberRole, Membership, Millis, ObjectId,
     Organization, OrganizationId, OrganizationProfile, Platform, RoleId, Secret, Subscription,
-    User, UserId, UserProfile, UserStatus,
+    TargetPolicy, User, UserId, UserProfile, UserStatus,
 };
 use crate::store::Change;
 
@@ -74,6 +74,7 @@ pub(in crate::store) fn webhook(org: OrganizationId, number: u32, events: &[&str
             url: format!("https://hooks.example.com/{number}"),
             secret: Secret::new("whsec_c2VjcmV0"),
         },
+        policy: TargetPolicy::default(),
         enabled: true,
         created_at: Millis(1_700_000_000_003),
         updated_at: Millis(1_700_000_000_004),

@@ -6,7 +6,9 @@ use uuid::Uuid;
 
 use super::fields::{self, Fields};
 use super::{Problem, Problems, names};
-use crate::model::{ObjectId, OrganizationId, Platform, RoleId, Secret, UserId, UserStatus};
+use crate::model::{
+    ObjectId, OnUnknown, OrganizationId, Platform, RoleId, Secret, UserId, UserStatus,
+};
 
 const UUID: &str = "must be a uuid";
 const OBJECT_ID: &str = "must be 24 hexadecimal digits";
@@ -89,6 +91,9 @@ pub(super) struct SubscriptionEntry {
     pub(super) description: Option<String>,
     pub(super) events: Vec<String>,
     pub(super) enabled: Option<bool>,
+    pub(super) on_unknown: Option<OnUnknown>,
+    pub(super) merges_overflow: Option<bool>,
+    pub(super) keeps_order: Option<bool>,
     pub(super) endpoint: EndpointEntry,
 }
 
@@ -225,6 +230,9 @@ fn client(fields: &mut Fields<'_>) -> Option<ClientEntry> {
     Some(ClientEntry { path, org, id, name, secret, limited_to })
 }
 
+const ON_UNKNOWN: [(&str, OnUnknown); 3] =
+    [("resend", OnUnknown::Resend), ("hold", OnUnknown::Hold), ("giveUp", OnUnknown::GiveUp)];
+
 fn subscription(fields: &mut Fields<'_>) -> Option<SubscriptionEntry> {
     let path = String::from(fields.path());
     let org = fields.required("organization", fields::positive).map(OrganizationId);
@@ -232,10 +240,14 @@ fn subscription(fields: &mut Fields<'_>) -> Option<SubscriptionEntry> {
     let description = fields.optional("description", fields::text);
     let events = fields.required("events", fields::texts);
     let enabled = fields.optional("enabled", fields::flag);
+    let on_unknown = fields.optional("onUnknown", fields::word(&ON_UNKNOWN));
+    let keeps_order = fields.optional("keepOrder", fields::flag);
     let slack = fields.required("type", fields::word(&[("slack", true), ("webhook", false)]));
     let url = fields.required("url", web_address);
     let (mut team, mut channel, mut secret) = (None, None, None);
+    let mut merges_overflow = None;
     if slack != Some(false) {
+        merges_overflow = fields.optional("mergeOverflow", fields::flag);
         team = fields.optional("team", fields::text);
         channel = fields.optional("channel", fields::text);
     }
@@ -249,7 +261,18 @@ fn subscription(fields: &mut Fields<'_>) -> Option<SubscriptionEntry> {
         EndpointEntry::Webhook { url, secret }
     };
     let (org, events) = (org?, events?);
-    Some(SubscriptionEntry { path, org, id, description, events, enabled, endpoint })
+    Some(SubscriptionEntry {
+        path,
+        org,
+        id,
+        description,
+        events,
+        enabled,
+        on_unknown,
+        merges_overflow,
+        keeps_order,
+        endpoint,
+    })
 }
 
 fn checked(

@@ -13,7 +13,7 @@ use super::{DirectoryError, Problem, Problems, built_in_roles, names};
 use crate::model::{
     AccountState, Audience, Client, Device, DeviceId, Endpoint, MemberRole, Membership, Millis,
     Organization, OrganizationId, Role, RoleId, Secret, SecretHash, Subscription, SubscriptionId,
-    User, UserStatus,
+    TargetPolicy, User, UserStatus,
 };
 use crate::store::{Change, OrganizationRef, Store, StoreError, UserRef};
 
@@ -266,6 +266,12 @@ impl Import<'_> {
         }
         let old = self.store.subscription(entry.org, id).await?;
         let kept = old.as_ref();
+        let policy = kept.map(|old| old.policy).unwrap_or_default();
+        let policy = TargetPolicy {
+            on_unknown: entry.on_unknown.unwrap_or(policy.on_unknown),
+            merges_overflow: entry.merges_overflow.unwrap_or(policy.merges_overflow),
+            keeps_order: entry.keeps_order.unwrap_or(policy.keeps_order),
+        };
         let new = Subscription {
             id,
             org: entry.org,
@@ -273,6 +279,7 @@ impl Import<'_> {
             events: entry.events,
             unwanted: Vec::new(),
             endpoint: endpoint(entry.endpoint, kept.map(|old| &old.endpoint)),
+            policy,
             enabled: entry.enabled.or(kept.map(|old| old.enabled)).unwrap_or(true),
             created_at: kept.map_or(self.now, |old| old.created_at),
             updated_at: kept.map_or(self.now, |old| old.updated_at),
