@@ -13,6 +13,8 @@ mod oauth_client;
 mod rule;
 mod serve;
 mod token;
+#[cfg(feature = "harness")]
+mod torture;
 mod trace;
 
 use clap::{Args, Parser, Subcommand};
@@ -24,6 +26,8 @@ use std::path::PathBuf;
 pub enum Exit {
     Done,
     Failed,
+    /// Nothing was found out, for want of something.
+    CouldNotRun,
     Configuration,
     Unreachable,
     NotAllowed,
@@ -40,6 +44,7 @@ impl Exit {
         match self {
             Self::Done => 0,
             Self::Failed => 1,
+            Self::CouldNotRun => 2,
             Self::Configuration => 3,
             Self::Unreachable => 4,
             Self::NotAllowed => 5,
@@ -95,6 +100,9 @@ enum Command {
     /// Put load on a gateway and report what it answered.
     #[cfg(feature = "harness")]
     Load(load::Load),
+    /// Play faults from a seed against a gateway and prove by ledgers what it promises.
+    #[cfg(feature = "harness")]
+    Torture(torture::Torture),
     /// Show what became of a notification: every decision, try and outcome.
     Trace(trace::Trace),
     /// Mint a bearer token with the keys of a data directory.
@@ -150,6 +158,8 @@ pub fn run() -> u8 {
         Command::Twins(twins) => twins.run(&mut out),
         #[cfg(feature = "harness")]
         Command::Load(load) => load.run(&mut out),
+        #[cfg(feature = "harness")]
+        Command::Torture(torture) => torture.run(&mut out),
         Command::Trace(trace) => trace.run(&mut out),
         Command::Token(token) => token.run(&mut out),
         Command::Client(client) => client.run(&mut out),

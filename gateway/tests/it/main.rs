@@ -16,4 +16,5 @@ mod lifecycle;
 mod matrix;
 mod openapi;
 mod support;
+mod torture;
 mod zitadel;
