@@ -330,7 +330,9 @@ impl<'a> Books<'a> {
         self.findings.ended_otherwise += state.otherwise;
         // What the gateway calls delivered must have reached a provider, and the other way round.
         let is_told_apart = state.delivered > arrived || state.delivered < sure;
-        let wrong = u64::from(is_absent || is_told_apart) + state.twice;
+        // One without an answer can be asked for only if a provider got its id.
+        let is_wrong = is_told_apart && !is_absent || is_absent && entry.is_accepted();
+        let wrong = u64::from(is_wrong) + state.twice;
         self.findings.books.add(wrong, || {
             format!(
                 "n-{seq}: {} delivered by the export, {arrived} by the providers",

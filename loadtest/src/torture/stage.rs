@@ -110,7 +110,11 @@ impl Stage {
         if shape.is_armed_at_start {
             (launch.env, launch.wrap) = (env.clone(), wrap.clone());
         }
-        let gateway = launch.start().await?;
+        let gateway = match launch.attempt().await? {
+            Ok(gateway) => gateway,
+            // Nothing has struck yet: what is wrong is what it was started with.
+            Err(ended) => return Err(Trouble::Setup(ended.last_words())),
+        };
         (launch.env, launch.wrap) = (env, wrap);
         // The row's name goes in, so that rows of one run do not share their schedule.
         let salt =

@@ -51,7 +51,15 @@ impl Clients {
         for (org, rate) in pace.rates.iter().copied().enumerate().filter(|(_, rate)| *rate > 0.0) {
             let first_seq = self.next.get(org).copied().unwrap_or_default();
             let plan = self.plan(world, pace, org, first_seq);
-            let plan = LoadPlan { rate: Some(rate), ..plan };
+            // A connection takes its next request and waits for its time: few of them for few.
+            let enough = (rate / 4.0).clamp(1.0, 1e4);
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "clamped to a small positive number"
+            )]
+            let connections = pace.connections.min(enough as usize);
+            let plan = LoadPlan { rate: Some(rate), connections, ..plan };
             let ledger = Arc::new(self.file.beside(first_seq));
             let load = Load::start(plan, Arc::clone(&ledger));
             let load = load.map_err(|error| Trouble::Setup(error.to_string()))?;
