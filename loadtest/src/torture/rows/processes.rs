@@ -132,8 +132,7 @@ async fn starve(stage: &mut Stage) -> Result<(), Trouble> {
     };
     std::fs::create_dir(&group).map_err(missing)?;
     let starved = starve_in(stage, &group).await;
-    // The processes in it have ended or been moved by now.
-    std::fs::write("/sys/fs/cgroup/memory/cgroup.procs", stage.gateway.pid().to_string()).ok();
+    // Nobody is in it any more.
     std::fs::remove_dir(&group).ok();
     starved
 }
@@ -142,24 +141,33 @@ async fn starve_in(stage: &mut Stage, group: &std::path::Path) -> Result<(), Tro
     let missing = |error: std::io::Error| Trouble::Missing(format!("the memory cgroup: {error}"));
     stage.wait(300..900).await;
     let rss = stage.gateway.residue().map_or(0, |residue| residue.rss_bytes);
-    // Less than it holds already: the kernel ends it at its next allocation.
-    let limit = rss.saturating_sub(8 << 20).max(16 << 20);
+    // Less than it held already: the kernel ends it sooner or later.
+    let limit = (rss / 4 * 3).max(16 << 20);
     std::fs::write(group.join("memory.limit_in_bytes"), limit.to_string()).map_err(missing)?;
-    std::fs::write(group.join("memory.swappiness"), "0").ok();
-    std::fs::write(group.join("memory.move_charge_at_immigrate"), "3").ok();
-    std::fs::write(group.join("cgroup.procs"), stage.gateway.pid().to_string()).map_err(missing)?;
+    graceful(stage, "the stop before the limit").await?;
+    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.display());
+    stage.launch.wrap = ["sh", "-c", &enter, "sh"].map(str::to_owned).to_vec();
     stage.note(format_args!("memory limited to {} MiB of {}", limit >> 20, rss >> 20));
-    let ended = stage.gateway.ended(stage.shape.dwell * 2).await;
-    stage.note(format_args!("under the limit it ended with {ended:?}"));
-    stage.remarks.push(format!("limit {} MiB: ended with {ended:?}", limit >> 20));
-    if ended.is_none() {
-        let mib = 1 << 30;
-        std::fs::write(group.join("memory.limit_in_bytes"), format!("{mib}")).ok();
-        return Ok(());
+    stage.is_first_life = false;
+    let started = stage.launch.attempt().await?;
+    stage.launch.wrap.clear();
+    let mut end = String::from("lived");
+    match started {
+        Ok(gateway) => {
+            stage.gateway = gateway;
+            let ended = stage.gateway.ended(stage.shape.dwell * 2).await;
+            if let Some(status) = ended {
+                end = status.to_string();
+            }
+        }
+        Err(ended) => end = format!("ended at its start: {:?}", ended.code),
     }
-    stage.crashes += 1;
-    stage.gateway.kill();
-    stage.restart().await
+    stage.note(&end);
+    stage.remarks.push(format!("limit {} MiB of {} MiB: {end}", limit >> 20, rss >> 20));
+    stage.crash();
+    stage.restart().await?;
+    stage.wait(300..800).await;
+    Ok(())
 }
 
 async fn start_twice(stage: &mut Stage) -> Result<(), Trouble> {
