@@ -5,6 +5,7 @@ use super::options::{CommitStats, DiskOptions};
 use super::record::{HEADER_BYTES, Record, Records, encode_settlement, id_prefix};
 use super::scan::Scanner;
 use super::segment::{Segment, SegmentError, Segments};
+use super::shortage::Shortage;
 use super::state::{BlockMarks, BlockRef, ListedKey, Place, Shard, listed_places};
 use super::writer::{Inbox, Request};
 use crate::clock::Clock;
@@ -37,6 +38,7 @@ pub(super) struct Core {
     pub(super) inbox: Inbox,
     pub(super) poisoned: AtomicBool,
     pub(super) closed: AtomicBool,
+    pub(super) shortage: Arc<Shortage>,
     pub(super) stats: CommitStats,
     /// Committed keys that the index does not hold yet.
     pub(super) recent_keys: Mutex<HashMap<[u8; 16], IdempotencyRecord>>,
@@ -51,10 +53,10 @@ impl Core {
     pub(super) fn new(
         options: DiskOptions,
         clock: Arc<dyn Clock>,
-        segments: Segments,
-        index: Index,
+        (segments, index): (Segments, Index),
         shards: Vec<Shard>,
         granules: Vec<Granule>,
+        shortage: Arc<Shortage>,
     ) -> Self {
         let cell = |shard| Cell {
             state: Mutex::new(shard),
@@ -72,6 +74,7 @@ impl Core {
             inbox: Inbox::default(),
             poisoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            shortage,
             stats: CommitStats::default(),
             recent_keys: Mutex::default(),
             recent_listed: Mutex::default(),
@@ -178,6 +181,9 @@ impl Core {
     ) -> Result<Commit, JournalError> {
         if self.poisoned.load(Ordering::Acquire) {
             return Err(JournalError::Poisoned);
+        }
+        if headroom == 1 && self.shortage.reason().is_some() {
+            return Err(JournalError::Full);
         }
         if bytes.len() as u64 + 2 * HEADER_BYTES as u64 + 8 > self.options.segment_bytes {
             return Err(JournalError::TooLarge);
