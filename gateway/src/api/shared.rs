@@ -2,11 +2,11 @@
 
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::{Answered, Blynk, Hooks, Identity, NotificationStates, SendLimit, reply};
-use crate::auth::{Caller, PasswordPool, Permission, PermissionSet, Scope, TokenVerifier};
+use crate::auth::{Caller, PasswordPool, TokenVerifier};
 use crate::intake::{Answer, ChangeError, Intake, KeyState, RecordChange, RequestKey, Running};
-use crate::model::{AuditNote, Organization, OrganizationId, User, UserStatus};
+use crate::model::{AuditNote, Organization, OrganizationId};
 use crate::server::Request;
-use crate::store::{OrganizationRef, Store, StoreError, UserRef};
+use crate::store::{OrganizationRef, Store, StoreError};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -50,49 +50,9 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The user behind a user-scoped token, with what its role grants now. `None` for an
-    /// organization's token, which is not limited by roles.
-    pub(crate) async fn user(
-        &self,
-        caller: &Caller,
-    ) -> Result<Option<(User, PermissionSet)>, Failure> {
-        let Scope::User(id) = caller.scope else { return Ok(None) };
-        let found = self.store.user(UserRef::Id(id)).await?;
-        // Transferred and suspended users keep their tokens and lose what these open.
-        let is_current = |user: &User| {
-            user.org == caller.organization
-                && user.status != UserStatus::Suspended
-                && caller.epoch.is_none_or(|epoch| epoch == user.account.epoch)
-        };
-        let Some(user) = found.filter(is_current) else {
-            return Err(Failure::new(FailureClass::BadToken, "the token's user is gone"));
-        };
-        let role = self.store.role(user.org, user.role).await?;
-        let granted = match role {
-            Some(role) => PermissionSet::of_names(role.permissions.iter().map(String::as_str)),
-            None => PermissionSet::of_default_role(user.role).unwrap_or_default(),
-        };
-        Ok(Some((user, granted)))
-    }
-
     /// Counts one notification of `org` against its limit.
     pub(crate) fn throttle(&self, org: OrganizationId) -> Result<(), Failure> {
         self.limit.as_ref().map_or(Ok(()), |limit| limit.take(org, Instant::now()))
-    }
-
-    /// Refuses a caller that lacks `permission`; answers its user, if it is one.
-    pub(crate) async fn require(
-        &self,
-        caller: &Caller,
-        permission: Permission,
-    ) -> Result<Option<User>, Failure> {
-        let found = self.user(caller).await?;
-        let granted = found.as_ref().map_or_else(PermissionSet::all, |(_, granted)| *granted);
-        if caller.may(permission, granted) {
-            return Ok(found.map(|(user, _)| user));
-        }
-        let text = format!("this needs the permission {}", permission.as_str());
-        Err(Failure::new(FailureClass::Forbidden, text))
     }
 
     /// An organization, and whether the caller may act on it: its own and those below it. `None`
@@ -220,10 +180,7 @@ impl Shared {
         action: &str,
         object: String,
     ) -> AuditNote {
-        let actor = match caller.scope {
-            Scope::Organization => format!("organization:{}", caller.organization),
-            Scope::User(user) => format!("user:{user}"),
-        };
+        let actor = caller.name();
         let (at, peer) = (self.intake.now(), Some(head.peer.ip().to_string()));
         AuditNote { at, org, actor, peer, action: action.to_owned(), object }
     }

@@ -47,7 +47,7 @@ impl Shared {
             priority: Priority::default(),
             collapse_key: None,
             created_at: now,
-            created_by: actor.name(),
+            created_by: actor.caller.name(),
             start_at: now,
             expires_at: None,
             dialect_fields: String::new(),

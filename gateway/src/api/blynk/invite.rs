@@ -1,6 +1,6 @@
 //! Users who choose their own password: invited into an organization, or registered in their own.
 
-use super::actor::{ADMIN, Actor, NO_ORGANIZATION, forbidden};
+use super::actor::{Actor, NO_ORGANIZATION, forbidden};
 use super::bodies::{Invite, Register};
 use super::events::{INVITED, REGISTERED, place_of};
 use super::personal::default_name;
@@ -9,6 +9,7 @@ use super::wire::UserShown;
 use crate::api::failure::Failure;
 use crate::api::route::Call;
 use crate::api::shared::{Begun, Head, Turn};
+use crate::api::signed::ADMIN;
 use crate::api::{Answered, BLYNK_BODY_MAX, Shared};
 use crate::auth::{Fresh, Permission, invitation_token};
 use crate::intake::{Answer, ChangeError, RecordChange};

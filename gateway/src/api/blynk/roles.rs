@@ -1,6 +1,6 @@
 //! `PUT …/users/role`: another role in the same organization.
 
-use super::actor::{ADMIN, Actor, forbidden, not_found};
+use super::actor::{Actor, forbidden, not_found};
 use super::events::{ROLE_CHANGED, place_of, role_text};
 use super::users::retry;
 use super::wire::UserShown;
@@ -9,6 +9,7 @@ use crate::api::fields::Faults;
 use crate::api::query::Query;
 use crate::api::route::Call;
 use crate::api::shared::{Head, Turn};
+use crate::api::signed::ADMIN;
 use crate::api::{Answered, Shared, reply};
 use crate::auth::Permission;
 use crate::intake::{Answer, ChangeError, RecordChange};

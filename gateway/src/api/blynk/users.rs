@@ -8,6 +8,7 @@ use super::wire::UserShown;
 use crate::api::failure::Failure;
 use crate::api::route::Call;
 use crate::api::shared::{Begun, Head, Turn};
+use crate::api::signed::ADMIN;
 use crate::api::{Answered, BLYNK_BODY_MAX, Shared, reply};
 use crate::auth::Permission;
 use crate::intake::{Answer, ChangeError, RecordChange};
@@ -15,8 +16,6 @@ use crate::model::{AccountState, OrganizationId, RoleId, Secret, User, UserProfi
 use crate::store::{Change, Expectation, StoreError, UserRef};
 use serde_json::json;
 use uuid::Uuid;
-
-use super::actor::ADMIN;
 
 /// Locale of users that named none.
 const LOCALE: &str = "en_US";
@@ -29,7 +28,7 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
     actor.require(&[Permission::UserInvite])?;
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let new = Create::parse(&body)?;
-    let mut begun = match shared.turn(head.key(actor.org(), &body)?).await? {
+    let mut begun = match shared.turn(shared.slow_key(&head, actor.org(), &body).await?).await? {
         Turn::First(begun) => begun,
         Turn::Replay(answered) => return Ok(answered),
     };
@@ -85,7 +84,7 @@ pub(super) async fn create_in_org(call: Call) -> Result<Answered, Failure> {
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let new = CreateInOrg::parse(&body)?;
     let organization = shared.reached_organization(&actor, new.org, NO_ORGANIZATION).await?;
-    let mut begun = match shared.turn(head.key(actor.org(), &body)?).await? {
+    let mut begun = match shared.turn(shared.slow_key(&head, actor.org(), &body).await?).await? {
         Turn::First(begun) => begun,
         Turn::Replay(answered) => return Ok(answered),
     };

@@ -2,25 +2,23 @@
 
 use super::enter;
 use super::members::{role, shown};
-use super::who::{WHOLE_ORGANIZATION, rank};
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::fields::{Faults, Fields, is_email};
 use crate::api::route::Call;
 use crate::api::shared::{Begun, Turn};
+use crate::api::signed::{PLAIN_USER, WHOLE_ORGANIZATION};
 use crate::api::{Answered, Shared, json};
 use crate::auth::{Fresh, invitation_token};
 use crate::intake::{Answer, RecordChange};
 use crate::model::{
     AccountState, Audience, AuditNote, Content, MemberRole, Membership, Notification, Organization,
-    Priority, RoleId, Secret, Source, User, UserProfile, UserStatus,
+    Priority, Secret, Source, User, UserProfile, UserStatus,
 };
 use crate::store::Change;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 const EVENT: &str = "user.invited";
-/// The built-in role without rights: what a member may do in Jigx its `userRole` says.
-const PLAIN_USER: RoleId = RoleId(3);
 const NO_SEAT: &str = "The organization has reached its user limit.";
 const NAME_MAX: usize = 100;
 const PASSWORD_MAX: usize = 80;
@@ -103,9 +101,12 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
     let (who, organization) = enter(&shared, &request.headers, params.get("org")).await?;
     who.require_invite()?;
     let (head, body) = shared.json_body(request).await?;
-    let key = head.key(organization.id, &body)?;
     let wish = Wish::parse(&body)?;
-    if rank(wish.role) > rank(who.role) {
+    let key = match wish.password {
+        Some(_) => shared.slow_key(&head, organization.id, &body).await?,
+        None => head.key(organization.id, &body)?,
+    };
+    if !who.gives(wish.role, who.role) {
         let text = "nobody gives a role above its own";
         return Err(Failure::new(FailureClass::Forbidden, text));
     }
@@ -133,6 +134,7 @@ fn new_user(shared: &Shared, organization: &Organization, wish: &Wish) -> User {
         org: organization.id,
         email: wish.email.clone(),
         name: wish.name.clone(),
+        // What a member may do in Jigx its `userRole` says.
         role: PLAIN_USER,
         status: if is_active { UserStatus::Active } else { UserStatus::Pending },
         tz: None,

@@ -2,12 +2,13 @@
 
 use super::enter;
 use super::page::{Token, Wanted, list as page};
-use super::who::{WHOLE_ORGANIZATION, member, rank, uuid_of};
+use super::who::{member, uuid_of};
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::fields::{Faults, Fields};
 use crate::api::query::Query;
 use crate::api::route::Call;
 use crate::api::shared::Turn;
+use crate::api::signed::WHOLE_ORGANIZATION;
 use crate::api::{Answered, json, reply};
 use crate::intake::{Answer, RecordChange};
 use crate::model::{MemberRole, Membership, User};
@@ -130,12 +131,12 @@ async fn change(call: Call, keeps_groups: bool) -> Result<Answered, Failure> {
     let Wish { role, groups } = wish(&body)?;
     let held = shared.store.membership(org, solution, user.id).await?;
     let held_role = held.as_ref().map(|held| held.role);
-    let above = |role: MemberRole| rank(role) > rank(own_role);
-    if above(role) || held_role.is_some_and(above) {
+    let gives = |role: MemberRole| who.gives(role, own_role);
+    if !gives(role) || !held_role.is_none_or(gives) {
         let text = "nobody gives or takes a role above its own";
         return Err(Failure::new(FailureClass::Forbidden, text));
     }
-    let is_own = who.user.as_ref().is_some_and(|own| own.id == user.id);
+    let is_own = who.user().is_some_and(|own| own.id == user.id);
     if is_own && held_role.is_some_and(|held| held != role) {
         return Err(Failure::new(FailureClass::Forbidden, "nobody changes its own role"));
     }

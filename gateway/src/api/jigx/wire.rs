@@ -1,10 +1,11 @@
 //! Jigx's bodies: the closed schema of a create request and the shape of its answer.
 
-use super::who::{WHOLE_ORGANIZATION, uuid_of};
+use super::who::uuid_of;
 use super::{not_before, time};
 use crate::api::failure::{Failure, FieldFault};
 use crate::api::fields::{Faults, Fields, is_email, text_problem, whole};
 use crate::api::json;
+use crate::api::signed::WHOLE_ORGANIZATION;
 use crate::model::{Audience, Content, Millis, Notification, Organization};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;

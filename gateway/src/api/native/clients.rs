@@ -5,6 +5,7 @@ use crate::api::fields::{Faults, Fields};
 use crate::api::native::account::{CREDENTIALS_MAX, NewCredential, administered};
 use crate::api::route::Call;
 use crate::api::shared::{Head, Turn};
+use crate::api::signed::Signed;
 use crate::api::{Answered, BLYNK_BODY_MAX, Shared, json, reply};
 use crate::auth::{Caller, client_id, client_secret};
 use crate::intake::{Answer, RecordChange, RequestKey};
@@ -35,7 +36,7 @@ pub(crate) async fn create_for_blynk(call: Call) -> Result<Answered, Failure> {
     let caller = shared.caller(&request.headers).await?;
     shared.blynk.request(caller.organization)?;
     shared.throttle(caller.organization)?;
-    shared.require_every_right(&caller).await?;
+    caller.require_every_right()?;
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let parsed = json::parse(&body).map_err(|fault| Failure::field("", fault.to_string()))?;
     let fields = Fields::of_body(&parsed)?;
@@ -116,7 +117,7 @@ pub(super) async fn list(call: Call) -> Result<Answered, Failure> {
 /// The client a path names.
 async fn named(
     shared: &Shared,
-    caller: &Caller,
+    caller: &Signed,
     (org, id): (&str, &str),
 ) -> Result<Client, Failure> {
     let organization = administered(shared, caller, org).await?;

@@ -5,8 +5,9 @@ use crate::api::fields::{Faults, Fields};
 use crate::api::native::account::{CREDENTIALS_MAX, NewCredential, administered};
 use crate::api::route::Call;
 use crate::api::shared::{Head, Turn};
+use crate::api::signed::Signed;
 use crate::api::{Answered, Shared, json, reply};
-use crate::auth::{Caller, opaque_key};
+use crate::auth::opaque_key;
 use crate::intake::{Answer, ChangeError, RecordChange};
 use crate::model::{ApiKey, Millis, ObjectId, OrganizationId, Secret, UserId, UserStatus};
 use crate::store::{Change, StoreError, UserRef};
@@ -128,7 +129,7 @@ fn unknown() -> Failure {
 /// The key a path names.
 async fn named(
     shared: &Shared,
-    caller: &Caller,
+    caller: &Signed,
     (org, id): (&str, &str),
 ) -> Result<ApiKey, Failure> {
     let organization = administered(shared, caller, org).await?;
