@@ -1,11 +1,10 @@
 //! `POST …/users/send-push-notification`: to every device of one user.
 
 use super::actor::{Actor, forbidden};
-use super::bodies::parsed;
 use crate::api::failure::Failure;
 use crate::api::fields::{Faults, Fields};
 use crate::api::route::Call;
-use crate::api::{Answered, BLYNK_BODY_MAX, Shared};
+use crate::api::{Answered, BLYNK_BODY_MAX, Shared, json};
 use crate::auth::Permission;
 use crate::intake::Answer;
 use crate::model::{Audience, Content, Notification, Priority, Source, UserId};
@@ -20,7 +19,7 @@ struct Push {
 
 impl Push {
     fn parse(body: &[u8]) -> Result<Self, Failure> {
-        let body = parsed(body)?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         let user = fields.required_integer::<i64>("userId", &mut faults);

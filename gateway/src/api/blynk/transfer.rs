@@ -66,7 +66,7 @@ fn prepared(
     let mut data = place_of(&user);
     data["previousOrgId"] = from.0.into();
     let text = format!("User {} moved from organization {from} to {}.", user.id, user.org);
-    let event = |org| shared.event(actor, org, TRANSFERRED, text.clone(), &data);
+    let event = |org| shared.event(&actor.caller, org, TRANSFERRED, text.clone(), &data);
     let notifications = vec![event(from), event(wanted.target)];
     let object = format!("user:{}", user.id);
     let audit = shared.note(head, &actor.caller, wanted.target, "user.transfer", object);

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 /// Locale of users that named none.
 const LOCALE: &str = "en_US";
-const NO_SEAT: &str = "The organization has reached its user limit.";
+pub(crate) const NO_SEAT: &str = "The organization has reached its user limit.";
 
 /// `POST …/users/create`
 pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
@@ -65,7 +65,7 @@ async fn created(
     let user = shared.new_user(person, (org, ADMIN), personal.organization.tz);
     // Nobody listens in an organization that is made just now.
     let text = format!("User {} was created in organization {org}.", user.id);
-    let event = shared.event(actor, actor.org(), CREATED, text, &place_of(&user));
+    let event = shared.event(&actor.caller, actor.org(), CREATED, text, &place_of(&user));
     let object = format!("user:{}", user.id);
     let audit = shared.note(head, &actor.caller, actor.org(), "user.create", object);
     let answer = Answer::plain(201, UserShown::of(&user, shared.intake.now()).body());
@@ -96,7 +96,7 @@ pub(super) async fn create_in_org(call: Call) -> Result<Answered, Failure> {
         let place = (organization.id, new.role);
         let user = shared.new_user(&new.person, place, organization.tz.clone());
         let text = format!("User {} was created in organization {}.", user.id, user.org);
-        let event = shared.event(&actor, user.org, CREATED, text, &place_of(&user));
+        let event = shared.event(&actor.caller, user.org, CREATED, text, &place_of(&user));
         let object = format!("user:{}", user.id);
         let audit = shared.note(&head, &actor.caller, user.org, "user.create", object);
         let answer = Answer::plain(201, UserShown::of(&user, shared.intake.now()).body());

@@ -1,19 +1,22 @@
 //! What the native operations on accounts share: the organization a path names, and credentials' fields.
 
-use crate::api::Shared;
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::fields::{Faults, Fields};
+use crate::api::shared::Begun;
 use crate::api::signed::Signed;
+use crate::api::{Answered, Shared, reply};
 use crate::auth::{Caller, Permission};
-use crate::model::{Organization, OrganizationId};
-use crate::store::OrganizationRef;
+use crate::intake::{Answer, ChangeError, RecordChange};
+use crate::model::{Organization, OrganizationId, Secret};
+use crate::store::{OrganizationRef, StoreError};
+use serde_json::Value;
 use std::sync::Arc;
 use uuid::Uuid;
 
 /// Characters of a credential's name.
 const NAME_MAX: usize = 100;
 /// Credentials of each kind an organization may have.
-pub(crate) const CREDENTIALS_MAX: usize = 100;
+pub(crate) const CREDENTIALS_MAX: u32 = 100;
 
 /// An organization in any of its four forms. A form of one kind is never taken for another.
 pub(in crate::api) fn organization_ref(text: &str) -> OrganizationRef {
@@ -87,6 +90,30 @@ impl NewCredential {
         }
         Self { name: name.to_owned(), limited_to }
     }
+}
+
+/// Makes a credential. The answer shows its secret under `name`; what is remembered for a repeat
+/// lies on disk, and the secret is not in it. `many` is what the organization may have too many of.
+pub(super) async fn made(
+    shared: &Shared,
+    begun: &Begun,
+    change: RecordChange,
+    mut shown: Value,
+    (name, secret, many): (&str, &Secret, &str),
+) -> Result<Answered, Failure> {
+    let remembered = Answer::plain(201, shown.to_string());
+    match shared.attempt(begun, change, &remembered).await {
+        Ok(_) => {}
+        Err(ChangeError::Store(StoreError::Unmet { .. })) => {
+            let text = format!("the organization has {CREDENTIALS_MAX} {many}; remove one first");
+            return Err(Failure::new(FailureClass::Exists, text));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    shown[name] = secret.reveal().into();
+    let answer = Answer::plain(201, shown.to_string());
+    let durability = shared.intake.journal().durability();
+    Ok(Answered::Other(reply::accepted(&answer, durability, false)))
 }
 
 #[cfg(test)]

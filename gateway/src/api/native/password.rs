@@ -22,7 +22,7 @@ struct New {
 
 impl New {
     fn parse(body: &[u8]) -> Result<Self, Failure> {
-        let body = json::parse(body).map_err(|fault| Failure::field("", fault.to_string()))?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         fields.only(&["password", "currentPassword"], &mut faults);
