@@ -82,6 +82,18 @@ async fn the_trail_is_read_in_pages() {
     }
     assert_eq!(versions.len(), 5);
     assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
+    let mut verified = Vec::new();
+    let mut after = json!(0);
+    while !after.is_null() {
+        let path = format!("{NATIVE_READ}/verify?limit=2&after={after}");
+        let chain = gateway.ask(&Ask::get(path).bearer(&admin)).await.json();
+        assert_eq!(chain["valid"], true, "{chain}");
+        verified.push(chain["records"].as_u64().expect("a number"));
+        after = chain["next"].clone();
+    }
+    assert_eq!(verified, [2, 2, 1]);
+    let nowhere = format!("{NATIVE_READ}/verify?after={}", versions[4] + 1);
+    assert_eq!(gateway.ask(&Ask::get(nowhere).bearer(&admin)).await.status, 400);
 }
 
 /// Users 106 and 107 with roles of their own: 4 edits users, 5 has a right besides that only one
