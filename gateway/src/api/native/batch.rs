@@ -8,8 +8,8 @@ use crate::api::failure::{Failure, FailureClass};
 use crate::api::native::wire::Wire;
 use crate::api::native::{organization, sender};
 use crate::api::route::Call;
+use crate::api::signed::Signed;
 use crate::api::{Answered, Shared, reply};
-use crate::auth::Caller;
 use crate::intake::{Answer, IntakeError, KeyState, RequestKey, Running};
 use crate::journal::Entry;
 use crate::model::{NotificationId, OrganizationId};
@@ -38,7 +38,7 @@ pub(super) async fn batch(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, intake: counters, .. } = call;
     let caller = shared.caller(&request.headers).await?;
     check_type(&request.headers)?;
-    let created_by = sender(&shared, &caller).await?;
+    let created_by = sender(&caller)?;
     let key = batch_key(&request.headers)?;
     let path = request.path().to_owned();
     let mut lines = request.body.into_stream(shared.settings.bulk_max_body)?;
@@ -123,7 +123,7 @@ struct Totals {
 
 struct Batch {
     shared: Arc<Shared>,
-    caller: Arc<Caller>,
+    caller: Signed,
     created_by: String,
     key: Option<Bytes>,
     path: String,
