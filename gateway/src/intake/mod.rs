@@ -1,8 +1,10 @@
 //! From an accepted command to a durable commit: ids, shard, idempotency, and only then an answer.
 
+mod again;
 mod cancel;
 mod change;
 
+pub use again::{Again, Done, Pace, Refused, ended};
 pub use change::{ChangeError, RecordChange};
 
 use crate::clock::Clock;

@@ -3,14 +3,18 @@
 //! Threads: `writer` (group commit), `prepare` (next segment), `project` (index), `timers`.
 //! A crash at any instant leaves whole commits and perhaps a torn tail, which `recovery` cuts.
 
+mod cancel;
 mod claim;
 mod core;
+mod dead;
 mod index;
 mod listed;
 mod options;
+mod outcomes;
 mod projector;
 mod record;
 mod recovery;
+mod retention;
 mod scan;
 mod segment;
 mod state;
@@ -21,6 +25,7 @@ mod tests;
 
 pub use options::{CommitStats, DiskOptions, FsyncPolicy};
 pub use recovery::{OpenError, Recovered};
+pub use retention::Sums;
 pub use segment::SegmentError;
 
 use self::core::{Core, entry_mark};
@@ -29,12 +34,13 @@ use self::record::encode_append;
 use self::state::BlockMarks;
 use self::writer::Writer;
 use super::{
-    Append, Backlog, Books, Claim, ClaimId, Commit, DeadLetter, EventPlace, Journal, JournalError,
-    ListedRoot, Remembered, Room, Settlement, Timeline,
+    Amendment, Append, Backlog, Books, Cancellation, Claim, ClaimId, Commit, DeadLetter, DeadPage,
+    DeadPlace, DeadRow, EventPlace, Journal, JournalError, ListedRoot, Remembered, Reserved, Room,
+    Settlement, SettledPage, SettledQuery, Timeline,
 };
 use crate::BoxFuture;
 use crate::clock::Clock;
-use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
+use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::fs::File;
@@ -72,6 +78,11 @@ impl DiskJournal {
     ) -> Result<Self, OpenError> {
         let opened = recovery::open(dir, options, clock)?;
         let (core, recovered) = (opened.core, opened.recovered);
+        let canceled = core.index.canceled().map_err(|source| OpenError::Index {
+            path: dir.join("index.redb"),
+            source,
+        })?;
+        core.canceled.write().extend(canceled);
         let threads = start(&core, &opened.segment, opened.position, opened.granule);
         let threads = threads.map_err(|source| OpenError::Io {
             action: "start the threads of",
@@ -143,8 +154,8 @@ impl Journal for DiskJournal {
     fn append(&self, shard: ShardId, append: Append) -> Result<Commit, JournalError> {
         let marks = BlockMarks {
             entries: append.entries.iter().map(entry_mark).collect(),
-            settles: Vec::new(),
             idempotency: append.idempotency.clone(),
+            ..BlockMarks::default()
         };
         self.core.enqueue(shard, encode_append(&append), marks, 1)
     }
@@ -272,6 +283,73 @@ impl Journal for DiskJournal {
             let ttl = u64::try_from(self.core.options.keys_ttl.as_millis()).unwrap_or(u64::MAX);
             Ok(if now.since(created) > ttl { Remembered::No } else { found })
         })
+    }
+
+    fn settled(
+        &self,
+        query: SettledQuery,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<SettledPage, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(
+            async move { blocking(move || core.settled(&query, limit).map_err(unreadable)).await },
+        )
+    }
+
+    fn dead_of(
+        &self,
+        org: OrganizationId,
+        before: Option<DeadPlace>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<DeadPage, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            blocking(move || core.dead_of(org, before, limit).map_err(unreadable)).await
+        })
+    }
+
+    fn dead_letter(
+        &self,
+        org: OrganizationId,
+        delivery: DeliveryId,
+    ) -> BoxFuture<'_, Result<Option<DeadRow>, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            blocking(move || core.dead_letter(org, delivery).map_err(unreadable)).await
+        })
+    }
+
+    fn reserve(&self, delivery: DeliveryId) -> Option<Reserved> {
+        Reserved::take(delivery, &self.core.reserved)
+    }
+
+    fn amend(&self, shard: ShardId, amendments: Vec<Amendment>) -> Result<Commit, JournalError> {
+        self.core.amend(shard, amendments)
+    }
+
+    fn cancel(&self, shard: ShardId, cancellation: Cancellation) -> Result<Commit, JournalError> {
+        self.core.cancel(shard, cancellation)
+    }
+
+    fn is_canceled(&self, notification: NotificationId) -> bool {
+        self.core.canceled.read().contains(&notification)
+    }
+
+    fn hurry(
+        &self,
+        shard: ShardId,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<usize, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            blocking(move || core.hurry(shard, org, notification).map_err(unreadable)).await
+        })
+    }
+
+    fn dead_kept(&self) -> BoxFuture<'_, Result<u64, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move { blocking(move || core.index.dead_kept().map_err(unreadable)).await })
     }
 
     fn dead_letters(&self, limit: usize) -> BoxFuture<'_, Result<Vec<DeadLetter>, JournalError>> {
