@@ -1,5 +1,6 @@
 //! From an accepted command to a durable commit: ids, shard, idempotency, and only then an answer.
 
+mod again;
 mod cancel;
 mod change;
 
@@ -8,6 +9,7 @@ pub(crate) mod held;
 #[cfg(test)]
 mod tests;
 
+pub use again::{Again, Done, Pace, Refused, ended};
 pub use change::{ChangeError, RecordChange};
 
 use crate::clock::Clock;
