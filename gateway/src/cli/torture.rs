@@ -65,7 +65,7 @@ pub(super) struct Torture {
     /// The gateway to torture; this very binary if not given.
     #[arg(long)]
     binary: Option<PathBuf>,
-    /// Sabotage the gateway, which must be built with the feature `sabotage`.
+    /// Sabotage the gateway, which must be built with the feature `crash-points`.
     #[arg(long, value_enum)]
     sabotage: Option<SabotageName>,
     /// Check that each sabotage is caught, and that the same binary passes without.
@@ -134,7 +134,7 @@ impl Torture {
         };
         let suite = if self.suite == Rows::Long { Suite::Long } else { Suite::Short };
         let sabotage = self.sabotage.filter(|_| !self.self_test).map(Sabotage::from);
-        let variable = |one: Sabotage| (String::from("BUGLER_SABOTAGE"), one.as_str().to_owned());
+        let variable = |one: Sabotage| (String::from("BUGLER_SABOTAGE"), one.variable().to_owned());
         Ok(Options {
             rows,
             suite,

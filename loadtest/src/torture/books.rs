@@ -238,7 +238,7 @@ impl<'a> Books<'a> {
         {
             self.findings.phantom.add(1, || format!("{} has another id", describe(receipt)));
         }
-        if matches!(receipt.status, 404 | 410) {
+        if removes_target(receipt) {
             self.gone.insert(hash_of(&receipt.target));
         }
         let at = index * self.world.slots(owner.org) + owner.slot;
@@ -402,6 +402,13 @@ impl<'a> Books<'a> {
             }
         }
     }
+}
+
+/// Whether the answer says that there is no such target any more.
+fn removes_target(receipt: &Receipt) -> bool {
+    let reason = receipt.reason.as_deref().unwrap_or_default();
+    matches!(receipt.status, 404 | 410)
+        || receipt.status == 400 && ["BadDeviceToken", "DeviceTokenNotForTopic"].contains(&reason)
 }
 
 /// Names a receipt without its target, which may be a secret.

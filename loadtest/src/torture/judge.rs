@@ -36,6 +36,8 @@ async fn weigh(stage: &mut Stage, report: &mut RowReport) -> Result<(), Trouble>
     let healed = stage.healed.unwrap_or_else(Instant::now);
     let drained = stage.drained(stage.shape.drain_goal).await?;
     report.drain = drained.map(|_| healed.elapsed());
+    // Before the export, which is load of the harness's own.
+    let residue = residue(stage).await;
     stage.sync()?;
     let states = export::export(stage).await?;
     let (client, receipts) = (stage.dir.join("client.jsonl"), stage.receipts_path());
@@ -48,7 +50,6 @@ async fn weigh(stage: &mut Stage, report: &mut RowReport) -> Result<(), Trouble>
     let findings = reading.await.map_err(|error| Trouble::Setup(error.to_string()))?;
     let findings = findings.map_err(Trouble::io("a ledger cannot be read back"))?;
     let counters = counters(stage, &findings).await?;
-    let residue = residue(stage).await;
     let stopped = stop(stage).await?;
     report.take(&findings);
     report.ready_max = stage.ready_max;

@@ -11,9 +11,9 @@ use super::{Options, Report, Trouble, run};
 pub enum Sabotage {
     /// Answers before the journal has written anything.
     AckBeforeFsync,
-    /// Forgets one outcome in eight.
+    /// Forgets what became of deliveries.
     DropOutcome,
-    /// Takes entries that are claimed already, and settles for anybody.
+    /// Lets whoever lost a lease settle all the same.
     NoFence,
 }
 
@@ -21,6 +21,16 @@ impl Sabotage {
     pub const ALL: [Self; 3] = [Self::AckBeforeFsync, Self::DropOutcome, Self::NoFence];
 
     /// The value of `BUGLER_SABOTAGE`.
+    #[must_use]
+    pub fn variable(self) -> &'static str {
+        match self {
+            Self::AckBeforeFsync => "early-answer",
+            Self::DropOutcome => "dropped-outcome",
+            Self::NoFence => "no-fencing",
+        }
+    }
+
+    /// The word of the command line.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -104,7 +114,7 @@ pub async fn self_test(
         let sabotaged = Options {
             rows: rows.clone(),
             dir: options.dir.join(name),
-            env: vec![(String::from("BUGLER_SABOTAGE"), name.to_owned())],
+            env: vec![(String::from("BUGLER_SABOTAGE"), sabotage.variable().to_owned())],
             ..options.clone()
         };
         let clean = Options { rows, dir: options.dir.join("clean").join(name), ..options.clone() };

@@ -246,6 +246,10 @@ impl Stage {
         for twin in TwinName::ALL {
             self.twins.set_up(twin, up);
         }
+        if !up {
+            // Answers on their way are cut off, and nobody can count them.
+            self.shape.repeats_extra += self.shape.max_in_flight;
+        }
         self.note(if up { "providers up" } else { "providers down" });
     }
 

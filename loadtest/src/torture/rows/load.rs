@@ -96,8 +96,10 @@ async fn backlog(stage: &mut Stage) -> Result<(), Trouble> {
 
 fn fairness_shape(shape: Shape) -> Shape {
     let mut shape = Shape { rate: 0.0, ..shape }.devices_only().order(Order::Unjudged);
+    shape.max_in_flight = 256;
     if shape.suite == Suite::Short {
         shape.size.organizations = 12;
+        shape.max_in_flight = 64;
         shape.dwell = Duration::from_secs(5).max(shape.dwell);
     }
     shape
@@ -112,8 +114,7 @@ async fn fairness(stage: &mut Stage) -> Result<(), Trouble> {
     if let Some(rate) = hot.rates.get_mut(HOT) {
         *rate = base * factor;
     }
-    // Providers that take their time make a backlog of the hot organization's own.
-    stage.faults("delay=20ms")?;
+    stage.faults("delay=100ms")?;
     let mut windows = Vec::new();
     for (name, pace) in [("quiet", &quiet), ("hot", &hot)] {
         let from = Stage::now_ms();

@@ -25,8 +25,11 @@ pub(super) const ROWS: &[Row] = &[
         "pause: SIGSTOP and SIGCONT past the lease",
         |mut shape| {
             // A pause longer than a provider's patience: what was on its way is unknown.
-            shape.repeats_extra = shape.max_in_flight;
-            shape.order(Order::Unjudged).set("dispatch.lease=15s")
+            shape.repeats_extra = shape.max_in_flight * shape.times(2, 10);
+            shape
+                .order(Order::Unjudged)
+                .set("providers.connect_timeout=500ms")
+                .set("dispatch.lease=2600ms")
         },
         |stage| Box::pin(pause(stage)),
     ),
@@ -113,15 +116,19 @@ async fn graceful(stage: &mut Stage, which: &str) -> Result<(), Trouble> {
 }
 
 async fn pause(stage: &mut Stage) -> Result<(), Trouble> {
-    stage.wait(400..1_500).await;
-    stage.gateway.signal("STOP").await?;
-    stage.note("SIGSTOP");
-    let seconds = stage.shape.times(4, 30);
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
-    stage.gateway.signal("CONT").await?;
-    stage.note("SIGCONT");
+    // Parts of a notification end at different times, so that some end before and some after.
+    stage.faults("apns:delay=400ms:50;webhook:delay=900ms:50;fcm:delay=600ms:50")?;
+    for _ in 0..stage.shape.times(2, 10) {
+        stage.wait(800..1_600).await;
+        stage.gateway.signal("STOP").await?;
+        stage.note("SIGSTOP");
+        let seconds = stage.shape.times(3, 30);
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        stage.gateway.signal("CONT").await?;
+        stage.note("SIGCONT");
+    }
     stage.wait(500..1_500).await;
-    Ok(())
+    stage.faults("")
 }
 
 async fn starve(stage: &mut Stage) -> Result<(), Trouble> {

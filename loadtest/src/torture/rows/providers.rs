@@ -1,6 +1,7 @@
 //! Faults that providers show: statuses, silence, drips, GOAWAY, bad certificates.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::{Order, Row, Shape, Stage, Trouble};
 use crate::jsonl;
@@ -43,7 +44,9 @@ pub(super) const ROWS: &[Row] = &[
         "webhook certificates that must not be trusted",
         |mut shape| {
             shape.webhook_certificate = Certificate::WrongHost;
-            shape.order(Order::Unjudged).set("dispatch.ttl.webhook=4s")
+            shape
+                .order(Order::Unjudged)
+                .set("dispatch.retry.webhook.schedule=[\"250ms\", \"250ms\", \"250ms\"]")
         },
         |stage| Box::pin(distrust(stage)),
     ),
@@ -53,11 +56,11 @@ pub(super) const ROWS: &[Row] = &[
         "the token endpoint fails while tokens are short-lived",
         |mut shape| {
             shape.fcm_token_lifetime_s = 4;
-            unjudged(shape)
+            held(shape)
         },
         |stage| Box::pin(plan(stage, "fcm-token:status=503")),
     ),
-    Row::new("F64", "APNs refuses the provider token for a while", unjudged, |stage| {
+    Row::new("F64", "APNs refuses the provider token for a while", held, |stage| {
         Box::pin(plan(stage, "apns:status=403:5&reason=ExpiredProviderToken"))
     }),
     Row::new("F65", "Slack's refusals as plain text, for a while", unjudged, |stage| {
@@ -74,6 +77,11 @@ pub(super) const ROWS: &[Row] = &[
 /// Attempts that a provider did not take into its books come again, behind others.
 fn unjudged(shape: Shape) -> Shape {
     shape.order(Order::Unjudged)
+}
+
+/// What a wrong credential holds back waits for a minute.
+fn held(shape: Shape) -> Shape {
+    unjudged(Shape { drain_goal: shape.drain_goal.max(Duration::from_secs(100)), ..shape })
 }
 
 impl Shape {
@@ -145,14 +153,21 @@ fn each_receipt(stage: &Stage, take: impl FnMut(Receipt)) -> Result<(), Trouble>
 /// Each device is throttled once in its own spelling; within its time nothing may come to it.
 async fn throttle(stage: &mut Stage) -> Result<(), Trouble> {
     let (first, last) = stage.world.users(0);
-    let spellings =
-        [("2", 2_000), ("date+3", 2_000), ("-5", 0), ("1e9", 0), ("abc", 0), ("1,1", 1_000)];
+    // What cannot be read is left to the policy: for FCM that is a minute, so these go to APNs.
+    let (apns, fcm) = (["2", "-5", "1e9", "abc", "1,1"], ["2", "date+3", "1,1"]);
     let mut plan = Vec::new();
     let mut gates = HashMap::new();
-    for (user, (spelling, gate_ms)) in (first..=last).zip(spellings) {
+    let even = (first..=last).filter(|user| user.is_multiple_of(2)).zip(apns);
+    let odd = (first..=last).filter(|user| !user.is_multiple_of(2)).zip(fcm);
+    for (user, spelling) in even.chain(odd) {
         let token = World::token(0, user);
         let twin = if user.is_multiple_of(2) { "apns" } else { "fcm" };
         plan.push(format!("{twin}:status=429:x1&retry-after={spelling}&match={token}"));
+        let gate_ms = match spelling {
+            "2" | "date+3" => 2_000,
+            "1,1" => 1_000,
+            _ => 0,
+        };
         gates.insert(token, gate_ms);
     }
     stage.wait(300..600).await;
@@ -209,6 +224,7 @@ async fn first_stream(stage: &mut Stage) -> Result<(), Trouble> {
     for _ in 0..stage.shape.times(3, 20) {
         stage.wait(200..500).await;
         stage.twins.set_up(TwinName::Apns, false);
+        stage.shape.repeats_extra += stage.shape.max_in_flight;
         stage.wait(100..300).await;
         stage.twins.set_up(TwinName::Apns, true);
         stage.note("APNs came back with one stream");
