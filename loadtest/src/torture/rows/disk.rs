@@ -28,7 +28,7 @@ pub(super) const ROWS: &[Row] = &[
         |stage| Box::pin(fill(stage, 700)),
     ),
     Row::new("F23", "fdatasync fails once (EIO)", Shape::traced, |stage| {
-        Box::pin(fail_calls(stage, "fdatasync", "error=EIO", 1))
+        Box::pin(fail_calls(stage, "fdatasync", "error=EIO"))
     }),
     Row::new("F24", "pwrite fails once (EIO, then ENOSPC)", Shape::traced, |stage| {
         Box::pin(fail_writes(stage))
@@ -41,7 +41,7 @@ pub(super) const ROWS: &[Row] = &[
         "F27",
         "the file system turns read-only (every write is EROFS)",
         Shape::traced,
-        |stage| Box::pin(fail_calls(stage, "pwrite64", "error=EROFS", 0)),
+        |stage| Box::pin(read_only(stage)),
     ),
 ];
 
@@ -163,16 +163,10 @@ async fn traced_life(stage: &mut Stage, calls: &str, spoiled: &str) -> Result<()
     Ok(())
 }
 
-async fn fail_calls(
-    stage: &mut Stage,
-    calls: &str,
-    error: &str,
-    times: u64,
-) -> Result<(), Trouble> {
+async fn fail_calls(stage: &mut Stage, calls: &str, error: &str) -> Result<(), Trouble> {
     for _ in 0..stage.shape.times(1, 10) {
         let nth = stage.draw(40..160);
-        let when = if times == 0 { format!("{nth}+") } else { nth.to_string() };
-        traced_life(stage, calls, &format!("{error}:when={when}")).await?;
+        traced_life(stage, calls, &format!("{error}:when={nth}")).await?;
         let ended = stage.gateway.ended(Duration::from_secs(20)).await;
         stage.note(format_args!("ended with {ended:?}"));
         let code = ended.and_then(|status| status.code());
@@ -188,8 +182,28 @@ async fn fail_calls(
     Ok(())
 }
 
+/// It refuses, or stops by itself; it must not go on as if nothing were.
+async fn read_only(stage: &mut Stage) -> Result<(), Trouble> {
+    let nth = stage.draw(40..160);
+    traced_life(stage, "pwrite64", &format!("error=EROFS:when={nth}+")).await?;
+    let (_, refused_before) = stage.progress();
+    stage.dwell().await;
+    let refused = stage.progress().1 - refused_before;
+    let ended = stage.gateway.ended(stage.shape.dwell).await;
+    let code = ended.and_then(|status| status.code());
+    stage.note(format_args!("{refused} refused, ended with {ended:?}"));
+    stage.remarks.push(format!("{refused} refused on a read-only disk, ended with {ended:?}"));
+    stage.expect(refused > 0 || code == Some(EXIT_DISK), || {
+        format!("a read-only disk refused nothing, and the gateway ended with {ended:?}")
+    });
+    stage.crash();
+    stage.restart().await?;
+    stage.wait(300..800).await;
+    Ok(())
+}
+
 async fn fail_writes(stage: &mut Stage) -> Result<(), Trouble> {
-    fail_calls(stage, "pwrite64", "error=EIO", 1).await?;
+    fail_calls(stage, "pwrite64", "error=EIO").await?;
     let nth = stage.draw(40..160);
     traced_life(stage, "pwrite64", &format!("error=ENOSPC:when={nth}")).await?;
     let ended = stage.gateway.ended(stage.shape.dwell).await;
