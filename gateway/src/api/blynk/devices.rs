@@ -96,7 +96,7 @@ pub(super) async fn register(call: Call) -> Result<Answered, Failure> {
         platform: new.platform,
         app: new.app,
         token: new.token,
-        registered_at: old.map_or(shared.intake.now(), |old| old.registered_at),
+        registered_at: shared.intake.now(),
     };
     let audit =
         shared.note(&head, &actor.caller, user.org, "device.register", format!("device:{id}"));

@@ -11,7 +11,7 @@ pub use sign::SecretError;
 use crate::BoxFuture;
 use crate::clock::Clock;
 use crate::model::{Attempt, Delivery, Outcome, ProviderName, Target};
-use crate::providers::attempt::{self, unsent};
+use crate::providers::attempt::{self, Memo, unsent};
 use crate::providers::guard::{Guard, GuardError, GuardPolicy};
 use crate::providers::tls::{self, Protocol};
 use crate::providers::transport::{
@@ -64,6 +64,7 @@ impl Default for WebhookConfig {
 pub struct Webhook {
     guard: Guard,
     http: Http1Pool,
+    bodies: Memo<Bytes>,
     in_flight_max: usize,
     clock: Arc<dyn Clock>,
 }
@@ -92,7 +93,8 @@ impl Webhook {
             deadlines: config.deadlines,
         };
         let http = Http1Pool::new(dialer, config.idle);
-        Ok(Self { guard, http, in_flight_max: config.in_flight_max.max(1), clock })
+        let in_flight_max = config.in_flight_max.max(1);
+        Ok(Self { guard, http, bodies: Memo::default(), in_flight_max, clock })
     }
 
     /// Judges a URL when a subscription is made, with the rules each delivery meets later.
@@ -118,7 +120,7 @@ impl Webhook {
         let Ok(key) = sign::key(secret.reveal()) else {
             return unsent(Outcome::Hold { cause: "bad_secret" });
         };
-        let body = match payload::prepare(delivery) {
+        let body = match self.bodies.of(delivery, || payload::prepare(delivery)) {
             Ok(body) => body,
             Err(cause) => return unsent(Outcome::Rejected { cause }),
         };
