@@ -1,0 +1,144 @@
+//! A journal for tests whose commits wait until they are let go: a disk as slow as a test likes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::BoxFuture;
+use crate::clock::SystemClock;
+use crate::journal::disk::{DiskJournal, DiskOptions};
+use crate::journal::{
+    Append, Backlog, Books, Claim, ClaimId, Commit, DeadLetter, EventPlace, Journal, JournalError,
+    ListedRoot, Remembered, Room, Settlement, Timeline,
+};
+use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
+
+/// A real journal behind a gate.
+#[derive(Debug)]
+pub(crate) struct HeldJournal {
+    inner: DiskJournal,
+    held: watch::Sender<bool>,
+}
+
+impl HeldJournal {
+    /// Opens a journal of one shard below `dir`; its commits are held.
+    pub(crate) fn open(dir: &Path) -> Arc<Self> {
+        let options = DiskOptions { shards: 1, segment_bytes: 1 << 20, ..DiskOptions::default() };
+        let inner = DiskJournal::open(dir, options, Arc::new(SystemClock)).unwrap();
+        Arc::new(Self { inner, held: watch::Sender::new(true) })
+    }
+
+    /// Lets commits go, or holds later ones.
+    pub(crate) fn hold(&self, held: bool) {
+        self.held.send_replace(held);
+    }
+}
+
+impl Journal for HeldJournal {
+    fn append(&self, shard: ShardId, append: Append) -> Result<Commit, JournalError> {
+        let commit = self.inner.append(shard, append)?;
+        let mut held = self.held.subscribe();
+        Ok(Box::pin(async move {
+            held.wait_for(|held| !held).await.ok();
+            commit.await
+        }))
+    }
+
+    fn shards(&self) -> u16 {
+        self.inner.shards()
+    }
+
+    fn claim<'a>(
+        &'a self,
+        shard: ShardId,
+        max: usize,
+        room: &'a dyn Room,
+    ) -> BoxFuture<'a, Result<Vec<Claim>, JournalError>> {
+        self.inner.claim(shard, max, room)
+    }
+
+    fn nudge(&self, shard: ShardId) {
+        self.inner.nudge(shard);
+    }
+
+    fn settle(&self, shard: ShardId, settlements: Vec<Settlement>) -> Result<Commit, JournalError> {
+        self.inner.settle(shard, settlements)
+    }
+
+    fn renew(&self, shard: ShardId, claims: &[ClaimId]) {
+        self.inner.renew(shard, claims);
+    }
+
+    fn backlog(&self, shard: ShardId) -> Backlog {
+        self.inner.backlog(shard)
+    }
+
+    fn books(&self) -> Books {
+        self.inner.books()
+    }
+
+    fn timeline(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<Option<Timeline>, JournalError>> {
+        self.inner.timeline(org, notification)
+    }
+
+    fn events_after(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+        after: Option<EventPlace>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(EventPlace, bytes::Bytes)>, JournalError>> {
+        self.inner.events_after(org, notification, after, limit)
+    }
+
+    fn listed(
+        &self,
+        org: OrganizationId,
+        before: Option<NotificationId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<ListedRoot>, JournalError>> {
+        self.inner.listed(org, before, limit)
+    }
+
+    fn take(
+        &self,
+        shard: ShardId,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<Option<Claim>, JournalError>> {
+        self.inner.take(shard, org, notification)
+    }
+
+    fn remembered(
+        &self,
+        key: [u8; 16],
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Remembered, JournalError>> {
+        self.inner.remembered(key, now)
+    }
+
+    fn dead_letters(&self, limit: usize) -> BoxFuture<'_, Result<Vec<DeadLetter>, JournalError>> {
+        self.inner.dead_letters(limit)
+    }
+
+    fn unfinished_changes(&self) -> BoxFuture<'_, Result<Vec<bytes::Bytes>, JournalError>> {
+        self.inner.unfinished_changes()
+    }
+
+    fn durability(&self) -> &'static str {
+        self.inner.durability()
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.inner.is_healthy()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.inner.close()
+    }
+}
