@@ -84,8 +84,6 @@ pub(super) async fn register(call: Call) -> Result<Answered, Failure> {
         Turn::Replay(answered) => return Ok(answered),
     };
     let id = names::device_id(user.id, new.platform, new.token.reveal());
-    let known = shared.store.devices(user.id).await?;
-    let old = known.iter().find(|device| device.id == id);
     let device = Device {
         id,
         user: user.id,

@@ -73,7 +73,7 @@ impl Slack {
         let guard = Guard::new(GuardPolicy {
             allow_http: config.allow_http,
             allow_loopback: config.allow_private,
-            own_hosts: Vec::new(),
+            ..GuardPolicy::default()
         });
         let dialer = Dialer {
             resolver: Arc::new(guard.clone()),

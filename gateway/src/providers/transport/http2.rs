@@ -171,8 +171,8 @@ impl Http2Pool {
             let gauge = Arc::clone(&permit.link.gauge);
             let answers = gauge.answers();
             let exchanged = permit.link.exchange(build(), deadline).await;
-            let answered = exchanged.is_ok()
-                || matches!(&exchanged, Err(Broken::Failed(f)) if f.has_status());
+            let answered =
+                exchanged.is_ok() || matches!(&exchanged, Err(Broken::Failed(f)) if f.has_status());
             if answered && gauge.answered() {
                 self.0.changed.notify_waiters();
             }

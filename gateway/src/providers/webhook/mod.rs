@@ -35,8 +35,9 @@ pub struct WebhookConfig {
     /// Also targets on this machine, for development and tests. Other private addresses stay
     /// forbidden.
     pub allow_private: bool,
-    /// Our own public names: no webhook may point back at us.
+    /// Our own public names and the ports we listen on: no webhook may point back at us.
     pub own_hosts: Vec<String>,
+    pub own_ports: Vec<u16>,
     /// A CA to trust besides the public ones.
     pub ca_pem: Option<Vec<u8>>,
     pub deadlines: Deadlines,
@@ -51,6 +52,7 @@ impl Default for WebhookConfig {
             allow_http: false,
             allow_private: false,
             own_hosts: Vec::new(),
+            own_ports: Vec::new(),
             ca_pem: None,
             deadlines: Deadlines::default(),
             idle: IdleLimits::default(),
@@ -76,6 +78,7 @@ impl Webhook {
             allow_http: config.allow_http,
             allow_loopback: config.allow_private,
             own_hosts: config.own_hosts.clone(),
+            own_ports: config.own_ports.clone(),
         });
         Self::with_guard(config, guard, clock)
     }
@@ -100,6 +103,16 @@ impl Webhook {
     /// Judges a URL when a subscription is made, with the rules each delivery meets later.
     pub fn check_url(&self, url: &str) -> Result<(), GuardError> {
         self.guard.check_url(url).map(drop)
+    }
+
+    /// Judges where a URL leads right now, when a subscription is made. A name that cannot be
+    /// resolved passes: each connection is judged again.
+    pub async fn check_host(&self, url: &str) -> Result<(), GuardError> {
+        let url = self.guard.check_url(url)?;
+        match self.guard.resolve_pinned(&url).await {
+            Ok(_) | Err(GuardError::Unresolved) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Judges a secret when a subscription is made.

@@ -1,5 +1,8 @@
 //! Both pools against real servers: limits, lost connections, resends, bounds and TLS.
 
+mod hostile;
+mod links;
+
 use super::*;
 use crate::BoxFuture;
 use crate::model::Outcome;
