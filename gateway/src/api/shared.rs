@@ -112,14 +112,14 @@ impl Shared {
             self.intake.accept(notification, None).await?;
             return Ok(Answered::Accepted(reply::accepted(&answer, durability, false)));
         };
-        let _running = match self.intake.begin(key).await? {
+        let running = match self.intake.begin(key).await? {
             KeyState::First(guard) => guard,
             KeyState::Replay(answer) => {
                 return Ok(Answered::Replayed(reply::accepted(&answer, durability, true)));
             }
         };
         let (notification, answer) = prepare()?;
-        self.intake.accept(notification, Some((key, &answer))).await?;
+        self.intake.accept(notification, Some((&running, &answer))).await?;
         Ok(Answered::Accepted(reply::accepted(&answer, durability, false)))
     }
 }
@@ -130,9 +130,7 @@ impl Shared {
         let durability = self.intake.journal().durability();
         let Some(key) = key else { return Ok(Turn::First(Begun::unkeyed())) };
         Ok(match self.intake.begin(key).await? {
-            KeyState::First(running) => {
-                Turn::First(Begun { running: Some((key, running)), tries: 0 })
-            }
+            KeyState::First(running) => Turn::First(Begun { running: Some(running), tries: 0 }),
             KeyState::Replay(answer) => {
                 Turn::Replay(Answered::Replayed(reply::accepted(&answer, durability, true)))
             }
@@ -165,7 +163,7 @@ impl Shared {
         change: RecordChange,
         answer: &Answer,
     ) -> Result<Answered, ChangeError> {
-        let remember = begun.running.as_ref().map(|(key, _)| (*key, answer));
+        let remember = begun.running.as_ref().map(|running| (running, answer));
         self.intake.change(self.store.as_ref(), change, remember).await?;
         let durability = self.intake.journal().durability();
         Ok(Answered::Other(reply::accepted(answer, durability, false)))
@@ -204,7 +202,7 @@ pub(crate) enum Turn {
 
 /// A request that changes records, under way; keeps its idempotency key to itself.
 pub(crate) struct Begun {
-    running: Option<(RequestKey, Running)>,
+    running: Option<Running>,
     tries: u8,
 }
 

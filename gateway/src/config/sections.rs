@@ -95,6 +95,7 @@ pub struct StoreSettings {
     pub segment: ByteSize,
     pub fsync: Fsync,
     pub retention: Duration,
+    pub dead_letter_retention: Duration,
     pub max_disk: ByteSize,
 }
 
@@ -106,6 +107,7 @@ impl Default for StoreSettings {
             segment: ByteSize(32 * MIB),
             fsync: Fsync::Commit,
             retention: Duration::from_secs(7 * DAY),
+            dead_letter_retention: Duration::from_secs(30 * DAY),
             max_disk: ByteSize(20 << 30),
         }
     }

@@ -106,7 +106,17 @@ impl Sums {
                 }
                 at
             }
-            TimelineEvent::Ruled { at, .. } => at,
+            TimelineEvent::Replayed { at, target, from, .. } => {
+                if is_user(target) {
+                    self.ended = self.ended.saturating_sub(1);
+                    let was = u64::from(*from == FinalState::Delivered);
+                    self.delivered = self.delivered.saturating_sub(was);
+                }
+                at
+            }
+            TimelineEvent::Ruled { at, .. }
+            | TimelineEvent::Discarded { at, .. }
+            | TimelineEvent::Canceled { at, .. } => at,
         };
         if self.state() != before {
             self.changed_at = *at;
