@@ -29,7 +29,7 @@ pub(super) async fn asked(
 ) -> Result<(Asked, Query), Failure> {
     let caller = shared.caller(headers).await?;
     shared.throttle(caller.organization)?;
-    let by = sender(shared, &caller).await?;
+    let by = sender(&caller)?;
     let query = Query::of_uri(uri)?;
     let mut faults = Faults::default();
     let named = query.integer("organization", 1..=i32::MAX, &mut faults);
@@ -178,7 +178,14 @@ pub(super) fn dead_place_text(place: DeadPlace) -> String {
 pub(super) fn describe(event: &TimelineEvent, line: &mut Value) {
     let (target, cause, at) = match event {
         TimelineEvent::Attempted {
-            at, target, attempt, cause, status, reason, provider_id, ..
+            at,
+            target,
+            attempt,
+            cause,
+            status,
+            reason,
+            provider_id,
+            ..
         } => {
             line["attempts"] = (*attempt).into();
             for (name, value) in [("reason", reason), ("providerId", provider_id)] {

@@ -385,7 +385,7 @@ impl Journal for DiskJournal {
     ) -> BoxFuture<'_, Result<Option<Bytes>, JournalError>> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
-            blocking(move || {
+            self.blocking(move || {
                 let root = core.root(notification).map_err(unreadable)?;
                 Ok(root.filter(|root| root.org == org).map(|root| root.payload))
             })

@@ -140,7 +140,8 @@ impl Core {
         let reopened = self.index.reopened(ended)?;
         for block in &mut blocks {
             let at = block.place.position;
-            let is_current = |id: &DeliveryId| reopened.get(id).is_none_or(|position| *position <= at);
+            let is_current =
+                |id: &DeliveryId| reopened.get(id).is_none_or(|position| *position <= at);
             for settled in &mut block.settled {
                 settled.finals.retain(|(delivery, _)| is_current(delivery));
             }
