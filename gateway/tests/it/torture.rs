@@ -44,6 +44,28 @@ async fn providers_that_fail_for_a_while_get_everything_in_the_end() {
     passes("F53,F58").await;
 }
 
+/// The binary of these tests has the feature that reads `BUGLER_SABOTAGE`.
+async fn catches(sabotage: &str) {
+    let (ended, _) = torture(&["--self-test", "--sabotage", sabotage, "--seed", "4"]).await;
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains("caught: "), "{}", ended.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_before_the_write_are_caught() {
+    catches("ack-before-fsync").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forgotten_outcomes_are_caught() {
+    catches("drop-outcome").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settlements_of_a_lost_lease_are_caught() {
+    catches("no-fence").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_is_not_run_is_named_with_its_reason_and_is_no_success() {
     let (ended, report) = torture(&["--rows", "F17"]).await;
