@@ -279,22 +279,31 @@ pub(super) fn merged(first: &Delivery, merged: &[Queued]) -> Delivery {
     if merged.is_empty() {
         return first.clone();
     }
-    let shown = merged.iter().take(MERGED_SHOWN).map(|other| {
+    let shown = merged.iter().map(|other| {
         let content = &other.delivery.notification.content;
-        let line = if content.title.is_empty() { &content.body } else { &content.title };
-        let line: String =
-            line.lines().next().unwrap_or_default().chars().take(MERGED_CHARS).collect();
-        format!("\n• {line}")
+        let text = if content.title.is_empty() { &content.body } else { &content.title };
+        text.lines().next().unwrap_or_default().chars().take(MERGED_CHARS).collect()
     });
-    let mut body = first.notification.content.body.clone();
-    body.push_str(&format!("\n\n{} more:", merged.len()));
-    body.extend(shown);
-    if merged.len() > MERGED_SHOWN {
-        body.push_str(&format!("\n… and {} others", merged.len() - MERGED_SHOWN));
-    }
+    let others: Vec<_> = shown.collect();
+    let body = merged_body(&first.notification.content.body, &others);
     let content = Content { body, ..first.notification.content.clone() };
     let notification = Notification { content, ..(*first.notification).clone() };
     Delivery { notification: Arc::new(notification), ..first.clone() }
+}
+
+/// `body` and a line for each of the first `others`.
+pub(super) fn merged_body(body: &str, others: &[String]) -> String {
+    let mut text = format!("{body}\n\n{} more:", others.len());
+    for other in others.iter().take(MERGED_SHOWN) {
+        text.push_str("\n• ");
+        text.push_str(other);
+    }
+    if others.len() > MERGED_SHOWN {
+        text.push_str("\n… and ");
+        text.push_str(&(others.len() - MERGED_SHOWN).to_string());
+        text.push_str(" others");
+    }
+    text
 }
 
 /// Returns a delivery to the journal without counting a try: it cannot go out soon.

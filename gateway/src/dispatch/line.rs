@@ -18,7 +18,7 @@ use crate::model::{
     TargetRef,
 };
 use crate::providers::Provider;
-use crate::telemetry::metrics::ProviderMetrics;
+use crate::telemetry::metrics::{ProviderMetrics, SchedulerMetrics};
 use crate::work::Overrides;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -26,6 +26,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::MissedTickBehavior;
 
 /// Picks under one lock.
 const ROUND_MAX: usize = 512;
@@ -33,6 +34,8 @@ const ROUND_MAX: usize = 512;
 const ENDED_MAX: usize = 256;
 /// While something waits, the scheduler is asked again after this long at the latest.
 const LOOK_MAX: Duration = Duration::from_millis(100);
+/// How often gauges are set.
+const SHOWN_EVERY: Duration = Duration::from_secs(1);
 /// Deliveries that leave the queue between two looks for organizations waiting for room.
 const RELIEF_EVERY: usize = 32;
 
@@ -114,6 +117,7 @@ pub(super) struct Line {
     ended: mpsc::Sender<Ended>,
     clock: Arc<dyn Clock>,
     journal: Arc<dyn Journal>,
+    metrics: SchedulerMetrics,
 }
 
 /// What one look at the scheduler gave.
@@ -157,6 +161,7 @@ impl Line {
             ended,
             clock: Arc::clone(&context.clock),
             journal: Arc::clone(&context.journal),
+            metrics: SchedulerMetrics::default(),
         });
         let finishing = finish_all(Arc::downgrade(&line), finisher, from);
         (line, finishing)
@@ -207,6 +212,8 @@ impl Line {
             }
         }
         self.work.notify_one();
+        self.metrics.collapsed(collapsed.len());
+        self.metrics.sent_back(back.len());
         let at = self.clock.now();
         for queued in collapsed {
             finish::collapse(queued, at).await;
@@ -230,6 +237,8 @@ impl Line {
 
     /// Sends until told to stop; what waits then stays leased in the journal.
     pub(super) async fn drive(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let mut shown = tokio::time::interval(SHOWN_EVERY);
+        shown.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !*stop.borrow() {
             let work = self.work.notified();
             let Round { batches, expired, parked, relieved, next } = self.round();
@@ -240,6 +249,7 @@ impl Line {
             for queued in expired {
                 finish::expire(queued, at).await;
             }
+            self.metrics.sent_back(parked.len());
             for Parked { item, due } in parked {
                 finish::push_back(item, due).await;
             }
@@ -253,9 +263,29 @@ impl Line {
             tokio::select! {
                 () = work => {}
                 () = look => {}
+                _ = shown.tick() => self.show(),
                 _ = stop.changed() => {}
             }
         }
+    }
+
+    fn show(&self) {
+        let mut core = self.core.lock();
+        let tick = core.pulse.now(self.clock.now()).tick;
+        let scheduler = &core.scheduler;
+        let in_flight = scheduler.in_flight();
+        self.metrics.load(scheduler.queued(), in_flight, scheduler.remembered().0);
+        let mut oldest_ms = 0;
+        for provider in ProviderName::ALL {
+            let sample = scheduler.sample(provider, tick);
+            oldest_ms = oldest_ms.max(sample.oldest_ms);
+            if let Some(limit) = sample.limit {
+                let channel = provider.as_str();
+                self.metrics.targets(channel, limit, sample.open, sample.half_open);
+            }
+        }
+        let oldest = Duration::from_millis(oldest_ms);
+        self.metrics.waits(scheduler.longest_wait(), oldest);
     }
 
     fn round(&self) -> Round {
@@ -278,6 +308,7 @@ impl Line {
                 None => break,
                 Some(Picked::Expired(queued)) => round.expired.push(queued),
                 Some(Picked::Send { ticket, item, merged }) => {
+                    self.metrics.merged(merged.len());
                     let slot = Slot { permit: Some(permit), work: Arc::clone(&self.work) };
                     round.add(Going { queued: item, merged, ticket, slot });
                 }
@@ -345,12 +376,15 @@ pub(super) struct Share {
 impl Room for Share {
     fn room(&self, org: OrganizationId) -> usize {
         let mut core = self.line.core.lock();
-        let free = core.scheduler.room_for(org);
-        if free == 0 {
-            core.refused.insert(org, self.shard);
-            return 0;
+        let room = core.scheduler.room_for(org) / self.per_entry.max(1);
+        if room == 0 && core.scheduler.queued_of(org) == 0 {
+            // One entry that is larger than all the room there is must go on, too.
+            return 1;
         }
-        (free / self.per_entry.max(1)).max(1)
+        if room == 0 {
+            core.refused.insert(org, self.shard);
+        }
+        room
     }
 }
 

@@ -68,13 +68,15 @@ impl<T> Scheduler<T> {
         }
         if let Some(lane) = self.lanes.get_mut(lane) {
             lane.in_flight = lane.in_flight.saturating_sub(1);
+            lane.moved_at = now.tick;
             for plane in &mut lane.planes {
                 plane.uncap(Some(org));
                 plane.uncap(None);
             }
         }
         if closed {
-            self.clear_lane(lane, now);
+            let until = self.lanes.get(lane).map_or(0, super::lane::Lane::closed_until);
+            self.clear_lane(lane, until, now);
         }
         self.settle_target(place, now);
         self.forget(org);
@@ -139,12 +141,10 @@ impl<T> Scheduler<T> {
         }
     }
 
-    fn clear_lane(&mut self, lane: usize, now: Now) {
-        let Some(closed) = self.lanes.get(lane).map(super::lane::Lane::closed_until) else {
-            return;
-        };
+    /// Sends everything that waits for a lane back to the journal until `tick`.
+    pub(super) fn clear_lane(&mut self, lane: usize, tick: u64, now: Now) {
         for place in self.targets.waiting_in(lane) {
-            self.clear_target(place, closed, now);
+            self.clear_target(place, tick, now);
         }
     }
 }

@@ -13,6 +13,11 @@ pub(super) const THROTTLE_PAUSE_MS: u64 = 100;
 /// How long "our credential is wrong" closes a lane, at least.
 pub(super) const REFUSED_MS: u64 = 60_000;
 
+/// A lane in which nothing ended for this long hangs: what waits for it makes room for others.
+const HUNG_MS: u64 = 3_000;
+/// How long that then stays in the journal.
+pub(super) const HUNG_PAUSE_MS: u64 = 5_000;
+
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) provider: ProviderName,
@@ -26,6 +31,8 @@ pub(super) struct Lane {
     pub(super) refusal: Breaker,
     pub(super) throttle: Throttle,
     pub(super) service_ms: f64,
+    /// When a try ended, or started with nothing else in flight.
+    pub(super) moved_at: u64,
 }
 
 impl Lane {
@@ -39,6 +46,7 @@ impl Lane {
             refusal: Breaker::default(),
             throttle: Throttle::default(),
             service_ms: 10.0,
+            moved_at: 0,
         }
     }
 
@@ -74,6 +82,11 @@ impl Lane {
         } else {
             free
         }
+    }
+
+    /// The tick at which it counts as hung, if it does not move before.
+    pub(super) fn hangs_at(&self) -> Option<u64> {
+        (self.in_flight > 0 && self.has_waiting()).then(|| self.moved_at + HUNG_MS)
     }
 
     pub(super) fn served(&mut self, service_ms: u32) {

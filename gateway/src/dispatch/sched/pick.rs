@@ -1,6 +1,6 @@
 //! Choosing what goes out next.
 
-use super::lane::THROTTLE_PAUSE_MS;
+use super::lane::{HUNG_PAUSE_MS, THROTTLE_PAUSE_MS};
 use super::plane::cost;
 use super::{FIRST, Now, RETRY, Scheduler};
 use crate::model::{DeliveryId, OrganizationId};
@@ -46,7 +46,7 @@ enum Pass {
 impl<T> Scheduler<T> {
     /// The next delivery, or `None` if nothing can go with `free` slots left in the process.
     pub fn pick(&mut self, now: Now, free: usize) -> Option<Picked<T>> {
-        self.wake(now.tick);
+        self.wake(now);
         let share = self.share(now.tick);
         let free = self.in_force(free, share);
         if free == 0 || self.queued == 0 {
@@ -83,8 +83,18 @@ impl<T> Scheduler<T> {
         allowed.saturating_sub(used)
     }
 
-    /// Puts targets whose gates opened back into their rings.
-    fn wake(&mut self, tick: u64) {
+    /// Puts targets whose gates opened back into their rings, and what waits for a lane that hangs
+    /// back into the journal: its organizations have other work, too.
+    fn wake(&mut self, now: Now) {
+        let tick = now.tick;
+        for place in 0..self.lanes.len() {
+            if let Some(lane) = self.lanes.get_mut(place)
+                && lane.hangs_at().is_some_and(|at| at <= tick)
+            {
+                lane.moved_at = tick;
+                self.clear_lane(place, tick + HUNG_PAUSE_MS, now);
+            }
+        }
         while let Some(Reverse((at, place))) = self.wakes.peek().copied() {
             if at > tick {
                 return;
@@ -216,7 +226,6 @@ impl<T> Scheduler<T> {
         let waiting = state.waiting[plane].pop_front()?;
         let org = state.key.0;
         let (id, is_retry) = (waiting.about.id, plane == RETRY);
-        self.longest_ms = self.longest_ms.max(now.tick.saturating_sub(waiting.since));
         if waiting.about.expires_at <= now.at {
             if state.head.is_some_and(|(head, _)| head == id) {
                 state.head = None;
@@ -237,6 +246,9 @@ impl<T> Scheduler<T> {
         let stays = state.is_ready(plane, now.tick, share);
         state.listed[plane] = stays;
         if let Some(lane) = self.lanes.get_mut(lane) {
+            if lane.in_flight == 0 {
+                lane.moved_at = now.tick;
+            }
             lane.in_flight += 1;
             lane.planes[plane].charge(price);
         }
