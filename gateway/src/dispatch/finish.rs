@@ -20,8 +20,6 @@ use std::sync::Arc;
 const REASON_MAX: usize = 256;
 /// A try that ended in a panic; a delivery that does it three times is given up.
 pub(super) const PANICKED: &str = "panicked";
-/// Nothing was sent: the hook is called too fast already.
-const PACED: &str = "paced";
 /// Titles shown of the messages that go out within another.
 const MERGED_SHOWN: usize = 20;
 const MERGED_CHARS: usize = 120;
@@ -176,9 +174,15 @@ fn counts(delivery: &Delivery, attempt: &Attempt) -> bool {
     match attempt.outcome {
         // A relay refuses senders and letters one by one.
         Outcome::Hold { .. } => delivery.target.provider() == ProviderName::Email,
-        Outcome::Retry { cause, .. } => cause != PACED,
-        _ => true,
+        _ => !is_unsent(attempt),
     }
+}
+
+/// True if the provider itself kept a delivery back for a while: a pace, a quota.
+fn is_unsent(attempt: &Attempt) -> bool {
+    matches!(attempt.outcome, Outcome::Retry { after: Some(_), .. })
+        && attempt.status.is_none()
+        && attempt.elapsed.is_zero()
 }
 
 /// Forgets a target that its provider calls gone.
@@ -202,7 +206,7 @@ fn finished(provider: ProviderName, attempt: &Attempt) -> Finished {
     let wait = match attempt.outcome {
         Outcome::Retry { after: Some(wait), .. } if is_hook => Some(wait),
         Outcome::Retry { after: Some(wait), .. }
-            if provider == ProviderName::Fcm && attempt.status.is_some() =>
+            if is_unsent(attempt) || provider == ProviderName::Fcm =>
         {
             Some(wait)
         }
@@ -228,7 +232,7 @@ fn signal(provider: ProviderName, attempt: &Attempt) -> Signal {
         }
         (Outcome::Hold { .. }, _) => Signal::Refused,
         (Outcome::Unknown { .. }, _) => Signal::Overloaded,
-        (Outcome::Retry { cause: PACED, .. }, None) => Signal::Nothing,
+        (Outcome::Retry { .. }, None) if is_unsent(attempt) => Signal::Nothing,
         (Outcome::Retry { .. }, None) => Signal::Unreachable,
         // A relay that refuses one mailbox for now is well.
         (Outcome::Retry { .. }, Some(_)) if provider == ProviderName::Email => Signal::Answered,

@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -38,6 +38,8 @@ const LOOK_MAX: Duration = Duration::from_millis(100);
 const SHOWN_EVERY: Duration = Duration::from_secs(1);
 /// Deliveries that leave the queue between two looks for organizations waiting for room.
 const RELIEF_EVERY: usize = 32;
+/// As well after this long, if any left.
+const RELIEF_PAUSE: Duration = Duration::from_millis(20);
 
 /// A delivery that waits or is on its way, with what settling it needs.
 pub(super) struct Queued {
@@ -105,6 +107,7 @@ struct Core {
     /// Who found no room, and the shard that asked.
     refused: HashMap<OrganizationId, ShardId>,
     left: usize,
+    relieved_at: Instant,
 }
 
 /// Everything between the shards and the providers.
@@ -154,7 +157,13 @@ impl Line {
         let scheduler = Scheduler::new(bounds, rand::random(), pulse.tick);
         let (ended, from) = mpsc::channel(settings.max_in_flight.max(1));
         let line = Arc::new(Self {
-            core: Mutex::new(Core { scheduler, pulse, refused: HashMap::new(), left: 0 }),
+            core: Mutex::new(Core {
+                scheduler,
+                pulse,
+                refused: HashMap::new(),
+                left: 0,
+                relieved_at: Instant::now(),
+            }),
             channels: Mutex::default(),
             slots: Arc::clone(&context.in_flight),
             work: Arc::default(),
@@ -320,8 +329,10 @@ impl Line {
         round.parked = core.scheduler.take_parked();
         let queued = core.scheduler.queued();
         core.left += before.saturating_sub(queued) + round.parked.len();
-        if core.left >= RELIEF_EVERY || queued == 0 {
+        let is_time = core.left > 0 && core.relieved_at.elapsed() >= RELIEF_PAUSE;
+        if core.left >= RELIEF_EVERY || queued == 0 || is_time {
             core.left = 0;
+            core.relieved_at = Instant::now();
             round.relieved = core.relieved();
         }
         if queued > 0 {

@@ -4,7 +4,8 @@ use super::breaker::Breaker;
 use super::plane::Plane;
 use super::throttle::Throttle;
 use super::{FIRST, RETRY};
-use crate::model::ProviderName;
+use crate::model::{OrganizationId, ProviderName};
+use std::collections::HashMap;
 
 /// Weight of one answer in a lane's service time, which a target nobody knows yet is charged by.
 const SERVICE_WEIGHT: f64 = 0.01;
@@ -31,6 +32,8 @@ pub(super) struct Lane {
     pub(super) refusal: Breaker,
     pub(super) throttle: Throttle,
     pub(super) service_ms: f64,
+    /// What each organization has in flight here, where its own targets can be slow.
+    orgs: HashMap<OrganizationId, usize>,
     /// When a try ended, or started with nothing else in flight.
     pub(super) moved_at: u64,
 }
@@ -46,6 +49,7 @@ impl Lane {
             refusal: Breaker::default(),
             throttle: Throttle::default(),
             service_ms: 10.0,
+            orgs: HashMap::new(),
             moved_at: 0,
         }
     }
@@ -73,14 +77,34 @@ impl Lane {
             && (self.in_flight == 0 || self.in_flight < 3 * free.saturating_sub(1))
     }
 
-    /// What an organization may have in flight here while nobody else wants it.
-    ///
-    /// As much as it leaves to others, of what its own targets can block.
-    pub(super) fn spare(&self, free: usize) -> usize {
+    /// True if `org` leaves as much of the provider's limit to others as it takes, where its own
+    /// targets can be slow, or has no more than `least`.
+    pub(super) fn has_share(&self, org: OrganizationId, least: usize) -> bool {
+        if !self.has_own_servers() {
+            return true;
+        }
+        let used = self.orgs.get(&org).copied().unwrap_or(0);
+        used < self.limit.saturating_sub(self.in_flight).max(least)
+    }
+
+    pub(super) fn started(&mut self, org: OrganizationId, tick: u64) {
+        if self.in_flight == 0 {
+            self.moved_at = tick;
+        }
+        self.in_flight += 1;
         if self.has_own_servers() {
-            free.min(self.limit.saturating_sub(self.in_flight))
-        } else {
-            free
+            *self.orgs.entry(org).or_insert(0) += 1;
+        }
+    }
+
+    pub(super) fn ended(&mut self, org: OrganizationId, tick: u64) {
+        self.moved_at = tick;
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(used) = self.orgs.get_mut(&org) {
+            *used -= 1;
+            if *used == 0 {
+                self.orgs.remove(&org);
+            }
         }
     }
 

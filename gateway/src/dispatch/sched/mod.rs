@@ -136,6 +136,8 @@ pub struct Scheduler<T> {
     /// When a target's gate opens: tick and place.
     wakes: BinaryHeap<Reverse<(u64, u32)>>,
     parked: Vec<Parked<T>>,
+    /// Found expired beside what was picked.
+    expired: Vec<T>,
     queued: usize,
     in_flight: usize,
     retries_in_flight: usize,
@@ -160,6 +162,7 @@ impl<T> Scheduler<T> {
             orgs: HashMap::new(),
             wakes: BinaryHeap::new(),
             parked: Vec::new(),
+            expired: Vec::new(),
             queued: 0,
             in_flight: 0,
             retries_in_flight: 0,
@@ -205,7 +208,7 @@ impl<T> Scheduler<T> {
             None
         };
         if let Some(tick) = later {
-            if plane == FIRST {
+            if !about.is_retry {
                 state.sent_away(tick);
             }
             let replaced = replaced.map(|waiting| self.unqueued(org, waiting));

@@ -47,6 +47,9 @@ impl<T> Scheduler<T> {
     /// The next delivery, or `None` if nothing can go with `free` slots left in the process.
     pub fn pick(&mut self, now: Now, free: usize) -> Option<Picked<T>> {
         self.wake(now);
+        if let Some(item) = self.expired.pop() {
+            return Some(Picked::Expired(item));
+        }
         let share = self.share(now.tick);
         let free = self.in_force(free, share);
         if free == 0 || self.queued == 0 {
@@ -206,10 +209,12 @@ impl<T> Scheduler<T> {
     /// True if `org` may have one more in flight in `lane`.
     fn has_share(&self, lane: usize, org: OrganizationId, pass: Pass, free: usize) -> bool {
         let used = self.orgs.get(&org).map_or(0, |org| org.in_flight);
-        let spare = self.lanes.get(lane).map_or(0, |lane| lane.spare(free));
         let quarter = (self.bounds.slots / 4).max(ORG_MIN);
         let is_alone = self.ready_orgs <= 1 || pass == Pass::Spare;
-        (is_alone || used < quarter) && used < spare.max(ORG_MIN)
+        // Alone, it still leaves as much free as it uses: whoever comes next finds a slot.
+        (is_alone || used < quarter)
+            && used < free.max(ORG_MIN)
+            && self.lanes.get(lane).is_some_and(|lane| lane.has_share(org, ORG_MIN))
     }
 
     /// Takes the next delivery of the target in front, which leaves the ring if it is not ready.
@@ -246,10 +251,7 @@ impl<T> Scheduler<T> {
         let stays = state.is_ready(plane, now.tick, share);
         state.listed[plane] = stays;
         if let Some(lane) = self.lanes.get_mut(lane) {
-            if lane.in_flight == 0 {
-                lane.moved_at = now.tick;
-            }
-            lane.in_flight += 1;
+            lane.started(org, now.tick);
             lane.planes[plane].charge(price);
         }
         if stays {
@@ -269,6 +271,12 @@ impl<T> Scheduler<T> {
         }
         self.orgs.entry(org).or_default().in_flight += 1;
         let item = self.unqueued(org, waiting);
+        let (late, merged): (Vec<_>, Vec<_>) =
+            merged.into_iter().partition(|waiting| waiting.about.expires_at <= now.at);
+        for waiting in late {
+            let item = self.unqueued(org, waiting);
+            self.expired.push(item);
+        }
         let merged = merged.into_iter().map(|waiting| self.unqueued(org, waiting)).collect();
         Some(Picked::Send { ticket: Ticket { place, lane, org, is_retry, id }, item, merged })
     }
