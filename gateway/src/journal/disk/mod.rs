@@ -1,11 +1,15 @@
 //! The embedded journal: an own segmented log with group commit, and an index projected from it.
 //!
-//! Threads: `writer` (group commit), `prepare` (next segment), `project` (index), `timers`.
+//! Threads: `writer` (group commit), `prepare` (next segment), `project` (index), `timers`, `sweep`
+//! (refills what claims have emptied).
 //! A crash at any instant leaves whole commits and perhaps a torn tail, which `recovery` cuts.
 
 mod claim;
 mod core;
 mod index;
+mod legacy;
+mod line;
+mod lines;
 mod listed;
 mod options;
 mod projector;
@@ -14,6 +18,8 @@ mod recovery;
 mod scan;
 mod segment;
 mod state;
+mod sweep;
+mod timers;
 mod writer;
 
 #[cfg(test)]
@@ -100,6 +106,7 @@ impl DiskJournal {
     fn shut(core: &Core, threads: Vec<JoinHandle<()>>, lock: Option<File>) {
         core.inbox.close();
         core.closed.store(true, Ordering::Release);
+        core.bell.ring();
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a journal thread panicked");
@@ -120,11 +127,13 @@ fn start(
     let (to_projector, projected) = sync_channel(PROJECTOR_LAG_MAX);
     let writer =
         Writer::new(Arc::clone(core), to_projector, Arc::clone(segment), position, granule)?;
-    let (for_index, for_timers) = (Arc::clone(core), Arc::clone(core));
+    let (for_index, for_timers, for_sweep) =
+        (Arc::clone(core), Arc::clone(core), Arc::clone(core));
     Ok(vec![
         named("journal-write").spawn(move || writer.run())?,
         named("journal-index").spawn(move || projector::project(&for_index, &projected))?,
         named("journal-timers").spawn(move || projector::tick(&for_timers))?,
+        named("journal-sweep").spawn(move || sweep::run(&for_sweep))?,
     ])
 }
 
@@ -141,19 +150,20 @@ impl Journal for DiskJournal {
     }
 
     fn append(&self, shard: ShardId, append: Append) -> Result<Commit, JournalError> {
+        let (bytes, extents) = encode_append(&append);
         let marks = BlockMarks {
-            entries: append.entries.iter().map(entry_mark).collect(),
+            entries: append.entries.iter().zip(extents).map(entry_mark).collect(),
             settles: Vec::new(),
-            idempotency: append.idempotency.clone(),
+            idempotency: append.idempotency,
         };
-        self.core.enqueue(shard, encode_append(&append), marks, 1)
+        self.core.enqueue(shard, bytes, marks, 1)
     }
 
     fn claim<'a>(
         &'a self,
         shard: ShardId,
         max: usize,
-        _room: &'a dyn Room,
+        room: &'a dyn Room,
     ) -> BoxFuture<'a, Result<Vec<Claim>, JournalError>> {
         Box::pin(async move {
             let cell = self.core.shards.get(usize::from(shard.0)).ok_or(JournalError::Closed)?;
@@ -163,7 +173,7 @@ impl Journal for DiskJournal {
                 if self.core.closed.load(Ordering::Acquire) {
                     return Err(JournalError::Closed);
                 }
-                let claims = self.core.try_claim(shard, max);
+                let claims = self.core.try_claim(shard, max, room);
                 if !claims.is_empty() {
                     return Ok(claims);
                 }
@@ -188,6 +198,11 @@ impl Journal for DiskJournal {
     fn backlog(&self, shard: ShardId) -> Backlog {
         let cell = self.core.shards.get(usize::from(shard.0));
         cell.map(|cell| cell.state.lock().backlog()).unwrap_or_default()
+    }
+
+    fn backlog_of(&self, shard: ShardId, org: OrganizationId) -> Backlog {
+        let cell = self.core.shards.get(usize::from(shard.0));
+        cell.map(|cell| cell.state.lock().backlog_of(org)).unwrap_or_default()
     }
 
     fn books(&self) -> Books {
