@@ -1,6 +1,7 @@
 //! The embedded journal: an own segmented log with group commit, and an index projected from it.
 //!
-//! Threads: `writer` (group commit), `prepare` (next segment), `project` (index), `timers`.
+//! Threads: `writer` (group commit), `prepare` (next segment), `project` (index), `timers`, `sweep`
+//! (refills what claims have emptied).
 //! A crash at any instant leaves whole commits and perhaps a torn tail, which `recovery` cuts.
 
 mod claim;
@@ -8,6 +9,9 @@ mod core;
 #[cfg(test)]
 pub(crate) mod drive;
 mod index;
+mod legacy;
+mod line;
+mod lines;
 mod listed;
 pub(crate) mod media;
 mod options;
@@ -19,6 +23,8 @@ mod scan;
 mod segment;
 mod shortage;
 mod state;
+mod sweep;
+mod timers;
 mod writer;
 
 #[cfg(test)]
@@ -128,6 +134,7 @@ impl DiskJournal {
         core.shortage.closing.store(true, Ordering::Release);
         core.inbox.close();
         core.closed.store(true, Ordering::Release);
+        core.bell.ring();
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a journal thread panicked");
@@ -150,11 +157,13 @@ fn start(opened: &recovery::Opened) -> std::io::Result<Vec<JoinHandle<()>>> {
         (opened.position, opened.granule),
         Instant::now(),
     );
-    let (for_index, for_timers) = (Arc::clone(core), Arc::clone(core));
+    let (for_index, for_timers, for_sweep) =
+        (Arc::clone(core), Arc::clone(core), Arc::clone(core));
     Ok(vec![
         named("journal-write").spawn(move || writer.run())?,
         named("journal-index").spawn(move || projector::project(&for_index, &projected))?,
         named("journal-timers").spawn(move || projector::tick(&for_timers))?,
+        named("journal-sweep").spawn(move || sweep::run(&for_sweep))?,
     ])
 }
 
@@ -171,19 +180,20 @@ impl Journal for DiskJournal {
     }
 
     fn append(&self, shard: ShardId, append: Append) -> Result<Commit, JournalError> {
+        let (bytes, extents) = encode_append(&append);
         let marks = BlockMarks {
-            entries: append.entries.iter().map(entry_mark).collect(),
+            entries: append.entries.iter().zip(extents).map(entry_mark).collect(),
             settles: Vec::new(),
-            idempotency: append.idempotency.clone(),
+            idempotency: append.idempotency,
         };
-        self.core.enqueue(shard, encode_append(&append), marks, 1)
+        self.core.enqueue(shard, bytes, marks, 1)
     }
 
     fn claim<'a>(
         &'a self,
         shard: ShardId,
         max: usize,
-        _room: &'a dyn Room,
+        room: &'a dyn Room,
     ) -> BoxFuture<'a, Result<Vec<Claim>, JournalError>> {
         Box::pin(async move {
             let cell = self.core.shards.get(usize::from(shard.0)).ok_or(JournalError::Closed)?;
@@ -193,7 +203,7 @@ impl Journal for DiskJournal {
                 if self.core.closed.load(Ordering::Acquire) {
                     return Err(JournalError::Closed);
                 }
-                let claims = self.core.try_claim(shard, max);
+                let claims = self.core.try_claim(shard, max, room);
                 if !claims.is_empty() {
                     crash::point(Stage::Replied);
                     return Ok(claims);
@@ -219,6 +229,11 @@ impl Journal for DiskJournal {
     fn backlog(&self, shard: ShardId) -> Backlog {
         let cell = self.core.shards.get(usize::from(shard.0));
         cell.map(|cell| cell.state.lock().backlog()).unwrap_or_default()
+    }
+
+    fn backlog_of(&self, shard: ShardId, org: OrganizationId) -> Backlog {
+        let cell = self.core.shards.get(usize::from(shard.0));
+        cell.map(|cell| cell.state.lock().backlog_of(org)).unwrap_or_default()
     }
 
     fn books(&self) -> Books {

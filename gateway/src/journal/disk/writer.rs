@@ -13,7 +13,7 @@ use super::segment::Segment;
 use super::state::{BlockMarks, BlockRef};
 use crate::crash::{self, Sabotage, Stage, is_sabotaged};
 use crate::journal::{Books, JournalError, Resolution};
-use crate::model::{FinalState, Millis, ShardId};
+use crate::model::{FinalState, ShardId};
 use crate::telemetry::metrics;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -37,8 +37,6 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// What of a segment is kept for settlements while there is no next one: its last eighth.
 const KEPT_SHARE: u64 = 8;
 const GRANULE_BYTES: u64 = 256 << 10;
-/// Payload bytes of unclaimed blocks kept in memory so that a caught-up dispatcher reads no disk.
-const HOT_BYTES_MAX: usize = 16 << 20;
 
 /// One atomic addition on its way to the disk.
 pub(super) struct Request {
@@ -302,10 +300,10 @@ impl Writer {
         let mut done = Vec::with_capacity(group.len());
         let mut parts = Vec::with_capacity(group.len());
         let shard = group[0].shard;
+        let mut offset = 0;
         for request in group {
-            marks.entries.extend(request.marks.entries);
-            marks.settles.extend(request.marks.settles);
-            marks.idempotency.extend(request.marks.idempotency);
+            marks.absorb(request.marks, offset);
+            offset += request.bytes.len();
             done.push(request.done);
             parts.push(request.bytes);
         }
@@ -326,8 +324,7 @@ impl Writer {
         let payload: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
         put_block(buffer, &header, &payload);
         self.position += header.block_bytes() as u64;
-        let hot = (header.entries > 0 && self.core.grant_hot(bytes, HOT_BYTES_MAX))
-            .then(|| Bytes::from(parts.concat()));
+        let hot = (header.entries > 0).then(|| Bytes::from(parts.concat()));
         Planned { header, hot, marks, done }
     }
 
@@ -477,7 +474,7 @@ impl Writer {
         }
         self.checkpointed = self.position;
         let shards =
-            self.core.shards.iter().map(|cell| cell.state.lock().snapshot(self.position)).collect();
+            self.core.shards.iter().map(|cell| cell.state.lock().snapshot()).collect();
         let checkpoint = Checkpoint {
             position: self.position,
             shards,
@@ -524,5 +521,3 @@ fn answer(done: Vec<oneshot::Sender<Result<(), JournalError>>>, result: Result<(
     }
 }
 
-/// Due time that no timer has.
-pub(super) const NEVER: Millis = Millis(u64::MAX);
