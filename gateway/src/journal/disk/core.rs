@@ -193,7 +193,7 @@ impl Core {
         let cell = self.shards.get(usize::from(shard.0)).ok_or(JournalError::Fenced)?;
         let mut bytes = Vec::new();
         let mut marks = BlockMarks::default();
-        let mut closing = Vec::new();
+        let mut sent = Vec::new();
         {
             let mut state = cell.state.lock();
             for mut settlement in settlements {
@@ -210,9 +210,8 @@ impl Core {
                     continue;
                 };
                 held.closing = settlement.done;
-                if settlement.done {
-                    closing.push(place);
-                }
+                held.settling += u32::from(!settlement.done);
+                sent.push((place, settlement.done));
                 // Its timer and its backlog are found by it.
                 settlement.org = held.org;
                 let due = held.ticket.due;
@@ -223,16 +222,20 @@ impl Core {
         if marks.settles.is_empty() {
             return Err(JournalError::Fenced);
         }
-        self.enqueue(shard, bytes, marks, 2).inspect_err(|_| self.reopen(shard, closing))
+        self.enqueue(shard, bytes, marks, 2).inspect_err(|_| self.reopen(shard, sent))
     }
 
-    /// Takes back that settlements are on their way: they were refused and may come again.
-    pub(super) fn reopen(&self, shard: ShardId, places: impl IntoIterator<Item = Place>) {
+    /// Takes back that settlements are on their way, `true` for those that end their entry: they
+    /// were refused and may come again.
+    pub(super) fn reopen(&self, shard: ShardId, sent: impl IntoIterator<Item = (Place, bool)>) {
         let Some(cell) = self.shards.get(usize::from(shard.0)) else { return };
         let mut state = cell.state.lock();
-        for place in places {
-            if let Some(held) = state.in_flight.get_mut(&place) {
+        for (place, is_last) in sent {
+            let Some(held) = state.in_flight.get_mut(&place) else { continue };
+            if is_last {
                 held.closing = false;
+            } else {
+                held.settling = held.settling.saturating_sub(1);
             }
         }
     }

@@ -10,7 +10,7 @@ use super::line::{Class, Counts, Line, Spot, Ticket};
 use super::state::Place;
 use crate::journal::Room;
 use crate::model::OrganizationId;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// Unclaimed entries of the log remembered one by one.
 pub(super) const PLACES_MAX: usize = 1 << 16;
@@ -26,7 +26,8 @@ const TURN_MAX: usize = 32;
 
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    by_org: HashMap<OrganizationId, Line>,
+    /// In order, so that the same history gives the same turns.
+    by_org: BTreeMap<OrganizationId, Line>,
     first: VecDeque<OrganizationId>,
     again: VecDeque<OrganizationId>,
     /// Lines that are short and go on in the log.
@@ -209,7 +210,7 @@ impl Lines {
     pub(super) fn merge(&mut self, stretch: &Stretch, is_end: bool) -> bool {
         let mut moved = false;
         let Stretch { start, next, .. } = *stretch;
-        let mut full = HashSet::new();
+        let mut full = BTreeSet::new();
         for (org, spot) in &stretch.entries {
             let place = spot.place();
             let Some(line) = self.by_org.get_mut(org) else { continue };

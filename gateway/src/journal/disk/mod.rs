@@ -157,8 +157,7 @@ fn start(opened: &recovery::Opened) -> std::io::Result<Vec<JoinHandle<()>>> {
         (opened.position, opened.granule),
         Instant::now(),
     );
-    let (for_index, for_timers, for_sweep) =
-        (Arc::clone(core), Arc::clone(core), Arc::clone(core));
+    let (for_index, for_timers, for_sweep) = (Arc::clone(core), Arc::clone(core), Arc::clone(core));
     Ok(vec![
         named("journal-write").spawn(move || writer.run())?,
         named("journal-index").spawn(move || projector::project(&for_index, &projected))?,
@@ -202,6 +201,10 @@ impl Journal for DiskJournal {
                 let woken = cell.notify.notified();
                 if self.core.closed.load(Ordering::Acquire) {
                     return Err(JournalError::Closed);
+                }
+                // What cannot be settled would be sent in vain, and again after the restart.
+                if self.core.poisoned.load(Ordering::Acquire) {
+                    return Err(JournalError::Poisoned);
                 }
                 let claims = self.core.try_claim(shard, max, room);
                 if !claims.is_empty() {

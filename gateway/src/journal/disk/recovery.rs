@@ -260,12 +260,7 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(
-        from: Start,
-        shards: u16,
-        first: u64,
-        granules: Vec<Granule>,
-    ) -> Self {
+    fn new(from: Start, shards: u16, first: u64, granules: Vec<Granule>) -> Self {
         let fresh = || (0..shards).map(|_| Shard::default()).collect();
         let (books, applied, claimed, shards): (_, _, _, Vec<_>) = match from {
             Start::Checkpoint(checkpoint) => {

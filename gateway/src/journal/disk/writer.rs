@@ -274,9 +274,6 @@ impl Writer {
     /// Takes back blocks that are not on the disk, and tells who waits for them.
     fn drop_planned(&self, planned: Vec<Planned>, error: JournalError) {
         for block in planned {
-            if let Some(hot) = block.hot {
-                self.core.release_hot(hot.len());
-            }
             self.reopen(block.header.shard, &block.marks);
             answer(block.done, Err(error));
         }
@@ -291,8 +288,8 @@ impl Writer {
 
     /// Settlements that were refused may come again.
     fn reopen(&self, shard: ShardId, marks: &BlockMarks) {
-        let done = marks.settles.iter().filter(|settle| settle.done);
-        self.core.reopen(shard, done.map(|settle| (settle.position, settle.index)));
+        let sent = marks.settles.iter();
+        self.core.reopen(shard, sent.map(|s| ((s.position, s.index), s.done)));
     }
 
     fn plan(&mut self, group: Vec<Request>, bytes: usize, buffer: &mut Vec<u8>) -> Planned {
@@ -473,8 +470,7 @@ impl Writer {
             return;
         }
         self.checkpointed = self.position;
-        let shards =
-            self.core.shards.iter().map(|cell| cell.state.lock().snapshot()).collect();
+        let shards = self.core.shards.iter().map(|cell| cell.state.lock().snapshot()).collect();
         let checkpoint = Checkpoint {
             position: self.position,
             shards,
@@ -520,4 +516,3 @@ fn answer(done: Vec<oneshot::Sender<Result<(), JournalError>>>, result: Result<(
         sender.send(result).ok();
     }
 }
-
