@@ -1,5 +1,6 @@
 //! What follows from a try: a final state, a retry in the journal, a target removed.
 
+use crate::crash::{self, Stage};
 use crate::dispatch::counters::word;
 use crate::dispatch::health::Health;
 use crate::dispatch::line::{Queued, Slot};
@@ -64,6 +65,7 @@ impl Finisher {
 
     /// Decides what becomes of a try's deliveries.
     pub(super) fn judge(&self, ended: Ended) -> Judged {
+        crash::point(Stage::Answered);
         let Ended { queued, merged, ticket, slot, attempt } = ended;
         let now = self.context.clock.now();
         let course = self.course(&queued.delivery, &attempt, now);
@@ -123,7 +125,8 @@ impl Finisher {
         }
         let provider = delivery.target.provider();
         let tried = Tried { provider, made: delivery.attempt, expires_at: delivery.expires_at };
-        match self.context.settings.retry.after(tried, attempt, now, self.context.clock.chance()) {
+        let chance = self.context.clock.chance();
+        match self.context.settings.retry.after(tried, attempt, now, chance) {
             Next::Final(state) => end(state, state == FinalState::Dead),
             Next::Gone => Course { is_gone: true, ..end(FinalState::Rejected, false) },
             Next::Again(at) => {

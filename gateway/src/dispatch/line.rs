@@ -21,7 +21,7 @@ use crate::providers::Provider;
 use crate::telemetry::metrics::{ProviderMetrics, SchedulerMetrics};
 use crate::work::Overrides;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -105,7 +105,7 @@ struct Core {
     scheduler: Scheduler<Queued>,
     pulse: Pulse,
     /// Who found no room, and the shard that asked.
-    refused: HashMap<OrganizationId, ShardId>,
+    refused: BTreeMap<OrganizationId, ShardId>,
     left: usize,
     relieved_at: Instant,
 }
@@ -114,7 +114,7 @@ struct Core {
 #[derive(Debug)]
 pub(super) struct Line {
     core: Mutex<Core>,
-    channels: Mutex<HashMap<LaneKey, Arc<Channel>>>,
+    channels: Mutex<BTreeMap<LaneKey, Arc<Channel>>>,
     slots: Arc<Semaphore>,
     work: Arc<Notify>,
     ended: mpsc::Sender<Ended>,
@@ -154,13 +154,13 @@ impl Line {
             hook_max: settings.webhook_in_flight,
         };
         let pulse = Pulse::new(context.clock.now());
-        let scheduler = Scheduler::new(bounds, rand::random(), pulse.tick);
+        let scheduler = Scheduler::new(bounds, context.clock.chance().to_bits(), pulse.tick);
         let (ended, from) = mpsc::channel(settings.max_in_flight.max(1));
         let line = Arc::new(Self {
             core: Mutex::new(Core {
                 scheduler,
                 pulse,
-                refused: HashMap::new(),
+                refused: BTreeMap::new(),
                 left: 0,
                 relieved_at: Instant::now(),
             }),
@@ -270,10 +270,11 @@ impl Line {
                 }
             };
             tokio::select! {
+                biased;
+                _ = stop.changed() => {}
                 () = work => {}
                 () = look => {}
                 _ = shown.tick() => self.show(),
-                _ = stop.changed() => {}
             }
         }
     }
@@ -310,7 +311,9 @@ impl Line {
             core.scheduler.set_limit(&channel.key, limit);
         }
         let before = core.scheduler.queued();
-        for _ in 0..ROUND_MAX {
+        // What cannot be settled any more would only be sent again.
+        let can_settle = self.journal.is_healthy();
+        for _ in 0..if can_settle { ROUND_MAX } else { 0 } {
             let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else { break };
             let free = self.slots.available_permits() + 1;
             match core.scheduler.pick(now, free) {
