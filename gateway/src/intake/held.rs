@@ -75,6 +75,10 @@ impl Journal for HeldJournal {
         self.inner.backlog(shard)
     }
 
+    fn backlog_of(&self, shard: ShardId, org: OrganizationId) -> Backlog {
+        self.inner.backlog_of(shard, org)
+    }
+
     fn books(&self) -> Books {
         self.inner.books()
     }

@@ -13,7 +13,7 @@ use super::segment::Segment;
 use super::state::{BlockMarks, BlockRef};
 use crate::crash::{self, Sabotage, Stage, is_sabotaged};
 use crate::journal::{Books, JournalError, Resolution};
-use crate::model::{Millis, ShardId};
+use crate::model::ShardId;
 use crate::telemetry::metrics;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -37,8 +37,6 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// What of a segment is kept for settlements while there is no next one: its last eighth.
 const KEPT_SHARE: u64 = 8;
 const GRANULE_BYTES: u64 = 256 << 10;
-/// Payload bytes of unclaimed blocks kept in memory so that a caught-up dispatcher reads no disk.
-const HOT_BYTES_MAX: usize = 16 << 20;
 
 /// One atomic addition on its way to the disk.
 pub(super) struct Request {
@@ -277,9 +275,6 @@ impl Writer {
     /// Takes back blocks that are not on the disk, and tells who waits for them.
     fn drop_planned(&self, planned: Vec<Planned>, error: JournalError) {
         for block in planned {
-            if let Some(hot) = block.hot {
-                self.core.release_hot(hot.len());
-            }
             self.reopen(block.header.shard, &block.marks);
             answer(block.done, Err(error));
         }
@@ -294,8 +289,8 @@ impl Writer {
 
     /// Settlements that were refused may come again.
     fn reopen(&self, shard: ShardId, marks: &BlockMarks) {
-        let done = marks.settles.iter().filter(|settle| settle.done);
-        self.core.reopen(shard, done.map(|settle| (settle.position, settle.index)));
+        let sent = marks.settles.iter();
+        self.core.reopen(shard, sent.map(|s| ((s.position, s.index), s.done)));
     }
 
     fn plan(&mut self, group: Vec<Request>, bytes: usize, buffer: &mut Vec<u8>) -> Planned {
@@ -303,12 +298,10 @@ impl Writer {
         let mut done = Vec::with_capacity(group.len());
         let mut parts = Vec::with_capacity(group.len());
         let shard = group[0].shard;
+        let mut offset = 0;
         for request in group {
-            marks.entries.extend(request.marks.entries);
-            marks.settles.extend(request.marks.settles);
-            marks.idempotency.extend(request.marks.idempotency);
-            marks.amends.extend(request.marks.amends);
-            marks.cancels.extend(request.marks.cancels);
+            marks.absorb(request.marks, offset);
+            offset += request.bytes.len();
             done.push(request.done);
             parts.push(request.bytes);
         }
@@ -329,8 +322,7 @@ impl Writer {
         let payload: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
         put_block(buffer, &header, &payload);
         self.position += header.block_bytes() as u64;
-        let hot = (header.entries > 0 && self.core.grant_hot(bytes, HOT_BYTES_MAX))
-            .then(|| Bytes::from(parts.concat()));
+        let hot = (header.entries > 0).then(|| Bytes::from(parts.concat()));
         Planned { header, hot, marks, done }
     }
 
@@ -479,8 +471,7 @@ impl Writer {
             return;
         }
         self.checkpointed = self.position;
-        let shards =
-            self.core.shards.iter().map(|cell| cell.state.lock().snapshot(self.position)).collect();
+        let shards = self.core.shards.iter().map(|cell| cell.state.lock().snapshot()).collect();
         let checkpoint = Checkpoint {
             position: self.position,
             shards,
@@ -527,6 +518,3 @@ fn answer(done: Vec<oneshot::Sender<Result<(), JournalError>>>, result: Result<(
         sender.send(result).ok();
     }
 }
-
-/// Due time that no timer has.
-pub(super) const NEVER: Millis = Millis(u64::MAX);
