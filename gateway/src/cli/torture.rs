@@ -62,6 +62,9 @@ pub(super) struct Torture {
     /// Write the table and the plots as one page.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Write each plot as an SVG file into this folder, which must be there.
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
     /// The gateway to torture; this very binary if not given.
     #[arg(long)]
     binary: Option<PathBuf>,
@@ -101,6 +104,11 @@ impl Torture {
         }
         if let Some(file) = &self.html {
             std::fs::write(file, report.to_html())?;
+        }
+        for (row, dir) in report.rows.iter().zip(self.plots.iter().cycle()) {
+            for (number, (_, svg)) in row.plots.iter().enumerate() {
+                std::fs::write(dir.join(format!("{}-{}.svg", row.row, number + 1)), svg)?;
+            }
         }
         for row in report.rows.iter().filter_map(|row| Some((row.row, row.kept.as_ref()?))) {
             writeln!(out, "ledgers of {}: {}", row.0, row.1.display())?;

@@ -276,7 +276,6 @@ impl Drop for Gateway {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Residue {
     pub(super) rss_bytes: u64,
-    pub(super) peak_bytes: u64,
     pub(super) files: usize,
     pub(super) threads: usize,
 }
@@ -287,7 +286,6 @@ impl Residue {
         let count = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).map(Iterator::count);
         Some(Self {
             rss_bytes: sample.rss_bytes,
-            peak_bytes: sample.rss_peak_bytes,
             files: count("fd").ok()?,
             threads: count("task").ok()?,
         })

@@ -168,7 +168,6 @@ async fn residue(stage: &Stage) -> Option<(Residue, Residue)> {
         rss_bytes: before.rss_bytes + before.rss_bytes / 10 + RSS_SLACK,
         files: before.files + before.files / 10 + FILES_SLACK,
         threads: before.threads + before.threads / 10 + THREADS_SLACK,
-        ..before
     };
     let patience = Duration::from_secs(if stage.shape.suite == Suite::Long { 60 } else { 15 });
     let begun = Instant::now();
