@@ -148,7 +148,7 @@ fn with_counters(
                 count.add(1, || difference);
             }
         }
-        None => compared.push("no metrics after a restart"),
+        None => compared.push("without counters"),
     }
     match audit {
         Some(Ok(())) => compared.push("bugler audit"),
