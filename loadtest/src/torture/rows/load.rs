@@ -225,6 +225,9 @@ async fn descriptors(stage: &mut Stage) -> Result<(), Trouble> {
 fn overload_shape(shape: Shape) -> Shape {
     let mut shape = Shape { rate: 0.0, ..shape }.devices_only().order(Order::Unjudged);
     shape.client_timeout = Duration::from_secs(20);
+    // Many devices, since each takes one message after another; and a backlog that the peak left.
+    shape.size.users = 100;
+    shape.drain_goal = shape.drain_goal.max(Duration::from_secs(120));
     shape.set("server.max_connections_per_ip=5000")
 }
 
