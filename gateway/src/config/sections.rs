@@ -225,7 +225,7 @@ impl Default for Auth {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// Notifications one organization may send; `None` is no limit.
+    /// Requests the callers of one organization may make; `None` is no limit.
     pub per_org: Option<Rate>,
     /// Requests one organization may make of Blynk's paths; `None` is no limit.
     pub blynk_requests: Option<Rate>,
