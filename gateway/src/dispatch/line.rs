@@ -6,8 +6,10 @@
 
 use crate::clock::Clock;
 use crate::dispatch::finish::{self, Ended, Finisher};
+use crate::dispatch::pulse::Pulse;
 use crate::dispatch::sched::{
-    About, Bounds, LaneKey, Now, Offer, Offered, Parked, Picked, Scheduler, Ticket,
+    About, Bounds, Finished, LaneKey, Now, Offer, Offered, Parked, Picked, Scheduler, Signal,
+    Ticket,
 };
 use crate::dispatch::settle::{Settler, Tracker};
 use crate::dispatch::{Context, counters};
@@ -40,6 +42,15 @@ const SHOWN_EVERY: Duration = Duration::from_secs(1);
 const RELIEF_EVERY: usize = 32;
 /// As well after this long, if any left.
 const RELIEF_PAUSE: Duration = Duration::from_millis(20);
+
+/// The end of a try that was taken back before it began.
+const UNTRIED: Finished = Finished {
+    signal: Signal::Nothing,
+    wait_ms: None,
+    is_lane_wait: false,
+    service_ms: 0,
+    again_ms: None,
+};
 
 /// A delivery that waits or is on its way, with what settling it needs.
 pub(super) struct Queued {
@@ -80,26 +91,6 @@ impl Drop for Slot {
     }
 }
 
-/// Ticks that never go back, made from a clock that may.
-#[derive(Debug)]
-pub(super) struct Pulse {
-    last: Millis,
-    tick: u64,
-}
-
-impl Pulse {
-    fn new(at: Millis) -> Self {
-        Self { last: at, tick: 1 }
-    }
-
-    /// The instant `at`. A clock set back stands still for as long as it took to notice.
-    fn now(&mut self, at: Millis) -> Now {
-        self.tick += at.since(self.last);
-        self.last = at;
-        Now { at, tick: self.tick }
-    }
-}
-
 #[derive(Debug)]
 struct Core {
     scheduler: Scheduler<Queued>,
@@ -128,6 +119,7 @@ pub(super) struct Line {
 struct Round {
     batches: Vec<(Arc<Channel>, Vec<Going>)>,
     expired: Vec<Queued>,
+    canceled: Vec<Queued>,
     parked: Vec<Parked<Queued>>,
     relieved: Vec<ShardId>,
     next: Option<u64>,
@@ -154,7 +146,7 @@ impl Line {
             hook_max: settings.webhook_in_flight,
         };
         let pulse = Pulse::new(context.clock.now());
-        let scheduler = Scheduler::new(bounds, rand::random(), pulse.tick);
+        let scheduler = Scheduler::new(bounds, context.clock.chance().to_bits(), pulse.tick());
         let (ended, from) = mpsc::channel(settings.max_in_flight.max(1));
         let line = Arc::new(Self {
             core: Mutex::new(Core {
@@ -250,13 +242,16 @@ impl Line {
         shown.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !*stop.borrow() {
             let work = self.work.notified();
-            let Round { batches, expired, parked, relieved, next } = self.round();
+            let Round { batches, expired, canceled, parked, relieved, next } = self.round();
             for (channel, batch) in batches {
                 tokio::spawn(send(Arc::clone(&self), channel, batch));
             }
             let at = self.clock.now();
             for queued in expired {
                 finish::expire(queued, at).await;
+            }
+            for queued in canceled {
+                finish::cancel(queued, at).await;
             }
             self.metrics.sent_back(parked.len());
             for Parked { item, due } in parked {
@@ -316,6 +311,15 @@ impl Line {
             match core.scheduler.pick(now, free) {
                 None => break,
                 Some(Picked::Expired(queued)) => round.expired.push(queued),
+                Some(Picked::Send { ticket, item, merged })
+                    if self.journal.is_canceled(item.delivery.notification.id) =>
+                {
+                    core.scheduler.finish(ticket, UNTRIED, now);
+                    round.canceled.push(item);
+                    // They lose their place, and come back as messages of their own.
+                    let due = now.at.plus(1);
+                    round.parked.extend(merged.into_iter().map(|item| Parked { item, due }));
+                }
                 Some(Picked::Send { ticket, item, merged }) => {
                     self.metrics.merged(merged.len());
                     let slot = Slot { permit: Some(permit), work: Arc::clone(&self.work) };
@@ -326,7 +330,7 @@ impl Line {
         if round.batches.iter().map(|(_, batch)| batch.len()).sum::<usize>() >= ROUND_MAX {
             self.work.notify_one();
         }
-        round.parked = core.scheduler.take_parked();
+        round.parked.extend(core.scheduler.take_parked());
         let queued = core.scheduler.queued();
         core.left += before.saturating_sub(queued) + round.parked.len();
         let is_time = core.left > 0 && core.relieved_at.elapsed() >= RELIEF_PAUSE;
@@ -483,18 +487,5 @@ async fn finish_all(
         }
         line.work.notify_one();
         finisher.settle(judged).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ticks_never_go_back_and_do_not_wait_for_a_clock_that_was_set_back() {
-        let mut pulse = Pulse::new(Millis(1_000_000));
-        assert_eq!(pulse.now(Millis(1_000_100)).tick, 101);
-        assert_eq!(pulse.now(Millis(900_000)).tick, 101, "an hour back is no time");
-        assert_eq!(pulse.now(Millis(900_050)).tick, 151, "and it goes on from there");
     }
 }

@@ -16,6 +16,8 @@ mod health;
 mod inbox;
 mod job;
 mod line;
+mod pulse;
+mod route;
 mod settle;
 mod shard;
 
