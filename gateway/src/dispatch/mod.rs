@@ -9,6 +9,7 @@
 pub mod retry;
 pub mod sched;
 
+mod attempt;
 mod counters;
 mod expand;
 mod finish;

@@ -181,7 +181,7 @@ impl World {
         let settings = DispatchSettings {
             max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),
             claim_batch: 4,
-            lane_capacity: 4,
+            queue: 64,
             lease: LEASE,
             retry: RetryPolicy {
                 base: Duration::from_millis(50),
