@@ -8,7 +8,7 @@ const ROOM: &str = "gateway/src/";
 
 /// The modules in the order of a notification's path, from below, with all each may import.
 /// `work` is what a journal entry carries: whoever writes or reads entries knows it.
-const IMPORTS: [(&str, &[&str]); 18] = [
+const IMPORTS: [(&str, &[&str]); 19] = [
     ("model", &[]),
     ("telemetry", &[]),
     ("clock", &["model"]),
@@ -17,6 +17,7 @@ const IMPORTS: [(&str, &[&str]); 18] = [
     ("journal", &["clock", "model", "telemetry"]),
     ("store", &["clock", "model", "telemetry"]),
     ("work", &["journal", "model", "store"]),
+    ("audit", &["journal", "model", "telemetry", "work"]),
     ("providers", &["clock", "model", "telemetry"]),
     ("rules", &["clock", "model", "telemetry"]),
     ("auth", &["clock", "model", "telemetry"]),
@@ -53,7 +54,7 @@ const IMPORTS: [(&str, &[&str]); 18] = [
             "work",
         ],
     ),
-    ("cli", &["app", "auth", "clock", "config", "lifecycle", "model", "rules", "telemetry"]),
+    ("cli", &["app", "audit", "auth", "clock", "config", "lifecycle", "model", "rules", "telemetry"]),
 ];
 /// Free to import everything below: the composition root.
 const ROOT_MODULES: [&str; 3] = ["app", "lib", "main"];

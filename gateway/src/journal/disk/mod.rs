@@ -18,6 +18,7 @@ mod retention;
 mod scan;
 mod segment;
 mod state;
+mod view;
 mod writer;
 
 #[cfg(test)]
@@ -27,6 +28,10 @@ pub use options::{CommitStats, DiskOptions, FsyncPolicy};
 pub use recovery::{OpenError, Recovered};
 pub use retention::Sums;
 pub use segment::SegmentError;
+pub use view::{
+    Damage, IndexFacts, LogView, Logged, LoggedAmendment, LoggedBlock, LoggedSettlement, ViewError,
+    fingerprint,
+};
 
 use self::core::{Core, entry_mark};
 use self::index::Granule;
@@ -106,6 +111,14 @@ impl DiskJournal {
     #[must_use]
     pub fn stats(&self) -> &CommitStats {
         &self.core.stats
+    }
+
+    /// The journal as it is now, to be read while it goes on.
+    ///
+    /// # Errors
+    /// The index could not be read.
+    pub fn view(&self) -> Result<LogView, ViewError> {
+        Ok(LogView::live(&self.core)?)
     }
 
     fn shut(core: &Core, threads: Vec<JoinHandle<()>>, lock: Option<File>) {
