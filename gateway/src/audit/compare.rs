@@ -42,11 +42,12 @@ impl Compared {
     /// True once, at the first block that the index does not hold yet.
     pub(super) fn is_behind(&mut self, position: u64) -> bool {
         let Some(facts) = &self.facts else { return false };
-        if facts.checkpoint.is_some_and(|(end, _)| position >= end) && self.at_checkpoint.is_none() {
+        if facts.checkpoint.is_some_and(|(end, _)| position >= end) && self.at_checkpoint.is_none()
+        {
             self.at_checkpoint = Some(self.total);
         }
-        let is_first = facts.applied.is_none_or(|applied| position > applied)
-            && self.at_applied.is_none();
+        let is_first =
+            facts.applied.is_none_or(|applied| position > applied) && self.at_applied.is_none();
         if is_first {
             self.at_applied = Some(self.total);
         }

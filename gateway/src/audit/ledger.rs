@@ -385,9 +385,10 @@ impl Ledger {
                 let (expanded, left) = match entry.owed {
                     Owed::Announced | Owed::Nothing => (known, known - paid),
                     Owed::Delivery(_) => (paid.saturating_sub(1), 1u64.saturating_sub(paid)),
-                    Owed::Targets(count) => {
-                        (paid.saturating_sub(u64::from(count)), u64::from(count).saturating_sub(paid))
-                    }
+                    Owed::Targets(count) => (
+                        paid.saturating_sub(u64::from(count)),
+                        u64::from(count).saturating_sub(paid),
+                    ),
                 };
                 let sums = pending.entry(entry.org).or_default();
                 sums.0 += expanded;
@@ -418,10 +419,14 @@ impl Ledger {
                 );
                 report.breach(Invariant::Balanced, text);
             }
-            if FinalState::ALL.iter().zip(account.finals).zip(account.finals_before).any(
-                |((_, now), before)| now + before < 0,
-            ) {
-                let text = format!("organization {org}: more deliveries were sent again than ended");
+            if FinalState::ALL
+                .iter()
+                .zip(account.finals)
+                .zip(account.finals_before)
+                .any(|((_, now), before)| now + before < 0)
+            {
+                let text =
+                    format!("organization {org}: more deliveries were sent again than ended");
                 report.breach(Invariant::Balanced, text);
             }
         }

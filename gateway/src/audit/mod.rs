@@ -10,6 +10,9 @@ mod compare;
 mod ledger;
 mod report;
 
+#[cfg(test)]
+mod tests;
+
 pub use account::Account;
 pub use report::{Invariant, Line, Report, render};
 

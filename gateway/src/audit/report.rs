@@ -71,7 +71,9 @@ impl Invariant {
             Self::Balanced => "announced deliveries have ended or are pending, by organization",
             Self::Books => "the stored books equal the log and what retention dropped",
             Self::Timers => "the index waits for what the log says is waiting",
-            Self::DeadLetters => "dead letters made are kept, replayed, discarded or past retention",
+            Self::DeadLetters => {
+                "dead letters made are kept, replayed, discarded or past retention"
+            }
             Self::Index => "the index has the timelines and outcomes of the log",
         }
     }
@@ -130,10 +132,7 @@ impl Report {
     #[must_use]
     pub fn lines(&self) -> Vec<Line> {
         let breaches = |one| self.counts.get(one).copied().unwrap_or_default();
-        Invariant::ALL
-            .iter()
-            .map(|one| Line { invariant: *one, breaches: breaches(one) })
-            .collect()
+        Invariant::ALL.iter().map(|one| Line { invariant: *one, breaches: breaches(one) }).collect()
     }
 
     /// What broke, by name; at most a hundred.

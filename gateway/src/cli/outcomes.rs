@@ -34,8 +34,7 @@ impl Outcomes {
         parameters.push(("state", self.state.clone()));
         parameters.push(("limit", Some(self.limit.to_string())));
         parameters.push(("after", self.after.clone()));
-        let page =
-            runtime()?.block_on(self.access.get("/bugler/v1/outcomes", &parameters))?;
+        let page = runtime()?.block_on(self.access.get("/bugler/v1/outcomes", &parameters))?;
         self.access.print(out, &page, |page| lines(page, "outcomes"))?;
         Ok(Exit::Done)
     }

@@ -333,8 +333,8 @@ impl Shard {
     ) {
         let now = self.context.clock.now();
         let is_canceled = self.context.journal.is_canceled(job.notification.id);
-        let reached = is_canceled
-            || finish::any_delivered(&self.context, &job.notification, &unless).await;
+        let reached =
+            is_canceled || finish::any_delivered(&self.context, &job.notification, &unless).await;
         let all: Vec<_> = steps.iter().flat_map(|(targets, _)| targets.clone()).collect();
         if job.settled.insert(job.marker("expanded")) {
             let marker = job.marker("expanded");

@@ -109,7 +109,11 @@ pub fn ended(events: &[Bytes]) -> HashMap<DeliveryId, (String, Option<FinalState
 }
 
 /// The entry that carries a delivery on, with its tries and its time to live counted anew.
-fn carrier(mut notification: Notification, target: TargetRef, due: Millis) -> Result<Work, Refused> {
+fn carrier(
+    mut notification: Notification,
+    target: TargetRef,
+    due: Millis,
+) -> Result<Work, Refused> {
     if notification.expires_at.is_some_and(|end| end <= due) {
         return Err(Refused::Expired);
     }

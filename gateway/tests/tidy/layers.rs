@@ -54,7 +54,21 @@ const IMPORTS: [(&str, &[&str]); 19] = [
             "work",
         ],
     ),
-    ("cli", &["app", "audit", "auth", "clock", "config", "journal", "lifecycle", "model", "rules", "telemetry"]),
+    (
+        "cli",
+        &[
+            "app",
+            "audit",
+            "auth",
+            "clock",
+            "config",
+            "journal",
+            "lifecycle",
+            "model",
+            "rules",
+            "telemetry",
+        ],
+    ),
 ];
 /// Free to import everything below: the composition root.
 const ROOT_MODULES: [&str; 3] = ["app", "lib", "main"];

@@ -8,8 +8,7 @@ use crate::api::route::Call;
 use crate::api::{Answered, Shared, json as body_json, reply};
 use crate::intake::{Again, ended};
 use crate::model::{
-    DeliveryId, DeviceId, FinalState, Notification, NotificationId, ProviderName, TargetRef,
-    UserId,
+    DeliveryId, DeviceId, FinalState, Notification, NotificationId, ProviderName, TargetRef, UserId,
 };
 use crate::work::Work;
 use bytes::Bytes;

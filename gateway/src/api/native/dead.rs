@@ -157,7 +157,10 @@ struct Selection {
     next: Option<DeadPlace>,
 }
 
-async fn selection(call: Call, paced: bool) -> Result<(std::sync::Arc<Shared>, Selection), Failure> {
+async fn selection(
+    call: Call,
+    paced: bool,
+) -> Result<(std::sync::Arc<Shared>, Selection), Failure> {
     let Call { shared, request, .. } = call;
     let (Asked { by, org }, query) = asked(&shared, &request.headers, &request.uri).await?;
     let mut faults = Faults::default();

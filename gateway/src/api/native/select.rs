@@ -178,7 +178,14 @@ pub(super) fn dead_place_text(place: DeadPlace) -> String {
 pub(super) fn describe(event: &TimelineEvent, line: &mut Value) {
     let (target, cause, at) = match event {
         TimelineEvent::Attempted {
-            at, target, attempt, cause, status, reason, provider_id, ..
+            at,
+            target,
+            attempt,
+            cause,
+            status,
+            reason,
+            provider_id,
+            ..
         } => {
             line["attempts"] = (*attempt).into();
             for (name, value) in [("reason", reason), ("providerId", provider_id)] {

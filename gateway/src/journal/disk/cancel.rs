@@ -57,7 +57,8 @@ impl Index {
         let mut found = Vec::new();
         for row in table.iter()? {
             let (key, _) = row?;
-            let id = key.value().first_chunk::<16>().map(|id| NotificationId(Uuid::from_bytes(*id)));
+            let id =
+                key.value().first_chunk::<16>().map(|id| NotificationId(Uuid::from_bytes(*id)));
             found.extend(id);
         }
         Ok(found)

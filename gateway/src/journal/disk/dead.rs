@@ -4,9 +4,7 @@ use super::core::{Core, entry_mark};
 use super::index::{EVENTS, Index, IndexError, META, Projection, split_u64};
 use super::record::{Record, Records, encode_amendment};
 use super::state::{AmendMark, BlockMarks};
-use crate::journal::{
-    Amendment, Commit, DeadLetter, DeadPage, DeadPlace, DeadRow, JournalError,
-};
+use crate::journal::{Amendment, Commit, DeadLetter, DeadPage, DeadPlace, DeadRow, JournalError};
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
 use redb::{

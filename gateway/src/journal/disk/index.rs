@@ -6,7 +6,9 @@
 //! big-endian, so that ranges are in time order.
 
 use super::record::SettleRecord;
-use super::state::{AmendMark, BlockMarks, ListedKey, Place, ShardSnapshot, is_timer, listed_places};
+use super::state::{
+    AmendMark, BlockMarks, ListedKey, Place, ShardSnapshot, is_timer, listed_places,
+};
 use super::{cancel, dead, listed, outcomes, retention};
 use crate::journal::{Books, Cancellation, EventPlace, IdempotencyRecord, Remembered};
 use crate::model::{Millis, NotificationId, OrganizationId, ShardId};

@@ -22,6 +22,8 @@ mod view;
 mod writer;
 
 #[cfg(test)]
+mod retention_tests;
+#[cfg(test)]
 mod tests;
 
 pub use options::{CommitStats, DiskOptions, FsyncPolicy};
@@ -41,7 +43,7 @@ use self::writer::Writer;
 use super::{
     Amendment, Append, Backlog, Books, Cancellation, Claim, ClaimId, Commit, DeadLetter, DeadPage,
     DeadPlace, DeadRow, EventPlace, Journal, JournalError, ListedRoot, Remembered, Reserved, Room,
-    Settlement, SettledPage, SettledQuery, Timeline,
+    SettledPage, SettledQuery, Settlement, Timeline,
 };
 use crate::BoxFuture;
 use crate::clock::Clock;
@@ -83,10 +85,10 @@ impl DiskJournal {
     ) -> Result<Self, OpenError> {
         let opened = recovery::open(dir, options, clock)?;
         let (core, recovered) = (opened.core, opened.recovered);
-        let canceled = core.index.canceled().map_err(|source| OpenError::Index {
-            path: dir.join("index.redb"),
-            source,
-        })?;
+        let canceled = core
+            .index
+            .canceled()
+            .map_err(|source| OpenError::Index { path: dir.join("index.redb"), source })?;
         core.canceled.write().extend(canceled);
         let threads = start(&core, &opened.segment, opened.position, opened.granule);
         let threads = threads.map_err(|source| OpenError::Io {

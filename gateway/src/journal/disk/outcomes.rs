@@ -121,10 +121,13 @@ impl Core {
             }
             match self.segments.block(place.position) {
                 Ok((_, payload)) => {
-                    let settled = Records::new(payload).flatten().filter_map(|record| match record {
-                        Record::Settle(settle) if settle.org == query.org => Some(shown(settle)),
-                        _ => None,
-                    });
+                    let settled =
+                        Records::new(payload).flatten().filter_map(|record| match record {
+                            Record::Settle(settle) if settle.org == query.org => {
+                                Some(shown(settle))
+                            }
+                            _ => None,
+                        });
                     blocks.push(SettledBlock { place, settled: settled.collect() });
                 }
                 Err(error) => {
@@ -137,7 +140,8 @@ impl Core {
         let reopened = self.index.reopened(ended)?;
         for block in &mut blocks {
             let at = block.place.position;
-            let is_current = |id: &DeliveryId| reopened.get(id).is_none_or(|position| *position <= at);
+            let is_current =
+                |id: &DeliveryId| reopened.get(id).is_none_or(|position| *position <= at);
             for settled in &mut block.settled {
                 settled.finals.retain(|(delivery, _)| is_current(delivery));
             }
@@ -147,13 +151,10 @@ impl Core {
 }
 
 fn shown(settle: SettleRecord) -> Settled {
-    let finals = settle.resolved.into_iter().filter_map(|(delivery, resolution)| match resolution {
-        Resolution::Final(state) => Some((delivery, state)),
-        Resolution::Moved => None,
-    });
-    Settled {
-        notification: settle.notification,
-        finals: finals.collect(),
-        events: settle.events,
-    }
+    let finals =
+        settle.resolved.into_iter().filter_map(|(delivery, resolution)| match resolution {
+            Resolution::Final(state) => Some((delivery, state)),
+            Resolution::Moved => None,
+        });
+    Settled { notification: settle.notification, finals: finals.collect(), events: settle.events }
 }

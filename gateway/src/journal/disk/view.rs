@@ -6,7 +6,9 @@
 
 use super::core::Core;
 use super::dead;
-use super::index::{APPLIED, EVENTS, IndexError, META, TIMERS, read_checkpoint, read_timer_key, split_u64};
+use super::index::{
+    APPLIED, EVENTS, IndexError, META, TIMERS, read_checkpoint, read_timer_key, split_u64,
+};
 use super::outcomes::OUTCOMES;
 use super::record::{
     AmendRecord, HEADER_BYTES, Record, Records, SettleRecord, read_block, read_header,
@@ -16,9 +18,9 @@ use super::recovery::acknowledged_beyond;
 use super::retention::{Sums, carried};
 use super::segment::Segment;
 use super::state::{Place, is_timer};
+use crate::journal::Resolution;
 use crate::journal::{Books, Entry};
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId};
-use crate::journal::Resolution;
 use bytes::Bytes;
 use redb::{Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, ReadableTable};
 use std::collections::BTreeMap;
@@ -127,7 +129,8 @@ pub struct IndexFacts {
 #[must_use]
 pub fn fingerprint(notification: NotificationId, position: u64) -> u64 {
     let (high, low) = notification.0.as_u64_pair();
-    let mixed = (high ^ low.rotate_left(17) ^ position.rotate_left(31)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed =
+        (high ^ low.rotate_left(17) ^ position.rotate_left(31)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed ^ (mixed >> 29)
 }
 
@@ -254,10 +257,7 @@ impl LogView {
     ///
     /// # Errors
     /// A file could not be read.
-    pub fn scan(
-        &self,
-        visit: &mut dyn FnMut(LoggedBlock),
-    ) -> Result<Vec<Damage>, ViewError> {
+    pub fn scan(&self, visit: &mut dyn FnMut(LoggedBlock)) -> Result<Vec<Damage>, ViewError> {
         let mut damages = Vec::new();
         for (number, segment) in self.segments.iter().enumerate() {
             let is_last = number + 1 == self.segments.len();
@@ -392,7 +392,8 @@ impl LogView {
         let Some(index) = &self.index else { return Ok(()) };
         let table = index.open_table(TIMERS).map_err(IndexError::from)?;
         for row in table.iter().map_err(IndexError::from)? {
-            let (key, ()) = row.map(|(key, value)| (key, value.value())).map_err(IndexError::from)?;
+            let (key, ()) =
+                row.map(|(key, value)| (key, value.value())).map_err(IndexError::from)?;
             if let Some((_, place)) = read_timer_key(key.value()) {
                 visit(place);
             }

@@ -169,7 +169,10 @@ async fn what_waits_is_taken_back_at_once_and_ends_suppressed() {
         let timeline = world.done(id).await;
         assert_eq!(timeline["deliveries"]["suppressed"], 1, "{timeline:#}");
         let ended = world.outcomes(&format!("notification={id}"), 1).await;
-        assert_eq!((&ended[0]["state"], &ended[0]["cause"]), (&json!("suppressed"), &json!("canceled")));
+        assert_eq!(
+            (&ended[0]["state"], &ended[0]["cause"]),
+            (&json!("suppressed"), &json!("canceled"))
+        );
         // Once more is no mistake.
         world.post(&path, json!({})).await;
     }
