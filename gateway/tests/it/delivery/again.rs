@@ -84,7 +84,7 @@ async fn a_dead_letter_is_replayed_under_its_own_id_and_the_books_say_so() {
     let all = json!({ "filter": {}, "dryRun": true });
     let would = world.post("/bugler/v1/dead-letters/replay", all).await;
     assert_eq!(would["replayed"].as_array().map(Vec::len), Some(2), "{would:#}");
-    assert_eq!(world.get("/bugler/v1/dead-letters").await["deadLetters"][1].is_object(), true);
+    assert!(world.get("/bugler/v1/dead-letters").await["deadLetters"][1].is_object());
 
     world.twins.set_faults(FaultPlan::default());
     let body = json!({ "filter": { "target": "webhook" }, "rate": 50 });
