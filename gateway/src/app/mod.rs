@@ -159,10 +159,12 @@ impl App {
         let service = service(&config, &journal, (store, keys, hooks), &clock);
         let addresses = (local(&api), local(&admin));
         let admin_service = {
+            let audited = Arc::clone(&journal);
             let journal = Arc::clone(&journal);
             let viewer = Viewer::new(addresses.0, tls.is_some());
             let durability = move || journal.durability();
             AdminService::new(readiness.clone(), metrics.clone(), viewer, durability)
+                .with_audit(build::audit(audited))
         };
         let limits = build::server_limits(&config);
         tasks.spawn(
@@ -379,7 +381,7 @@ async fn watch_journal(journal: Arc<DiskJournal>, readiness: Readiness, shutdown
             let backlog = journal.backlog(crate::model::ShardId(shard));
             metrics.backlog(backlog.pending, backlog.bytes, backlog.timers);
         }
-        let dead = journal.books().dead_letters;
+        let dead = journal.dead_kept().await.unwrap_or_default();
         metrics::dead_letters(u32::try_from(dead).unwrap_or(u32::MAX));
         match journal.shortage() {
             Some(reason) => readiness.block("room", reason),

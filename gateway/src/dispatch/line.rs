@@ -8,8 +8,7 @@ use crate::clock::Clock;
 use crate::dispatch::finish::{self, Ended, Finisher, Judged};
 use crate::dispatch::pulse::Pulse;
 use crate::dispatch::sched::{
-    About, Bounds, Finished, LaneKey, Now, Offer, Offered, Parked, Picked, Scheduler, Signal,
-    Ticket,
+    About, Bounds, Finished, LaneKey, Offer, Offered, Parked, Picked, Scheduler, Signal, Ticket,
 };
 use crate::dispatch::settle::{Settler, Tracker};
 use crate::dispatch::{Context, attempt, counters};

@@ -29,8 +29,11 @@ mod shortage;
 mod state;
 mod sweep;
 mod timers;
+mod view;
 mod writer;
 
+#[cfg(test)]
+mod retention_tests;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +41,10 @@ pub use options::{CommitStats, DiskOptions, FsyncPolicy};
 pub use recovery::{OpenError, Recovered};
 pub use retention::Sums;
 pub use segment::SegmentError;
+pub use view::{
+    Damage, IndexFacts, LogView, Logged, LoggedAmendment, LoggedBlock, LoggedSettlement, ViewError,
+    fingerprint,
+};
 
 use self::core::{Core, entry_mark};
 use self::media::{Disk, DiskFile, RealDisk};
@@ -122,6 +129,14 @@ impl DiskJournal {
     #[must_use]
     pub fn stats(&self) -> &CommitStats {
         &self.core.stats
+    }
+
+    /// The journal as it is now, to be read while it goes on.
+    ///
+    /// # Errors
+    /// The index could not be read.
+    pub fn view(&self) -> Result<LogView, ViewError> {
+        Ok(LogView::live(&self.core)?)
     }
 
     /// Why new work is refused for now, although nothing is broken.
