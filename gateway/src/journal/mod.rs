@@ -251,6 +251,11 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
 
     fn backlog(&self, shard: ShardId) -> Backlog;
 
+    /// What is in `shard` of one organization.
+    fn backlog_of(&self, _shard: ShardId, _org: OrganizationId) -> Backlog {
+        Backlog::default()
+    }
+
     fn books(&self) -> Books;
 
     /// The stored life of a notification of `org`; `None` if there is no such one.

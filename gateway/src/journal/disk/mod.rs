@@ -97,6 +97,12 @@ impl DiskJournal {
         &self.core.stats
     }
 
+    /// Bytes that wait for the disk, and how many may.
+    #[must_use]
+    pub fn buffered(&self) -> (usize, usize) {
+        self.core.inbox.buffered()
+    }
+
     fn shut(core: &Core, threads: Vec<JoinHandle<()>>, lock: Option<File>) {
         core.inbox.close();
         core.closed.store(true, Ordering::Release);
