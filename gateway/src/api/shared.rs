@@ -3,10 +3,11 @@
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::{Answered, Blynk, Hooks, Identity, NotificationStates, SendLimit, reply};
 use crate::auth::{Caller, PasswordPool, Permission, PermissionSet, Scope, TokenVerifier};
-use crate::intake::{Answer, ChangeError, Intake, KeyState, RecordChange, RequestKey, Running};
+use crate::intake::{Answer, ChangeError, Class, Intake, KeyState, RecordChange, RequestKey, Running};
 use crate::model::{AuditNote, Organization, OrganizationId, User, UserStatus};
 use crate::server::Request;
 use crate::store::{OrganizationRef, Store, StoreError, UserRef};
+use crate::telemetry::metrics;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -77,7 +78,10 @@ impl Shared {
 
     /// Counts one notification of `org` against its limit.
     pub(crate) fn throttle(&self, org: OrganizationId) -> Result<(), Failure> {
-        self.limit.as_ref().map_or(Ok(()), |limit| limit.take(org, Instant::now()))
+        let Some(limit) = &self.limit else { return Ok(()) };
+        limit
+            .take(org, Instant::now())
+            .inspect_err(|_| metrics::admission_refused("rate", Class::Normal.as_str()))
     }
 
     /// Refuses a caller that lacks `permission`; answers its user, if it is one.

@@ -172,7 +172,10 @@ impl World {
             self.begin(asked, case);
             let patience = Duration::from_millis(20);
             if let Ok(Some(answer)) = tokio::time::timeout(patience, asked.join_next()).await {
-                return answer.unwrap();
+                let answer = answer.unwrap();
+                if answer.headers().get("bugler-error").is_some_and(|code| code == "BGL-5003") {
+                    return answer;
+                }
             }
         }
     }

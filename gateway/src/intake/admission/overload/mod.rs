@@ -26,12 +26,12 @@ const RATE_WINDOWS: usize = 4;
 /// Weight of the newest rate in their moving average.
 const RATE_WEIGHT: f64 = 0.3;
 /// What is let in is never cut to less than this of the rate in one window.
-const CUT_MAX: f64 = 0.5;
+const CUT_MAX: f64 = 0.7;
 /// Growth of what is let in per window, near the target and far below it.
-const GROWTH: f64 = 1.02;
+const GROWTH: f64 = 1.01;
 const GROWTH_IDLE: f64 = 1.1;
 /// Share of the rate that is let in at least while there is no standing queue.
-const FLOOR: f64 = 0.9;
+const FLOOR: f64 = 0.95;
 /// Windows without any event that are looked at one by one.
 const CATCH_UP_MAX: u32 = 64;
 
@@ -54,6 +54,7 @@ pub(super) struct Overload {
     window: Instant,
     least: Option<Duration>,
     served: u32,
+    begun: u32,
     recent: [f64; RATE_WINDOWS],
     /// Requests that wait for their commit.
     waiting: u32,
@@ -75,6 +76,7 @@ impl Overload {
             window: now,
             least: None,
             served: 0,
+            begun: 0,
             recent: [0.0; RATE_WINDOWS],
             waiting: 0,
             progress: now,
@@ -109,6 +111,7 @@ impl Overload {
             self.progress = now;
         }
         self.waiting = self.waiting.saturating_add(requests);
+        self.begun = self.begun.saturating_add(requests);
     }
 
     /// They were answered after `wait`; with none, nobody waits for them any more.
@@ -183,6 +186,10 @@ impl Overload {
         self.recent[0] = f64::from(self.served);
         #[expect(clippy::cast_precision_loss, reason = "four")]
         let served = self.recent.iter().sum::<f64>() / RATE_WINDOWS as f64;
+        if self.plan.is_none() {
+            // Nobody was asked for a class: take all that came in for ordinary.
+            self.offered[Class::Normal as usize][FAIR] = self.begun;
+        }
         let offered: u32 = self.offered.iter().flatten().sum();
         if standing > target {
             self.level = (self.level + 1).min(LEVEL_MAX);
@@ -200,8 +207,12 @@ impl Overload {
                 (!is_over).then_some(Plan { rate, allowed })
             });
         }
-        self.spread();
-        (self.least, self.served, self.offered) = (None, 0, [[0; 2]; CLASSES]);
+        // A window in which nobody could ask tells nothing of how many will.
+        if offered > 0 || standing <= target {
+            self.spread();
+        }
+        (self.served, self.begun) = (0, 0);
+        (self.least, self.offered) = (None, [[0; 2]; CLASSES]);
     }
 
     /// Spreads what the window brought too much over those who are refused first.
@@ -215,11 +226,11 @@ impl Overload {
         for (class, groups) in self.offered.iter().enumerate() {
             self.exposed[class] |= is_exposed;
             for (group, offered) in groups.iter().enumerate() {
-                if *offered > 0 && excess > 0.0 {
-                    let part = (excess / f64::from(*offered)).min(1.0);
-                    self.shed[class][group] = part;
-                    excess -= part * f64::from(*offered);
-                }
+                // Who brought nothing yet is refused before those behind it are.
+                let part = if excess > 0.0 { excess / f64::from((*offered).max(1)) } else { 0.0 };
+                let part = part.min(1.0);
+                self.shed[class][group] = part;
+                excess -= part * f64::from(*offered);
                 is_exposed &= *offered == 0 || self.shed[class][group] >= 1.0;
             }
         }
