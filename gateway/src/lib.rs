@@ -7,6 +7,7 @@ pub mod model;
 
 pub mod clock;
 pub mod config;
+pub mod crash;
 pub mod lifecycle;
 pub mod telemetry;
 

@@ -24,6 +24,7 @@ mod passwords;
 mod route;
 mod screen;
 mod shared;
+mod signed;
 mod tries;
 mod zitadel;
 

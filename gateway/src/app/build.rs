@@ -37,6 +37,7 @@ pub(super) fn journal_options(config: &Config) -> DiskOptions {
         },
         lease: config.dispatch.lease,
         retention: config.store.retention,
+        dead_letter_retention: config.store.dead_letter_retention,
         keys_ttl: config.idempotency.ttl,
         disk_bytes_max: config.store.max_disk.0,
     }

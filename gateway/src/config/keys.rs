@@ -69,6 +69,8 @@ fn store(store: &mut StoreSettings, walk: &mut Walk<'_>) {
     walk.ranged("segment", &mut store.segment, ByteSize(MIB)..=ByteSize(GIB));
     walk.value("fsync", &mut store.fsync);
     walk.ranged("retention", &mut store.retention, MINUTE..=YEAR);
+    let dead = &mut store.dead_letter_retention;
+    walk.ranged("dead_letter_retention", dead, MINUTE..=YEAR);
     walk.ranged("max_disk", &mut store.max_disk, ByteSize(16 * MIB)..=ByteSize(1024 * TIB));
     walk.value("min_free", &mut store.min_free);
     walk.ranged("min_free_percent", &mut store.min_free_percent, 0..=99);

@@ -95,6 +95,7 @@ pub struct StoreSettings {
     pub segment: ByteSize,
     pub fsync: Fsync,
     pub retention: Duration,
+    pub dead_letter_retention: Duration,
     pub max_disk: ByteSize,
     /// New work is refused while the file system has less free.
     pub min_free: ByteSize,
@@ -110,6 +111,7 @@ impl Default for StoreSettings {
             segment: ByteSize(32 * MIB),
             fsync: Fsync::Commit,
             retention: Duration::from_secs(7 * DAY),
+            dead_letter_retention: Duration::from_secs(30 * DAY),
             max_disk: ByteSize(20 << 30),
             min_free: ByteSize(512 * MIB),
             min_free_percent: 5,

@@ -19,6 +19,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// Cause of deliveries that were taken back before they went out.
+const CANCELED: &str = "canceled";
 const STORE_PAUSE: Duration = Duration::from_millis(200);
 /// A delivery that found its lane full and stuck comes back after this long.
 const FULL_LANE_MS: u64 = 2_000;
@@ -247,6 +249,9 @@ impl Shard {
             });
         }
         match routed.verdict {
+            _ if self.context.journal.is_canceled(job.notification.id) => {
+                job.finish_all(now, &recipient, FinalState::Suppressed, CANCELED);
+            }
             Verdict::Deliver(plan) => self.deliver(job, recipient, plan, now).await,
             Verdict::HoldUntil(until) => {
                 job.hold(now, &recipient, until.max(now.plus(1)), String::from("rule"));
@@ -327,7 +332,9 @@ impl Shard {
         overrides: Overrides,
     ) {
         let now = self.context.clock.now();
-        let reached = finish::any_delivered(&self.context, &job.notification, &unless).await;
+        let is_canceled = self.context.journal.is_canceled(job.notification.id);
+        let reached =
+            is_canceled || finish::any_delivered(&self.context, &job.notification, &unless).await;
         let all: Vec<_> = steps.iter().flat_map(|(targets, _)| targets.clone()).collect();
         if job.settled.insert(job.marker("expanded")) {
             let marker = job.marker("expanded");
@@ -343,7 +350,8 @@ impl Shard {
         }
         if reached {
             for target in all {
-                job.suppress(target, now, "earlier_step_delivered");
+                let cause = if is_canceled { CANCELED } else { "earlier_step_delivered" };
+                job.suppress(target, now, cause);
             }
         } else if !steps.is_empty() {
             let (first, within_ms) = steps.remove(0);
@@ -389,6 +397,9 @@ impl Shard {
         let expires_at = overrides.expires_at.map_or(expires_at, |at| at.min(expires_at));
         let provider = self.context.providers.of(&target).cloned();
         let end = match &provider {
+            _ if self.context.journal.is_canceled(job.notification.id) => {
+                Some((FinalState::Suppressed, CANCELED))
+            }
             _ if expires_at <= now => Some((FinalState::Expired, "ttl")),
             None => Some((FinalState::Rejected, "provider_not_configured")),
             Some(_) => None,

@@ -11,10 +11,11 @@ use crate::BoxFuture;
 use crate::clock::SystemClock;
 use crate::journal::disk::{DiskJournal, DiskOptions};
 use crate::journal::{
-    Append, Backlog, Books, Claim, ClaimId, Commit, DeadLetter, EventPlace, Journal, JournalError,
-    ListedRoot, Remembered, Room, Settlement, Timeline,
+    Amendment, Append, Backlog, Books, Cancellation, Claim, ClaimId, Commit, DeadLetter, DeadPage,
+    DeadPlace, DeadRow, EventPlace, Journal, JournalError, ListedRoot, Remembered, Reserved, Room,
+    SettledPage, SettledQuery, Settlement, Timeline,
 };
-use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
+use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 
 /// A real journal behind a gate.
 #[derive(Debug)]
@@ -135,6 +136,60 @@ impl Journal for HeldJournal {
         now: Millis,
     ) -> BoxFuture<'_, Result<Remembered, JournalError>> {
         self.inner.remembered(key, now)
+    }
+
+    fn settled(
+        &self,
+        query: SettledQuery,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<SettledPage, JournalError>> {
+        self.inner.settled(query, limit)
+    }
+
+    fn dead_of(
+        &self,
+        org: OrganizationId,
+        before: Option<DeadPlace>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<DeadPage, JournalError>> {
+        self.inner.dead_of(org, before, limit)
+    }
+
+    fn dead_letter(
+        &self,
+        org: OrganizationId,
+        delivery: DeliveryId,
+    ) -> BoxFuture<'_, Result<Option<DeadRow>, JournalError>> {
+        self.inner.dead_letter(org, delivery)
+    }
+
+    fn reserve(&self, delivery: DeliveryId) -> Option<Reserved> {
+        self.inner.reserve(delivery)
+    }
+
+    fn amend(&self, shard: ShardId, amendments: Vec<Amendment>) -> Result<Commit, JournalError> {
+        self.inner.amend(shard, amendments)
+    }
+
+    fn cancel(&self, shard: ShardId, cancellation: Cancellation) -> Result<Commit, JournalError> {
+        self.inner.cancel(shard, cancellation)
+    }
+
+    fn is_canceled(&self, notification: NotificationId) -> bool {
+        self.inner.is_canceled(notification)
+    }
+
+    fn hurry(
+        &self,
+        shard: ShardId,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<usize, JournalError>> {
+        self.inner.hurry(shard, org, notification)
+    }
+
+    fn dead_kept(&self) -> BoxFuture<'_, Result<u64, JournalError>> {
+        self.inner.dead_kept()
     }
 
     fn dead_letters(&self, limit: usize) -> BoxFuture<'_, Result<Vec<DeadLetter>, JournalError>> {

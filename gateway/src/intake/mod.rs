@@ -1,6 +1,7 @@
 //! From an accepted command to a durable commit: ids, shard, idempotency, and only then an answer.
 
 mod admission;
+mod again;
 mod cancel;
 mod change;
 
@@ -10,6 +11,7 @@ pub(crate) mod held;
 mod tests;
 
 pub use admission::{Admission, AdmissionLimits, Asked, BacklogQuota, Class, Vitals};
+pub use again::{Again, Done, Pace, Refused, ended};
 pub use change::{ChangeError, RecordChange};
 
 use self::admission::{Denied, Waiting};
@@ -134,8 +136,8 @@ impl RequestKey {
         }
         let org = org.0.to_be_bytes();
         let length = (scope.len() as u64).to_be_bytes();
-        // A body may hold a password. With the key before it, the stored hash can be guessed at
-        // only by who knows the key, and that is stored nowhere.
+        // With the key before it, equal bodies of two requests have two hashes. That hides no
+        // password: keys are often numbers. Bodies with one are stretched before they come here.
         let width = (key.len() as u64).to_be_bytes();
         let body = hash(&[&width, key, body]);
         Ok(Self { key: hash(&[&org, &length, scope.as_bytes(), key]), body })

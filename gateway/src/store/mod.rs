@@ -25,6 +25,9 @@ mod inbox;
 pub use accounts::{Accounts, SortBy, UserPage, UserSearch};
 pub use inbox::{InboxChange, InboxRow, Inboxes};
 
+/// Deepest organization tree, counted from its root: a longer chain of parents is refused.
+pub const TREE_DEPTH_MAX: usize = 64;
+
 /// One record write. `Put…` inserts or replaces by primary key.
 ///
 /// Journal entries carry changes, so variants are only ever added at the end.
@@ -95,6 +98,14 @@ pub enum Expectation {
     InboxRevision(UserId, NotificationId, u64),
     /// The subscription is stored and nobody changed it since this instant.
     Subscription(OrganizationId, SubscriptionId, Millis),
+    /// The organization has fewer clients than this.
+    Clients(OrganizationId, u32),
+    /// The organization has fewer keys than this.
+    Keys(OrganizationId, u32),
+    /// The user has fewer devices than this besides the one.
+    Devices(UserId, DeviceId, u32),
+    /// The user's membership of the solution is still this one, or still none.
+    Membership(OrganizationId, Uuid, UserId, Option<Membership>),
 }
 
 impl Expectation {
@@ -110,6 +121,10 @@ impl Expectation {
             Self::Children(..) => "too_many_organizations",
             Self::InboxRevision(..) => "inbox_changed",
             Self::Subscription(..) => "subscription_changed",
+            Self::Clients(..) => "too_many_clients",
+            Self::Keys(..) => "too_many_keys",
+            Self::Devices(..) => "too_many_devices",
+            Self::Membership(..) => "membership_changed",
         }
     }
 }

@@ -4,7 +4,7 @@ use super::wire::{self, Create, Setup, Update};
 use super::{Entered, enter, find};
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::route::Call;
-use crate::api::shared::{Head, Turn};
+use crate::api::shared::{Begun, Head, Turn};
 use crate::api::{Answered, ExchangeError, Shared};
 use crate::auth::Permission;
 use crate::intake::{Answer, RecordChange};
@@ -110,9 +110,7 @@ pub(super) async fn update(call: Call) -> Result<Answered, Failure> {
     let mut old = find(&shared, &organization, &params).await?;
     let (head, body) = shared.json_body(request).await?;
     let org = organization.id;
-    let Turn::First(mut begun) = shared.turn(None).await? else {
-        return Err(Failure::new(FailureClass::Internal, "a request without a key was repeated"));
-    };
+    let mut begun = Begun::unkeyed();
     loop {
         let update = Update::parse(&body, &old, shared.hooks.as_ref())?;
         let unchanged = unchanged(&old);
@@ -159,9 +157,7 @@ pub(super) async fn remove(call: Call) -> Result<Answered, Failure> {
         enter(&shared, &request.headers, &params, permission).await?;
     let head = Head::of(request);
     let org = organization.id;
-    let Turn::First(mut begun) = shared.turn(None).await? else {
-        return Err(Failure::new(FailureClass::Internal, "a request without a key was repeated"));
-    };
+    let mut begun = Begun::unkeyed();
     loop {
         let old = find(&shared, &organization, &params).await?;
         let object = format!("subscription:{}", old.id);

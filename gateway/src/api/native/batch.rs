@@ -9,8 +9,8 @@ use crate::api::native::wire::Wire;
 use crate::api::native::{organization, sender};
 use crate::api::route::Call;
 use crate::api::screen::{Load, class_of};
+use crate::api::signed::Signed;
 use crate::api::{Answered, Shared, reply};
-use crate::auth::Caller;
 use crate::intake::{Answer, Asked, Class, IntakeError, KeyState, RequestKey, Running};
 use crate::journal::Entry;
 use crate::model::{NotificationId, OrganizationId};
@@ -39,7 +39,7 @@ pub(super) async fn batch(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, intake: counters, .. } = call;
     let caller = shared.caller(&request.headers).await?;
     check_type(&request.headers)?;
-    let created_by = sender(&shared, &caller).await?;
+    let created_by = sender(&caller)?;
     let key = batch_key(&request.headers)?;
     let class = class_of(&request.headers, Load::Bulk);
     let path = request.path().to_owned();
@@ -126,7 +126,7 @@ struct Totals {
 
 struct Batch {
     shared: Arc<Shared>,
-    caller: Arc<Caller>,
+    caller: Signed,
     created_by: String,
     class: Class,
     key: Option<Bytes>,

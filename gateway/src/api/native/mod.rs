@@ -17,6 +17,7 @@ mod tests;
 
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::route::{Call, Endpoint};
+use crate::api::signed::Signed;
 use crate::api::{Answered, Shared};
 use crate::auth::{Caller, Permission};
 use crate::intake::Answer;
@@ -116,7 +117,7 @@ async fn send(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let caller = shared.caller(&request.headers).await?;
     shared.throttle(caller.organization)?;
-    let created_by = sender(&shared, &caller).await?;
+    let created_by = sender(&caller)?;
     let (head, body) = shared.json_body(request).await?;
     let wire = Wire::parse(&body)?;
     let org = organization(&shared, &caller, wire.organization.map(|named| named.0)).await?;
@@ -133,12 +134,9 @@ async fn send(call: Call) -> Result<Answered, Failure> {
 }
 
 /// Checks that the caller may send; answers what `created by` records.
-async fn sender(shared: &Shared, caller: &Caller) -> Result<String, Failure> {
-    let user = shared.require(caller, Permission::NotificationSend).await?;
-    Ok(user.map_or_else(
-        || format!("organization:{}", caller.organization),
-        |user| format!("user:{}", user.id),
-    ))
+fn sender(caller: &Signed) -> Result<String, Failure> {
+    caller.require(Permission::NotificationSend)?;
+    Ok(caller.name())
 }
 
 /// The organization a request is for: the caller's own, or a named one within its reach.

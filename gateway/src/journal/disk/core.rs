@@ -5,14 +5,15 @@ use super::options::{CommitStats, DiskOptions};
 use super::record::{HEADER_BYTES, Record, Records, encode_settlement, id_prefix};
 use super::scan::Scanner;
 use super::segment::{Segment, SegmentError, Segments};
+use super::shortage::Shortage;
 use super::state::{BlockMarks, BlockRef, ListedKey, Place, Shard, listed_places};
 use super::writer::{Inbox, Request};
 use crate::clock::Clock;
 use crate::journal::{Books, ClaimId, Commit, Entry, IdempotencyRecord, JournalError, Settlement};
-use crate::model::{Millis, NotificationId, ShardId};
+use crate::model::{DeliveryId, Millis, NotificationId, ShardId};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::{Notify, oneshot};
@@ -37,11 +38,16 @@ pub(super) struct Core {
     pub(super) inbox: Inbox,
     pub(super) poisoned: AtomicBool,
     pub(super) closed: AtomicBool,
+    pub(super) shortage: Arc<Shortage>,
     pub(super) stats: CommitStats,
     /// Committed keys that the index does not hold yet.
     pub(super) recent_keys: Mutex<HashMap<[u8; 16], IdempotencyRecord>>,
     /// Committed listed roots that the index does not hold yet.
     pub(super) recent_listed: Mutex<BTreeMap<ListedKey, Place>>,
+    /// Deliveries being amended: until the index shows what became of them.
+    pub(super) reserved: Arc<Mutex<HashSet<DeliveryId>>>,
+    /// Notifications of which nothing is sent any more.
+    pub(super) canceled: RwLock<HashSet<NotificationId>>,
     granules: RwLock<Vec<Granule>>,
     granules_saved: AtomicUsize,
     hot_bytes: AtomicUsize,
@@ -51,10 +57,10 @@ impl Core {
     pub(super) fn new(
         options: DiskOptions,
         clock: Arc<dyn Clock>,
-        segments: Segments,
-        index: Index,
+        (segments, index): (Segments, Index),
         shards: Vec<Shard>,
         granules: Vec<Granule>,
+        shortage: Arc<Shortage>,
     ) -> Self {
         let cell = |shard| Cell {
             state: Mutex::new(shard),
@@ -72,9 +78,12 @@ impl Core {
             inbox: Inbox::default(),
             poisoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            shortage,
             stats: CommitStats::default(),
             recent_keys: Mutex::default(),
             recent_listed: Mutex::default(),
+            reserved: Arc::default(),
+            canceled: RwLock::default(),
             granules_saved: AtomicUsize::new(granules.len().saturating_sub(1)),
             granules: RwLock::new(granules),
             hot_bytes: AtomicUsize::new(0),
@@ -123,6 +132,10 @@ impl Core {
         if !marks.idempotency.is_empty() {
             let mut recent = self.recent_keys.lock();
             recent.extend(marks.idempotency.iter().map(|record| (record.key, record.clone())));
+        }
+        if !marks.cancels.is_empty() {
+            let mut canceled = self.canceled.write();
+            canceled.extend(marks.cancels.iter().map(|cancel| cancel.notification));
         }
         let mut listed = listed_places(block.position, &marks.entries).peekable();
         if listed.peek().is_some() {
@@ -178,6 +191,9 @@ impl Core {
     ) -> Result<Commit, JournalError> {
         if self.poisoned.load(Ordering::Acquire) {
             return Err(JournalError::Poisoned);
+        }
+        if headroom == 1 && self.shortage.reason().is_some() {
+            return Err(JournalError::Full);
         }
         if bytes.len() as u64 + 2 * HEADER_BYTES as u64 + 8 > self.options.segment_bytes {
             return Err(JournalError::TooLarge);
@@ -242,6 +258,14 @@ impl Core {
 
     /// The root entry of a notification.
     pub(super) fn root(&self, id: NotificationId) -> Result<Option<Entry>, SegmentError> {
+        Ok(self.root_block(id)?.map(|(_, root)| root))
+    }
+
+    /// The root entry of a notification, and the position of its block.
+    pub(super) fn root_block(
+        &self,
+        id: NotificationId,
+    ) -> Result<Option<(u64, Entry)>, SegmentError> {
         let prefix = id_prefix(id);
         let candidates: Vec<_> = {
             let granules = self.granules.read();
@@ -259,8 +283,8 @@ impl Core {
                     Some(Record::Entry(e)) if e.notification == id && e.kind.is_root() => Some(e),
                     _ => None,
                 });
-                if root.is_some() {
-                    return Ok(root);
+                if let Some(root) = root {
+                    return Ok(Some((header.position, root)));
                 }
             }
         }

@@ -3,16 +3,25 @@
 //! Threads: `writer` (group commit), `prepare` (next segment), `project` (index), `timers`.
 //! A crash at any instant leaves whole commits and perhaps a torn tail, which `recovery` cuts.
 
+mod cancel;
 mod claim;
 mod core;
+mod dead;
+#[cfg(test)]
+pub(crate) mod drive;
 mod index;
 mod listed;
+pub(crate) mod media;
 mod options;
+mod outcomes;
+mod prepare;
 mod projector;
 mod record;
 mod recovery;
+mod retention;
 mod scan;
 mod segment;
+mod shortage;
 mod state;
 mod writer;
 
@@ -21,28 +30,32 @@ mod tests;
 
 pub use options::{CommitStats, DiskOptions, FsyncPolicy};
 pub use recovery::{OpenError, Recovered};
+pub use retention::Sums;
 pub use segment::SegmentError;
 
 use self::core::{Core, entry_mark};
-use self::index::Granule;
+use self::media::{Disk, DiskFile, RealDisk};
+use self::prepare::Preparer;
 use self::record::encode_append;
 use self::state::BlockMarks;
 use self::writer::Writer;
 use super::{
-    Append, Backlog, Books, Claim, ClaimId, Commit, DeadLetter, EventPlace, Journal, JournalError,
-    ListedRoot, Remembered, Room, Settlement, Timeline,
+    Amendment, Append, Backlog, Books, Cancellation, Claim, ClaimId, Commit, DeadLetter, DeadPage,
+    DeadPlace, DeadRow, EventPlace, Journal, JournalError, ListedRoot, Remembered, Reserved, Room,
+    SettledPage, SettledQuery, Settlement, Timeline,
 };
 use crate::BoxFuture;
 use crate::clock::Clock;
-use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
+use crate::crash::{self, Stage};
+use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// Groups the index may lag behind before the writer waits for it.
 const PROJECTOR_LAG_MAX: usize = 256;
@@ -52,7 +65,9 @@ pub struct DiskJournal {
     core: Arc<Core>,
     recovered: Recovered,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<Arc<dyn DiskFile>>>,
+    /// Driven without threads: nothing may leave the caller's.
+    is_driven: bool,
 }
 
 impl std::fmt::Debug for DiskJournal {
@@ -70,19 +85,25 @@ impl DiskJournal {
         options: DiskOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
-        let opened = recovery::open(dir, options, clock)?;
-        let (core, recovered) = (opened.core, opened.recovered);
-        let threads = start(&core, &opened.segment, opened.position, opened.granule);
-        let threads = threads.map_err(|source| OpenError::Io {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let opened = recovery::open(&disk, dir, options, clock)?;
+        let core = Arc::clone(&opened.core);
+        let canceled = core
+            .index
+            .canceled()
+            .map_err(|source| OpenError::Index { path: dir.join("index.redb"), source })?;
+        core.canceled.write().extend(canceled);
+        let threads = start(&opened).map_err(|source| OpenError::Io {
             action: "start the threads of",
             path: dir.to_path_buf(),
             source,
         })?;
         Ok(Self {
             core,
-            recovered,
+            recovered: opened.recovered,
             threads: Mutex::new(threads),
             lock: Mutex::new(Some(opened.lock)),
+            is_driven: false,
         })
     }
 
@@ -103,7 +124,25 @@ impl DiskJournal {
         self.core.inbox.buffered()
     }
 
-    fn shut(core: &Core, threads: Vec<JoinHandle<()>>, lock: Option<File>) {
+    /// Why new work is refused for now, although nothing is broken.
+    #[must_use]
+    pub fn shortage(&self) -> Option<&'static str> {
+        self.core.shortage.reason()
+    }
+
+    /// Runs `work` where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        if self.is_driven {
+            return work();
+        }
+        tokio::task::spawn_blocking(work).await.unwrap_or(Err(JournalError::Closed))
+    }
+
+    fn shut(core: &Core, threads: Vec<JoinHandle<()>>, lock: Option<Arc<dyn DiskFile>>) {
+        core.shortage.closing.store(true, Ordering::Release);
         core.inbox.close();
         core.closed.store(true, Ordering::Release);
         for thread in threads {
@@ -116,16 +155,18 @@ impl DiskJournal {
     }
 }
 
-fn start(
-    core: &Arc<Core>,
-    segment: &Arc<segment::Segment>,
-    position: u64,
-    granule: Granule,
-) -> std::io::Result<Vec<JoinHandle<()>>> {
+fn start(opened: &recovery::Opened) -> std::io::Result<Vec<JoinHandle<()>>> {
     let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let core = &opened.core;
     let (to_projector, projected) = sync_channel(PROJECTOR_LAG_MAX);
-    let writer =
-        Writer::new(Arc::clone(core), to_projector, Arc::clone(segment), position, granule)?;
+    let writer = Writer::new(
+        Arc::clone(core),
+        to_projector,
+        Preparer::start(core)?,
+        Arc::clone(&opened.segment),
+        (opened.position, opened.granule),
+        Instant::now(),
+    );
     let (for_index, for_timers) = (Arc::clone(core), Arc::clone(core));
     Ok(vec![
         named("journal-write").spawn(move || writer.run())?,
@@ -149,8 +190,8 @@ impl Journal for DiskJournal {
     fn append(&self, shard: ShardId, append: Append) -> Result<Commit, JournalError> {
         let marks = BlockMarks {
             entries: append.entries.iter().map(entry_mark).collect(),
-            settles: Vec::new(),
             idempotency: append.idempotency.clone(),
+            ..BlockMarks::default()
         };
         self.core.enqueue(shard, encode_append(&append), marks, 1)
     }
@@ -171,6 +212,7 @@ impl Journal for DiskJournal {
                 }
                 let claims = self.core.try_claim(shard, max);
                 if !claims.is_empty() {
+                    crash::point(Stage::Replied);
                     return Ok(claims);
                 }
                 // Leases run out without a commit, so look again now and then.
@@ -207,7 +249,7 @@ impl Journal for DiskJournal {
     ) -> BoxFuture<'_, Result<Option<Timeline>, JournalError>> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
-            blocking(move || {
+            self.blocking(move || {
                 let root = core.root(notification).map_err(unreadable)?;
                 let events = core.index.events(notification).map_err(unreadable)?;
                 let is_ours = match &root {
@@ -232,7 +274,7 @@ impl Journal for DiskJournal {
     ) -> BoxFuture<'_, Result<Vec<(EventPlace, Bytes)>, JournalError>> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
-            blocking(move || {
+            self.blocking(move || {
                 let found = core.index.events_after((org, notification), after, limit);
                 found.map_err(unreadable)
             })
@@ -248,7 +290,7 @@ impl Journal for DiskJournal {
     ) -> BoxFuture<'_, Result<Vec<ListedRoot>, JournalError>> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
-            blocking(move || core.listed(org, before, limit).map_err(unreadable)).await
+            self.blocking(move || core.listed(org, before, limit).map_err(unreadable)).await
         })
     }
 
@@ -260,7 +302,7 @@ impl Journal for DiskJournal {
     ) -> BoxFuture<'_, Result<Option<Claim>, JournalError>> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
-            blocking(move || core.take(shard, (org, notification)).map_err(unreadable)).await
+            self.blocking(move || core.take(shard, (org, notification)).map_err(unreadable)).await
         })
     }
 
@@ -280,18 +322,87 @@ impl Journal for DiskJournal {
         })
     }
 
+    fn settled(
+        &self,
+        query: SettledQuery,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<SettledPage, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            self.blocking(move || core.settled(&query, limit).map_err(unreadable)).await
+        })
+    }
+
+    fn dead_of(
+        &self,
+        org: OrganizationId,
+        before: Option<DeadPlace>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<DeadPage, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            self.blocking(move || core.dead_of(org, before, limit).map_err(unreadable)).await
+        })
+    }
+
+    fn dead_letter(
+        &self,
+        org: OrganizationId,
+        delivery: DeliveryId,
+    ) -> BoxFuture<'_, Result<Option<DeadRow>, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            self.blocking(move || core.dead_letter(org, delivery).map_err(unreadable)).await
+        })
+    }
+
+    fn reserve(&self, delivery: DeliveryId) -> Option<Reserved> {
+        Reserved::take(delivery, &self.core.reserved)
+    }
+
+    fn amend(&self, shard: ShardId, amendments: Vec<Amendment>) -> Result<Commit, JournalError> {
+        self.core.amend(shard, amendments)
+    }
+
+    fn cancel(&self, shard: ShardId, cancellation: Cancellation) -> Result<Commit, JournalError> {
+        self.core.cancel(shard, cancellation)
+    }
+
+    fn is_canceled(&self, notification: NotificationId) -> bool {
+        self.core.canceled.read().contains(&notification)
+    }
+
+    fn hurry(
+        &self,
+        shard: ShardId,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<usize, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            self.blocking(move || core.hurry(shard, org, notification).map_err(unreadable)).await
+        })
+    }
+
+    fn dead_kept(&self) -> BoxFuture<'_, Result<u64, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(
+            async move { self.blocking(move || core.index.dead_kept().map_err(unreadable)).await },
+        )
+    }
+
     fn dead_letters(&self, limit: usize) -> BoxFuture<'_, Result<Vec<DeadLetter>, JournalError>> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
-            blocking(move || core.index.dead_letters(limit).map_err(unreadable)).await
+            self.blocking(move || core.index.dead_letters(limit).map_err(unreadable)).await
         })
     }
 
     fn unfinished_changes(&self) -> BoxFuture<'_, Result<Vec<Bytes>, JournalError>> {
         let core = Arc::clone(&self.core);
-        Box::pin(
-            async move { blocking(move || core.unfinished_changes().map_err(unreadable)).await },
-        )
+        Box::pin(async move {
+            self.blocking(move || core.unfinished_changes().map_err(unreadable)).await
+        })
     }
 
     fn durability(&self) -> &'static str {
@@ -314,12 +425,6 @@ impl Journal for DiskJournal {
             tokio::task::spawn_blocking(move || Self::shut(&core, threads, lock)).await.ok();
         })
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
-) -> Result<T, JournalError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(JournalError::Closed))
 }
 
 fn unreadable(error: impl std::error::Error) -> JournalError {

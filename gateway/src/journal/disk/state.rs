@@ -5,8 +5,8 @@
 //! Changes are applied in position order by the writer (live) and by recovery (replay), so a
 //! snapshot taken between two blocks plus the blocks after it give the same state again.
 
-use super::record::{Record, Records, SettleRecord};
-use crate::journal::{Backlog, EntryKind};
+use super::record::{AmendRecord, Record, Records, SettleRecord};
+use crate::journal::{Amendment, Backlog, Cancellation, EntryKind, Reserved};
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -125,6 +125,24 @@ pub(super) struct BlockMarks {
     pub(super) entries: Vec<EntryMark>,
     pub(super) settles: Vec<SettleRecord>,
     pub(super) idempotency: Vec<crate::journal::IdempotencyRecord>,
+    pub(super) amends: Vec<AmendMark>,
+    pub(super) cancels: Vec<Cancellation>,
+}
+
+/// A delivery amended, and the right to do so, kept until the index shows it.
+#[derive(Debug)]
+pub(super) struct AmendMark {
+    pub(super) record: AmendRecord,
+    pub(super) held: Option<Reserved>,
+}
+
+impl AmendMark {
+    pub(super) fn of(amendment: Amendment) -> Self {
+        let Amendment { delivery, notification, org, from, carrier, event, held } = amendment;
+        let is_reopened = carrier.is_some();
+        let record = AmendRecord { delivery, notification, org, from, is_reopened, event };
+        Self { record, held: Some(held) }
+    }
 }
 
 impl BlockMarks {
@@ -142,6 +160,8 @@ impl BlockMarks {
                 }),
                 Record::Settle(settle) => marks.settles.push(settle),
                 Record::Idempotency(record) => marks.idempotency.push(record),
+                Record::Amend(record) => marks.amends.push(AmendMark { record, held: None }),
+                Record::Cancel(cancel) => marks.cancels.push(cancel),
             }
         }
         Some(marks)

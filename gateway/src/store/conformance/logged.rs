@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::samples::{ACME, GLOBEX, object_id, organization, two_organizations, user, webhook};
+use super::samples::{
+    ACME, GLOBEX, device, member, object_id, organization, two_organizations, user, webhook,
+};
 use super::{Checked, Place, apply, refused_as};
 use crate::model::{
-    AuditNote, Invitation, Millis, NotificationPolicy, PolicyOwner, RefreshToken, RoleId,
-    SecretHash, User, UserId,
+    ApiKey, AuditNote, Client, Invitation, MemberRole, Membership, Millis, NotificationPolicy,
+    PolicyOwner, RefreshToken, RoleId, SecretHash, User, UserId,
 };
 use crate::store::{Change, Expectation, LogStep, Store, UserRef, Version};
 use uuid::Uuid;
@@ -99,11 +101,51 @@ pub(super) async fn makes_logged_changes_again_exactly_once(place: &impl Place) 
     Ok(())
 }
 
+const SOLUTION: Uuid = Uuid::from_u128(77);
+
+/// One client and one key of ACME.
+fn credentials() -> (Client, ApiKey) {
+    let (secret, created_at, name) = (SecretHash([3; 32]), Millis(1), String::from("shop"));
+    let client = Client {
+        id: String::from("oa2-client-id_1"),
+        org: ACME,
+        name: name.clone(),
+        secret,
+        limited_to: None,
+        created_at,
+    };
+    let key = ApiKey {
+        id: object_id(5),
+        token: secret,
+        org: ACME,
+        user: None,
+        name,
+        limited_to: None,
+        created_at,
+        expires_at: None,
+    };
+    (client, key)
+}
+
 pub(super) async fn decides_expectations_with_the_changes(store: &Arc<dyn Store>) -> Checked {
     apply(&**store, two_organizations(3)).await?;
     let admin = |id| Change::PutUser(User { role: RoleId(1), ..user(ACME, id) });
     let hook = webhook(ACME, 7, &["*"]);
     apply(&**store, [admin(1), Change::PutSubscription(hook.clone())]).await?;
+    let (held, phone) = (member(SOLUTION, 1, &["ops"]), |number| device(1, number));
+    let maker = Membership { role: MemberRole::Maker, ..held.clone() };
+    let (client, key) = credentials();
+    apply(
+        &**store,
+        [
+            Change::PutClient(client),
+            Change::PutKey(key),
+            Change::PutDevice(phone(1)),
+            Change::PutDevice(phone(2)),
+            Change::PutMembership(ACME, held.clone()),
+        ],
+    )
+    .await?;
     let unmet = |what: &str| format!("the records are not as the change expects them: {what}");
     for (expectation, holds) in [
         (Expectation::UserRevision(UserId(1), 0), true),
@@ -123,6 +165,21 @@ pub(super) async fn decides_expectations_with_the_changes(store: &Arc<dyn Store>
         (Expectation::Subscription(ACME, hook.id, Millis(1)), false),
         (Expectation::Subscription(GLOBEX, hook.id, hook.updated_at), false),
         (Expectation::Subscription(ACME, object_id(8), hook.updated_at), false),
+        (Expectation::Clients(ACME, 2), true),
+        (Expectation::Clients(ACME, 1), false),
+        (Expectation::Clients(GLOBEX, 1), true),
+        (Expectation::Keys(ACME, 2), true),
+        (Expectation::Keys(ACME, 1), false),
+        (Expectation::Keys(GLOBEX, 1), true),
+        (Expectation::Devices(UserId(1), phone(3).id, 3), true),
+        (Expectation::Devices(UserId(1), phone(3).id, 2), false),
+        (Expectation::Devices(UserId(1), phone(2).id, 2), true),
+        (Expectation::Devices(UserId(2), phone(2).id, 1), true),
+        (Expectation::Membership(ACME, SOLUTION, UserId(1), Some(held.clone())), true),
+        (Expectation::Membership(ACME, SOLUTION, UserId(1), Some(maker)), false),
+        (Expectation::Membership(ACME, SOLUTION, UserId(1), None), false),
+        (Expectation::Membership(ACME, SOLUTION, UserId(2), None), true),
+        (Expectation::Membership(ACME, SOLUTION, UserId(2), Some(held)), false),
     ] {
         let word = expectation.word();
         let outcome = store.apply(vec![Change::Expect(expectation.clone())]).await;

@@ -125,6 +125,8 @@ async fn tokens(home: &Home) -> Tokens {
         ("no-organization", claim("org", Value::Null)),
         ("no-scope", claim("scope", "root".into())),
         ("limited", claim("perms", serde_json::json!(["user.view"]))),
+        ("inviter", claim("perms", serde_json::json!(["user.invite"]))),
+        ("editor", claim("perms", serde_json::json!(["user.edit"]))),
         ("none-alg", signer.unsigned("none")),
         ("hs512", signer.changed(|header, _| header.alg = jsonwebtoken::Algorithm::HS512)),
         ("hs384", signer.changed(|header, _| header.alg = jsonwebtoken::Algorithm::HS384)),
