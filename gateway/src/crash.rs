@@ -70,6 +70,56 @@ pub fn is_last(stage: Stage) -> bool {
     armed::is_last(stage)
 }
 
+/// Ways to build a gateway that breaks its promises, so that tests of the tests can catch it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Callers are told before the sync.
+    EarlyAnswer,
+    /// What became of a delivery is not written down.
+    DroppedOutcome,
+    /// Whoever lost a lease may settle all the same.
+    NoFencing,
+    /// What is due later is taken up seconds early.
+    EarlyTimer,
+}
+
+impl Sabotage {
+    pub const ALL: [Self; 4] =
+        [Self::EarlyAnswer, Self::DroppedOutcome, Self::NoFencing, Self::EarlyTimer];
+
+    /// The name by which `BUGLER_SABOTAGE` asks for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EarlyAnswer => "early-answer",
+            Self::DroppedOutcome => "dropped-outcome",
+            Self::NoFencing => "no-fencing",
+            Self::EarlyTimer => "early-timer",
+        }
+    }
+}
+
+/// True if `BUGLER_SABOTAGE`, or a test of this thread, asks for it.
+#[cfg(feature = "crash-points")]
+#[must_use]
+pub fn is_sabotaged(how: Sabotage) -> bool {
+    armed::is_sabotaged(how)
+}
+
+/// False: the feature `crash-points` is off.
+#[cfg(not(feature = "crash-points"))]
+#[inline]
+#[must_use]
+pub fn is_sabotaged(_: Sabotage) -> bool {
+    false
+}
+
+/// Sabotages what this thread runs from now on.
+#[cfg(feature = "crash-points")]
+pub fn sabotage(how: Option<Sabotage>) {
+    armed::sabotage(how);
+}
+
 /// Nothing: the feature `crash-points` is off.
 #[cfg(not(feature = "crash-points"))]
 #[inline]
@@ -77,12 +127,31 @@ pub fn point(_: Stage) {}
 
 #[cfg(feature = "crash-points")]
 mod armed {
-    use super::Stage;
+    use super::{Sabotage, Stage};
+    use std::cell::Cell;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
     static PASSED: AtomicU64 = AtomicU64::new(0);
+    static ASKED: OnceLock<Option<Sabotage>> = OnceLock::new();
+
+    thread_local! {
+        static HERE: Cell<Option<Sabotage>> = const { Cell::new(None) };
+    }
+
+    fn asked() -> Option<Sabotage> {
+        let name = std::env::var("BUGLER_SABOTAGE").ok()?;
+        Sabotage::ALL.into_iter().find(|how| how.name() == name)
+    }
+
+    pub(super) fn sabotage(how: Option<Sabotage>) {
+        HERE.set(how);
+    }
+
+    pub(super) fn is_sabotaged(how: Sabotage) -> bool {
+        HERE.get() == Some(how) || *ASKED.get_or_init(asked) == Some(how)
+    }
 
     fn wanted() -> Option<(String, u64)> {
         let text = std::env::var("BUGLER_CRASH").ok()?;

@@ -28,6 +28,8 @@ pub mod server;
 
 pub mod app;
 pub mod cli;
+#[cfg(test)]
+mod sim;
 
 /// A boxed future, as the dyn-compatible seams return it: one allocation per batch.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -197,6 +197,7 @@ fn fcm(app: &mut FcmApp, walk: &mut Walk<'_>) {
     let keys = ("service_account", "service_account_file");
     walk.secret(keys, &mut app.service_account, &mut app.service_account_file);
     walk.value("ca_file", &mut app.ca_file);
+    walk.ranged("messages_per_second", &mut app.messages_per_second, 0..=1_000_000);
     push_pool(&mut app.pool, walk);
 }
 

@@ -231,7 +231,7 @@ impl Default for Auth {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// Notifications one organization may send; `None` is no limit.
+    /// Requests the callers of one organization may make; `None` is no limit.
     pub per_org: Option<Rate>,
     /// Journal entries of one organization that may wait; 0 is no limit.
     pub backlog_per_org: u64,
@@ -393,7 +393,7 @@ pub struct ApnsApp {
 }
 
 /// One FCM credential.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FcmApp {
     /// `None` is Google's production service.
     pub endpoint: Option<Url>,
@@ -401,7 +401,22 @@ pub struct FcmApp {
     pub service_account: Option<Secret>,
     pub service_account_file: Option<PathBuf>,
     pub ca_file: Option<PathBuf>,
+    /// At full speed, which a minute of sending leads up to; 0 is without bound.
+    pub messages_per_second: u32,
     pub pool: PushPool,
+}
+
+impl Default for FcmApp {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            service_account: None,
+            service_account_file: None,
+            ca_file: None,
+            messages_per_second: 8_000,
+            pool: PushPool::default(),
+        }
+    }
 }
 
 /// How one push credential uses the network.

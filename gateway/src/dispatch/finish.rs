@@ -33,7 +33,8 @@ impl Finisher {
         let now = self.context.clock.now();
         let provider = delivery.target.provider();
         let tried = Tried { provider, made: delivery.attempt, expires_at: delivery.expires_at };
-        let next = self.context.settings.retry.after(tried, &attempt, now, rand::random());
+        let next =
+            self.context.settings.retry.after(tried, &attempt, now, self.context.clock.chance());
         let (state, retry_at) = match next {
             Next::Final(state) => (Some(state), None),
             Next::Gone => (Some(FinalState::Rejected), None),

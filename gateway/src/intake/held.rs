@@ -188,6 +188,14 @@ impl Journal for HeldJournal {
         self.inner.hurry(shard, org, notification)
     }
 
+    fn root(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<Option<bytes::Bytes>, JournalError>> {
+        self.inner.root(org, notification)
+    }
+
     fn dead_kept(&self) -> BoxFuture<'_, Result<u64, JournalError>> {
         self.inner.dead_kept()
     }

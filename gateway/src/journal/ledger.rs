@@ -33,7 +33,7 @@ impl Books {
 }
 
 /// Where deliveries that were settled together stand; later ones are greater.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SettledPlace {
     pub at: Millis,
     pub position: u64,

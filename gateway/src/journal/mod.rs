@@ -309,7 +309,8 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
         now: Millis,
     ) -> BoxFuture<'_, Result<Remembered, JournalError>>;
 
-    /// Blocks with deliveries of `query.org` that ended, newest first, at most `limit`.
+    /// Blocks with deliveries of `query.org` that ended, newest first, at most `limit`, without
+    /// those that were sent again since.
     fn settled(
         &self,
         query: SettledQuery,
@@ -352,6 +353,13 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
         org: OrganizationId,
         notification: NotificationId,
     ) -> BoxFuture<'_, Result<usize, JournalError>>;
+
+    /// The root entry's payload of a notification of `org`, while retention keeps it.
+    fn root(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<Option<Bytes>, JournalError>>;
 
     /// Dead letters kept at present.
     fn dead_kept(&self) -> BoxFuture<'_, Result<u64, JournalError>>;

@@ -84,15 +84,13 @@ pub(super) async fn register(call: Call) -> Result<Answered, Failure> {
         Turn::Replay(answered) => return Ok(answered),
     };
     let id = names::device_id(user.id, new.platform, new.token.reveal());
-    let known = shared.store.devices(user.id).await?;
-    let old = known.iter().find(|device| device.id == id);
     let device = Device {
         id,
         user: user.id,
         platform: new.platform,
         app: new.app,
         token: new.token,
-        registered_at: old.map_or(shared.intake.now(), |old| old.registered_at),
+        registered_at: shared.intake.now(),
     };
     let audit =
         shared.note(&head, &actor.caller, user.org, "device.register", format!("device:{id}"));

@@ -1,14 +1,18 @@
 //! The native API under `/bugler/v1`: send one, send many, follow one.
 
 pub(super) mod account;
+mod again;
 mod audit;
 mod batch;
 mod clients;
+mod dead;
 mod events;
 mod invitation;
 mod keys;
+mod outcomes;
 mod password;
 pub(crate) mod render;
+mod select;
 mod timeline;
 mod wire;
 
@@ -44,6 +48,41 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         method: Method::GET,
         patterns: &["/bugler/v1/notifications/{id}", "/bugler/v1/notifications/{id}/trace"],
         work: |call| Box::pin(timeline::timeline(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/notifications/{id}/resend"],
+        work: |call| Box::pin(again::resend(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/notifications/{id}/cancel"],
+        work: |call| Box::pin(again::cancel(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/outcomes"],
+        work: |call| Box::pin(outcomes::list(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/dead-letters"],
+        work: |call| Box::pin(dead::list(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/dead-letters/replay"],
+        work: |call| Box::pin(dead::replay(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/dead-letters/discard"],
+        work: |call| Box::pin(dead::discard(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/dead-letters/{id}"],
+        work: |call| Box::pin(dead::show(call)),
     },
     Endpoint {
         method: Method::POST,

@@ -6,9 +6,10 @@ use super::record::{HEADER_BYTES, Record, Records, encode_settlement, id_prefix}
 use super::scan::Scanner;
 use super::segment::{Segment, SegmentError, Segments};
 use super::shortage::Shortage;
-use super::state::{BlockMarks, BlockRef, ListedKey, Place, Shard, listed_places};
+use super::state::{BlockMarks, BlockRef, InFlight, ListedKey, Place, Shard, listed_places};
 use super::writer::{Inbox, Request};
 use crate::clock::Clock;
+use crate::crash::{Sabotage, is_sabotaged};
 use crate::journal::{Books, ClaimId, Commit, Entry, IdempotencyRecord, JournalError, Settlement};
 use crate::model::{DeliveryId, Millis, NotificationId, ShardId};
 use bytes::Bytes;
@@ -215,11 +216,17 @@ impl Core {
         let mut closing = Vec::new();
         {
             let mut state = cell.state.lock();
-            for settlement in settlements {
+            for mut settlement in settlements {
+                if is_sabotaged(Sabotage::DroppedOutcome) {
+                    settlement.events.clear();
+                    settlement.resolved.clear();
+                }
                 let place = (settlement.claim.position, settlement.claim.index);
                 let held = state.in_flight.get_mut(&place);
-                let Some(held) = held.filter(|h| h.lease == settlement.claim.lease && !h.closing)
-                else {
+                let is_fenced = |held: &InFlight| held.lease != settlement.claim.lease;
+                let Some(held) = held.filter(|held| {
+                    !held.closing && (!is_fenced(held) || is_sabotaged(Sabotage::NoFencing))
+                }) else {
                     continue;
                 };
                 held.closing = settlement.done;
@@ -233,14 +240,18 @@ impl Core {
         if marks.settles.is_empty() {
             return Err(JournalError::Fenced);
         }
-        self.enqueue(shard, bytes, marks, 2).inspect_err(|_| {
-            let mut state = cell.state.lock();
-            for place in &closing {
-                if let Some(held) = state.in_flight.get_mut(place) {
-                    held.closing = false;
-                }
+        self.enqueue(shard, bytes, marks, 2).inspect_err(|_| self.reopen(shard, closing))
+    }
+
+    /// Takes back that settlements are on their way: they were refused and may come again.
+    pub(super) fn reopen(&self, shard: ShardId, places: impl IntoIterator<Item = Place>) {
+        let Some(cell) = self.shards.get(usize::from(shard.0)) else { return };
+        let mut state = cell.state.lock();
+        for place in places {
+            if let Some(held) = state.in_flight.get_mut(&place) {
+                held.closing = false;
             }
-        })
+        }
     }
 
     pub(super) fn renew(&self, shard: ShardId, claims: &[ClaimId]) {

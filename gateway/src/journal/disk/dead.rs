@@ -11,6 +11,7 @@ use redb::{
     ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
     WriteTransaction,
 };
+use std::collections::HashMap;
 use uuid::Uuid;
 
 /// settlement position 8 | ordinal 4 → delivery 16 | notification 16 | organization 4 | at 8 | copy
@@ -19,6 +20,8 @@ const DEAD: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("dead");
 const DEAD_OF: TableDefinition<'_, &[u8], ()> = TableDefinition::new("dead_of");
 /// delivery 16 → settlement position 8 | ordinal 4 | organization 4
 const DEAD_AT: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("dead_at");
+/// delivery 16 → position 8 of the last block that sent it again
+const REOPENED: TableDefinition<'_, &[u8], u64> = TableDefinition::new("reopened");
 /// How many dead letters retention dropped.
 const DEAD_DROPPED: &str = "dead_dropped";
 /// Dead letters that retention drops at once.
@@ -30,6 +33,7 @@ pub(super) fn open(txn: &WriteTransaction) -> Result<(), IndexError> {
     txn.open_table(DEAD)?;
     txn.open_table(DEAD_OF)?;
     txn.open_table(DEAD_AT)?;
+    txn.open_table(REOPENED)?;
     Ok(())
 }
 
@@ -70,12 +74,16 @@ fn amend(txn: &WriteTransaction, projection: &Projection) -> Result<(), IndexErr
     let mut of = txn.open_table(DEAD_OF)?;
     let mut at = txn.open_table(DEAD_AT)?;
     let mut events = txn.open_table(EVENTS)?;
+    let mut reopened = txn.open_table(REOPENED)?;
     for (ordinal, mark) in (AMEND_ORDINAL..).zip(&projection.amends) {
         let record = &mark.record;
         let found = at.remove(record.delivery.0.as_bytes().as_slice())?;
         if let Some(place) = found.and_then(|there| read_place(there.value())) {
             dead.remove(place_key(place).as_slice())?;
             of.remove(of_key(record.org, place).as_slice())?;
+        }
+        if record.is_reopened {
+            reopened.insert(record.delivery.0.as_bytes().as_slice(), projection.position)?;
         }
         let position = projection.position.to_be_bytes();
         let id = record.notification.0.as_bytes().as_slice();
@@ -103,6 +111,15 @@ fn of_key(org: OrganizationId, place: DeadPlace) -> [u8; 16] {
 fn read_place(mut key: &[u8]) -> Option<DeadPlace> {
     let position = split_u64(&mut key)?;
     Some(DeadPlace { position, ordinal: u32::from_be_bytes(*key.first_chunk()?) })
+}
+
+/// Forgets replays that the log no longer tells of.
+pub(super) fn retain(
+    txn: &WriteTransaction,
+    is_stored: impl Fn(u64) -> bool,
+) -> Result<(), IndexError> {
+    txn.open_table(REOPENED)?.retain(|_, position| is_stored(position))?;
+    Ok(())
 }
 
 /// A row of `DEAD` and the organization it belongs to.
@@ -138,6 +155,24 @@ impl Index {
             let (key, value) = row?;
             let row = read_place(key.value()).and_then(|place| read_row(place, value.value()));
             found.extend(row.map(|(_, row)| row.letter));
+        }
+        Ok(found)
+    }
+
+    /// Where each of `deliveries` was sent again last.
+    pub(super) fn reopened(
+        &self,
+        deliveries: impl Iterator<Item = DeliveryId>,
+    ) -> Result<HashMap<DeliveryId, u64>, IndexError> {
+        let txn = self.database.begin_read()?;
+        let table = txn.open_table(REOPENED)?;
+        let mut found = HashMap::new();
+        if table.is_empty()? {
+            return Ok(found);
+        }
+        for delivery in deliveries {
+            let position = table.get(delivery.0.as_bytes().as_slice())?;
+            found.extend(position.map(|position| (delivery, position.value())));
         }
         Ok(found)
     }

@@ -1,7 +1,8 @@
 //! Drives a journal without threads, one step at a time, so that a run is a function of its seed.
 
+use super::core::Core;
 use super::media::Disk;
-use super::prepare::Preparer;
+use super::prepare::{Made, Maker, Preparer};
 use super::recovery;
 use super::writer::{ToProjector, Writer};
 use super::{DiskJournal, DiskOptions, OpenError, PROJECTOR_LAG_MAX, projector};
@@ -9,8 +10,31 @@ use crate::clock::Clock;
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Makes segments when somebody looks for them.
+struct Inline {
+    core: Arc<Core>,
+    asked: Option<u64>,
+}
+
+impl Maker for Inline {
+    fn ask(&mut self, base: u64) {
+        self.asked = Some(base);
+    }
+
+    fn look(&mut self) -> Option<Made> {
+        self.asked.take().map(|base| self.core.create_segment(base))
+    }
+
+    fn wait(&mut self) -> Option<Made> {
+        self.look()
+    }
+
+    fn stop(self: Box<Self>) {}
+}
 
 /// What the threads of a journal would do, done when the driver is told.
 pub(crate) struct Driver {
@@ -35,7 +59,7 @@ impl Driver {
         let writer = Writer::new(
             Arc::clone(&core),
             to_projector,
-            Preparer::inline(&core),
+            Preparer::with(Box::new(Inline { core: Arc::clone(&core), asked: None })),
             opened.segment,
             (opened.position, opened.granule),
             now,
@@ -61,7 +85,12 @@ impl Driver {
         if self.turns > PROJECTOR_LAG_MAX / 2 - 1 {
             self.project();
         }
-        self.writer.step(now);
+        self.step(now);
+    }
+
+    fn step(&mut self, now: Instant) -> bool {
+        let (requests, closed) = self.journal.core.inbox.take(Duration::ZERO);
+        self.writer.turn(requests, closed, || now)
     }
 
     /// Applies to the index what was committed up to the next checkpoint.
@@ -77,7 +106,18 @@ impl Driver {
 
     /// Loads due timers.
     pub(crate) fn timers(&self) {
-        self.journal.core.load_timers(self.journal.core.clock.now());
+        projector::wake_timers(&self.journal.core);
+    }
+
+    /// Ends as a process that was asked to: everything synced, a last checkpoint.
+    pub(crate) fn close(&mut self, now: Instant) {
+        let core = Arc::clone(&self.journal.core);
+        core.shortage.closing.store(true, Ordering::Release);
+        core.inbox.close();
+        core.closed.store(true, Ordering::Release);
+        self.project();
+        while !self.step(now) {}
+        self.project();
     }
 
     /// Drops what retention no longer keeps.

@@ -417,6 +417,7 @@ impl Index {
             listed::retain(&txn, until.as_slice(), is_stored)?;
             let until = log_before.to_be_bytes();
             cancel::retain(&txn, keys_before)?;
+            dead::retain(&txn, is_stored)?;
             txn.open_table(GRANULES)?.retain_in(..until.as_slice(), |_, _| false)?;
         }
         txn.commit()?;

@@ -384,6 +384,21 @@ impl Journal for DiskJournal {
         })
     }
 
+    fn root(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<Option<Bytes>, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            self.blocking(move || {
+                let root = core.root(notification).map_err(unreadable)?;
+                Ok(root.filter(|root| root.org == org).map(|root| root.payload))
+            })
+            .await
+        })
+    }
+
     fn dead_kept(&self) -> BoxFuture<'_, Result<u64, JournalError>> {
         let core = Arc::clone(&self.core);
         Box::pin(

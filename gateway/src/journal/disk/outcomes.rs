@@ -7,7 +7,7 @@ use super::core::Core;
 use super::index::{Index, IndexError, Projection, split_u64};
 use super::record::{Record, Records, SettleRecord};
 use crate::journal::{Resolution, Settled, SettledBlock, SettledPage, SettledPlace, SettledQuery};
-use crate::model::{Millis, OrganizationId};
+use crate::model::{DeliveryId, Millis, OrganizationId};
 use redb::{ReadableDatabase, TableDefinition, WriteTransaction};
 use std::collections::BTreeMap;
 
@@ -133,6 +133,17 @@ impl Core {
                 Err(error) => {
                     tracing::error!(error = %crate::telemetry::chain(&error), position = place.position, "outcomes of an unreadable block are left out; run `bugler audit`");
                 }
+            }
+        }
+        let ended = blocks.iter().flat_map(|block: &SettledBlock| &block.settled);
+        let ended = ended.flat_map(|settled| settled.finals.iter().map(|(delivery, _)| *delivery));
+        let reopened = self.index.reopened(ended)?;
+        for block in &mut blocks {
+            let at = block.place.position;
+            let is_current =
+                |id: &DeliveryId| reopened.get(id).is_none_or(|position| *position <= at);
+            for settled in &mut block.settled {
+                settled.finals.retain(|(delivery, _)| is_current(delivery));
             }
         }
         Ok(SettledPage { blocks, next })

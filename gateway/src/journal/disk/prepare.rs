@@ -3,33 +3,62 @@
 use super::core::Core;
 use super::segment::{Segment, SegmentError};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 /// Pauses of the disk between two tries to make a segment that found no room.
 const PAUSES: u32 = 5;
 
-type Made = Result<Arc<Segment>, SegmentError>;
+pub(super) type Made = Result<Arc<Segment>, SegmentError>;
+
+/// Makes segments for a `Preparer`.
+pub(super) trait Maker: Send {
+    /// Asks for the segment that starts at `base`, one at a time.
+    fn ask(&mut self, base: u64);
+
+    /// What was asked for, if it is there.
+    fn look(&mut self) -> Option<Made>;
+
+    /// Waits for what was asked for; `None` if it will never come.
+    fn wait(&mut self) -> Option<Made>;
+
+    fn stop(self: Box<Self>);
+}
 
 /// The writer's view of the segment to come.
 pub(super) struct Preparer {
-    worker: Worker,
+    maker: Box<dyn Maker>,
     next: Option<Arc<Segment>>,
     base: u64,
     has_failed: bool,
 }
 
-enum Worker {
-    Thread {
-        ask: SyncSender<u64>,
-        made: Receiver<Made>,
-        thread: JoinHandle<()>,
-    },
-    /// Made by whoever asks, when it is needed: no thread, no chance.
-    Inline {
-        core: Arc<Core>,
-        is_asked: bool,
-    },
+struct Thread {
+    ask: SyncSender<u64>,
+    made: Receiver<Made>,
+    thread: JoinHandle<()>,
+}
+
+impl Maker for Thread {
+    fn ask(&mut self, base: u64) {
+        self.ask.send(base).ok();
+    }
+
+    fn look(&mut self) -> Option<Made> {
+        self.made.try_recv().ok()
+    }
+
+    fn wait(&mut self) -> Option<Made> {
+        self.made.recv().ok()
+    }
+
+    fn stop(self: Box<Self>) {
+        let Self { ask, made, thread } = *self;
+        drop((ask, made));
+        if thread.join().is_err() {
+            tracing::error!("the thread that prepares journal segments panicked");
+        }
+    }
 }
 
 impl Preparer {
@@ -51,45 +80,25 @@ impl Preparer {
                 }
             }
         })?;
-        Ok(Self::with(Worker::Thread { ask, made, thread }))
+        Ok(Self::with(Box::new(Thread { ask, made, thread })))
     }
 
-    /// One that makes segments in the caller's own steps.
-    #[cfg(test)]
-    pub(super) fn inline(core: &Arc<Core>) -> Self {
-        Self::with(Worker::Inline { core: Arc::clone(core), is_asked: false })
-    }
-
-    fn with(worker: Worker) -> Self {
-        Self { worker, next: None, base: 0, has_failed: false }
+    pub(super) fn with(maker: Box<dyn Maker>) -> Self {
+        Self { maker, next: None, base: 0, has_failed: false }
     }
 
     /// Asks for the segment that starts at `base`.
     pub(super) fn ask(&mut self, base: u64) {
         self.base = base;
-        match &mut self.worker {
-            Worker::Thread { ask, .. } => {
-                ask.send(base).ok();
-            }
-            Worker::Inline { is_asked, .. } => *is_asked = true,
-        }
+        self.maker.ask(base);
     }
 
     /// Looks whether what was asked for is there; false while it cannot be made.
     pub(super) fn has_next(&mut self) -> bool {
-        if self.next.is_none() {
-            let made = match &mut self.worker {
-                Worker::Thread { made, .. } => match made.try_recv() {
-                    Ok(made) => Some(made),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-                },
-                Worker::Inline { core, is_asked } => {
-                    std::mem::take(is_asked).then(|| core.create_segment(self.base))
-                }
-            };
-            if let Some(made) = made {
-                self.note(made);
-            }
+        if self.next.is_none()
+            && let Some(made) = self.maker.look()
+        {
+            self.note(made);
         }
         self.next.is_some() || !self.has_failed
     }
@@ -97,11 +106,8 @@ impl Preparer {
     /// The next segment, waited for unless it could not be made.
     pub(super) fn take(&mut self) -> Option<Arc<Segment>> {
         while self.has_next() && self.next.is_none() {
-            let made = match &self.worker {
-                Worker::Thread { made, .. } => made.recv(),
-                Worker::Inline { .. } => Err(RecvError),
-            };
-            self.note(made.ok()?);
+            let made = self.maker.wait()?;
+            self.note(made);
         }
         self.next.take()
     }
@@ -130,11 +136,6 @@ impl Preparer {
 
     /// Ends the thread, so that nothing holds the journal's files any more.
     pub(super) fn stop(self) {
-        if let Worker::Thread { ask, made, thread } = self.worker {
-            drop((ask, made));
-            if thread.join().is_err() {
-                tracing::error!("the thread that prepares journal segments panicked");
-            }
-        }
+        self.maker.stop();
     }
 }

@@ -5,6 +5,7 @@ use super::index::{Checkpoint, Granule, Projection};
 use super::media::Opening;
 use super::retention;
 use super::writer::ToProjector;
+use crate::crash::{Sabotage, is_sabotaged};
 use crate::model::{Millis, ShardId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -84,7 +85,7 @@ fn write(core: &Core, batch: &[Projection], checkpoint: Option<(Box<Checkpoint>,
 pub(super) fn tick(core: &Arc<Core>) {
     let mut ticks = 0u32;
     while !core.closed.load(Ordering::Acquire) {
-        core.load_timers(core.clock.now());
+        wake_timers(core);
         ticks = ticks.wrapping_add(1);
         let is_short = core.shortage.reason().is_some();
         if ticks.is_multiple_of(if is_short { SHORT_TICKS } else { RETENTION_TICKS }) {
@@ -95,6 +96,11 @@ pub(super) fn tick(core: &Arc<Core>) {
         }
         std::thread::sleep(TIMER_TICK);
     }
+}
+
+pub(super) fn wake_timers(core: &Core) {
+    let early = if is_sabotaged(Sabotage::EarlyTimer) { 5_000 } else { 0 };
+    core.load_timers(core.clock.now().plus(early));
 }
 
 pub(super) fn try_retain(core: &Core) {

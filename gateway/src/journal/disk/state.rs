@@ -306,12 +306,13 @@ impl Shard {
             return;
         }
         self.next_lease_check = now.plus(500);
-        let expired: Vec<_> = self
+        let mut expired: Vec<_> = self
             .in_flight
             .iter()
             .filter(|(_, entry)| entry.until <= now && !entry.closing)
             .map(|(place, entry)| TimerRef { due: entry.due, place: *place })
             .collect();
+        expired.sort_unstable_by_key(|timer| timer.place);
         for timer in expired {
             self.in_flight.remove(&timer.place);
             self.reclaim.push_back(timer);

@@ -11,7 +11,7 @@ use super::prepare::Preparer;
 use super::record::{BlockHeader, HEADER_BYTES, id_prefix, put_block};
 use super::segment::Segment;
 use super::state::{BlockMarks, BlockRef};
-use crate::crash::{self, Stage};
+use crate::crash::{self, Sabotage, Stage, is_sabotaged};
 use crate::journal::{Books, JournalError, Resolution};
 use crate::model::{Millis, ShardId};
 use crate::telemetry::metrics;
@@ -91,7 +91,8 @@ impl Inbox {
         self.wake.notify_one();
     }
 
-    fn take(&self, patience: Duration) -> (Vec<Request>, bool) {
+    /// Waits up to `patience` for requests; also tells whether the inbox is closed.
+    pub(super) fn take(&self, patience: Duration) -> (Vec<Request>, bool) {
         let mut waiting = self.waiting.lock();
         if waiting.requests.is_empty() && !waiting.closed {
             self.wake.wait_for(&mut waiting, patience);
@@ -191,14 +192,8 @@ impl Writer {
         }
     }
 
-    /// Commits what arrived by now; for whoever drives the writer without a thread.
-    pub(super) fn step(&mut self, now: Instant) -> bool {
-        let (requests, closed) = self.core.inbox.take(Duration::ZERO);
-        self.turn(requests, closed, || now)
-    }
-
     /// One group, and a checkpoint if it is time; true once the inbox is closed and empty.
-    fn turn(
+    pub(super) fn turn(
         &mut self,
         requests: Vec<Request>,
         closed: bool,
@@ -207,7 +202,7 @@ impl Writer {
         let idle = requests.is_empty();
         self.last_group = requests.len();
         if self.core.poisoned.load(Ordering::Acquire) {
-            refuse(requests, JournalError::Poisoned);
+            self.refuse(requests, JournalError::Poisoned);
         } else if !idle {
             self.commit_group(requests, now);
         }
@@ -254,14 +249,17 @@ impl Writer {
             if self.position + block_bytes > self.segment.end() {
                 let rolled = self.write(&mut laid).and_then(|()| self.roll(now()));
                 if let Err(error) = rolled {
-                    refuse(group, error);
-                    refuse(left.collect(), error);
+                    self.refuse(group, error);
+                    self.refuse(left.collect(), error);
                     break;
                 }
                 laid.start = self.position;
             }
             let planned = self.plan(group, bytes, &mut laid.buffer);
             laid.planned.push(planned);
+        }
+        if is_sabotaged(Sabotage::EarlyAnswer) {
+            self.publish(std::mem::take(&mut laid.planned));
         }
         self.write(&mut laid).ok();
         let planned = laid.planned;
@@ -284,8 +282,22 @@ impl Writer {
             if let Some(hot) = block.hot {
                 self.core.release_hot(hot.len());
             }
+            self.reopen(block.header.shard, &block.marks);
             answer(block.done, Err(error));
         }
+    }
+
+    fn refuse(&self, requests: Vec<Request>, error: JournalError) {
+        for request in requests {
+            self.reopen(request.shard, &request.marks);
+            request.done.send(Err(error)).ok();
+        }
+    }
+
+    /// Settlements that were refused may come again.
+    fn reopen(&self, shard: ShardId, marks: &BlockMarks) {
+        let done = marks.settles.iter().filter(|settle| settle.done);
+        self.core.reopen(shard, done.map(|settle| (settle.position, settle.index)));
     }
 
     fn plan(&mut self, group: Vec<Request>, bytes: usize, buffer: &mut Vec<u8>) -> Planned {
@@ -521,10 +533,6 @@ fn answer(done: Vec<oneshot::Sender<Result<(), JournalError>>>, result: Result<(
         // A caller that went away no longer waits for its answer.
         sender.send(result).ok();
     }
-}
-
-fn refuse(requests: Vec<Request>, error: JournalError) {
-    answer(requests.into_iter().map(|r| r.done).collect(), Err(error));
 }
 
 /// Due time that no timer has.

@@ -55,9 +55,10 @@ pub(super) async fn run(text: &str) {
                 problem(format!("{text}\n    {} {}", reply.status, reply.text()));
             }
             for (name, pointer) in &case.keep {
-                let found = reply.json();
-                let found = found.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-                kept.insert(name.clone(), found.to_owned());
+                match reply.json().pointer(pointer).and_then(Value::as_str) {
+                    Some(found) => drop(kept.insert(name.clone(), found.to_owned())),
+                    None => problem(format!("there is no text at {pointer} to keep as {name}")),
+                }
             }
             accepted += u64::from(case.is_stored());
             let counted = gateway.accepted().await;

@@ -179,8 +179,20 @@ async fn broken_connections_cost_a_repeat_at_most() {
         "apns:goaway:x1&reset:x1&refuse:x1;fcm:reset:x1&rst-stream:x1;\
          slack:cut:x1&reset:x1;webhook:reset:x1&cut:x1",
     );
-    for id in [world.send_to_user(101).await, world.send_to_hooks().await] {
-        let timeline = world.done(&id).await;
+    let to_user = world.send_to_user(101).await;
+    let to_hooks = world.send_to_hooks().await;
+    for (id, twins) in [
+        (&to_user, [TwinName::Apns, TwinName::Fcm]),
+        (&to_hooks, [TwinName::Webhook, TwinName::Slack]),
+    ] {
+        let timeline = world.done(id).await;
         assert_eq!(timeline["deliveries"]["delivered"], 2, "{timeline:#}");
+        assert!(attempts(&timeline).len() > 2, "nothing broke: {timeline:#}");
+        for twin in twins {
+            let receipts = world.receipts(twin, &timeline);
+            let taken = receipts.iter().filter(|receipt| receipt.succeeded()).count();
+            assert!((1..=2).contains(&taken), "{twin}: {receipts:#?}");
+            assert!(receipts.iter().all(|receipt| receipt.key == receipts[0].key), "{twin}");
+        }
     }
 }

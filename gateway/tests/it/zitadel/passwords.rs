@@ -160,6 +160,13 @@ async fn a_crash_loses_neither_the_password_nor_its_notice() {
     let get = Ask::get("/management/v1/orgs/me").bearer(&world.token);
     let org = world.gateway.ask(&get).await.json();
     assert_eq!(org["org"]["details"]["sequence"], "1", "the change is there");
+    world.gateway.drained().await;
+    for twin in [TwinName::Apns, TwinName::Smtp, TwinName::Webhook] {
+        let receipts = world.receipts(twin);
+        assert!(receipts.iter().any(Receipt::succeeded), "{twin}: {receipts:#?}");
+        let is_same = |receipt: &Receipt| receipt.key == receipts[0].key;
+        assert!(receipts.iter().all(is_same), "{twin}: a repeat carries the same id");
+    }
     drop(world.home);
 }
 
