@@ -2,6 +2,7 @@
 
 use crate::api::Hooks;
 use crate::app::AppError;
+use crate::app::descriptors;
 use crate::app::hooks::ProviderHooks;
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -82,7 +83,7 @@ pub(super) fn server_limits(config: &Config) -> ServerLimits {
     let server = &config.server;
     let mut limits = ServerLimits {
         name: "api",
-        connections: server.max_connections,
+        connections: descriptors::connections(server.max_connections),
         connections_per_peer: u32::try_from(server.max_connections_per_ip).unwrap_or(u32::MAX),
         max_inflight: server.max_inflight,
         first_byte: server.first_byte_timeout,

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod accounts_crash;
+mod admission;
 mod api;
 mod applivery;
 mod binary;

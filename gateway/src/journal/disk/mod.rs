@@ -139,6 +139,12 @@ impl DiskJournal {
         Ok(LogView::live(&self.core)?)
     }
 
+    /// Bytes that wait for the disk, and how many may.
+    #[must_use]
+    pub fn buffered(&self) -> (usize, usize) {
+        self.core.inbox.buffered()
+    }
+
     /// Why new work is refused for now, although nothing is broken.
     #[must_use]
     pub fn shortage(&self) -> Option<&'static str> {
