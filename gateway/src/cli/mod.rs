@@ -18,6 +18,8 @@ mod outcomes;
 mod rule;
 mod serve;
 mod token;
+#[cfg(feature = "harness")]
+mod torture;
 mod trace;
 
 use clap::{Args, Parser, Subcommand};
@@ -29,6 +31,8 @@ use std::path::PathBuf;
 pub enum Exit {
     Done,
     Failed,
+    /// Nothing was found out, for want of something.
+    CouldNotRun,
     Configuration,
     Unreachable,
     NotAllowed,
@@ -45,6 +49,7 @@ impl Exit {
         match self {
             Self::Done => 0,
             Self::Failed => 1,
+            Self::CouldNotRun => 2,
             Self::Configuration => 3,
             Self::Unreachable => 4,
             Self::NotAllowed => 5,
@@ -100,6 +105,9 @@ enum Command {
     /// Put load on a gateway and report what it answered.
     #[cfg(feature = "harness")]
     Load(load::Load),
+    /// Play faults from a seed against a gateway and prove by ledgers what it promises.
+    #[cfg(feature = "harness")]
+    Torture(torture::Torture),
     /// Show what became of a notification: every decision, try and outcome.
     Trace(trace::Trace),
     /// Deliveries that ended, by state and time.
@@ -166,6 +174,8 @@ pub fn run() -> u8 {
         Command::Twins(twins) => twins.run(&mut out),
         #[cfg(feature = "harness")]
         Command::Load(load) => load.run(&mut out),
+        #[cfg(feature = "harness")]
+        Command::Torture(torture) => torture.run(&mut out),
         Command::Trace(trace) => trace.run(&mut out),
         Command::Outcomes(outcomes) => outcomes.run(&mut out),
         Command::Dead(dead) => dead.run(&mut out),

@@ -17,4 +17,5 @@ mod lifecycle;
 mod matrix;
 mod openapi;
 mod support;
+mod torture;
 mod zitadel;

@@ -258,6 +258,7 @@ impl Writer {
         }
         if is_sabotaged(Sabotage::EarlyAnswer) {
             self.publish(std::mem::take(&mut laid.planned));
+            crash::dawdle();
         }
         self.write(&mut laid).ok();
         let planned = laid.planned;
