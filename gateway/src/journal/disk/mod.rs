@@ -23,6 +23,8 @@ mod timers;
 mod writer;
 
 #[cfg(test)]
+mod claim_tests;
+#[cfg(test)]
 mod tests;
 
 pub use options::{CommitStats, DiskOptions, FsyncPolicy};

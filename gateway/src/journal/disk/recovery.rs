@@ -115,7 +115,7 @@ pub(super) fn open(
         segments.adopt(segments.create(0, options.segment_bytes)?);
     }
     drop_unused(&segments)?;
-    let mut replay = Replay::new(from, options.shards, first, granules);
+    let mut replay = Replay::new(from, &options, first, granules);
     let replayed = unpanicked(|| replay.run(&segments, &index));
     let end = replayed.map_err(|error| match error {
         ReplayError::Segment(error) => OpenError::Segment(error),
@@ -254,15 +254,16 @@ struct Replay {
 impl Replay {
     fn new(
         from: Start,
-        shards: u16,
+        options: &DiskOptions,
         first: u64,
         granules: Vec<Granule>,
     ) -> Self {
-        let fresh = || (0..shards).map(|_| Shard::default()).collect();
+        let places = options.places;
+        let fresh = || (0..options.shards).map(|_| Shard::new(places)).collect();
         let (books, applied, claimed, shards): (_, _, _, Vec<_>) = match from {
             Start::Checkpoint(checkpoint) => {
                 let (books, at) = (checkpoint.books(), checkpoint.position);
-                let shards = checkpoint.shards.into_iter().map(|s| Shard::restore(s, at));
+                let shards = checkpoint.shards.into_iter().map(|s| Shard::restore(s, at, places));
                 (books, at, at, shards.collect())
             }
             Start::Earlier(earlier) => (earlier.books(), earlier.position, first, fresh()),

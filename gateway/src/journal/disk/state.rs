@@ -1,6 +1,6 @@
 //! What the journal knows in memory of one shard: what is unclaimed, leased, half done.
 //!
-//! Everything here is bounded by what is in flight, by `PLACES_MAX` and by the number of
+//! Everything here is bounded by what is in flight, by `DiskOptions::places` and by the number of
 //! organizations with something pending, not by the backlog. Of each organization the log is known
 //! up to a cursor: what lies before it was claimed (and is done, in flight or free again), what lies
 //! behind it was not. So a checkpoint needs one cursor for each organization and the entries that
@@ -118,6 +118,14 @@ pub(super) struct ShardSnapshot {
     changes: BTreeSet<Place>,
 }
 
+#[cfg(test)]
+impl ShardSnapshot {
+    /// What is pending, by organization.
+    pub(super) fn counts(&self) -> Vec<(OrganizationId, Counts)> {
+        self.lines.iter().map(|line| (line.org, line.counts)).collect()
+    }
+}
+
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct LineSnapshot {
     org: OrganizationId,
@@ -201,13 +209,18 @@ impl BlockMarks {
 }
 
 impl Shard {
+    /// An empty shard that remembers up to `places` unclaimed entries.
+    pub(super) fn new(places: usize) -> Self {
+        Self { lines: Lines::new(places), ..Self::default() }
+    }
+
     /// A shard as a checkpoint left it; what is unclaimed is found again from its cursors.
-    pub(super) fn restore(snapshot: ShardSnapshot, end: u64) -> Self {
+    pub(super) fn restore(snapshot: ShardSnapshot, end: u64, places: usize) -> Self {
         let mut shard = Self {
             applied_end: end,
             partial: snapshot.partial.into_iter().collect(),
             changes: snapshot.changes,
-            ..Self::default()
+            ..Self::new(places)
         };
         for line in snapshot.lines {
             shard.counts.pending += line.counts.pending;

@@ -5,11 +5,11 @@
 //! organization with few entries far apart does not hold up one with many.
 
 use super::core::{Cell, Core};
+use super::line::Spot;
 use super::lines::Stretch;
 use super::record::{BlockFault, HEADER_BYTES, entries, read_block, read_header};
 use super::segment::{Segment, Segments};
 use super::state::{Place, Shard, is_timer};
-use super::line::Spot;
 use crate::model::ShardId;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -22,8 +22,6 @@ use std::time::Duration;
 const STRETCH_BYTES: u64 = 4 << 20;
 /// Bytes read at once.
 const READ_BYTES: usize = 256 << 10;
-/// Entries known as done although nobody came to them, before replaying stops to do that.
-const DONE_MAX: usize = 1 << 16;
 /// Blocks whose entries' sizes are remembered while replaying.
 const MEASURED_MAX: usize = 1024;
 
@@ -98,10 +96,15 @@ impl Shard {
     /// While replaying a long log: comes to entries that are known as done, so that they need not
     /// be remembered.
     pub(super) fn settle_down(&mut self, segments: &Segments, shard: ShardId) {
-        if self.lines.done_ahead() <= DONE_MAX {
+        let max = self.lines.places_max();
+        if self.lines.done_ahead() <= max {
             return;
         }
-        while self.lines.done_ahead() > DONE_MAX / 2 {
+        loop {
+            self.lines.pass_all();
+            if self.lines.done_ahead() <= max / 2 {
+                return;
+            }
             let Some(from) = self.lines.next_hungry() else { return };
             let stretch = read(segments, shard, from, self.applied_end);
             if !self.take_in(&stretch) {
