@@ -223,7 +223,8 @@ async fn a_repeat_is_not_starved_by_first_attempts(f: impl Fixture) {
 async fn a_backlog_is_exact_for_each_organization(mut f: impl Fixture) {
     let now = f.now();
     let later = now.plus(3_600_000);
-    put(&f, SHARD, vec![of(ORG, "four", now), of(HOT, "fiver", now), of(ORG, "later", later)]).await;
+    put(&f, SHARD, vec![of(ORG, "four", now), of(HOT, "fiver", now), of(ORG, "later", later)])
+        .await;
     put(&f, SHARD, vec![of(ORG, "sixsix", now)]).await;
     for crash in [false, true, true] {
         if crash {

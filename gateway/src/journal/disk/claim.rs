@@ -111,7 +111,11 @@ impl Core {
         let (position, index) = ticket.spot.place();
         let entry = record.and_then(|record| read_entry(record, ticket.spot.extent));
         let Some(entry) = entry.filter(|entry| entry.org == org) else {
-            tracing::error!(position, index, "a journal entry is unreadable and set aside; run `bugler store verify`");
+            tracing::error!(
+                position,
+                index,
+                "a journal entry is unreadable and set aside; run `bugler store verify`"
+            );
             cell.state.lock().set_aside(ticket.spot.place());
             return None;
         };

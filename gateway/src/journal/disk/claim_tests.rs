@@ -44,6 +44,9 @@ async fn put(journal: &DiskJournal, entries: Vec<Entry>) {
 }
 
 async fn finish(journal: &DiskJournal, claims: &[Claim]) {
+    if claims.is_empty() {
+        return;
+    }
     let settlements = claims.iter().map(|claim| Settlement {
         claim: claim.id,
         notification: claim.notification,
@@ -119,7 +122,7 @@ fn a_place_given_up_is_not_served_again_once_it_is_done() {
     // Done out of order, as a replay sees it; then the line is cut before it.
     assert!(matches!(lines.finish(hot, (5, 0)), lines::Finished::Known(_)));
     lines.uncount(hot, 1, false);
-    for n in 10..80u64 {
+    for n in 10..68u64 {
         let other = OrganizationId(i32::try_from(n).expect("small"));
         lines.count(other, 1, false);
         assert!(lines.offer(other, spot(n)));
@@ -146,7 +149,8 @@ async fn interrupted(home: &Path, clock: &TestClock) {
     let journal = open(home, clock);
     for n in 0..30 {
         let due = if n % 3 == 0 { START.plus(60_000) } else { START };
-        put(&journal, (0..20).map(|m| entry(1 + (n + m) % 9 * (m % 2), "text", due)).collect()).await;
+        put(&journal, (0..20).map(|m| entry(1 + (n + m) % 9 * (m % 2), "text", due)).collect())
+            .await;
     }
     journal.close().await;
     drop(journal);

@@ -129,8 +129,7 @@ fn start(
     let (to_projector, projected) = sync_channel(PROJECTOR_LAG_MAX);
     let writer =
         Writer::new(Arc::clone(core), to_projector, Arc::clone(segment), position, granule)?;
-    let (for_index, for_timers, for_sweep) =
-        (Arc::clone(core), Arc::clone(core), Arc::clone(core));
+    let (for_index, for_timers, for_sweep) = (Arc::clone(core), Arc::clone(core), Arc::clone(core));
     Ok(vec![
         named("journal-write").spawn(move || writer.run())?,
         named("journal-index").spawn(move || projector::project(&for_index, &projected))?,

@@ -252,12 +252,7 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(
-        from: Start,
-        options: &DiskOptions,
-        first: u64,
-        granules: Vec<Granule>,
-    ) -> Self {
+    fn new(from: Start, options: &DiskOptions, first: u64, granules: Vec<Granule>) -> Self {
         let places = options.places;
         let fresh = || (0..options.shards).map(|_| Shard::new(places)).collect();
         let (books, applied, claimed, shards): (_, _, _, Vec<_>) = match from {

@@ -142,19 +142,15 @@ struct Window {
 
 impl Window {
     /// Takes in the block at `stretch.next`; answers where the next one begins.
-    fn block(
-        &mut self,
-        segment: &Segment,
-        shard: ShardId,
-        stretch: &mut Stretch,
-    ) -> u64 {
+    fn block(&mut self, segment: &Segment, shard: ShardId, stretch: &mut Stretch) -> u64 {
         let position = stretch.next;
         let behind = segment.end() + HEADER_BYTES as u64;
         let header = match read_header(&self.get(segment, position, HEADER_BYTES), position) {
             Ok(header) => header,
             Err(fault) => {
                 // The unused end of a segment is all zeros, or too short for a block.
-                let is_end = fault == BlockFault::Empty || segment.end() < position + HEADER_BYTES as u64;
+                let is_end =
+                    fault == BlockFault::Empty || segment.end() < position + HEADER_BYTES as u64;
                 if !is_end {
                     stretch.unreadable.push((position, 1));
                 }
@@ -214,7 +210,8 @@ impl<'a> Measure<'a> {
             self.blocks.clear();
         }
         let sizes = self.blocks.entry(position).or_insert_with(|| {
-            let stored = self.segments.at(position).and_then(|_| self.segments.block(position).ok());
+            let stored =
+                self.segments.at(position).and_then(|_| self.segments.block(position).ok());
             let payload = stored.map(|(_, payload)| payload).unwrap_or_default();
             entries(payload).map(|(_, extent, _)| extent.payload_bytes()).collect()
         });

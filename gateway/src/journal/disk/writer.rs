@@ -408,8 +408,7 @@ impl Writer {
             return;
         }
         self.checkpointed = self.position;
-        let shards =
-            self.core.shards.iter().map(|cell| cell.state.lock().snapshot()).collect();
+        let shards = self.core.shards.iter().map(|cell| cell.state.lock().snapshot()).collect();
         let checkpoint = Checkpoint {
             position: self.position,
             shards,
