@@ -91,7 +91,7 @@ fn lines_hold_a_bounded_number_of_places_and_serve_everybody_within_two_rounds()
             if *count == 0 {
                 left.remove(org);
             }
-            lines.unclaim(*org);
+            lines.unclaim(*org, ticket, false);
             lines.uncount(*org, 1, false);
         }
         for org in left.keys().filter(|org| lines.get(**org).is_some_and(|l| l.has(Class::First))) {

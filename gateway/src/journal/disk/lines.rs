@@ -31,6 +31,7 @@ pub(super) struct Lines {
     again: VecDeque<OrganizationId>,
     /// Lines that are short and go on in the log.
     hungry: VecDeque<OrganizationId>,
+    lowest_next: bool,
     places: usize,
     ready: usize,
     done: usize,
@@ -194,6 +195,10 @@ impl Lines {
     fn feed(&mut self, org: OrganizationId) {
         let cap = self.cap();
         let Some(line) = self.by_org.get_mut(&org) else { return };
+        if line.behind.is_some() && !line.has_more() {
+            line.behind = None;
+            self.done -= line.trim_done();
+        }
         if line.behind.is_some() && !line.turns.hungry && line.queue.len() * 2 <= cap {
             line.turns.hungry = true;
             self.hungry.push_back(org);
@@ -223,6 +228,17 @@ impl Lines {
 
     /// Where the next line that is short goes on.
     pub(super) fn next_hungry(&mut self) -> Option<u64> {
+        if self.hungry.is_empty() {
+            return None;
+        }
+        // By turns who waits longest, and who goes on first: that one meets all others on its way.
+        self.lowest_next = !self.lowest_next;
+        if self.lowest_next {
+            let behind = |org: &OrganizationId| self.by_org.get(org).and_then(|line| line.behind);
+            let lowest =
+                (0..self.hungry.len()).min_by_key(|at| self.hungry.get(*at).and_then(behind));
+            self.hungry.swap(0, lowest.unwrap_or(0));
+        }
         while let Some(org) = self.hungry.pop_front() {
             let Some(line) = self.by_org.get_mut(&org) else { continue };
             line.turns.hungry = false;
@@ -314,10 +330,11 @@ impl Lines {
         }
     }
 
-    /// A claim is over, whatever comes of its entry.
-    pub(super) fn unclaim(&mut self, org: OrganizationId) {
+    /// A claim is over, whatever comes of its entry; one of the log may stay `aside`.
+    pub(super) fn unclaim(&mut self, org: OrganizationId, ticket: &Ticket, aside: bool) {
         if let Some(line) = self.by_org.get_mut(&org) {
             line.claimed = line.claimed.saturating_sub(1);
+            line.out = line.out.saturating_sub(usize::from(!ticket.is_timer() && !aside));
         }
     }
 
@@ -406,6 +423,7 @@ impl Lines {
         let tickets = std::iter::from_fn(|| line.take(class)).take(max);
         basket.taken.extend(tickets.map(|ticket| (org, ticket)));
         let taken = basket.taken.len() - before;
+        line.out += taken - (ready - line.ready());
         *left -= taken;
         line.claimed += taken as u64;
         self.places -= queued - line.queue.len();

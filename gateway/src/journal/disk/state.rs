@@ -313,7 +313,7 @@ impl Shard {
         let is_timer = settle.due != Millis(0);
         let bytes = match self.in_flight.remove(&place) {
             Some(held) => {
-                self.lines.unclaim(held.org);
+                self.lines.unclaim(held.org, &held.ticket, false);
                 Some(held.ticket.spot.extent.payload_bytes())
             }
             // `timers_loaded` keeps the place until the index row is gone, else it would load again.
@@ -349,7 +349,7 @@ impl Shard {
     /// Sets an entry aside that was leased and cannot be read: it stays pending, unclaimed.
     pub(super) fn set_aside(&mut self, place: Place) {
         let Some(held) = self.in_flight.remove(&place) else { return };
-        self.lines.unclaim(held.org);
+        self.lines.unclaim(held.org, &held.ticket, true);
         self.unreadable += 1;
         let entry = (!held.ticket.is_timer()).then_some((held.org, held.ticket.spot));
         self.damaged.insert(place, Damaged(entry));
@@ -391,7 +391,7 @@ impl Shard {
         let mut early = Vec::new();
         for (org, ticket) in expired {
             self.in_flight.remove(&ticket.spot.place());
-            self.lines.unclaim(org);
+            self.lines.unclaim(org, &ticket, false);
             if ticket.due > now {
                 self.timers_loaded.remove(&(org, ticket.spot.place()));
                 early.push((org, ticket.due));

@@ -53,19 +53,24 @@ impl Bell {
 /// Sweeps until the journal is closed.
 pub(super) fn run(core: &Arc<Core>) {
     while !core.closed.load(Ordering::Acquire) {
-        let mut has_moved = false;
-        for (number, cell) in (0u16..).zip(&core.shards) {
-            has_moved |= core.sweep(ShardId(number), cell);
-        }
-        if !has_moved {
+        if !step(core) {
             core.bell.wait(Duration::from_millis(500));
         }
     }
 }
 
+/// One stretch of each shard; false if nobody moved.
+pub(super) fn step(core: &Core) -> bool {
+    let mut has_moved = false;
+    for (number, cell) in (0u16..).zip(&core.shards) {
+        has_moved |= core.sweep(ShardId(number), cell);
+    }
+    has_moved
+}
+
 impl Core {
     /// Refills from one stretch of the log; false if there was nothing to do or no place for it.
-    pub(super) fn sweep(&self, shard: ShardId, cell: &Cell) -> bool {
+    fn sweep(&self, shard: ShardId, cell: &Cell) -> bool {
         let (from, until) = {
             let mut state = cell.state.lock();
             let Some(from) = state.lines.next_hungry() else { return false };
