@@ -9,6 +9,11 @@ use std::time::Duration;
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// Milliseconds since the Unix epoch.
     fn now(&self) -> Millis;
+
+    /// Uniform in 0..1: what spreads work over time. Here, so that a simulated world decides it.
+    fn chance(&self) -> f64 {
+        rand::random()
+    }
 }
 
 /// The machine's clock.

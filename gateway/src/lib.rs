@@ -7,6 +7,7 @@ pub mod model;
 
 pub mod clock;
 pub mod config;
+pub mod crash;
 pub mod lifecycle;
 pub mod telemetry;
 
@@ -27,6 +28,8 @@ pub mod server;
 
 pub mod app;
 pub mod cli;
+#[cfg(test)]
+mod sim;
 
 /// A boxed future, as the dyn-compatible seams return it: one allocation per batch.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -47,7 +47,7 @@ pub(super) fn dispatch_settings(config: &Config) -> DispatchSettings {
     DispatchSettings {
         max_in_flight: dispatch.max_in_flight,
         claim_batch: dispatch.claim_batch,
-        lane_capacity: dispatch.lane_capacity,
+        queue: dispatch.queue,
         lease: dispatch.lease,
         retry: RetryPolicy {
             base: dispatch.retry.push.base,

@@ -376,6 +376,10 @@ async fn watch_journal(journal: Arc<DiskJournal>, readiness: Readiness, shutdown
         }
         let dead = journal.books().dead_letters;
         metrics::dead_letters(u32::try_from(dead).unwrap_or(u32::MAX));
+        match journal.shortage() {
+            Some(reason) => readiness.block("room", reason),
+            None => readiness.clear("room"),
+        }
         if !journal.is_healthy() {
             readiness.block("journal", "a write or sync failed; restart to re-read the disk");
             tracing::error!("the journal failed; stopping, since nothing more can be acknowledged");

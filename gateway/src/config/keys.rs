@@ -76,7 +76,7 @@ fn dispatch(dispatch: &mut Dispatch, walk: &mut Walk<'_>) {
     walk.ranged("max_in_flight", &mut dispatch.max_in_flight, 1..=100_000);
     walk.ranged("claim_batch", &mut dispatch.claim_batch, 1..=10_000);
     walk.ranged("lease", &mut dispatch.lease, 100 * MS..=HOUR);
-    walk.ranged("lane_capacity", &mut dispatch.lane_capacity, 1..=100_000);
+    walk.ranged("queue", &mut dispatch.queue, 16..=1_000_000);
     walk.section("retry", |walk| retry(&mut dispatch.retry, walk));
     walk.section("ttl", |walk| {
         walk.ranged("push", &mut dispatch.ttl.push, SECOND..=28 * DAY);

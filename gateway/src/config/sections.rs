@@ -116,7 +116,7 @@ pub struct Dispatch {
     pub max_in_flight: usize,
     pub claim_batch: usize,
     pub lease: Duration,
-    pub lane_capacity: usize,
+    pub queue: usize,
     pub retry: Retry,
     pub ttl: Ttl,
 }
@@ -127,7 +127,7 @@ impl Default for Dispatch {
             max_in_flight: 1024,
             claim_batch: 256,
             lease: Duration::from_secs(60),
-            lane_capacity: 256,
+            queue: 8192,
             retry: Retry::default(),
             ttl: Ttl::default(),
         }

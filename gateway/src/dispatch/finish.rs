@@ -1,15 +1,17 @@
 //! What follows from a try: a final state, a retry in the journal, a target removed.
 
-use crate::BoxFuture;
+use crate::crash::{self, Stage};
 use crate::dispatch::counters::word;
-use crate::dispatch::lane::{Finish, Queued};
+use crate::dispatch::health::Health;
+use crate::dispatch::line::{Queued, Slot};
 use crate::dispatch::retry::{Next, Tried};
-use crate::dispatch::settle::Report;
+use crate::dispatch::sched::{Finished, Signal, Ticket};
+use crate::dispatch::settle::{Report, Settler, Tracker};
 use crate::dispatch::{Context, inbox};
 use crate::journal::Resolution;
 use crate::model::{
-    Attempt, DeliveryId, FinalState, Millis, Notification, Outcome, Target, TargetRef,
-    TimelineEvent,
+    Attempt, Content, Delivery, DeliveryId, FinalState, Millis, Notification, OnUnknown, Outcome,
+    ProviderName, Target, TargetRef, TimelineEvent,
 };
 use crate::store::Change;
 use crate::work::{Work, decode_event};
@@ -17,33 +19,136 @@ use std::sync::Arc;
 
 /// Bytes of a provider's own words kept in the timeline.
 const REASON_MAX: usize = 256;
+/// A try that ended in a panic; a delivery that does it three times is given up.
+pub(super) const PANICKED: &str = "panicked";
+/// Nothing was sent: the hook is called too fast already.
+const PACED: &str = "paced";
+/// Titles shown of the messages that go out within another.
+const MERGED_SHOWN: usize = 20;
+const MERGED_CHARS: usize = 120;
+
+/// A try that ended, with everything that went out in it.
+pub(super) struct Ended {
+    pub(super) queued: Queued,
+    pub(super) merged: Vec<Queued>,
+    pub(super) ticket: Ticket,
+    pub(super) slot: Slot,
+    pub(super) attempt: Attempt,
+}
+
+/// What follows from it.
+pub(super) struct Judged {
+    pub(super) ticket: Ticket,
+    pub(super) finished: Finished,
+    reports: Vec<(Settler, Arc<Tracker>, Report)>,
+    changes: Vec<Change>,
+}
+
+/// How one delivery goes on.
+#[derive(Clone, Copy, Debug)]
+struct Course {
+    state: Option<FinalState>,
+    again: Option<Millis>,
+    /// A copy is kept for replay.
+    is_kept: bool,
+    is_gone: bool,
+}
 
 #[derive(Debug)]
 pub(super) struct Finisher {
     context: Arc<Context>,
+    health: Arc<Health>,
 }
 
 impl Finisher {
-    pub(super) fn new(context: Arc<Context>) -> Self {
-        Self { context }
+    pub(super) fn new(context: Arc<Context>, health: Arc<Health>) -> Self {
+        Self { context, health }
     }
 
-    async fn settle(self: Arc<Self>, queued: Queued, attempt: Attempt) {
-        let Queued { delivery, overrides, tracker, settler, permit } = queued;
+    /// Decides what becomes of a try's deliveries.
+    pub(super) fn judge(&self, ended: Ended) -> Judged {
+        crash::point(Stage::Answered);
+        let Ended { queued, merged, ticket, slot, attempt } = ended;
         let now = self.context.clock.now();
+        let course = self.course(&queued.delivery, &attempt, now);
+        let mut changes = Vec::new();
+        if course.is_gone {
+            changes.extend(removal(&queued.delivery.target));
+        }
+        let health = self.health.note(&queued.delivery, &attempt, course.again, now);
+        changes.extend(health.changes);
+        let course = if health.is_over {
+            Course { state: Some(FinalState::Rejected), again: None, ..course }
+        } else {
+            course
+        };
+        let finished = Finished {
+            again_ms: course.again.map(|at| at.since(now)),
+            ..finished(queued.delivery.target.provider(), &attempt)
+        };
+        let mut reports = Vec::with_capacity(1 + merged.len());
+        for other in merged {
+            // Each draws its own wait, so that they do not come back as one.
+            let own = self.course(&other.delivery, &attempt, now);
+            let own = if course.again.is_some() { own } else { course };
+            reports.push(self.report(other, &attempt, own, None, now));
+        }
+        reports.push(self.report(queued, &attempt, course, Some(slot), now));
+        Judged { ticket, finished, reports, changes }
+    }
+
+    /// Makes the changes of all, in one commit, and reports every delivery.
+    pub(super) async fn settle(&self, judged: Vec<Judged>) {
+        let mut changes = Vec::new();
+        let mut reports = Vec::new();
+        for one in judged {
+            changes.extend(one.changes);
+            reports.extend(one.reports);
+        }
+        if !changes.is_empty()
+            && let Err(error) = self.context.store.apply(changes).await
+        {
+            // The next delivery to a gone target gets the same answer and tries again.
+            tracing::warn!(error = %crate::telemetry::chain(&error), "gone or failing targets could not be noted");
+        }
+        for (settler, tracker, report) in reports {
+            settler.report(tracker, report).await;
+        }
+    }
+
+    fn course(&self, delivery: &Delivery, attempt: &Attempt, now: Millis) -> Course {
+        let end =
+            |state, is_kept| Course { state: Some(state), again: None, is_kept, is_gone: false };
+        let is_unknown = matches!(attempt.outcome, Outcome::Unknown { .. });
+        match delivery.target.policy().on_unknown {
+            OnUnknown::Hold if is_unknown => return end(FinalState::Dead, true),
+            OnUnknown::GiveUp if is_unknown => return end(FinalState::Dead, false),
+            OnUnknown::Resend | OnUnknown::Hold | OnUnknown::GiveUp => {}
+        }
         let provider = delivery.target.provider();
         let tried = Tried { provider, made: delivery.attempt, expires_at: delivery.expires_at };
-        let next = self.context.settings.retry.after(tried, &attempt, now, rand::random());
-        let (state, retry_at) = match next {
-            Next::Final(state) => (Some(state), None),
-            Next::Gone => (Some(FinalState::Rejected), None),
-            Next::Again(at) => (None, Some(at)),
-        };
-        if next == Next::Gone {
-            self.remove(&delivery.target).await;
+        let chance = self.context.clock.chance();
+        match self.context.settings.retry.after(tried, attempt, now, chance) {
+            Next::Final(state) => end(state, state == FinalState::Dead),
+            Next::Gone => Course { is_gone: true, ..end(FinalState::Rejected, false) },
+            Next::Again(at) => {
+                Course { state: None, again: Some(at), is_kept: false, is_gone: false }
+            }
         }
-        let mut report = Report { permit: Some(permit), ..Report::default() };
-        report.events.push(event(&delivery, &attempt, now, retry_at, state));
+    }
+
+    fn report(
+        &self,
+        queued: Queued,
+        attempt: &Attempt,
+        course: Course,
+        slot: Option<Slot>,
+        now: Millis,
+    ) -> (Settler, Arc<Tracker>, Report) {
+        let Queued { delivery, overrides, tracker, settler, .. } = queued;
+        let Course { state, again, is_kept, .. } = course;
+        let mut report = Report { slot, ..Report::default() };
+        report.events.push(event(&delivery, attempt, now, again, state));
         let outcome = inbox::outcome(state);
         let target = delivery.target.reference();
         report.inbox.extend(inbox::step(&delivery.notification, target, delivery.id, outcome, now));
@@ -52,49 +157,92 @@ impl Finisher {
         if state == Some(FinalState::Delivered) {
             self.context.counters.delivered(&delivery, now);
         }
-        let again = || Work::Retry {
-            notification: (*delivery.notification).clone(),
-            target: delivery.target.reference(),
-            attempts: delivery.attempt,
-            overrides: overrides.clone(),
-        };
-        if let Some(at) = retry_at {
-            report.follow_ups.push(again().follow_up(at));
-        }
-        if state == Some(FinalState::Dead) {
-            report.dead.push((delivery.id, again().encode()));
-        }
-        settler.report(tracker, report).await;
-    }
-
-    /// Forgets a target that its provider calls gone.
-    async fn remove(&self, target: &Target) {
-        let change = match target {
-            Target::Apns { device, .. } | Target::Fcm { device, .. } => {
-                Change::RemoveDevice(*device)
+        if again.is_some() || is_kept {
+            let uncounted = u16::from(again.is_some() && !counts(&delivery, attempt));
+            let work = Work::Retry {
+                notification: (*delivery.notification).clone(),
+                target,
+                attempts: delivery.attempt - uncounted,
+                overrides,
+            };
+            match again {
+                Some(at) => report.follow_ups.push(work.follow_up(at)),
+                None => report.dead.push((delivery.id, work.encode())),
             }
-            Target::Slack { subscription, .. } | Target::Webhook { subscription, .. } => {
-                Change::DisableSubscription(*subscription)
-            }
-            // A mailbox may come back, and the user is more than it.
-            Target::Email { .. } => return,
-        };
-        tracing::info!(target = %target.key(), "the provider says this target is gone; it is removed");
-        if let Err(error) = self.context.store.apply(vec![change]).await {
-            // The next delivery to it gets the same answer and tries again.
-            tracing::warn!(error = %crate::telemetry::chain(&error), "a gone target could not be removed");
         }
+        (settler, tracker, report)
     }
 }
 
-impl Finish for Finisher {
-    fn finish(self: Arc<Self>, queued: Queued, attempt: Attempt) -> BoxFuture<'static, ()> {
-        Box::pin(self.settle(queued, attempt))
+/// False for what says nothing about the delivery: nothing was sent, or the credential is ours.
+fn counts(delivery: &Delivery, attempt: &Attempt) -> bool {
+    match attempt.outcome {
+        // A relay refuses senders and letters one by one.
+        Outcome::Hold { .. } => delivery.target.provider() == ProviderName::Email,
+        Outcome::Retry { cause, .. } => cause != PACED,
+        _ => true,
+    }
+}
+
+/// Forgets a target that its provider calls gone.
+fn removal(target: &Target) -> Option<Change> {
+    tracing::info!(target = %target.key(), "the provider says this target is gone; it is removed");
+    match target {
+        Target::Apns { device, .. } | Target::Fcm { device, .. } => {
+            Some(Change::RemoveDevice(*device))
+        }
+        Target::Slack { subscription, .. } | Target::Webhook { subscription, .. } => {
+            Some(Change::DisableSubscription(*subscription))
+        }
+        // A mailbox may come back, and the user is more than it.
+        Target::Email { .. } => None,
+    }
+}
+
+/// What a try says about its target and its lane.
+fn finished(provider: ProviderName, attempt: &Attempt) -> Finished {
+    let is_hook = matches!(provider, ProviderName::Slack | ProviderName::Webhook);
+    let wait = match attempt.outcome {
+        Outcome::Retry { after: Some(wait), .. } if is_hook => Some(wait),
+        Outcome::Retry { after: Some(wait), .. }
+            if provider == ProviderName::Fcm && attempt.status.is_some() =>
+        {
+            Some(wait)
+        }
+        _ => None,
+    };
+    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Finished {
+        signal: signal(provider, attempt),
+        wait_ms: wait.map(ms),
+        is_lane_wait: !is_hook,
+        service_ms: u32::try_from(ms(attempt.elapsed)).unwrap_or(u32::MAX),
+        again_ms: None,
+    }
+}
+
+fn signal(provider: ProviderName, attempt: &Attempt) -> Signal {
+    match (attempt.outcome, attempt.status) {
+        (Outcome::Delivered | Outcome::Gone { .. } | Outcome::Rejected { .. }, Some(_)) => {
+            Signal::Answered
+        }
+        (Outcome::Delivered | Outcome::Gone { .. } | Outcome::Rejected { .. }, None) => {
+            Signal::Nothing
+        }
+        (Outcome::Hold { .. }, _) => Signal::Refused,
+        (Outcome::Unknown { .. }, _) => Signal::Overloaded,
+        (Outcome::Retry { cause: PACED, .. }, None) => Signal::Nothing,
+        (Outcome::Retry { .. }, None) => Signal::Unreachable,
+        // A relay that refuses one mailbox for now is well.
+        (Outcome::Retry { .. }, Some(_)) if provider == ProviderName::Email => Signal::Answered,
+        (Outcome::Retry { .. }, Some(429)) => Signal::Throttled,
+        (Outcome::Retry { .. }, Some(408 | 502..=504)) => Signal::Overloaded,
+        (Outcome::Retry { .. }, Some(_)) => Signal::Failed,
     }
 }
 
 fn event(
-    delivery: &crate::model::Delivery,
+    delivery: &Delivery,
     attempt: &Attempt,
     now: Millis,
     retry_at: Option<Millis>,
@@ -129,9 +277,32 @@ fn event(
     }
 }
 
-/// Returns a delivery to the journal without counting a try: its lane was full and stood still.
+/// The message that goes out for `first` and everything merged into it.
+pub(super) fn merged(first: &Delivery, merged: &[Queued]) -> Delivery {
+    if merged.is_empty() {
+        return first.clone();
+    }
+    let shown = merged.iter().take(MERGED_SHOWN).map(|other| {
+        let content = &other.delivery.notification.content;
+        let line = if content.title.is_empty() { &content.body } else { &content.title };
+        let line: String =
+            line.lines().next().unwrap_or_default().chars().take(MERGED_CHARS).collect();
+        format!("\n• {line}")
+    });
+    let mut body = first.notification.content.body.clone();
+    body.push_str(&format!("\n\n{} more:", merged.len()));
+    body.extend(shown);
+    if merged.len() > MERGED_SHOWN {
+        body.push_str(&format!("\n… and {} others", merged.len() - MERGED_SHOWN));
+    }
+    let content = Content { body, ..first.notification.content.clone() };
+    let notification = Notification { content, ..(*first.notification).clone() };
+    Delivery { notification: Arc::new(notification), ..first.clone() }
+}
+
+/// Returns a delivery to the journal without counting a try: it cannot go out soon.
 pub(super) async fn push_back(queued: Queued, due: Millis) {
-    let Queued { delivery, overrides, tracker, settler, permit } = queued;
+    let Queued { delivery, overrides, tracker, settler, .. } = queued;
     let work = Work::Retry {
         notification: (*delivery.notification).clone(),
         target: delivery.target.reference(),
@@ -141,9 +312,35 @@ pub(super) async fn push_back(queued: Queued, due: Millis) {
     let report = Report {
         resolved: vec![(delivery.id, Resolution::Moved)],
         follow_ups: vec![work.follow_up(due)],
-        permit: Some(permit),
         ..Report::default()
     };
+    settler.report(tracker, report).await;
+}
+
+/// Ends a delivery whose time was up while it waited.
+pub(super) async fn expire(queued: Queued, at: Millis) {
+    end(queued, at, FinalState::Expired, "ttl").await;
+}
+
+/// Ends a delivery that a newer one with its collapse key replaces.
+pub(super) async fn collapse(queued: Queued, at: Millis) {
+    end(queued, at, FinalState::Suppressed, "collapsed").await;
+}
+
+async fn end(queued: Queued, at: Millis, state: FinalState, cause: &str) {
+    let Queued { delivery, tracker, settler, .. } = queued;
+    let mut report =
+        Report { resolved: vec![(delivery.id, Resolution::Final(state))], ..Report::default() };
+    report.events.push(TimelineEvent::Settled {
+        at,
+        delivery: delivery.id,
+        target: delivery.target.key(),
+        state,
+        cause: cause.to_owned(),
+    });
+    let outcome = inbox::outcome(Some(state));
+    let target = delivery.target.reference();
+    report.inbox.extend(inbox::step(&delivery.notification, target, delivery.id, outcome, at));
     settler.report(tracker, report).await;
 }
 

@@ -2,14 +2,28 @@
 
 use crate::dispatch::expand::Expanded;
 use crate::dispatch::inbox;
+use crate::dispatch::line::Channel;
 use crate::dispatch::settle::{Report, Tracker};
 use crate::journal::{Claim, Resolution};
 use crate::model::{
-    DeliveryId, FinalState, InboxOutcome, Millis, Notification, TargetRef, TimelineEvent,
+    DeliveryId, FinalState, InboxOutcome, Millis, Notification, Target, TargetRef, TimelineEvent,
 };
-use crate::work::Work;
+use crate::work::{Overrides, Work};
 use std::collections::HashSet;
 use std::sync::Arc;
+
+/// A delivery that is to go out.
+pub(super) struct Outgoing {
+    pub(super) id: DeliveryId,
+    pub(super) target: Target,
+    /// 1 for the first try.
+    pub(super) attempt: u16,
+    pub(super) overrides: Overrides,
+    pub(super) expires_at: Millis,
+    pub(super) channel: Arc<Channel>,
+    /// It waited in the journal before.
+    pub(super) came_back: bool,
+}
 
 /// A claim with what is left of it to do.
 pub(super) struct Job {
@@ -18,6 +32,7 @@ pub(super) struct Job {
     pub(super) notification: Arc<Notification>,
     pub(super) report: Report,
     pub(super) recipients: Vec<Expanded>,
+    pub(super) outgoing: Vec<Outgoing>,
 }
 
 impl Job {
@@ -28,6 +43,7 @@ impl Job {
             notification: Arc::new(notification),
             report: Report::default(),
             recipients: Vec::new(),
+            outgoing: Vec::new(),
         }
     }
 

@@ -1,17 +1,21 @@
-//! The dispatcher: claims entries, expands them, asks the rules, sends through lanes, settles.
+//! The dispatcher: claims entries, expands them, asks the rules, schedules, sends, settles.
 //!
-//! One loop per shard. What bounds it: `max_in_flight` deliveries over the whole process (their
-//! permits come back after the settling commit), `lane_capacity` per lane, and `claim_batch`
-//! entries per claim. Nothing waits in memory beyond these; everything else stays in the journal.
+//! One loop per shard, and two for the whole process: one picks what goes out next (`sched` decides,
+//! `line` does it), one takes what ended. What bounds it: `max_in_flight` tries over the process
+//! (their slots come back after the settling commit), `queue` deliveries waiting in memory, of
+//! which each organization has a share, and `claim_batch` entries per claim. Everything else stays
+//! in the journal, unclaimed.
 
 pub mod retry;
+pub mod sched;
 
 mod counters;
 mod expand;
 mod finish;
+mod health;
 mod inbox;
 mod job;
-mod lane;
+mod line;
 mod settle;
 mod shard;
 
@@ -21,11 +25,12 @@ mod tests;
 use crate::clock::Clock;
 use crate::dispatch::counters::Counters;
 use crate::dispatch::finish::Finisher;
-use crate::dispatch::lane::Lanes;
+use crate::dispatch::health::Health;
+use crate::dispatch::line::Line;
 use crate::dispatch::retry::RetryPolicy;
 use crate::journal::Journal;
 use crate::lifecycle::{Caught, report_panic};
-use crate::model::{Millis, Notification, ProviderName, ShardId, Target};
+use crate::model::{Millis, Notification, ProviderName, ShardId, Target, TargetRef};
 use crate::providers::Provider;
 use crate::rules::RuleEngine;
 use crate::store::Store;
@@ -41,12 +46,12 @@ const PANIC_PAUSE: Duration = Duration::from_millis(200);
 /// How the dispatcher runs.
 #[derive(Clone, Debug)]
 pub struct DispatchSettings {
-    /// Deliveries between "handed to a lane" and "result committed", over the whole process.
+    /// Tries between "handed to a provider" and "result committed", over the whole process.
     pub max_in_flight: usize,
     /// Entries claimed at once per shard.
     pub claim_batch: usize,
-    /// Deliveries that may wait in one lane.
-    pub lane_capacity: usize,
+    /// Deliveries that may wait in memory, over the whole process.
+    pub queue: usize,
     /// The journal's lease; renewed at a third of it.
     pub lease: Duration,
     pub retry: RetryPolicy,
@@ -55,8 +60,8 @@ pub struct DispatchSettings {
     pub ttl_slack: Duration,
     pub ttl_webhook: Duration,
     pub ttl_email: Duration,
-    /// Tries in flight at once to one webhook subscription.
-    pub webhook_in_flight: usize,
+    /// The most tries in flight at once to one webhook subscription, however quick it is.
+    pub webhook_in_flight: u32,
 }
 
 impl Default for DispatchSettings {
@@ -64,14 +69,14 @@ impl Default for DispatchSettings {
         Self {
             max_in_flight: 1024,
             claim_batch: 256,
-            lane_capacity: 256,
+            queue: 8192,
             lease: Duration::from_mins(1),
             retry: RetryPolicy::default(),
             ttl_push: Duration::from_hours(24),
             ttl_slack: Duration::from_hours(1),
             ttl_webhook: Duration::from_hours(96),
             ttl_email: Duration::from_hours(24),
-            webhook_in_flight: 8,
+            webhook_in_flight: 64,
         }
     }
 }
@@ -125,32 +130,56 @@ impl Context {
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         notification.expires_at.unwrap_or_else(|| notification.start_at.plus(ttl))
     }
-
-    /// Tries that may be in flight at once in one lane of `provider`.
-    fn lane_in_flight(&self, provider: ProviderName) -> usize {
-        match provider {
-            // Their own pools say how much they take.
-            ProviderName::Apns | ProviderName::Fcm | ProviderName::Email => {
-                self.settings.max_in_flight
-            }
-            ProviderName::Slack => 1,
-            ProviderName::Webhook => self.settings.webhook_in_flight,
-        }
-    }
 }
 
 /// Runs a shard's loop, and again after a panic: what was claimed comes back with its lease.
 async fn watched(
     context: Arc<Context>,
-    lanes: Arc<Lanes>,
+    line: Arc<Line>,
     shard: ShardId,
     stop: watch::Receiver<bool>,
 ) {
     loop {
-        let run = shard::run(Arc::clone(&context), Arc::clone(&lanes), shard, stop.clone());
+        let run = shard::run(Arc::clone(&context), Arc::clone(&line), shard, stop.clone());
         match Caught::new(run).await {
             Ok(()) => return,
             Err(panic) => report_panic("shard", panic.as_ref()),
+        }
+        tokio::time::sleep(PANIC_PAUSE).await;
+    }
+}
+
+/// Reads which hooks were failing when the process ended, then sends until told to stop.
+async fn send(
+    context: Arc<Context>,
+    line: Arc<Line>,
+    health: Arc<Health>,
+    stop: watch::Receiver<bool>,
+) {
+    loop {
+        match context.store.failing().await {
+            Ok(failing) => {
+                for one in &failing {
+                    let Some((id, due)) = one.head else { continue };
+                    for provider in [ProviderName::Slack, ProviderName::Webhook] {
+                        let subscription = one.subscription;
+                        let target = TargetRef::Subscription { provider, subscription };
+                        line.restore(provider, (one.org, target), (id, due));
+                    }
+                }
+                health.restore(&failing);
+                break;
+            }
+            Err(error) => {
+                tracing::error!(error = %crate::telemetry::chain(&error), "records cannot be read; trying again");
+            }
+        }
+        tokio::time::sleep(PANIC_PAUSE).await;
+    }
+    loop {
+        match Caught::new(Arc::clone(&line).drive(stop.clone())).await {
+            Ok(()) => return,
+            Err(panic) => report_panic("sending", panic.as_ref()),
         }
         tokio::time::sleep(PANIC_PAUSE).await;
     }
@@ -167,13 +196,15 @@ pub struct DispatcherParts {
     pub settings: DispatchSettings,
 }
 
-/// The running shard loops.
+/// The running loops.
 #[derive(Debug)]
 pub struct Dispatcher {
     stop: watch::Sender<bool>,
     loops: JoinSet<()>,
+    /// Takes ended tries, until the last is settled.
+    finishing: JoinSet<()>,
     context: Arc<Context>,
-    lanes: Arc<Lanes>,
+    line: Arc<Line>,
 }
 
 impl Dispatcher {
@@ -192,34 +223,38 @@ impl Dispatcher {
             in_flight,
             counters: Counters::new(),
         });
-        let finisher = Finisher::new(Arc::clone(&context));
-        let lanes = Lanes::new(context.settings.lane_capacity, Arc::new(finisher));
+        let health = Arc::<Health>::default();
+        let finisher = Finisher::new(Arc::clone(&context), Arc::clone(&health));
+        let (line, finish) = Line::new(&context, finisher);
+        let mut finishing = JoinSet::new();
+        finishing.spawn(finish);
         let (stop, stopped) = watch::channel(false);
         let mut loops = JoinSet::new();
+        loops.spawn(send(Arc::clone(&context), Arc::clone(&line), health, stopped.clone()));
         for shard in 0..context.journal.shards() {
             loops.spawn(watched(
                 Arc::clone(&context),
-                Arc::clone(&lanes),
+                Arc::clone(&line),
                 ShardId(shard),
                 stopped.clone(),
             ));
         }
-        Self { stop, loops, context, lanes }
+        Self { stop, loops, finishing, context, line }
     }
 
-    /// Deliveries handed to lanes and not yet settled.
+    /// Tries handed to providers and not yet settled.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.context.settings.max_in_flight - self.context.in_flight.available_permits()
     }
 
-    /// Deliveries waiting in lanes.
+    /// Deliveries waiting in memory.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.lanes.waiting()
+        self.line.waiting()
     }
 
-    /// Stops claiming, then waits up to `deadline` for what is in flight. What is not settled by
+    /// Stops claiming and sending, then waits up to `deadline` for what is in flight. What is not settled by
     /// then stays leased in the journal and is claimed again after the next start.
     pub async fn drain(mut self, deadline: Duration) {
         self.stop.send_replace(true);
@@ -232,5 +267,6 @@ impl Dispatcher {
             );
         }
         self.loops.shutdown().await;
+        self.finishing.shutdown().await;
     }
 }

@@ -1,5 +1,6 @@
 //! When a delivery is tried again, and when it is given up.
 
+use crate::dispatch::finish::PANICKED;
 use crate::model::{Attempt, FinalState, Millis, Outcome, ProviderName};
 use std::time::Duration;
 
@@ -7,6 +8,14 @@ use std::time::Duration;
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 /// Waits after "our credential is wrong": nobody gains from asking sooner.
 const HOLD: Duration = Duration::from_mins(1);
+/// Apple: try a 5xx again after 15 minutes, and back off.
+const APPLE_FIRST: Duration = Duration::from_mins(15);
+/// Added to a provider's own wait, at random up to this, so that waiters do not return at once.
+const UPWARD: Duration = Duration::from_secs(1);
+/// A delivery whose tries end in a panic is given up after this many.
+const PANICS_MAX: u16 = 3;
+/// Causes that are Apple closing a connection, not failing.
+const APPLE_CLOSING: &str = "shutdown";
 
 /// Delays between tries.
 #[derive(Clone, Debug)]
@@ -85,20 +94,38 @@ impl RetryPolicy {
             Outcome::Rejected { .. } => return Next::Final(FinalState::Rejected),
             Outcome::Gone { .. } => return Next::Gone,
             Outcome::Retry { after, .. } => after,
+            Outcome::Unknown { cause: PANICKED } if made >= PANICS_MAX => {
+                return Next::Final(FinalState::Dead);
+            }
             Outcome::Unknown { .. } => None,
             Outcome::Hold { .. } => Some(HOLD),
         };
+        // Nobody's tries are used up by a credential that is ours.
+        let is_held = matches!(attempt.outcome, Outcome::Hold { .. });
+        let made = if is_held && provider != ProviderName::Email { 1 } else { made };
         let scheduled = match provider {
             ProviderName::Webhook => self.scheduled(&self.webhook, made, random),
             ProviderName::Email => self.scheduled(&self.email, made, random),
             ProviderName::Apns | ProviderName::Fcm | ProviderName::Slack => {
-                (made < self.attempts_max).then(|| self.backoff(made, random))
+                (made < self.attempts_max).then(|| {
+                    if is_apple_failing(provider, attempt) {
+                        apple(made, random)
+                    } else {
+                        self.backoff(made, random)
+                    }
+                })
             }
         };
         let Some(scheduled) = scheduled else { return Next::Final(FinalState::Dead) };
-        // A provider's own wait is a floor, spread a little so that waiters do not return at once.
         let wait = asked.map_or(scheduled, |asked| {
-            asked.min(RETRY_AFTER_MAX) + Duration::from_secs(1).mul_f64(random)
+            if asked > RETRY_AFTER_MAX {
+                tracing::info!(
+                    provider = provider.as_str(),
+                    asked_s = asked.as_secs(),
+                    "a provider asked for more than an hour; an hour it is"
+                );
+            }
+            asked.min(RETRY_AFTER_MAX) + UPWARD.mul_f64(random)
         });
         // A relay names no wait of its own, so its schedule must not run out within minutes.
         let wait = if provider == ProviderName::Email { wait.max(scheduled) } else { wait };
@@ -112,11 +139,24 @@ impl RetryPolicy {
     }
 
     fn backoff(&self, made: u16, random: f64) -> Duration {
-        let doublings = u32::from(made.saturating_sub(1)).min(20);
-        let ceiling = self.base.saturating_mul(1 << doublings).min(self.cap);
-        // Full jitter, but never at once: a tenth of the ceiling at least.
-        ceiling.mul_f64(0.1 + 0.9 * random)
+        // Full jitter: anything from nothing to the ceiling.
+        doubled(self.base, made).min(self.cap).mul_f64(random)
     }
+}
+
+fn doubled(base: Duration, made: u16) -> Duration {
+    base.saturating_mul(1 << u32::from(made.saturating_sub(1)).min(20))
+}
+
+/// A 5xx of Apple's that is no connection being closed.
+fn is_apple_failing(provider: ProviderName, attempt: &Attempt) -> bool {
+    let is_closing = matches!(attempt.outcome, Outcome::Retry { cause: APPLE_CLOSING, .. });
+    provider == ProviderName::Apns && !is_closing && attempt.status.is_some_and(|s| s >= 500)
+}
+
+/// 15 min doubling to an hour, and up to a tenth more.
+fn apple(made: u16, random: f64) -> Duration {
+    doubled(APPLE_FIRST, made).min(RETRY_AFTER_MAX).mul_f64(1.0 + 0.1 * random)
 }
 
 #[cfg(test)]
@@ -157,7 +197,8 @@ mod tests {
             |made, random| policy.after(tried(ProviderName::Fcm, made), &retry(None), NOW, random);
         assert_eq!(at(1, 1.0), Next::Again(NOW.plus(1_000)));
         assert_eq!(at(4, 1.0), Next::Again(NOW.plus(8_000)));
-        assert_eq!(at(4, 0.0), Next::Again(NOW.plus(800)));
+        assert_eq!(at(4, 0.5), Next::Again(NOW.plus(4_000)));
+        assert_eq!(at(4, 0.0), Next::Again(NOW), "full jitter");
         assert_eq!(at(8, 1.0), Next::Final(FinalState::Dead));
     }
 
@@ -193,6 +234,43 @@ mod tests {
         let at = |after| policy.after(tried(ProviderName::Slack, 1), &retry(after), NOW, 0.0);
         assert_eq!(at(Some(30)), Next::Again(NOW.plus(30_000)));
         assert_eq!(at(Some(1_000_000)), Next::Again(NOW.plus(3_600_000)));
+    }
+
+    #[test]
+    fn apple_is_left_alone_for_a_quarter_of_an_hour_after_a_5xx() {
+        let policy = RetryPolicy::default();
+        let at = |made, status, cause, after: Option<u64>| {
+            let after = after.map(Duration::from_secs);
+            let failed =
+                Attempt { status: Some(status), ..attempt(Outcome::Retry { after, cause }) };
+            policy.after(tried(ProviderName::Apns, made), &failed, NOW, 0.0)
+        };
+        let minutes = |n: u64| Next::Again(NOW.plus(n * 60_000));
+        assert_eq!(at(1, 500, "internal_server_error", None), minutes(15));
+        assert_eq!(at(2, 503, "service_unavailable", None), minutes(30));
+        assert_eq!(at(7, 503, "service_unavailable", None), minutes(60));
+        assert_eq!(at(1, 503, "shutdown", Some(1)), Next::Again(NOW.plus(1_000)));
+        assert_eq!(at(1, 503, "service_unavailable", Some(30)), Next::Again(NOW.plus(30_000)));
+        assert_eq!(at(1, 429, "too_many_requests", None), Next::Again(NOW));
+    }
+
+    #[test]
+    fn a_credential_that_is_ours_uses_up_no_tries() {
+        let policy = RetryPolicy::default();
+        let hold = attempt(Outcome::Hold { cause: "invalid_provider_token" });
+        let next = policy.after(tried(ProviderName::Apns, 100), &hold, NOW, 0.0);
+        assert_eq!(next, Next::Again(NOW.plus(60_000)));
+    }
+
+    #[test]
+    fn what_panics_three_times_is_given_up() {
+        let policy = RetryPolicy::default();
+        let at = |made| {
+            let panicked = attempt(Outcome::Unknown { cause: PANICKED });
+            policy.after(tried(ProviderName::Webhook, made), &panicked, NOW, 0.5)
+        };
+        assert!(matches!(at(2), Next::Again(_)));
+        assert_eq!(at(3), Next::Final(FinalState::Dead));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Collects what became of claimed work and settles it in the journal, many results per commit.
 //!
-//! A claim is finished by whoever reports its last unit. Permits of deliveries come back only
+//! A claim is finished by whoever reports its last unit. Slots of deliveries come back only
 //! after the commit, so that repeats after a crash stay within `max_in_flight`.
 
 use crate::dispatch::Context;
 use crate::dispatch::counters::Counters;
+use crate::dispatch::line::Slot;
 use crate::journal::{Claim, ClaimId, Entry, Journal, JournalError, Resolution, Settlement};
 use crate::model::{DeliveryId, InboxStep, NotificationId, OrganizationId, ShardId, TimelineEvent};
 use crate::store::{Change, InboxChange, Store};
@@ -15,7 +16,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 /// Results settled in one commit.
 const BATCH_MAX: usize = 512;
@@ -56,7 +57,8 @@ pub(super) struct Report {
     pub(super) dead: Vec<(DeliveryId, Bytes)>,
     /// What inbox entries are told.
     pub(super) inbox: Vec<InboxStep>,
-    pub(super) permit: Option<OwnedSemaphorePermit>,
+    /// Free again once this is committed.
+    pub(super) slot: Option<Slot>,
 }
 
 /// Where units of one shard are reported.
@@ -117,12 +119,12 @@ async fn run(
 ) {
     let mut reports = Vec::with_capacity(BATCH_MAX);
     while from.recv_many(&mut reports, BATCH_MAX).await > 0 {
-        let mut permits = Vec::with_capacity(reports.len());
+        let mut slots = Vec::with_capacity(reports.len());
         for (_, report) in &reports {
             report.events.iter().for_each(|event| parts.counters.count(event));
         }
         tell_inboxes(&parts, &mut reports).await;
-        let settlements = merge(reports.drain(..), &mut permits);
+        let settlements = merge(reports.drain(..), &mut slots);
         let done: Vec<_> = settlements.iter().filter(|s| s.done).map(|s| s.claim).collect();
         commit(parts.journal.as_ref(), parts.shard, settlements).await;
         let mut held = held.lock();
@@ -149,7 +151,7 @@ async fn tell_inboxes(parts: &Parts, reports: &mut [(Arc<Tracker>, Report)]) {
 /// One settlement per claim, `done` for those whose last unit is among the reports.
 fn merge(
     reports: impl Iterator<Item = (Arc<Tracker>, Report)>,
-    permits: &mut Vec<OwnedSemaphorePermit>,
+    slots: &mut Vec<Slot>,
 ) -> Vec<Settlement> {
     let mut merged: Vec<Settlement> = Vec::new();
     let mut places: HashMap<ClaimId, usize> = HashMap::new();
@@ -173,7 +175,7 @@ fn merge(
         settlement.events.extend(report.events.iter().map(encode_event));
         settlement.follow_ups.extend(report.follow_ups);
         settlement.dead.extend(report.dead);
-        permits.extend(report.permit);
+        slots.extend(report.slot);
     }
     merged
 }

@@ -1,11 +1,13 @@
-//! One shard's loop: claim, expand, ask the rules, hand to lanes.
+//! One shard's loop: claim, expand, ask the rules, line up.
 
+use crate::crash::{self, Stage};
 use crate::dispatch::expand::{self, Expanded, Expansion, Sources};
-use crate::dispatch::job::Job;
-use crate::dispatch::lane::{Lanes, Queued};
+use crate::dispatch::job::{Job, Outgoing};
+use crate::dispatch::line::{Line, Queued, Share};
 use crate::dispatch::settle::{Report, Settler, Tracker};
 use crate::dispatch::{Context, finish, inbox};
-use crate::journal::{Claim, EntryKind, JournalError, Resolution, Unlimited};
+use crate::journal::{Claim, EntryKind, JournalError, Resolution};
+use crate::lifecycle::{Caught, report_panic};
 use crate::model::{
     Delivery, DeliveryId, FinalState, Millis, Notification, Part, ShardId, Target, TargetRef,
     TimelineEvent, UserId,
@@ -20,33 +22,41 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 const STORE_PAUSE: Duration = Duration::from_millis(200);
-/// A delivery that found its lane full and stuck comes back after this long.
-const FULL_LANE_MS: u64 = 2_000;
+/// An entry that makes its loop panic this often is given up.
+const PANICS_MAX: usize = 3;
 /// A required rule that failed is asked again after this long.
 const FAILED_RULE_MS: u64 = 30_000;
 
 /// Runs until told to stop.
 pub(super) async fn run(
     context: Arc<Context>,
-    lanes: Arc<Lanes>,
+    line: Arc<Line>,
     shard: ShardId,
     mut stop: watch::Receiver<bool>,
 ) {
-    let capacity = context.settings.max_in_flight + context.settings.claim_batch;
+    let settings = &context.settings;
+    let capacity = settings.max_in_flight + settings.queue + settings.claim_batch;
     let (settler, settling) = Settler::new(&context, shard, capacity);
     let settling = tokio::spawn(settling);
     // Owned, so that a panic ends it: leases that nobody works under must run out.
     let mut renewing = JoinSet::new();
     renewing.spawn(renew(Arc::clone(&context), shard, settler.clone()));
-    let mut worker = Shard { context, lanes, settler, shard };
+    let mut share = Share { line, shard, per_entry: 1 };
+    let worker = Shard { context, settler, shard };
     while !*stop.borrow() {
         let max = worker.context.settings.claim_batch;
         let claims = tokio::select! {
-            claims = worker.context.journal.claim(shard, max, &Unlimited) => claims,
+            biased;
             _ = stop.changed() => break,
+            claims = worker.context.journal.claim(shard, max, &share) => claims,
         };
         match claims {
-            Ok(claims) => worker.work(claims).await,
+            Ok(claims) => {
+                crash::point(Stage::Leased);
+                let (entries, deliveries) = (claims.len(), worker.work(claims, &share.line).await);
+                let per_entry = deliveries.div_ceil(entries.max(1));
+                share.per_entry = (share.per_entry * 3 + per_entry).div_ceil(4);
+            }
             Err(JournalError::Closed) => break,
             Err(error) => {
                 tracing::error!(shard = shard.0, %error, "nothing can be claimed");
@@ -57,6 +67,7 @@ pub(super) async fn run(
     renewing.shutdown().await;
     // The settling loop ends when the last delivery in flight has reported.
     drop(worker);
+    drop(share);
     settling.await.ok();
 }
 
@@ -69,34 +80,120 @@ async fn renew(context: Arc<Context>, shard: ShardId, settler: Settler) {
 
 struct Shard {
     context: Arc<Context>,
-    lanes: Arc<Lanes>,
     settler: Settler,
     shard: ShardId,
 }
 
+/// Claims that were read, and what they come to. Nothing of it has happened yet.
+#[derive(Default)]
+struct Planned {
+    jobs: Vec<Job>,
+    unreadable: Vec<Claim>,
+}
+
 impl Shard {
-    async fn work(&mut self, claims: Vec<Claim>) {
+    /// Plans and starts the work of `claims`; answers how many deliveries that is.
+    async fn work(&self, claims: Vec<Claim>, line: &Arc<Line>) -> usize {
         let (changes, claims): (Vec<_>, Vec<_>) =
             claims.into_iter().partition(|claim| claim.kind == EntryKind::Change);
         self.changes(changes).await;
-        let mut asking = Vec::new();
-        for claim in claims {
-            self.settler.hold(claim.id);
-            match Work::decode(&claim.payload) {
-                Some(Work::Retry { notification, target, attempts, overrides }) => {
-                    let mut job = Job::new(&claim, notification);
-                    self.retry(&mut job, target, attempts, overrides).await;
-                    self.close(job).await;
-                }
-                Some(Work::Step { notification, unless, steps, overrides }) => {
-                    let job = Job::new(&claim, notification);
-                    self.step(job, unless, steps, overrides).await;
-                }
-                Some(work) => asking.push(self.expand(&claim, work).await),
-                None => self.quarantine(&claim).await,
+        if claims.is_empty() {
+            return 0;
+        }
+        claims.iter().for_each(|claim| self.settler.hold(claim.id));
+        if claims.len() > 1 {
+            match Caught::new(self.plan(&claims, line)).await {
+                Ok(planned) => return self.start(planned, line).await,
+                Err(panic) => report_panic("shard", panic.as_ref()),
             }
         }
-        self.route(asking).await;
+        // One of them did that, or there is only one: each on its own.
+        let mut deliveries = 0;
+        for claim in claims {
+            deliveries += self.alone(claim, line).await;
+        }
+        deliveries
+    }
+
+    /// Works on one claim that may be what panics; after `PANICS_MAX` times it is given up.
+    async fn alone(&self, claim: Claim, line: &Arc<Line>) -> usize {
+        let claims = [claim];
+        for _ in 0..PANICS_MAX {
+            match Caught::new(self.plan(&claims, line)).await {
+                Ok(planned) => return self.start(planned, line).await,
+                Err(panic) => report_panic("shard", panic.as_ref()),
+            }
+        }
+        let [claim] = claims;
+        tracing::error!(shard = self.shard.0, notification.id = %claim.notification, "an entry made the dispatcher panic again and again; it is kept as a dead letter");
+        self.quarantine(&claim, finish::PANICKED).await;
+        0
+    }
+
+    /// Reads, expands and routes claims. Done again after a panic, so it starts nothing.
+    async fn plan(&self, claims: &[Claim], line: &Line) -> Planned {
+        let mut planned = Planned::default();
+        let mut asking = Vec::new();
+        for claim in claims {
+            match Work::decode(&claim.payload) {
+                Some(Work::Retry { notification, target, attempts, overrides }) => {
+                    let mut job = Job::new(claim, notification);
+                    self.retry(&mut job, line, (target, attempts, true), overrides).await;
+                    planned.jobs.push(job);
+                }
+                Some(Work::Step { notification, unless, steps, overrides }) => {
+                    let job = Job::new(claim, notification);
+                    planned.jobs.push(self.step(job, line, unless, (steps, overrides)).await);
+                }
+                Some(work) => asking.push(self.expand(claim, work).await),
+                None => planned.unreadable.push(claim.clone()),
+            }
+        }
+        planned.jobs.extend(self.route(asking, line).await);
+        planned
+    }
+
+    /// Lines up what was planned and reports what ended without a try.
+    async fn start(&self, planned: Planned, line: &Arc<Line>) -> usize {
+        for claim in &planned.unreadable {
+            tracing::error!(shard = self.shard.0, notification.id = %claim.notification, "an entry cannot be read by this version; it is kept as a dead letter");
+            self.quarantine(claim, "unreadable").await;
+        }
+        let mut all = Vec::new();
+        for mut job in planned.jobs {
+            for outgoing in std::mem::take(&mut job.outgoing) {
+                job.tracker.expect();
+                all.push(self.queued(&job, outgoing));
+            }
+            self.close(job).await;
+        }
+        let deliveries = all.len();
+        line.put(all).await;
+        deliveries
+    }
+
+    fn queued(&self, job: &Job, outgoing: Outgoing) -> Queued {
+        let Outgoing { id, target, attempt, overrides, expires_at, channel, came_back } = outgoing;
+        let delivery = Delivery {
+            id,
+            notification: Arc::clone(&job.notification),
+            target,
+            attempt,
+            priority: overrides.priority.unwrap_or(job.notification.priority),
+            collapse_key: overrides
+                .collapse_key
+                .clone()
+                .or_else(|| job.notification.collapse_key.clone()),
+            expires_at,
+        };
+        Queued {
+            delivery,
+            overrides,
+            tracker: Arc::clone(&job.tracker),
+            settler: self.settler.clone(),
+            came_back,
+            channel,
+        }
     }
 
     /// Lets the journal forget changes once the records hold them durably.
@@ -113,7 +210,7 @@ impl Shard {
                     logged.push(change);
                     kept.push(claim);
                 }
-                None => self.quarantine(&claim).await,
+                None => self.quarantine(&claim, "unreadable").await,
             }
         }
         while let Err(error) = self.context.store.redo(logged.clone()).await {
@@ -129,9 +226,8 @@ impl Shard {
         self.settler.report(job.tracker, job.report).await;
     }
 
-    /// An entry nobody can read is put with the dead letters, so that the rest goes on.
-    async fn quarantine(&self, claim: &Claim) {
-        tracing::error!(shard = self.shard.0, notification.id = %claim.notification, "an entry cannot be read by this version; it is kept as a dead letter");
+    /// An entry nobody can work on is put with the dead letters, so that the rest goes on.
+    async fn quarantine(&self, claim: &Claim, cause: &str) {
         let delivery = DeliveryId::derive(claim.notification, "entry");
         let report = Report {
             resolved: vec![(delivery, Resolution::Final(FinalState::Dead))],
@@ -140,7 +236,7 @@ impl Shard {
                 delivery,
                 target: String::from("entry"),
                 state: FinalState::Dead,
-                cause: String::from("unreadable"),
+                cause: cause.to_owned(),
             }],
             dead: vec![(delivery, claim.payload.clone())],
             ..Report::default()
@@ -210,35 +306,45 @@ impl Shard {
     }
 
     /// One question to the rules for everything that was claimed together.
-    async fn route(&self, mut jobs: Vec<Job>) {
+    async fn route(&self, mut jobs: Vec<Job>, line: &Line) -> Vec<Job> {
         let items = questions(&jobs);
         let now = self.context.clock.now();
         let answers =
             if items.is_empty() { Vec::new() } else { self.context.rules.route(now, items).await };
+        if !answers.is_empty() {
+            crash::point(Stage::Ruled);
+        }
         // Before anything is sent: a result must find its entry.
         let entries = inbox::entries(&mut jobs, &answers, now);
         self.put_entries(entries).await;
         let mut answers = answers.into_iter();
-        for mut job in jobs {
+        for job in &mut jobs {
             for recipient in std::mem::take(&mut job.recipients) {
                 if let Some(routed) = answers.next() {
-                    self.follow(&mut job, recipient, routed, now).await;
+                    self.follow(job, line, recipient, (routed, now));
                 }
             }
-            self.close(job).await;
         }
+        jobs
     }
 
     async fn put_entries(&self, changes: Vec<InboxChange>) {
-        for change in changes {
-            let apply = || self.context.store.apply(vec![Change::Inbox(change.clone())]);
-            while let Err(error) = apply().await {
-                self.store_failed(&error).await;
-            }
+        if changes.is_empty() {
+            return;
+        }
+        let changes: Vec<_> = changes.into_iter().map(Change::Inbox).collect();
+        while let Err(error) = self.context.store.apply(changes.clone()).await {
+            self.store_failed(&error).await;
         }
     }
 
-    async fn follow(&self, job: &mut Job, recipient: Expanded, routed: Routed, now: Millis) {
+    fn follow(
+        &self,
+        job: &mut Job,
+        line: &Line,
+        recipient: Expanded,
+        (routed, now): (Routed, Millis),
+    ) {
         if !routed.decisions.is_empty() {
             job.report.events.push(TimelineEvent::Ruled {
                 at: now,
@@ -247,7 +353,7 @@ impl Shard {
             });
         }
         match routed.verdict {
-            Verdict::Deliver(plan) => self.deliver(job, recipient, plan, now).await,
+            Verdict::Deliver(plan) => self.deliver(job, line, recipient, (plan, now)),
             Verdict::HoldUntil(until) => {
                 job.hold(now, &recipient, until.max(now.plus(1)), String::from("rule"));
             }
@@ -263,7 +369,13 @@ impl Shard {
     }
 
     /// Sends the first step of a plan and leaves the later ones to a timer.
-    async fn deliver(&self, job: &mut Job, mut recipient: Expanded, plan: Plan, now: Millis) {
+    fn deliver(
+        &self,
+        job: &mut Job,
+        line: &Line,
+        mut recipient: Expanded,
+        (plan, now): (Plan, Millis),
+    ) {
         let overrides = Overrides {
             priority: plan.priority,
             collapse_key: plan.collapse_key,
@@ -283,7 +395,7 @@ impl Shard {
         }
         for target in chosen {
             if first.contains(&target.reference()) {
-                self.send(job, target, 1, overrides.clone()).await;
+                self.send(job, line, (target, 1, false), overrides.clone());
             }
         }
     }
@@ -322,10 +434,10 @@ impl Shard {
     async fn step(
         &self,
         mut job: Job,
+        line: &Line,
         unless: Vec<TargetRef>,
-        mut steps: Steps,
-        overrides: Overrides,
-    ) {
+        (mut steps, overrides): (Steps, Overrides),
+    ) -> Job {
         let now = self.context.clock.now();
         let reached = finish::any_delivered(&self.context, &job.notification, &unless).await;
         let all: Vec<_> = steps.iter().flat_map(|(targets, _)| targets.clone()).collect();
@@ -354,14 +466,20 @@ impl Shard {
                 self.later_steps(&mut job, &before, steps, until, overrides.clone());
             }
             for target in first {
-                self.retry(&mut job, target, 0, overrides.clone()).await;
+                self.retry(&mut job, line, (target, 0, false), overrides.clone()).await;
             }
         }
-        self.close(job).await;
+        job
     }
 
     /// A delivery whose time has come again, to the target as it is now.
-    async fn retry(&self, job: &mut Job, target: TargetRef, attempts: u16, overrides: Overrides) {
+    async fn retry(
+        &self,
+        job: &mut Job,
+        line: &Line,
+        (target, attempts, came_back): (TargetRef, u16, bool),
+        overrides: Overrides,
+    ) {
         let store = self.context.store.as_ref();
         let found = loop {
             match expand::target(store, &job.notification, target).await {
@@ -370,7 +488,7 @@ impl Shard {
             }
         };
         match found {
-            Some(target) => self.send(job, target, attempts + 1, overrides).await,
+            Some(target) => self.send(job, line, (target, attempts + 1, came_back), overrides),
             None => {
                 let now = self.context.clock.now();
                 job.settle(target, now, FinalState::Rejected, "target_removed");
@@ -378,8 +496,14 @@ impl Shard {
         }
     }
 
-    /// Puts one delivery into its lane, or settles it if it cannot or must not go out.
-    async fn send(&self, job: &mut Job, target: Target, attempt: u16, overrides: Overrides) {
+    /// Notes a delivery that is to go out, or settles it if it cannot or must not.
+    fn send(
+        &self,
+        job: &mut Job,
+        line: &Line,
+        (target, attempt, came_back): (Target, u16, bool),
+        overrides: Overrides,
+    ) {
         let id = DeliveryId::derive(job.notification.id, &target.key());
         if !job.settled.insert(id) {
             return;
@@ -387,44 +511,26 @@ impl Shard {
         let now = self.context.clock.now();
         let expires_at = self.context.expiry(&job.notification, target.provider());
         let expires_at = overrides.expires_at.map_or(expires_at, |at| at.min(expires_at));
-        let provider = self.context.providers.of(&target).cloned();
-        let end = match &provider {
-            _ if expires_at <= now => Some((FinalState::Expired, "ttl")),
-            None => Some((FinalState::Rejected, "provider_not_configured")),
-            Some(_) => None,
-        };
-        if let Some((state, cause)) = end {
-            job.end(id, target.reference(), now, state, cause);
-            return;
-        }
-        let (Some(provider), Ok(permit)) =
-            (provider, Arc::clone(&self.context.in_flight).acquire_owned().await)
-        else {
-            return;
-        };
-        job.tracker.expect();
-        let delivery = Delivery {
-            id,
-            notification: Arc::clone(&job.notification),
-            target,
-            attempt,
-            priority: overrides.priority.unwrap_or(job.notification.priority),
-            collapse_key: overrides
-                .collapse_key
-                .clone()
-                .or_else(|| job.notification.collapse_key.clone()),
-            expires_at,
-        };
-        let queued = Queued {
-            delivery,
-            overrides,
-            tracker: Arc::clone(&job.tracker),
-            settler: self.settler.clone(),
-            permit,
-        };
-        let in_flight_max = self.context.lane_in_flight(provider.name());
-        if let Err(back) = self.lanes.put(&provider, in_flight_max, queued).await {
-            finish::push_back(*back, now.plus(FULL_LANE_MS)).await;
+        match self.context.providers.of(&target) {
+            _ if expires_at <= now => {
+                job.end(id, target.reference(), now, FinalState::Expired, "ttl");
+            }
+            None => {
+                let cause = "provider_not_configured";
+                job.end(id, target.reference(), now, FinalState::Rejected, cause);
+            }
+            Some(provider) => {
+                let channel = line.channel(&target, provider);
+                job.outgoing.push(Outgoing {
+                    id,
+                    target,
+                    attempt,
+                    overrides,
+                    expires_at,
+                    channel,
+                    came_back,
+                });
+            }
         }
     }
 }

@@ -5,10 +5,10 @@
 
 use crate::BoxFuture;
 use crate::model::{
-    ApiKey, Audience, AuditNote, Client, Device, DeviceId, Invitation, Membership, MessageText,
-    Millis, NotificationId, NotificationPolicy, ObjectId, Organization, OrganizationId,
-    PolicyOwner, RefreshToken, Role, RoleId, Secret, SecretHash, Subscription, SubscriptionId,
-    User, UserId,
+    ApiKey, Audience, AuditNote, Client, DeliveryId, Device, DeviceId, Invitation, Membership,
+    MessageText, Millis, NotificationId, NotificationPolicy, ObjectId, Organization,
+    OrganizationId, PolicyOwner, RefreshToken, Role, RoleId, Secret, SecretHash, Subscription,
+    SubscriptionId, User, UserId,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -72,6 +72,19 @@ pub enum Change {
     /// As `PutDevice`, and removes every other device with the same platform and token: an app
     /// that somebody else logs in to tells the last one nothing any more.
     ClaimDevice(Device),
+    /// Notes that a subscription's hook fails, or that it is well again; ends with the subscription.
+    NoteFailing(SubscriptionId, Option<Failing>),
+}
+
+/// A hook without a success for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failing {
+    pub subscription: SubscriptionId,
+    pub org: OrganizationId,
+    /// When its first try failed after the last success.
+    pub since: Millis,
+    /// In strict order: the delivery that the others wait for, and when it is due.
+    pub head: Option<(DeliveryId, Millis)>,
 }
 
 /// What must hold when changes are made, decided with them.
@@ -245,4 +258,7 @@ pub trait Store: Accounts + Inboxes + Send + Sync + std::fmt::Debug {
         org: OrganizationId,
         id: SubscriptionId,
     ) -> BoxFuture<'_, Result<Option<Subscription>, StoreError>>;
+
+    /// Every subscription whose hook fails: read once, when work begins.
+    fn failing(&self) -> BoxFuture<'_, Result<Vec<Failing>, StoreError>>;
 }

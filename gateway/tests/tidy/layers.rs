@@ -8,19 +8,20 @@ const ROOM: &str = "gateway/src/";
 
 /// The modules in the order of a notification's path, from below, with all each may import.
 /// `work` is what a journal entry carries: whoever writes or reads entries knows it.
-const IMPORTS: [(&str, &[&str]); 18] = [
+const IMPORTS: [(&str, &[&str]); 19] = [
     ("model", &[]),
     ("telemetry", &[]),
     ("clock", &["model"]),
+    ("crash", &[]),
     ("lifecycle", &["telemetry"]),
     ("config", &["model"]),
-    ("journal", &["clock", "model", "telemetry"]),
+    ("journal", &["clock", "crash", "model", "telemetry"]),
     ("store", &["clock", "model", "telemetry"]),
     ("work", &["journal", "model", "store"]),
-    ("providers", &["clock", "model", "telemetry"]),
+    ("providers", &["clock", "crash", "model", "telemetry"]),
     ("rules", &["clock", "model", "telemetry"]),
     ("auth", &["clock", "model", "telemetry"]),
-    ("intake", &["clock", "journal", "model", "store", "telemetry", "work"]),
+    ("intake", &["clock", "crash", "journal", "model", "store", "telemetry", "work"]),
     ("server", &["lifecycle", "telemetry"]),
     ("openapi", &["clock", "model", "server"]),
     ("admin", &["lifecycle", "openapi", "server", "telemetry"]),
@@ -43,6 +44,7 @@ const IMPORTS: [(&str, &[&str]); 18] = [
         "dispatch",
         &[
             "clock",
+            "crash",
             "journal",
             "lifecycle",
             "model",

@@ -161,11 +161,8 @@ impl World {
         providers.push.insert(key, Arc::clone(&self.push) as Arc<dyn Provider>);
         providers.webhook = Some(Arc::clone(&self.webhook) as Arc<dyn Provider>);
         providers.email = self.email.clone().map(|email| email as Arc<dyn Provider>);
-        let settings = DispatchSettings {
-            lane_capacity: 8,
-            max_in_flight: 128,
-            ..DispatchSettings::default()
-        };
+        let settings =
+            DispatchSettings { queue: 64, max_in_flight: 128, ..DispatchSettings::default() };
         self.dispatcher = Some(Dispatcher::start(DispatcherParts {
             journal: Arc::clone(&self.journal) as Arc<dyn Journal>,
             store: Arc::clone(&self.store) as Arc<dyn Store>,

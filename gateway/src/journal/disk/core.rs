@@ -5,11 +5,13 @@ use super::options::{CommitStats, DiskOptions};
 use super::record::{Extent, HEADER_BYTES, encode_settlement, entries, id_prefix};
 use super::scan::Scanner;
 use super::segment::{Segment, SegmentError, Segments};
-use super::state::{BlockMarks, BlockRef, ListedKey, Place, Shard, listed_places};
+use super::shortage::Shortage;
+use super::state::{BlockMarks, BlockRef, InFlight, ListedKey, Place, Shard, listed_places};
 use super::sweep::Bell;
 use super::timers::Alarms;
 use super::writer::{Inbox, Request};
 use crate::clock::Clock;
+use crate::crash::{Sabotage, is_sabotaged};
 use crate::journal::{Books, ClaimId, Commit, Entry, IdempotencyRecord, JournalError, Settlement};
 use crate::model::{Millis, NotificationId, ShardId};
 use bytes::Bytes;
@@ -42,6 +44,7 @@ pub(super) struct Core {
     pub(super) inbox: Inbox,
     pub(super) poisoned: AtomicBool,
     pub(super) closed: AtomicBool,
+    pub(super) shortage: Arc<Shortage>,
     pub(super) stats: CommitStats,
     /// Committed keys that the index does not hold yet.
     pub(super) recent_keys: Mutex<HashMap<[u8; 16], IdempotencyRecord>>,
@@ -57,10 +60,10 @@ impl Core {
     pub(super) fn new(
         options: DiskOptions,
         clock: Arc<dyn Clock>,
-        segments: Segments,
-        index: Index,
+        (segments, index): (Segments, Index),
         shards: Vec<Shard>,
         granules: Vec<Granule>,
+        shortage: Arc<Shortage>,
     ) -> Self {
         let cell = |shard| Cell {
             state: Mutex::new(shard),
@@ -78,6 +81,7 @@ impl Core {
             inbox: Inbox::default(),
             poisoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            shortage,
             stats: CommitStats::default(),
             recent_keys: Mutex::default(),
             recent_listed: Mutex::default(),
@@ -169,6 +173,9 @@ impl Core {
         if self.poisoned.load(Ordering::Acquire) {
             return Err(JournalError::Poisoned);
         }
+        if headroom == 1 && self.shortage.reason().is_some() {
+            return Err(JournalError::Full);
+        }
         if bytes.len() as u64 + 2 * HEADER_BYTES as u64 + 8 > self.options.segment_bytes {
             return Err(JournalError::TooLarge);
         }
@@ -186,20 +193,25 @@ impl Core {
         let cell = self.shards.get(usize::from(shard.0)).ok_or(JournalError::Fenced)?;
         let mut bytes = Vec::new();
         let mut marks = BlockMarks::default();
-        let mut closing = Vec::new();
+        let mut sent = Vec::new();
         {
             let mut state = cell.state.lock();
             for mut settlement in settlements {
+                if is_sabotaged(Sabotage::DroppedOutcome) {
+                    settlement.events.clear();
+                    settlement.resolved.clear();
+                }
                 let place = (settlement.claim.position, settlement.claim.index);
                 let held = state.in_flight.get_mut(&place);
-                let Some(held) = held.filter(|h| h.lease == settlement.claim.lease && !h.closing)
-                else {
+                let is_fenced = |held: &InFlight| held.lease != settlement.claim.lease;
+                let Some(held) = held.filter(|held| {
+                    !held.closing && (!is_fenced(held) || is_sabotaged(Sabotage::NoFencing))
+                }) else {
                     continue;
                 };
                 held.closing = settlement.done;
-                if settlement.done {
-                    closing.push(place);
-                }
+                held.settling += u32::from(!settlement.done);
+                sent.push((place, settlement.done));
                 // Its timer and its backlog are found by it.
                 settlement.org = held.org;
                 let due = held.ticket.due;
@@ -210,14 +222,22 @@ impl Core {
         if marks.settles.is_empty() {
             return Err(JournalError::Fenced);
         }
-        self.enqueue(shard, bytes, marks, 2).inspect_err(|_| {
-            let mut state = cell.state.lock();
-            for place in &closing {
-                if let Some(held) = state.in_flight.get_mut(place) {
-                    held.closing = false;
-                }
+        self.enqueue(shard, bytes, marks, 2).inspect_err(|_| self.reopen(shard, sent))
+    }
+
+    /// Takes back that settlements are on their way, `true` for those that end their entry: they
+    /// were refused and may come again.
+    pub(super) fn reopen(&self, shard: ShardId, sent: impl IntoIterator<Item = (Place, bool)>) {
+        let Some(cell) = self.shards.get(usize::from(shard.0)) else { return };
+        let mut state = cell.state.lock();
+        for (place, is_last) in sent {
+            let Some(held) = state.in_flight.get_mut(&place) else { continue };
+            if is_last {
+                held.closing = false;
+            } else {
+                held.settling = held.settling.saturating_sub(1);
             }
-        })
+        }
     }
 
     pub(super) fn renew(&self, shard: ShardId, claims: &[ClaimId]) {

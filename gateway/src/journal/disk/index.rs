@@ -15,10 +15,10 @@ use crate::journal::{Books, DeadLetter, EventPlace, IdempotencyRecord, Remembere
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
 use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 use uuid::Uuid;
 
 /// notification 16 | settlement position 8 | ordinal 4 → organization 4 | event
@@ -135,9 +135,9 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Opens the index, creating it if the file is not there.
-    pub(super) fn open(path: &Path) -> Result<Self, IndexError> {
-        let database = Database::builder().set_cache_size(16 << 20).create(path)?;
+    /// Opens the index, creating it if the file is empty.
+    pub(super) fn open(file: impl StorageBackend) -> Result<Self, IndexError> {
+        let database = Database::builder().set_cache_size(16 << 20).create_with_backend(file)?;
         let txn = database.begin_write()?;
         txn.open_table(EVENTS)?;
         timers::open(&txn)?;

@@ -10,7 +10,7 @@ use super::line::{Class, Counts, Line, Spot, Ticket};
 use super::state::Place;
 use crate::journal::Room;
 use crate::model::OrganizationId;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// An organization may have one place in so many in any case, as long as there are places at all.
 const PLACES_SHARE_MIN: usize = 2048;
@@ -26,7 +26,8 @@ const TURN_MAX: usize = 32;
 pub(super) struct Lines {
     /// Unclaimed entries of the log remembered one by one.
     places_max: usize,
-    by_org: HashMap<OrganizationId, Line>,
+    /// In order, so that the same history gives the same turns.
+    by_org: BTreeMap<OrganizationId, Line>,
     first: VecDeque<OrganizationId>,
     again: VecDeque<OrganizationId>,
     /// Lines that are short and go on in the log.
@@ -255,7 +256,7 @@ impl Lines {
         let mut moved = false;
         let Stretch { start, next, .. } = *stretch;
         self.cut.clear();
-        let mut full = HashSet::new();
+        let mut full = BTreeSet::new();
         for (org, spot) in &stretch.entries {
             let place = spot.place();
             let Some(line) = self.by_org.get_mut(org) else { continue };

@@ -6,17 +6,22 @@
 
 mod claim;
 mod core;
+#[cfg(test)]
+pub(crate) mod drive;
 mod index;
 mod legacy;
 mod line;
 mod lines;
 mod listed;
+pub(crate) mod media;
 mod options;
+mod prepare;
 mod projector;
 mod record;
 mod recovery;
 mod scan;
 mod segment;
+mod shortage;
 mod state;
 mod sweep;
 mod timers;
@@ -32,7 +37,8 @@ pub use recovery::{OpenError, Recovered};
 pub use segment::SegmentError;
 
 use self::core::{Core, entry_mark};
-use self::index::Granule;
+use self::media::{Disk, DiskFile, RealDisk};
+use self::prepare::Preparer;
 use self::record::encode_append;
 use self::state::BlockMarks;
 use self::writer::Writer;
@@ -42,15 +48,16 @@ use super::{
 };
 use crate::BoxFuture;
 use crate::clock::Clock;
+use crate::crash::{self, Stage};
 use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// Groups the index may lag behind before the writer waits for it.
 const PROJECTOR_LAG_MAX: usize = 256;
@@ -60,7 +67,9 @@ pub struct DiskJournal {
     core: Arc<Core>,
     recovered: Recovered,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<Arc<dyn DiskFile>>>,
+    /// Driven without threads: nothing may leave the caller's.
+    is_driven: bool,
 }
 
 impl std::fmt::Debug for DiskJournal {
@@ -78,19 +87,20 @@ impl DiskJournal {
         options: DiskOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
-        let opened = recovery::open(dir, options, clock)?;
-        let (core, recovered) = (opened.core, opened.recovered);
-        let threads = start(&core, &opened.segment, opened.position, opened.granule);
-        let threads = threads.map_err(|source| OpenError::Io {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let opened = recovery::open(&disk, dir, options, clock)?;
+        let core = Arc::clone(&opened.core);
+        let threads = start(&opened).map_err(|source| OpenError::Io {
             action: "start the threads of",
             path: dir.to_path_buf(),
             source,
         })?;
         Ok(Self {
             core,
-            recovered,
+            recovered: opened.recovered,
             threads: Mutex::new(threads),
             lock: Mutex::new(Some(opened.lock)),
+            is_driven: false,
         })
     }
 
@@ -105,7 +115,25 @@ impl DiskJournal {
         &self.core.stats
     }
 
-    fn shut(core: &Core, threads: Vec<JoinHandle<()>>, lock: Option<File>) {
+    /// Why new work is refused for now, although nothing is broken.
+    #[must_use]
+    pub fn shortage(&self) -> Option<&'static str> {
+        self.core.shortage.reason()
+    }
+
+    /// Runs `work` where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        if self.is_driven {
+            return work();
+        }
+        tokio::task::spawn_blocking(work).await.unwrap_or(Err(JournalError::Closed))
+    }
+
+    fn shut(core: &Core, threads: Vec<JoinHandle<()>>, lock: Option<Arc<dyn DiskFile>>) {
+        core.shortage.closing.store(true, Ordering::Release);
         core.inbox.close();
         core.closed.store(true, Ordering::Release);
         core.bell.ring();
@@ -119,16 +147,18 @@ impl DiskJournal {
     }
 }
 
-fn start(
-    core: &Arc<Core>,
-    segment: &Arc<segment::Segment>,
-    position: u64,
-    granule: Granule,
-) -> std::io::Result<Vec<JoinHandle<()>>> {
+fn start(opened: &recovery::Opened) -> std::io::Result<Vec<JoinHandle<()>>> {
     let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let core = &opened.core;
     let (to_projector, projected) = sync_channel(PROJECTOR_LAG_MAX);
-    let writer =
-        Writer::new(Arc::clone(core), to_projector, Arc::clone(segment), position, granule)?;
+    let writer = Writer::new(
+        Arc::clone(core),
+        to_projector,
+        Preparer::start(core)?,
+        Arc::clone(&opened.segment),
+        (opened.position, opened.granule),
+        Instant::now(),
+    );
     let (for_index, for_timers, for_sweep) = (Arc::clone(core), Arc::clone(core), Arc::clone(core));
     Ok(vec![
         named("journal-write").spawn(move || writer.run())?,
@@ -174,8 +204,13 @@ impl Journal for DiskJournal {
                 if self.core.closed.load(Ordering::Acquire) {
                     return Err(JournalError::Closed);
                 }
+                // What cannot be settled would be sent in vain, and again after the restart.
+                if self.core.poisoned.load(Ordering::Acquire) {
+                    return Err(JournalError::Poisoned);
+                }
                 let claims = self.core.try_claim(shard, max, room);
                 if !claims.is_empty() {
+                    crash::point(Stage::Replied);
                     return Ok(claims);
                 }
                 // Leases run out without a commit, so look again now and then.
@@ -217,7 +252,7 @@ impl Journal for DiskJournal {
     ) -> BoxFuture<'_, Result<Option<Timeline>, JournalError>> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
-            blocking(move || {
+            self.blocking(move || {
                 let root = core.root(notification).map_err(unreadable)?;
                 let events = core.index.events(notification).map_err(unreadable)?;
                 let is_ours = match &root {
@@ -242,7 +277,7 @@ impl Journal for DiskJournal {
     ) -> BoxFuture<'_, Result<Vec<(EventPlace, Bytes)>, JournalError>> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
-            blocking(move || {
+            self.blocking(move || {
                 let found = core.index.events_after((org, notification), after, limit);
                 found.map_err(unreadable)
             })
@@ -258,7 +293,7 @@ impl Journal for DiskJournal {
     ) -> BoxFuture<'_, Result<Vec<ListedRoot>, JournalError>> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
-            blocking(move || core.listed(org, before, limit).map_err(unreadable)).await
+            self.blocking(move || core.listed(org, before, limit).map_err(unreadable)).await
         })
     }
 
@@ -270,7 +305,7 @@ impl Journal for DiskJournal {
     ) -> BoxFuture<'_, Result<Option<Claim>, JournalError>> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
-            blocking(move || core.take(shard, (org, notification)).map_err(unreadable)).await
+            self.blocking(move || core.take(shard, (org, notification)).map_err(unreadable)).await
         })
     }
 
@@ -293,15 +328,15 @@ impl Journal for DiskJournal {
     fn dead_letters(&self, limit: usize) -> BoxFuture<'_, Result<Vec<DeadLetter>, JournalError>> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
-            blocking(move || core.index.dead_letters(limit).map_err(unreadable)).await
+            self.blocking(move || core.index.dead_letters(limit).map_err(unreadable)).await
         })
     }
 
     fn unfinished_changes(&self) -> BoxFuture<'_, Result<Vec<Bytes>, JournalError>> {
         let core = Arc::clone(&self.core);
-        Box::pin(
-            async move { blocking(move || core.unfinished_changes().map_err(unreadable)).await },
-        )
+        Box::pin(async move {
+            self.blocking(move || core.unfinished_changes().map_err(unreadable)).await
+        })
     }
 
     fn durability(&self) -> &'static str {
@@ -324,12 +359,6 @@ impl Journal for DiskJournal {
             tokio::task::spawn_blocking(move || Self::shut(&core, threads, lock)).await.ok();
         })
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
-) -> Result<T, JournalError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(JournalError::Closed))
 }
 
 fn unreadable(error: impl std::error::Error) -> JournalError {

@@ -2,7 +2,9 @@
 
 use super::core::Core;
 use super::index::{Checkpoint, Granule, Projection};
+use super::media::Opening;
 use super::writer::ToProjector;
+use crate::crash::{Sabotage, is_sabotaged};
 use crate::model::{Millis, ShardId};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,25 +16,33 @@ use std::time::Duration;
 const BATCH_MAX: usize = 1024;
 const TIMER_TICK: Duration = Duration::from_millis(20);
 const RETENTION_TICKS: u32 = 3000;
+/// With a full disk retention may be what helps.
+const SHORT_TICKS: u32 = 100;
+const LOOK_TICKS: u32 = 50;
 
 /// Applies what the writer committed, in order, until the writer is gone.
 pub(super) fn project(core: &Arc<Core>, from: &Receiver<ToProjector>) {
     while let Ok(first) = from.recv() {
-        let mut batch = Vec::new();
-        let mut checkpoint = None;
-        let mut next = Some(first);
-        while let Some(message) = next.take() {
-            match message {
-                ToProjector::Blocks(blocks) => batch.extend(blocks),
-                ToProjector::Checkpoint(at, granules) => checkpoint = Some((at, granules)),
-            }
-            // A checkpoint names exactly the blocks before it, so nothing may follow it.
-            if checkpoint.is_none() && batch.len() < BATCH_MAX {
-                next = from.try_recv().ok();
-            }
-        }
-        write(core, &batch, checkpoint);
+        apply(core, first, from);
     }
+}
+
+/// Applies `first` and what waits behind it, up to the next checkpoint.
+pub(super) fn apply(core: &Core, first: ToProjector, from: &Receiver<ToProjector>) {
+    let mut batch = Vec::new();
+    let mut checkpoint = None;
+    let mut next = Some(first);
+    while let Some(message) = next.take() {
+        match message {
+            ToProjector::Blocks(blocks) => batch.extend(blocks),
+            ToProjector::Checkpoint(at, granules) => checkpoint = Some((at, granules)),
+        }
+        // A checkpoint names exactly the blocks before it, so nothing may follow it.
+        if checkpoint.is_none() && batch.len() < BATCH_MAX {
+            next = from.try_recv().ok();
+        }
+    }
+    write(core, &batch, checkpoint);
 }
 
 fn write(core: &Core, batch: &[Projection], checkpoint: Option<(Box<Checkpoint>, Vec<Granule>)>) {
@@ -76,14 +86,42 @@ fn write(core: &Core, batch: &[Projection], checkpoint: Option<(Box<Checkpoint>,
 pub(super) fn tick(core: &Arc<Core>) {
     let mut ticks = 0u32;
     while !core.closed.load(Ordering::Acquire) {
-        core.load_timers(core.clock.now());
+        wake_timers(core);
         ticks = ticks.wrapping_add(1);
-        if ticks.is_multiple_of(RETENTION_TICKS)
-            && let Err(error) = retain(core)
-        {
-            tracing::warn!(error = %crate::telemetry::chain(error.as_ref()), "retention could not drop old data; it is tried again");
+        let is_short = core.shortage.reason().is_some();
+        if ticks.is_multiple_of(if is_short { SHORT_TICKS } else { RETENTION_TICKS }) {
+            try_retain(core);
+        }
+        if ticks.is_multiple_of(LOOK_TICKS) {
+            look(core);
         }
         std::thread::sleep(TIMER_TICK);
+    }
+}
+
+pub(super) fn wake_timers(core: &Core) {
+    let early = if is_sabotaged(Sabotage::EarlyTimer) { 5_000 } else { 0 };
+    core.load_timers(core.clock.now().plus(early));
+}
+
+pub(super) fn try_retain(core: &Core) {
+    if let Err(error) = retain(core) {
+        tracing::warn!(error = %crate::telemetry::chain(error.as_ref()), "retention could not drop old data; it is tried again");
+    }
+}
+
+/// Refuses new work while the directory is away: nobody would find it there.
+fn look(core: &Core) {
+    let (disk, dir) = core.segments.place();
+    let is_gone = disk
+        .open(&dir.join("SHARDS"), Opening::Existing)
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    if core.shortage.gone.swap(is_gone, Ordering::Relaxed) != is_gone {
+        if is_gone {
+            tracing::error!(dir = %dir.display(), "the data directory is gone; put it back or stop this process: new work is refused");
+        } else {
+            tracing::info!(dir = %dir.display(), "the data directory is back");
+        }
     }
 }
 

@@ -7,21 +7,23 @@
 use super::core::Core;
 use super::index::{Checkpoint, Granule, Index, IndexError, Projection};
 use super::legacy::EarlierCheckpoint;
+use super::media::{Disk, DiskFile, Opening, read_some, write_all};
 use super::options::DiskOptions;
 use super::record::{BlockFault, BlockHeader, HEADER_BYTES, read_block};
-use super::segment::{Segment, SegmentError, Segments, sync_dir};
+use super::segment::{Segment, SegmentError, Segments};
+use super::shortage::{IndexFile, Shortage};
 use super::state::{BlockMarks, BlockRef, Shard};
 use super::sweep::Measure;
 use super::writer::count;
 use crate::clock::Clock;
+use crate::crash::{self, Stage};
 use crate::model::ShardId;
 use bytes::Bytes;
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Projections applied to the index in one transaction while replaying.
 const REPLAY_BATCH: usize = 4096;
@@ -80,28 +82,30 @@ pub(super) struct Opened {
     pub(super) position: u64,
     pub(super) granule: Granule,
     pub(super) recovered: Recovered,
-    pub(super) lock: File,
+    pub(super) lock: Arc<dyn DiskFile>,
 }
 
 /// Opens or creates the journal in `dir`.
 pub(super) fn open(
+    disk: &Arc<dyn Disk>,
     dir: &Path,
     options: DiskOptions,
     clock: Arc<dyn Clock>,
 ) -> Result<Opened, OpenError> {
     // Readable by the owner only: entries hold messages and credentials.
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(io_error("create", dir))?;
-    let lock = lock(dir)?;
-    check_shards(dir, options.shards)?;
-    let segments = Segments::open(dir)?;
+    disk.create_dir(dir).map_err(io_error("create", dir))?;
+    let lock = lock(disk.as_ref(), dir)?;
+    check_shards(disk.as_ref(), dir, options.shards)?;
+    crash::point(Stage::Recovery);
+    let segments = Segments::open(Arc::clone(disk), dir)?;
     let index_path = dir.join("index.redb");
     let index_error = |source| OpenError::Index { path: index_path.clone(), source };
+    let file = disk.open(&index_path, Opening::OrNew).map_err(io_error("open", &index_path))?;
+    let (shortage, patient) = (Arc::<Shortage>::default(), Arc::new(AtomicBool::new(false)));
     let read = unpanicked(|| {
-        let index = Index::open(&index_path)?;
+        let backend =
+            IndexFile::new(Arc::clone(disk), file, Arc::clone(&shortage), Arc::clone(&patient));
+        let index = Index::open(backend)?;
         let from = match index.checkpoint()? {
             Some(checkpoint) => Start::Checkpoint(checkpoint),
             None => index.earlier_checkpoint()?.map_or(Start::Log, Start::Earlier),
@@ -114,13 +118,17 @@ pub(super) fn open(
     if segments.all().is_empty() {
         segments.adopt(segments.create(0, options.segment_bytes)?);
     }
+    crash::point(Stage::Recovery);
     drop_unused(&segments)?;
+    crash::point(Stage::Recovery);
     let mut replay = Replay::new(from, &options, first, granules);
     let replayed = unpanicked(|| replay.run(&segments, &index));
     let end = replayed.map_err(|error| match error {
         ReplayError::Segment(error) => OpenError::Segment(error),
         ReplayError::Index(source) => index_error(source),
     })?;
+    crash::point(Stage::Recovery);
+    patient.store(true, Ordering::Relaxed);
     let segment = segments.at(end.position.saturating_sub(1)).ok_or_else(|| {
         io_error("find the last segment of", dir)(io::Error::from(io::ErrorKind::NotFound))
     })?;
@@ -131,7 +139,7 @@ pub(super) fn open(
         first_root: u64::MAX,
         last_root: 0,
     });
-    let core = Core::new(options, clock, segments, index, shards, granules);
+    let core = Core::new(options, clock, (segments, index), shards, granules, shortage);
     *core.books.lock() = books;
     Ok(Opened {
         core: Arc::new(core),
@@ -167,50 +175,50 @@ fn drop_unused(segments: &Segments) -> Result<(), SegmentError> {
     Ok(())
 }
 
-fn lock(dir: &Path) -> Result<File, OpenError> {
+fn lock(disk: &dyn Disk, dir: &Path) -> Result<Arc<dyn DiskFile>, OpenError> {
     let path = dir.join("LOCK");
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(io_error("open", &path))?;
-    if file.try_lock().is_err() {
-        let mut pid = String::new();
-        file.read_to_string(&mut pid).ok();
-        let pid =
-            if pid.trim().is_empty() { String::from("unknown") } else { pid.trim().to_owned() };
+    let file = disk.open(&path, Opening::OrNew).map_err(io_error("open", &path))?;
+    if !file.try_lock().map_err(io_error("lock", &path))? {
+        let mut pid = [0; 20];
+        let read = read_some(file.as_ref(), &mut pid, 0).unwrap_or(0);
+        let pid = String::from_utf8_lossy(pid.get(..read).unwrap_or_default()).trim().to_owned();
+        let pid = if pid.is_empty() { String::from("unknown") } else { pid };
         return Err(OpenError::InUse { dir: dir.to_path_buf(), pid });
     }
-    file.set_len(0).map_err(io_error("write", &path))?;
-    file.rewind().map_err(io_error("write", &path))?;
-    file.write_all(std::process::id().to_string().as_bytes()).map_err(io_error("write", &path))?;
+    file.set_len(0)
+        .and_then(|()| write_all(file.as_ref(), std::process::id().to_string().as_bytes(), 0))
+        .map_err(io_error("write", &path))?;
     Ok(file)
 }
 
-fn check_shards(dir: &Path, wanted: u16) -> Result<(), OpenError> {
+fn check_shards(disk: &dyn Disk, dir: &Path, wanted: u16) -> Result<(), OpenError> {
     let path = dir.join("SHARDS");
-    match fs::read_to_string(&path) {
-        Ok(text) => match text.trim().parse() {
-            Ok(found) if found != wanted => {
-                Err(OpenError::Shards { dir: dir.to_path_buf(), found, wanted })
+    match disk.open(&path, Opening::Existing) {
+        Ok(file) => {
+            let mut text = [0; 8];
+            let read = read_some(file.as_ref(), &mut text, 0).map_err(io_error("read", &path))?;
+            let text = std::str::from_utf8(text.get(..read).unwrap_or_default()).ok();
+            match text.and_then(|text| text.trim().parse().ok()) {
+                Some(found) if found != wanted => {
+                    Err(OpenError::Shards { dir: dir.to_path_buf(), found, wanted })
+                }
+                Some(_) => Ok(()),
+                None => Err(OpenError::Segment(SegmentError::Damaged {
+                    path,
+                    offset: 0,
+                    what: "it should hold the number of shards",
+                })),
             }
-            Ok(_) => Ok(()),
-            Err(_) => Err(OpenError::Segment(SegmentError::Damaged {
-                path,
-                offset: 0,
-                what: "it should hold the number of shards",
-            })),
-        },
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let temporary = dir.join("SHARDS.new");
-            fs::write(&temporary, wanted.to_string()).map_err(io_error("write", &temporary))?;
-            File::open(&temporary)
-                .and_then(|file| file.sync_all())
-                .map_err(io_error("sync", &temporary))?;
-            fs::rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
-            sync_dir(dir).map_err(io_error("sync", dir))
+            let file = disk.open(&temporary, Opening::Empty);
+            let file = file.map_err(io_error("create", &temporary))?;
+            write_all(file.as_ref(), wanted.to_string().as_bytes(), 0)
+                .map_err(io_error("write", &temporary))?;
+            file.sync().map_err(io_error("sync", &temporary))?;
+            disk.rename(&temporary, &path).map_err(io_error("rename", &temporary))?;
+            disk.sync_dir(dir).map_err(io_error("sync", dir))
         }
         Err(error) => Err(io_error("read", &path)(error)),
     }
@@ -363,6 +371,7 @@ impl Replay {
         shard.apply(reference, end, &marks, at, &mut |place| measure.payload_bytes(place));
         shard.settle_down(measure.segments(), header.shard);
         self.recovered.replayed_blocks += 1;
+        crash::point(Stage::Recovery);
         if header.position < self.applied {
             marks.keep_timers();
         } else {
@@ -418,6 +427,7 @@ fn acknowledged_beyond(rest: &[u8], position: u64) -> bool {
 fn cut(segment: &Segment, position: u64, rest: &[u8]) -> Result<u64, SegmentError> {
     let Some(last) = rest.iter().rposition(|b| *b != 0) else { return Ok(0) };
     let zeros = vec![0; last + 1];
+    crash::point(Stage::Recovery);
     segment
         .write(position, &zeros)
         .and_then(|()| segment.sync())

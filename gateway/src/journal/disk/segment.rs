@@ -4,16 +4,16 @@
 //! that a caller waits for touches only data. A new segment is written under a temporary name,
 //! synced, renamed, and the directory synced, so a crash leaves the old set or the new one.
 
+use super::media::{Disk, DiskFile, Opening, read_some, write_all};
 use super::record::{
     BlockFault, BlockHeader, HEADER_BYTES, read_block, read_header, read_segment_header,
     segment_header,
 };
+use crate::crash::{self, Stage};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(super) struct Segment {
     pub(super) base: u64,
     pub(super) capacity: u64,
     pub(super) path: PathBuf,
-    file: File,
+    file: Arc<dyn DiskFile>,
 }
 
 impl Segment {
@@ -36,32 +36,23 @@ impl Segment {
 
     /// Writes `bytes` at `position`, which lies inside this segment.
     pub(super) fn write(&self, position: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, position - self.base)
+        write_all(self.file.as_ref(), bytes, position - self.base)
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync()
     }
 
     /// Fills `buffer` from `position` as far as the segment reaches; answers the bytes read.
     pub(super) fn read(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut read = 0;
-        while read < buffer.len() {
-            let at = position - self.base + read as u64;
-            match self.file.read_at(&mut buffer[read..], at) {
-                Ok(0) => break,
-                Ok(n) => read += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(read)
+        read_some(self.file.as_ref(), buffer, position - self.base)
     }
 }
 
 /// The segments of one journal, by base position.
 #[derive(Debug)]
 pub(super) struct Segments {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     by_base: RwLock<BTreeMap<u64, Arc<Segment>>>,
 }
@@ -92,37 +83,42 @@ impl SegmentError {
 
 impl Segments {
     /// Opens every segment file in `dir`.
-    pub(super) fn open(dir: &Path) -> Result<Self, SegmentError> {
+    pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, SegmentError> {
         let mut by_base = BTreeMap::new();
-        let listing = fs::read_dir(dir).map_err(SegmentError::io("list", dir))?;
-        for found in listing {
-            let path = found.map_err(SegmentError::io("list", dir))?.path();
+        for path in disk.list(dir).map_err(SegmentError::io("list", dir))? {
             match path.extension().and_then(|e| e.to_str()) {
                 Some("log") => {}
                 Some("tmp") => {
-                    fs::remove_file(&path).map_err(SegmentError::io("remove", &path))?;
+                    disk.remove(&path).map_err(SegmentError::io("remove", &path))?;
                     continue;
                 }
                 _ => continue,
             }
-            let segment = open_segment(path)?;
+            let segment = open_segment(disk.as_ref(), path)?;
             by_base.insert(segment.base, Arc::new(segment));
         }
-        Ok(Self { dir: dir.to_path_buf(), by_base: RwLock::new(by_base) })
+        Ok(Self { disk, dir: dir.to_path_buf(), by_base: RwLock::new(by_base) })
     }
 
     /// Creates the segment that starts at `base`, ready to be written.
     pub(super) fn create(&self, base: u64, capacity: u64) -> Result<Arc<Segment>, SegmentError> {
         let path = self.dir.join(format!("{base:016x}.log"));
         let temporary = self.dir.join(format!("{base:016x}.tmp"));
-        let file = fill(&temporary, base, capacity).inspect_err(|_| {
+        let file = fill(self.disk.as_ref(), &temporary, base, capacity).inspect_err(|_| {
             // A half-filled file is useless and may be what filled the disk.
-            fs::remove_file(&temporary).ok();
+            self.disk.remove(&temporary).ok();
         });
         let file = file.map_err(SegmentError::io("create", &temporary))?;
-        fs::rename(&temporary, &path).map_err(SegmentError::io("rename", &temporary))?;
-        sync_dir(&self.dir).map_err(SegmentError::io("sync", &self.dir))?;
+        self.disk.rename(&temporary, &path).map_err(SegmentError::io("rename", &temporary))?;
+        crash::point(Stage::Files);
+        self.disk.sync_dir(&self.dir).map_err(SegmentError::io("sync", &self.dir))?;
+        crash::point(Stage::Files);
         Ok(Arc::new(Segment { base, capacity, path, file }))
+    }
+
+    /// The disk the segments lie on, and where.
+    pub(super) fn place(&self) -> (&dyn Disk, &Path) {
+        (self.disk.as_ref(), &self.dir)
     }
 
     /// Makes a created segment visible to readers.
@@ -149,8 +145,12 @@ impl Segments {
     /// Deletes a whole segment.
     pub(super) fn remove(&self, base: u64) -> Result<(), SegmentError> {
         let Some(segment) = self.by_base.write().remove(&base) else { return Ok(()) };
-        fs::remove_file(&segment.path).map_err(SegmentError::io("remove", &segment.path))?;
-        sync_dir(&self.dir).map_err(SegmentError::io("sync", &self.dir))
+        crash::point(Stage::Files);
+        self.disk.remove(&segment.path).map_err(SegmentError::io("remove", &segment.path))?;
+        crash::point(Stage::Files);
+        self.disk.sync_dir(&self.dir).map_err(SegmentError::io("sync", &self.dir))?;
+        crash::point(Stage::Files);
+        Ok(())
     }
 
     /// Reads the header of the block at `position`; `None` at the end of what is written there.
@@ -191,14 +191,10 @@ impl Segments {
     }
 }
 
-fn open_segment(path: PathBuf) -> Result<Segment, SegmentError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(SegmentError::io("open", &path))?;
+fn open_segment(disk: &dyn Disk, path: PathBuf) -> Result<Segment, SegmentError> {
+    let file = disk.open(&path, Opening::Existing).map_err(SegmentError::io("open", &path))?;
     let mut head = [0; HEADER_BYTES];
-    let read = file.read_at(&mut head, 0).map_err(SegmentError::io("read", &path))?;
+    let read = read_some(file.as_ref(), &mut head, 0).map_err(SegmentError::io("read", &path))?;
     let header = head.get(..read).and_then(read_segment_header);
     let Some((base, capacity)) = header else {
         return Err(SegmentError::Damaged {
@@ -210,21 +206,21 @@ fn open_segment(path: PathBuf) -> Result<Segment, SegmentError> {
     Ok(Segment { base, capacity, path, file })
 }
 
-fn fill(path: &Path, base: u64, capacity: u64) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+fn fill(disk: &dyn Disk, path: &Path, base: u64, capacity: u64) -> io::Result<Arc<dyn DiskFile>> {
+    crash::point(Stage::Files);
+    let file = disk.open(path, Opening::Empty)?;
+    crash::point(Stage::Files);
     let zeros = vec![0; FILL_CHUNK];
     let mut at = 0;
     while at < capacity {
         let take = usize::try_from(capacity - at).unwrap_or(FILL_CHUNK).min(FILL_CHUNK);
-        file.write_all_at(&zeros[..take], at)?;
+        write_all(file.as_ref(), &zeros[..take], at)?;
         at += take as u64;
     }
-    file.write_all_at(&segment_header(base, capacity), 0)?;
-    file.sync_all()?;
+    crash::point(Stage::Files);
+    write_all(file.as_ref(), &segment_header(base, capacity), 0)?;
+    crash::point(Stage::Files);
+    file.sync()?;
+    crash::point(Stage::Files);
     Ok(file)
-}
-
-/// Makes created, renamed and removed names durable.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }

@@ -50,6 +50,8 @@ pub(super) struct InFlight {
     pub(super) ticket: Ticket,
     /// A settlement with `done` is on its way to the disk: nobody else may claim or settle.
     pub(super) closing: bool,
+    /// Other settlements on their way. Who claimed it again now would not know of them.
+    pub(super) settling: u32,
 }
 
 #[derive(Debug, Default)]
@@ -306,6 +308,9 @@ impl Shard {
         if !settle.done {
             let ids = settle.resolved.iter().map(|(delivery, _)| *delivery);
             self.partial.entry(place).or_default().extend(ids);
+            if let Some(held) = self.in_flight.get_mut(&place) {
+                held.settling = held.settling.saturating_sub(1);
+            }
             return;
         }
         self.partial.remove(&place);
@@ -342,7 +347,8 @@ impl Shard {
         let lease = self.leases;
         let place = ticket.spot.place();
         let record = if ticket.is_timer() { None } else { self.hot.take(&ticket.spot) };
-        self.in_flight.insert(place, InFlight { lease, until, org, ticket, closing: false });
+        self.in_flight
+            .insert(place, InFlight { lease, until, org, ticket, closing: false, settling: 0 });
         (lease, record)
     }
 
@@ -384,7 +390,7 @@ impl Shard {
         let mut expired: Vec<_> = self
             .in_flight
             .iter()
-            .filter(|(_, held)| held.until <= now && !held.closing)
+            .filter(|(_, held)| held.until <= now && !held.closing && held.settling == 0)
             .map(|(_, held)| (held.org, held.ticket))
             .collect();
         expired.sort_unstable_by_key(|(_, ticket)| (ticket.due, ticket.spot.place()));

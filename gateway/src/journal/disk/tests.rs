@@ -220,7 +220,11 @@ async fn a_full_disk_refuses_new_work_and_loses_nothing() {
         let mut entry = small_entry(0);
         entry.payload = Bytes::from(vec![b'x'; 16 << 10]);
         let append = Append { entries: vec![entry], idempotency: Vec::new() };
-        match journal.append(ShardId(0), append).expect("enqueued").await {
+        let committed = match journal.append(ShardId(0), append) {
+            Ok(commit) => commit.await,
+            Err(error) => Err(error),
+        };
+        match committed {
             Ok(()) => accepted += 1,
             Err(error) => break error,
         }

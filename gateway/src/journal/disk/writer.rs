@@ -5,10 +5,13 @@
 
 use super::core::Core;
 use super::index::{Checkpoint, Granule, Projection};
+use super::media::is_shortage;
 use super::options::FsyncPolicy;
+use super::prepare::Preparer;
 use super::record::{BlockHeader, HEADER_BYTES, id_prefix, put_block};
-use super::segment::{Segment, SegmentError};
+use super::segment::Segment;
 use super::state::{BlockMarks, BlockRef};
+use crate::crash::{self, Sabotage, Stage, is_sabotaged};
 use crate::journal::{Books, JournalError, Resolution};
 use crate::model::{FinalState, ShardId};
 use crate::telemetry::metrics;
@@ -16,8 +19,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -32,6 +34,8 @@ const BUSY_REQUESTS: usize = 4;
 const ENOUGH_REQUESTS: usize = 512;
 const LINGER: Duration = Duration::from_millis(1);
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// What of a segment is kept for settlements while there is no next one: its last eighth.
+const KEPT_SHARE: u64 = 8;
 const GRANULE_BYTES: u64 = 256 << 10;
 
 /// One atomic addition on its way to the disk.
@@ -81,7 +85,8 @@ impl Inbox {
         self.wake.notify_one();
     }
 
-    fn take(&self, patience: Duration) -> (Vec<Request>, bool) {
+    /// Waits up to `patience` for requests; also tells whether the inbox is closed.
+    pub(super) fn take(&self, patience: Duration) -> (Vec<Request>, bool) {
         let mut waiting = self.waiting.lock();
         if waiting.requests.is_empty() && !waiting.closed {
             self.wake.wait_for(&mut waiting, patience);
@@ -97,44 +102,20 @@ pub(super) enum ToProjector {
     Checkpoint(Box<Checkpoint>, Vec<Granule>),
 }
 
-/// Makes the next segment while the current one is written.
-struct Preparer {
-    ask: SyncSender<u64>,
-    ready: Receiver<Result<Arc<Segment>, SegmentError>>,
-    thread: JoinHandle<()>,
-}
-
-impl Preparer {
-    fn start(core: &Arc<Core>) -> std::io::Result<Self> {
-        let (ask, asked) = sync_channel::<u64>(1);
-        let (answer, ready) = sync_channel(1);
-        let core = Arc::clone(core);
-        let thread = std::thread::Builder::new().name(String::from("journal-prepare"));
-        let thread = thread.spawn(move || {
-            for base in asked {
-                if answer.send(core.create_segment(base)).is_err() {
-                    break;
-                }
-            }
-        })?;
-        Ok(Self { ask, ready, thread })
-    }
-
-    /// Ends the thread, so that nothing holds the journal's files any more.
-    fn stop(self) {
-        drop((self.ask, self.ready));
-        if self.thread.join().is_err() {
-            tracing::error!("the thread that prepares journal segments panicked");
-        }
-    }
-}
-
 /// A block laid out in the current group.
 struct Planned {
     header: BlockHeader,
     hot: Option<Bytes>,
     marks: BlockMarks,
     done: Vec<oneshot::Sender<Result<(), JournalError>>>,
+}
+
+/// A group on its way to the disk.
+struct Laid {
+    /// Where `buffer` belongs.
+    start: u64,
+    buffer: Vec<u8>,
+    planned: Vec<Planned>,
 }
 
 /// The writing thread's own state.
@@ -149,7 +130,11 @@ pub(super) struct Writer {
     books: Books,
     granule: Granule,
     unsynced: Vec<Arc<Segment>>,
+    /// Where a write that found no room may have left something behind `position`.
+    stale_until: u64,
     last_sync: Instant,
+    next_checkpoint: Instant,
+    last_group: usize,
     checkpointed: u64,
 }
 
@@ -157,14 +142,14 @@ impl Writer {
     pub(super) fn new(
         core: Arc<Core>,
         projector: SyncSender<ToProjector>,
+        mut preparer: Preparer,
         segment: Arc<Segment>,
-        position: u64,
-        granule: Granule,
-    ) -> std::io::Result<Self> {
-        let preparer = Preparer::start(&core)?;
-        preparer.ask.send(segment.end()).ok();
+        (position, granule): (u64, Granule),
+        now: Instant,
+    ) -> Self {
+        preparer.ask(segment.end());
         let books = *core.books.lock();
-        Ok(Self {
+        Self {
             core,
             projector,
             preparer,
@@ -174,83 +159,111 @@ impl Writer {
             books,
             granule,
             unsynced: Vec::new(),
-            last_sync: Instant::now(),
+            stale_until: 0,
+            last_sync: now,
+            next_checkpoint: now + CHECKPOINT_EVERY,
+            last_group: 0,
             checkpointed: 0,
-        })
+        }
     }
 
     /// Runs until the inbox is closed and empty.
     pub(super) fn run(mut self) {
-        let mut next_checkpoint = Instant::now() + CHECKPOINT_EVERY;
-        let mut last_group = 0;
         loop {
-            let patience = next_checkpoint.saturating_duration_since(Instant::now());
+            let patience = self.next_checkpoint.saturating_duration_since(Instant::now());
             let (mut requests, closed) = self.core.inbox.take(patience);
             let idle = requests.is_empty();
-            let is_busy = requests.len().max(last_group) >= BUSY_REQUESTS;
+            let is_busy = requests.len().max(self.last_group) >= BUSY_REQUESTS;
             if !idle && is_busy && requests.len() < ENOUGH_REQUESTS && !closed {
                 // Every further caller in this sync is one sync, and one burst of wake-ups, less.
                 std::thread::sleep(LINGER);
                 requests.extend(self.core.inbox.take(Duration::ZERO).0);
             }
-            last_group = requests.len();
-            if self.core.poisoned.load(Ordering::Acquire) {
-                refuse(requests, JournalError::Poisoned);
-            } else if !idle {
-                self.commit_group(requests);
-            }
-            let finished = closed && idle;
-            if finished || Instant::now() >= next_checkpoint {
-                self.sync_if(true).ok();
-                self.checkpoint();
-                next_checkpoint = Instant::now() + CHECKPOINT_EVERY;
-            }
-            if finished {
+            if self.turn(requests, closed, Instant::now) {
                 self.preparer.stop();
                 return;
             }
         }
     }
 
-    fn commit_group(&mut self, mut requests: Vec<Request>) {
+    /// One group, and a checkpoint if it is time; true once the inbox is closed and empty.
+    pub(super) fn turn(
+        &mut self,
+        requests: Vec<Request>,
+        closed: bool,
+        now: impl Fn() -> Instant + Copy,
+    ) -> bool {
+        let idle = requests.is_empty();
+        self.last_group = requests.len();
+        if self.core.poisoned.load(Ordering::Acquire) {
+            self.refuse(requests, JournalError::Poisoned);
+        } else if !idle {
+            self.commit_group(requests, now);
+        }
+        self.note_room();
+        let finished = closed && idle;
+        if finished || now() >= self.next_checkpoint {
+            if self.sync_if(true, now()).is_ok() {
+                self.checkpoint();
+            }
+            self.next_checkpoint = now() + CHECKPOINT_EVERY;
+        }
+        finished
+    }
+
+    /// Keeps the end of the last segment for settlements, which free what fills the disk.
+    fn note_room(&mut self) {
+        let left = self.segment.end().saturating_sub(self.position);
+        let is_short = left < self.segment.capacity / KEPT_SHARE && !self.preparer.has_next();
+        self.core.shortage.segment.store(is_short, Ordering::Relaxed);
+    }
+
+    fn commit_group(&mut self, mut requests: Vec<Request>, now: impl Fn() -> Instant + Copy) {
         requests.sort_by_key(|request| request.shard);
-        let started = Instant::now();
-        let mut buffer = Vec::with_capacity(requests.iter().map(|r| r.bytes.len() + 64).sum());
-        let mut start = self.position;
-        let mut planned = Vec::new();
+        let started = now();
+        let mut laid = Laid {
+            start: self.position,
+            buffer: Vec::with_capacity(requests.iter().map(|r| r.bytes.len() + 64).sum()),
+            planned: Vec::new(),
+        };
+        let frame = 2 * HEADER_BYTES + 8;
+        let target = usize::try_from(self.core.options.segment_bytes).unwrap_or(usize::MAX);
+        let target = BLOCK_BYTES_TARGET.min(target.saturating_sub(frame));
         let mut left = requests.into_iter().peekable();
         while let Some(first) = left.next() {
             let mut group = vec![first];
             let mut bytes = group[0].bytes.len();
-            while let Some(next) = left.next_if(|next| {
-                next.shard == group[0].shard && bytes + next.bytes.len() <= BLOCK_BYTES_TARGET
-            }) {
+            while let Some(next) = left
+                .next_if(|next| next.shard == group[0].shard && bytes + next.bytes.len() <= target)
+            {
                 bytes += next.bytes.len();
                 group.push(next);
             }
             let block_bytes = (HEADER_BYTES + bytes.div_ceil(8) * 8) as u64;
             if self.position + block_bytes > self.segment.end() {
-                if !self.write(start, &buffer) || !self.roll() {
-                    let error = self.refusal();
-                    refuse(group, error);
-                    refuse(left.collect(), error);
-                    buffer.clear();
-                    start = self.position;
+                let rolled = self.write(&mut laid).and_then(|()| self.roll(now()));
+                if let Err(error) = rolled {
+                    self.refuse(group, error);
+                    self.refuse(left.collect(), error);
                     break;
                 }
-                buffer.clear();
-                start = self.position;
+                laid.start = self.position;
             }
-            planned.push(self.plan(group, bytes, &mut buffer));
+            let planned = self.plan(group, bytes, &mut laid.buffer);
+            laid.planned.push(planned);
         }
-        if !self.write(start, &buffer) || self.sync_if(false).is_err() {
-            self.core.poison("journal write or sync failed");
-            for block in planned {
-                answer(block.done, Err(JournalError::Poisoned));
-            }
+        if is_sabotaged(Sabotage::EarlyAnswer) {
+            self.publish(std::mem::take(&mut laid.planned));
+        }
+        self.write(&mut laid).ok();
+        let planned = laid.planned;
+        pass(&planned, Stage::Appended, Stage::Settled);
+        if let Err(error) = self.sync_if(false, now()) {
+            self.drop_planned(planned, error);
             return;
         }
-        let took = started.elapsed();
+        pass(&planned, Stage::Synced, Stage::Synced);
+        let took = now().saturating_duration_since(started);
         let entries: u32 = planned.iter().map(|block| block.header.entries).sum();
         metrics::committed(entries, took);
         metrics::commit_waited(took);
@@ -258,12 +271,25 @@ impl Writer {
         self.publish(planned);
     }
 
-    fn refusal(&self) -> JournalError {
-        if self.core.poisoned.load(Ordering::Acquire) {
-            JournalError::Poisoned
-        } else {
-            JournalError::Full
+    /// Takes back blocks that are not on the disk, and tells who waits for them.
+    fn drop_planned(&self, planned: Vec<Planned>, error: JournalError) {
+        for block in planned {
+            self.reopen(block.header.shard, &block.marks);
+            answer(block.done, Err(error));
         }
+    }
+
+    fn refuse(&self, requests: Vec<Request>, error: JournalError) {
+        for request in requests {
+            self.reopen(request.shard, &request.marks);
+            request.done.send(Err(error)).ok();
+        }
+    }
+
+    /// Settlements that were refused may come again.
+    fn reopen(&self, shard: ShardId, marks: &BlockMarks) {
+        let sent = marks.settles.iter();
+        self.core.reopen(shard, sent.map(|s| ((s.position, s.index), s.done)));
     }
 
     fn plan(&mut self, group: Vec<Request>, bytes: usize, buffer: &mut Vec<u8>) -> Planned {
@@ -299,47 +325,83 @@ impl Writer {
         Planned { header, hot, marks, done }
     }
 
-    fn write(&mut self, start: u64, buffer: &[u8]) -> bool {
-        if buffer.is_empty() {
-            return true;
+    /// Writes what is laid out. What finds no room is taken back and refused; any other failure
+    /// is the end, since what is on disk is then unknown.
+    fn write(&mut self, laid: &mut Laid) -> Result<(), JournalError> {
+        if laid.buffer.is_empty() {
+            return self.unpoisoned();
         }
-        if !self.unsynced.iter().any(|s| s.base == self.segment.base) {
-            self.unsynced.push(Arc::clone(&self.segment));
+        let mut buffer = std::mem::take(&mut laid.buffer);
+        let end = laid.start + buffer.len() as u64;
+        if let Ok(stale) = usize::try_from(self.stale_until.saturating_sub(laid.start)) {
+            buffer.resize(buffer.len().max(stale), 0);
         }
-        let written = self.segment.write(start, buffer);
-        if let Err(error) = &written {
-            self.core.poison("journal write failed");
-            tracing::error!(%error, file = %self.segment.path.display(), "journal write failed");
+        let written = self.unpoisoned().and_then(|()| {
+            if !self.unsynced.iter().any(|s| s.base == self.segment.base) {
+                self.unsynced.push(Arc::clone(&self.segment));
+            }
+            let written = self.segment.write(laid.start, &buffer);
+            written.map_err(|error| self.unwritten(&error))
+        });
+        match written {
+            Ok(()) => {
+                laid.start = end;
+                self.stale_until = 0;
+            }
+            Err(error) => {
+                self.stale_until = self.stale_until.max(end);
+                self.position = laid.start;
+                let kept = laid.planned.partition_point(|b| b.header.position < laid.start);
+                self.drop_planned(laid.planned.split_off(kept), error);
+            }
         }
-        written.is_ok()
+        written
     }
 
-    fn roll(&mut self) -> bool {
-        let prepared = match self.preparer.ready.recv() {
-            Ok(Ok(segment)) => segment,
-            Ok(Err(error)) => {
-                tracing::warn!(error = %crate::telemetry::chain(&error), "no room for a new journal segment; new work is refused until there is");
-                // Asked again now, answered by the time the next group needs it.
-                self.preparer.ask.send(self.segment.end()).ok();
-                return false;
-            }
-            Err(_) => return false,
-        };
-        // So that a torn block can only be in the last segment.
-        if self.sync_if(true).is_err() {
-            return false;
+    fn unpoisoned(&self) -> Result<(), JournalError> {
+        let poisoned = self.core.poisoned.load(Ordering::Acquire);
+        if poisoned { Err(JournalError::Poisoned) } else { Ok(()) }
+    }
+
+    fn unwritten(&self, error: &std::io::Error) -> JournalError {
+        if is_shortage(error) {
+            tracing::warn!(%error, file = %self.segment.path.display(), "the disk has no room for what was prepared; it is refused");
+            return JournalError::Full;
+        }
+        self.core.poison("journal write failed");
+        tracing::error!(%error, file = %self.segment.path.display(), "journal write failed");
+        JournalError::Poisoned
+    }
+
+    fn roll(&mut self, now: Instant) -> Result<(), JournalError> {
+        let prepared = self.preparer.take().ok_or(JournalError::Full)?;
+        if let Err(error) = self.leave(now) {
+            self.preparer.give_back(prepared);
+            return Err(error);
         }
         self.core.segments.adopt(Arc::clone(&prepared));
         self.segment = prepared;
         self.position = self.segment.base + HEADER_BYTES as u64;
-        self.preparer.ask.send(self.segment.end()).ok();
-        true
+        self.preparer.ask(self.segment.end());
+        Ok(())
     }
 
-    fn sync_if(&mut self, force: bool) -> Result<(), JournalError> {
+    /// Leaves the segment whole and synced, so that a torn block can only be in the last one.
+    fn leave(&mut self, now: Instant) -> Result<(), JournalError> {
+        let stale = usize::try_from(self.stale_until.saturating_sub(self.position)).unwrap_or(0);
+        if stale > 0 {
+            let cleaned = self.segment.write(self.position, &vec![0; stale]);
+            cleaned.map_err(|error| self.unwritten(&error))?;
+        }
+        self.stale_until = 0;
+        self.sync_if(true, now)
+    }
+
+    fn sync_if(&mut self, force: bool, now: Instant) -> Result<(), JournalError> {
+        self.unpoisoned()?;
         let due = match self.core.options.fsync {
             FsyncPolicy::Commit => true,
-            FsyncPolicy::Interval(every) => self.last_sync.elapsed() >= every,
+            FsyncPolicy::Interval(every) => now.saturating_duration_since(self.last_sync) >= every,
             FsyncPolicy::Never => false,
         };
         if !due && !force {
@@ -352,7 +414,7 @@ impl Writer {
                 return Err(JournalError::Poisoned);
             }
         }
-        self.last_sync = Instant::now();
+        self.last_sync = now;
         self.durable = self.position;
         Ok(())
     }
@@ -421,6 +483,16 @@ impl Writer {
     }
 }
 
+/// Passes a crash point for what the group holds.
+fn pass(planned: &[Planned], accepted: Stage, settled: Stage) {
+    if planned.iter().any(|block| block.header.entries > 0 && block.marks.settles.is_empty()) {
+        crash::point(accepted);
+    }
+    if accepted != settled && planned.iter().any(|block| !block.marks.settles.is_empty()) {
+        crash::point(settled);
+    }
+}
+
 /// Adds a block to the books.
 pub(super) fn count(books: &mut Books, marks: &BlockMarks) {
     let roots = marks.entries.iter().filter(|e| e.kind.is_root()).count();
@@ -443,8 +515,4 @@ fn answer(done: Vec<oneshot::Sender<Result<(), JournalError>>>, result: Result<(
         // A caller that went away no longer waits for its answer.
         sender.send(result).ok();
     }
-}
-
-fn refuse(requests: Vec<Request>, error: JournalError) {
-    answer(requests.into_iter().map(|r| r.done).collect(), Err(error));
 }

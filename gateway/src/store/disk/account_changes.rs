@@ -64,6 +64,7 @@ pub(super) fn make(
         | Change::PutDevice(_)
         | Change::RemoveDevice(_)
         | Change::ClaimDevice(_)
+        | Change::NoteFailing(..)
         | Change::PutMembership(..)
         | Change::PutSubscription(_)
         | Change::DisableSubscription(_)

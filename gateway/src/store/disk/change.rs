@@ -12,7 +12,7 @@ use crate::model::{
     Device, DeviceId, Membership, Organization, OrganizationId, Role, Subscription, SubscriptionId,
     User,
 };
-use crate::store::{Change, OrganizationRef, UserRef, Version};
+use crate::store::{Change, Failing, OrganizationRef, UserRef, Version};
 
 /// Deepest organization tree: a longer chain of parents is taken for a loop.
 pub(super) const TREE_DEPTH_MAX: usize = 64;
@@ -61,6 +61,7 @@ pub(super) fn make(
         Change::DisableSubscription(id) => disable_subscription(draft, id, touched),
         Change::RemoveSubscription(id) => remove_subscription(draft, id, touched),
         Change::ClaimDevice(device) => claim_device(draft, &device, touched),
+        Change::NoteFailing(id, failing) => note_failing(draft, id, failing),
         Change::Expect(_) if making.again => Ok(()),
         account => account_changes::make(draft, account, making),
     }
@@ -292,8 +293,24 @@ fn disable_subscription(
         return Err(Refusal::Flaw(Flaw::Value(Table::SubscriptionOwners)));
     };
     let disabled = Subscription { enabled: false, ..stored };
+    draft.remove(Table::Failing, &id.0)?;
     draft.put_record(Table::Subscriptions, &key, &disabled)?;
     touched.subscriptions.push(org);
+    Ok(())
+}
+
+/// Only of subscriptions that are still there.
+fn note_failing(
+    draft: &mut Draft<'_>,
+    id: SubscriptionId,
+    failing: Option<Failing>,
+) -> Result<(), Refusal> {
+    match failing {
+        Some(failing) if draft.has(Table::SubscriptionOwners, &id.0)? => {
+            draft.put_record(Table::Failing, &id.0, &failing)?;
+        }
+        Some(_) | None => draft.remove(Table::Failing, &id.0)?,
+    }
     Ok(())
 }
 
@@ -305,6 +322,7 @@ fn remove_subscription(
     let Some(owner) = draft.get(Table::SubscriptionOwners, &id.0)? else { return Ok(()) };
     let org = org_of(Table::SubscriptionOwners, &owner)?;
     draft.remove(Table::SubscriptionOwners, &id.0)?;
+    draft.remove(Table::Failing, &id.0)?;
     draft.remove(Table::Subscriptions, &subscription_key(org, id))?;
     count(draft, Counter::Subscriptions(org), -1)?;
     touched.subscriptions.push(org);

@@ -20,7 +20,9 @@ use self::searches::Searches;
 use self::tables::{FORMAT, Flaw, META_FORMAT, Table, last_org, number, user_of};
 use self::transaction::Draft;
 use self::writer::Writer;
-use super::{Change, LogStep, OrganizationRef, RecipientPage, Store, StoreError, UserRef, Version};
+use super::{
+    Change, Failing, LogStep, OrganizationRef, RecipientPage, Store, StoreError, UserRef, Version,
+};
 use crate::BoxFuture;
 use crate::model::{
     Audience, Millis, Organization, OrganizationId, Role, RoleId, Subscription, SubscriptionId,
@@ -331,5 +333,9 @@ impl Store for DiskStore {
         id: SubscriptionId,
     ) -> BoxFuture<'_, Result<Option<Subscription>, StoreError>> {
         Box::pin(async move { self.answer(self.view().subscription(org, id)) })
+    }
+
+    fn failing(&self) -> BoxFuture<'_, Result<Vec<Failing>, StoreError>> {
+        Box::pin(async move { self.answer(self.view().failing()) })
     }
 }

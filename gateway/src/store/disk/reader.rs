@@ -18,7 +18,7 @@ use crate::model::{
     Audience, Device, Organization, OrganizationId, Role, RoleId, Subscription, SubscriptionId,
     User, UserId,
 };
-use crate::store::{OrganizationRef, Recipient, RecipientPage, UserRef};
+use crate::store::{Failing, OrganizationRef, Recipient, RecipientPage, UserRef};
 
 type ScanTable = redb::ReadOnlyTable<&'static [u8], &'static [u8]>;
 pub(super) type ScanRange = redb::Range<'static, &'static [u8], &'static [u8]>;
@@ -96,6 +96,12 @@ impl<'a> View<'a> {
         })?;
         let wanting = all.iter().flat_map(|all| all.iter()).filter(|one| one.wants(event));
         Ok(wanting.cloned().collect())
+    }
+
+    /// Every hook that fails.
+    pub(super) fn failing(&self) -> Result<Vec<Failing>, Flaw> {
+        let all = self.range(Table::Failing, &[], None)?;
+        all.map(|entry| decode(Table::Failing, entry?.1.value())).collect()
     }
 
     /// One page of `audience`, as [`crate::store::Store::recipients`] promises it.

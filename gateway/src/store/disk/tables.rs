@@ -16,6 +16,7 @@
 //! | `groups` | org, solution, group name, `0xff`, user | – |
 //! | `subscriptions` | org, subscription | subscription |
 //! | `subscription_owners` | subscription | org |
+//! | `failing` | subscription | since when it fails, and who heads its line |
 //! | `children` | parent org, org | – |
 //! | `users_by_role` | org, role, user | – |
 //! | `counters` | kind, org (`u` users, `c` children, `s` subscriptions) owner (`p`), notification (`i`) | u64 |
@@ -98,11 +99,12 @@ pub(super) enum Table {
     InboxMessages,
     Hidden,
     DeviceTokens,
+    Failing,
 }
 
 impl Table {
     /// Every table, in the order of the variants.
-    pub(super) const ALL: [Self; 35] = [
+    pub(super) const ALL: [Self; 36] = [
         Self::Meta,
         Self::Organizations,
         Self::OrganizationNames,
@@ -138,6 +140,7 @@ impl Table {
         Self::InboxMessages,
         Self::Hidden,
         Self::DeviceTokens,
+        Self::Failing,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -177,6 +180,7 @@ impl Table {
             Self::InboxMessages => "inbox_messages",
             Self::Hidden => "hidden",
             Self::DeviceTokens => "device_tokens",
+            Self::Failing => "failing",
         }
     }
 

@@ -1,0 +1,170 @@
+//! Crash points: places where a test lets the process die, compiled in by the feature
+//! `crash-points` alone.
+//!
+//! `BUGLER_CRASH=C3:7` aborts at the 7th passing of C3: nothing is unwound, flushed or answered,
+//! as if the process had been killed there. Without the feature a point is an empty function.
+
+/// The stages of a notification's life, by the names under which tests ask for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// C1: the request is found right, nothing is appended.
+    Validated,
+    /// C2: a notification is written, not synced.
+    Appended,
+    /// C3: it is synced, nobody is told.
+    Synced,
+    /// C4: the caller was told, nobody has claimed it.
+    Replied,
+    /// C5: it is leased, the rules were not asked.
+    Leased,
+    /// C6: the rules have answered, nothing is sent.
+    Ruled,
+    /// C7: half of the request to a provider is written.
+    HalfSent,
+    /// C8: the provider's answer is read, nothing of it is recorded.
+    Answered,
+    /// C9: the outcome is written, not synced.
+    Settled,
+    /// C10: each operation on files of rolling and of dropping segments.
+    Files,
+    /// C11: a rule is being published.
+    Published,
+    /// C12: each step of recovery.
+    Recovery,
+}
+
+impl Stage {
+    /// The name of the stage, `C1` to `C12`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Validated => "C1",
+            Self::Appended => "C2",
+            Self::Synced => "C3",
+            Self::Replied => "C4",
+            Self::Leased => "C5",
+            Self::Ruled => "C6",
+            Self::HalfSent => "C7",
+            Self::Answered => "C8",
+            Self::Settled => "C9",
+            Self::Files => "C10",
+            Self::Published => "C11",
+            Self::Recovery => "C12",
+        }
+    }
+}
+
+/// Dies here if this is the passing that `BUGLER_CRASH` names.
+#[cfg(feature = "crash-points")]
+pub fn point(stage: Stage) {
+    if armed::is_last(stage) {
+        std::process::abort();
+    }
+}
+
+/// True if this is the passing that `BUGLER_CRASH` names: the caller gets ready and then calls
+/// `die`.
+#[cfg(feature = "crash-points")]
+#[must_use]
+pub fn is_last(stage: Stage) -> bool {
+    armed::is_last(stage)
+}
+
+/// Ways to build a gateway that breaks its promises, so that tests of the tests can catch it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Callers are told before the sync.
+    EarlyAnswer,
+    /// What became of a delivery is not written down.
+    DroppedOutcome,
+    /// Whoever lost a lease may settle all the same.
+    NoFencing,
+    /// What is due later is taken up seconds early.
+    EarlyTimer,
+}
+
+impl Sabotage {
+    pub const ALL: [Self; 4] =
+        [Self::EarlyAnswer, Self::DroppedOutcome, Self::NoFencing, Self::EarlyTimer];
+
+    /// The name by which `BUGLER_SABOTAGE` asks for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EarlyAnswer => "early-answer",
+            Self::DroppedOutcome => "dropped-outcome",
+            Self::NoFencing => "no-fencing",
+            Self::EarlyTimer => "early-timer",
+        }
+    }
+}
+
+/// True if `BUGLER_SABOTAGE`, or a test of this thread, asks for it.
+#[cfg(feature = "crash-points")]
+#[must_use]
+pub fn is_sabotaged(how: Sabotage) -> bool {
+    armed::is_sabotaged(how)
+}
+
+/// False: the feature `crash-points` is off.
+#[cfg(not(feature = "crash-points"))]
+#[inline]
+#[must_use]
+pub fn is_sabotaged(_: Sabotage) -> bool {
+    false
+}
+
+/// Sabotages what this thread runs from now on.
+#[cfg(feature = "crash-points")]
+pub fn sabotage(how: Option<Sabotage>) {
+    armed::sabotage(how);
+}
+
+/// Nothing: the feature `crash-points` is off.
+#[cfg(not(feature = "crash-points"))]
+#[inline]
+pub fn point(_: Stage) {}
+
+#[cfg(feature = "crash-points")]
+mod armed {
+    use super::{Sabotage, Stage};
+    use std::cell::Cell;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    static ASKED: OnceLock<Option<Sabotage>> = OnceLock::new();
+
+    thread_local! {
+        static HERE: Cell<Option<Sabotage>> = const { Cell::new(None) };
+    }
+
+    fn asked() -> Option<Sabotage> {
+        let name = std::env::var("BUGLER_SABOTAGE").ok()?;
+        Sabotage::ALL.into_iter().find(|how| how.name() == name)
+    }
+
+    pub(super) fn sabotage(how: Option<Sabotage>) {
+        HERE.set(how);
+    }
+
+    pub(super) fn is_sabotaged(how: Sabotage) -> bool {
+        HERE.get() == Some(how) || *ASKED.get_or_init(asked) == Some(how)
+    }
+
+    fn wanted() -> Option<(String, u64)> {
+        let text = std::env::var("BUGLER_CRASH").ok()?;
+        let (stage, passing) = text.split_once(':')?;
+        Some((stage.to_owned(), passing.parse().ok()?))
+    }
+
+    pub(super) fn is_last(stage: Stage) -> bool {
+        match WANTED.get_or_init(wanted) {
+            Some((name, passing)) if name == stage.name() => {
+                PASSED.fetch_add(1, Ordering::AcqRel) + 1 == *passing
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The scheduler: which of the deliveries that wait goes out next. A plain data structure.
+//!
+//! ```text
+//! lanes (provider and credential, with the provider's own limit)
+//!   └─ first tries │ repeats
+//!        └─ organizations, deficit round robin by cost
+//!             └─ targets, the same again; each a line with a limit, a breaker and a gate
+//! ```
+//!
+//! It knows no clock, no task and no socket: time is passed in, so that a simulation can run it. A
+//! pick costs the same however much waits; who has nothing here takes no memory.
+//! What cannot go out soon is handed back for the journal, with the time at which to try again.
+
+mod breaker;
+mod finish;
+mod lane;
+mod limiter;
+mod pick;
+mod plane;
+mod ramp;
+mod target;
+#[cfg(test)]
+mod tests;
+mod throttle;
+
+pub use self::breaker::BreakerState;
+pub use self::finish::{Finished, Signal};
+pub use self::pick::{Picked, Ticket};
+pub use self::target::About;
+
+use self::lane::Lane;
+use self::ramp::Release;
+use self::target::{TargetKey, Targets, Waiting};
+use crate::model::{Millis, OrganizationId, ProviderName, TargetPolicy, TargetRef};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+const FIRST: usize = 0;
+const RETRY: usize = 1;
+/// What cannot start within this goes back to the journal instead of sitting in memory.
+const SOON_MS: u64 = 1_500;
+/// How long what finds no room stays in the journal.
+const CROWDED_MS: u64 = 1_000;
+/// Deliveries that an organization may always have here while there is room at all.
+const SHARE_MIN: usize = 16;
+/// Deliveries that one target may have here; a line in strict order may be longer.
+const LINE_MAX: usize = 256;
+
+/// One instant: of records, and of a clock that never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    pub at: Millis,
+    /// Milliseconds.
+    pub tick: u64,
+}
+
+impl Now {
+    /// The instant of records that lies `tick` away, if that is ahead.
+    fn due(self, tick: u64) -> Millis {
+        self.at.plus(tick.saturating_sub(self.tick))
+    }
+}
+
+/// A provider and one of its credentials; hooks share one lane each for Slack and webhooks.
+pub type LaneKey = (ProviderName, String);
+
+/// What bounds a scheduler.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Tries in flight at once.
+    pub slots: usize,
+    /// Deliveries waiting here.
+    pub queue: usize,
+    /// The most tries in flight at one webhook, however quick it is.
+    pub hook_max: u32,
+}
+
+/// A delivery that wants to go out.
+#[derive(Debug)]
+pub struct Offer<T> {
+    pub lane: LaneKey,
+    pub org: OrganizationId,
+    pub target: TargetRef,
+    pub policy: TargetPolicy,
+    pub about: About,
+    pub item: T,
+}
+
+/// What became of an offer.
+#[derive(Debug)]
+pub enum Offered<T> {
+    /// It waits here; `replaced` is an older one with its collapse key that will not go out.
+    Queued { replaced: Option<T> },
+    /// One with its collapse key that was accepted later waits already.
+    Collapsed(T),
+    /// Not now: back to the journal until then. No try was made.
+    Later { parked: Parked<T>, replaced: Option<T> },
+}
+
+/// A delivery on its way back to the journal.
+#[derive(Debug)]
+pub struct Parked<T> {
+    pub item: T,
+    pub due: Millis,
+}
+
+/// What an organization has here. Gone when it is nothing.
+#[derive(Debug, Default)]
+struct Org {
+    queued: usize,
+    in_flight: usize,
+    /// Rings it stands in.
+    rings: usize,
+}
+
+/// Every delivery that waits, and every try in flight.
+#[derive(Debug)]
+pub struct Scheduler<T> {
+    bounds: Bounds,
+    started: u64,
+    lanes: Vec<Lane>,
+    lane_places: HashMap<LaneKey, usize>,
+    targets: Targets<T>,
+    orgs: HashMap<OrganizationId, Org>,
+    /// When a target's gate opens: tick and place.
+    wakes: BinaryHeap<Reverse<(u64, u32)>>,
+    parked: Vec<Parked<T>>,
+    queued: usize,
+    in_flight: usize,
+    retries_in_flight: usize,
+    /// First tries picked since the last repeat while repeats waited.
+    firsts: u32,
+    ready_orgs: usize,
+    turn: usize,
+    release: Release,
+    random: u64,
+    longest_ms: u64,
+}
+
+impl<T> Scheduler<T> {
+    /// An empty one that starts slowly at `tick`. `seed` decides its jitter.
+    #[must_use]
+    pub fn new(bounds: Bounds, seed: u64, tick: u64) -> Self {
+        Self {
+            bounds,
+            started: tick,
+            lanes: Vec::new(),
+            lane_places: HashMap::new(),
+            targets: Targets::new(bounds.hook_max),
+            orgs: HashMap::new(),
+            wakes: BinaryHeap::new(),
+            parked: Vec::new(),
+            queued: 0,
+            in_flight: 0,
+            retries_in_flight: 0,
+            firsts: 0,
+            ready_orgs: 0,
+            turn: 0,
+            release: Release::default(),
+            random: seed,
+            longest_ms: 0,
+        }
+    }
+
+    /// Takes a delivery in, or says why not.
+    pub fn offer(&mut self, offer: Offer<T>, now: Now) -> Offered<T> {
+        let Offer { lane, org, target, policy, about, item } = offer;
+        let lane = self.lane(&lane);
+        let (lane_gate, service_ms) =
+            self.lanes.get(lane).map_or((0, 0.0), |l| (l.closed_until(), l.service_ms));
+        let place = self.targets.place(TargetKey(org, target), lane, service_ms);
+        let plane = usize::from(about.is_retry && !policy.keeps_order);
+        let crowded = self.room_for(org) == 0;
+        let Some(state) = self.targets.get_mut(place) else {
+            let parked = Parked { item, due: now.at.plus(CROWDED_MS) };
+            return Offered::Later { parked, replaced: None };
+        };
+        state.policy = policy;
+        if about.came_back && !about.is_retry {
+            state.away = state.away.saturating_sub(1);
+        }
+        let twin = about.collapse.as_deref().and_then(|key| state.twin(key));
+        if twin.is_some_and(|(_, _, id)| id > about.notification) {
+            return Offered::Collapsed(item);
+        }
+        let replaced = twin.and_then(|(plane, index, _)| state.waiting[plane].remove(index));
+        let closed = lane_gate.max(state.closed_until());
+        let is_head = state.head.is_some_and(|(head, _)| head == about.id);
+        let later = if closed > now.tick + SOON_MS {
+            Some(closed)
+        } else if replaced.is_none() && crowded && !is_head {
+            Some(now.tick + CROWDED_MS)
+        } else if state.waits() >= LINE_MAX && !policy.keeps_order {
+            Some(now.tick + state.drain_ms())
+        } else {
+            None
+        };
+        if let Some(tick) = later {
+            if plane == FIRST {
+                state.sent_away(tick);
+            }
+            let replaced = replaced.map(|waiting| self.unqueued(org, waiting));
+            self.targets.rest(place, now.tick);
+            return Offered::Later { parked: Parked { item, due: now.due(tick) }, replaced };
+        }
+        state.enqueue(plane, Waiting { item, about, since: now.tick });
+        let replaced = replaced.map(|waiting| self.unqueued(org, waiting));
+        self.queued += 1;
+        self.orgs.entry(org).or_default().queued += 1;
+        self.list(place, now.tick);
+        Offered::Queued { replaced }
+    }
+
+    /// Deliveries of `org` that may be offered now.
+    #[must_use]
+    pub fn room_for(&self, org: OrganizationId) -> usize {
+        let free = self.bounds.queue.saturating_sub(self.queued);
+        let queued = self.orgs.get(&org).map_or(0, |org| org.queued);
+        // As much as is free: the more others have here, the less each may take.
+        free.max(SHARE_MIN).saturating_sub(queued).min(free)
+    }
+
+    /// What has to go back to the journal since the last call.
+    pub fn take_parked(&mut self) -> Vec<Parked<T>> {
+        std::mem::take(&mut self.parked)
+    }
+
+    /// The tick at which something may be able to go that cannot go now, if time alone decides.
+    #[must_use]
+    pub fn next_wake(&self, tick: u64) -> Option<u64> {
+        let target = self.wakes.peek().map(|Reverse((at, _))| *at);
+        let waiting = self.lanes.iter().filter(|lane| lane.has_waiting());
+        let lanes = waiting.map(Lane::closed_until).filter(|at| *at > tick);
+        let slow = (self.queued > 0 && ramp::share(tick - self.started.min(tick)) < 1.0)
+            .then(|| tick + 250);
+        let due = self.lanes.iter().any(|lane| lane.has_repeats()).then(|| self.release.next());
+        lanes.chain(target).chain(slow).chain(due).min().map(|at| at.max(tick + 1))
+    }
+
+    /// Sets what `lane`'s provider takes at once right now.
+    pub fn set_limit(&mut self, lane: &LaneKey, limit: usize) {
+        let place = self.lane(lane);
+        if let Some(lane) = self.lanes.get_mut(place) {
+            lane.limit = limit.max(1);
+        }
+    }
+
+    /// True if `target` is known here: what records say of its health has been read.
+    #[must_use]
+    pub fn knows(&self, org: OrganizationId, target: TargetRef) -> bool {
+        self.targets.find(&TargetKey(org, target)).is_some()
+    }
+
+    /// What records say of a line in strict order: `head` is due at `due`, and nobody goes before.
+    pub fn restore_head(
+        &mut self,
+        lane: &LaneKey,
+        target: (OrganizationId, TargetRef),
+        head: (crate::model::DeliveryId, Millis),
+        now: Now,
+    ) {
+        let lane = self.lane(lane);
+        let place = self.targets.place(TargetKey(target.0, target.1), lane, 0.0);
+        if let Some(target) = self.targets.get_mut(place) {
+            target.waits_for(head.0, now.tick + head.1.since(now.at));
+        }
+    }
+
+    /// Deliveries waiting here.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Tries without an answer.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Organizations and targets with a place in memory.
+    #[must_use]
+    pub fn remembered(&self) -> (usize, usize) {
+        (self.orgs.len(), self.targets.len())
+    }
+
+    /// The most rounds anybody waited that could have been served.
+    #[must_use]
+    pub fn longest_wait(&self) -> u64 {
+        let planes = self.lanes.iter().flat_map(|lane| &lane.planes);
+        planes.map(plane::Plane::longest_wait).max().unwrap_or(0)
+    }
+
+    fn lane(&mut self, key: &LaneKey) -> usize {
+        if let Some(place) = self.lane_places.get(key) {
+            return *place;
+        }
+        self.lanes.push(Lane::new(key.0));
+        self.lane_places.insert(key.clone(), self.lanes.len() - 1);
+        self.lanes.len() - 1
+    }
+
+    /// Puts a target into the rings it is ready for, or has it woken when time makes it ready.
+    fn list(&mut self, place: u32, tick: u64) {
+        let share = self.share(tick);
+        let Some(target) = self.targets.get_mut(place) else { return };
+        let Some(lane) = self.lanes.get_mut(target.lane) else { return };
+        let org = target.key.0;
+        for plane in [FIRST, RETRY] {
+            if !target.listed[plane] && target.is_ready(plane, tick, share) {
+                target.listed[plane] = true;
+                if lane.planes[plane].list(org, place) {
+                    let org = self.orgs.entry(org).or_default();
+                    self.ready_orgs += usize::from(org.rings == 0);
+                    org.rings += 1;
+                }
+            }
+        }
+        if target.waits() > 0
+            && let Some(at) = target.wakes_at(tick)
+            && (target.wake_at <= tick || at < target.wake_at)
+        {
+            target.wake_at = at;
+            self.wakes.push(Reverse((at, place)));
+        }
+    }
+
+    /// Notes that `org` left a ring.
+    fn left(&mut self, org: OrganizationId) {
+        if let Some(state) = self.orgs.get_mut(&org) {
+            state.rings = state.rings.saturating_sub(1);
+            self.ready_orgs -= usize::from(state.rings == 0);
+        }
+        self.forget(org);
+    }
+
+    fn forget(&mut self, org: OrganizationId) {
+        let is_gone = self
+            .orgs
+            .get(&org)
+            .is_some_and(|org| org.queued == 0 && org.in_flight == 0 && org.rings == 0);
+        if is_gone {
+            self.orgs.remove(&org);
+        }
+    }
+
+    /// Counts one delivery out of the queue.
+    fn unqueued(&mut self, org: OrganizationId, waiting: Waiting<T>) -> T {
+        self.queued = self.queued.saturating_sub(1);
+        if let Some(org) = self.orgs.get_mut(&org) {
+            org.queued = org.queued.saturating_sub(1);
+        }
+        self.forget(org);
+        waiting.item
+    }
+
+    /// Share of the limits in force: they start low after a restart.
+    fn share(&self, tick: u64) -> f64 {
+        ramp::share(tick.saturating_sub(self.started))
+    }
+
+    /// Uniform in 0..1, the same for the same seed.
+    fn random(&mut self) -> f64 {
+        // SplitMix64: one step, good enough for jitter.
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let top = u32::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap_or(u32::MAX);
+        f64::from(top) / (f64::from(u32::MAX) + 1.0)
+    }
+}
