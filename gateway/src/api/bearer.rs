@@ -2,13 +2,14 @@
 
 use crate::api::Shared;
 use crate::api::failure::{Failure, FailureClass};
+use crate::api::signed::Signed;
 use crate::auth::{CREDENTIAL_MAX, Caller, PermissionSet, Scope, bearer, hash_of, is_opaque_key};
 use http::HeaderMap;
 use std::sync::Arc;
 
 impl Shared {
     /// Who calls, checked against what was revoked since the token was made.
-    pub(crate) async fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Failure> {
+    pub(crate) async fn caller(&self, headers: &HeaderMap) -> Result<Signed, Failure> {
         let token = bearer(headers)?;
         if is_opaque_key(token) {
             return self.key_caller(token).await;
@@ -19,12 +20,11 @@ impl Shared {
         if names.into_iter().flatten().any(is_revoked) {
             return Err(bad_token("the token was revoked"));
         }
-        self.user(&caller).await?;
-        Ok(caller)
+        self.signed_by(caller).await
     }
 
     /// The caller of an opaque key. Keys are looked up each time, so that a removed one stops at once.
-    async fn key_caller(&self, token: &str) -> Result<Arc<Caller>, Failure> {
+    async fn key_caller(&self, token: &str) -> Result<Signed, Failure> {
         if token.len() > CREDENTIAL_MAX {
             return Err(bad_token("the key is too long"));
         }
@@ -42,8 +42,7 @@ impl Shared {
             family: None,
             client: None,
         };
-        self.user(&caller).await?;
-        Ok(Arc::new(caller))
+        self.signed_by(Arc::new(caller)).await
     }
 }
 

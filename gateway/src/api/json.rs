@@ -3,6 +3,7 @@
 //! RFC 8259 lets parsers differ on duplicate names, depth and huge numbers; here all of these
 //! are refused, with the limits below, so that no two readers of one body can disagree.
 
+use crate::api::failure::Failure;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::fmt;
@@ -35,6 +36,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Value, JsonFault> {
     let value = Strict { depth: 0 }.deserialize(&mut parser)?;
     parser.end()?;
     Ok(value)
+}
+
+/// Parses a whole body, or says what is wrong with it as with a field without a name.
+pub(crate) fn body(bytes: &[u8]) -> Result<Value, Failure> {
+    parse(bytes).map_err(|fault| Failure::field("", fault.to_string()))
 }
 
 /// Refuses overlong numbers before a parser spends time on them.

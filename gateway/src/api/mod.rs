@@ -23,6 +23,7 @@ mod oauth;
 mod passwords;
 mod route;
 mod shared;
+mod signed;
 mod tries;
 mod zitadel;
 

@@ -1,13 +1,13 @@
 //! The one command that sets a password, whoever asks for it: old tokens end, and the user is told.
 
-use crate::api::failure::Failure;
+use crate::api::failure::{Failure, FailureClass};
 use crate::api::notice::{self, Origin};
 use crate::api::shared::Begun;
 use crate::api::{Answered, Shared};
-use crate::auth::PermissionSet;
 use crate::intake::{Answer, RecordChange};
 use crate::model::{
     AuditNote, Notification, NotificationId, OrganizationId, PolicyOwner, Secret, Source, User,
+    UserStatus,
 };
 use crate::store::{Change, Expectation};
 
@@ -32,7 +32,7 @@ pub(crate) struct PasswordSet {
 impl Shared {
     /// Sets a password, ends the user's tokens and refresh tokens, and tells the user if the
     /// policy says so: all or nothing. `None` if the user or the policy changed since they were
-    /// read: read the user and decide again.
+    /// read: read the user and decide again. Refuses a user whose invitation is open.
     pub(crate) async fn set_password(
         &self,
         begun: &mut Begun,
@@ -40,6 +40,11 @@ impl Shared {
         answer: impl FnOnce(PasswordSet) -> Answer,
     ) -> Result<Option<Answered>, Failure> {
         let NewHash { user, hash, source, audit } = new;
+        if user.status == UserStatus::Pending {
+            // Who may open the account is for the invitation to say.
+            let text = "the user was invited and has not chosen a first password yet";
+            return Err(Failure::new(FailureClass::Exists, text));
+        }
         let (org, now) = (user.org, self.intake.now());
         let own = PolicyOwner::Organization(org);
         let (tells, counters) = self.tells_of_passwords(org).await?;
@@ -96,13 +101,5 @@ impl Shared {
         let (id, at) = (self.intake.mint(), self.intake.now());
         let origin = Origin { id, at, by: actor.to_owned(), source };
         Ok(notice::notification(user, &words, origin))
-    }
-
-    /// What a user's role grants.
-    pub(crate) async fn rights_of(&self, user: &User) -> Result<PermissionSet, Failure> {
-        Ok(match self.store.role(user.org, user.role).await? {
-            Some(role) => PermissionSet::of_names(role.permissions.iter().map(String::as_str)),
-            None => PermissionSet::of_default_role(user.role).unwrap_or_default(),
-        })
     }
 }

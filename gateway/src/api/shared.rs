@@ -2,11 +2,11 @@
 
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::{Answered, Blynk, Hooks, Identity, NotificationStates, SendLimit, reply};
-use crate::auth::{Caller, PasswordPool, Permission, PermissionSet, Scope, TokenVerifier};
+use crate::auth::{Caller, PasswordPool, TokenVerifier};
 use crate::intake::{Answer, ChangeError, Intake, KeyState, RecordChange, RequestKey, Running};
-use crate::model::{AuditNote, Organization, OrganizationId, User, UserStatus};
+use crate::model::{AuditNote, Organization, OrganizationId};
 use crate::server::Request;
-use crate::store::{OrganizationRef, Store, StoreError, UserRef};
+use crate::store::{OrganizationRef, Store, StoreError, TREE_DEPTH_MAX};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -17,8 +17,6 @@ use std::time::{Duration, Instant};
 /// Blynk documents a request limit of 2 MB.
 pub const BLYNK_BODY_MAX: u64 = 2_000_000;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Organizations above the one a token names; the tree is at most this deep.
-const TREE_DEPTH_MAX: usize = 16;
 
 /// Sizes and names the API needs from the configuration.
 #[derive(Clone, Debug)]
@@ -50,49 +48,9 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The user behind a user-scoped token, with what its role grants now. `None` for an
-    /// organization's token, which is not limited by roles.
-    pub(crate) async fn user(
-        &self,
-        caller: &Caller,
-    ) -> Result<Option<(User, PermissionSet)>, Failure> {
-        let Scope::User(id) = caller.scope else { return Ok(None) };
-        let found = self.store.user(UserRef::Id(id)).await?;
-        // Transferred and suspended users keep their tokens and lose what these open.
-        let is_current = |user: &User| {
-            user.org == caller.organization
-                && user.status != UserStatus::Suspended
-                && caller.epoch.is_none_or(|epoch| epoch == user.account.epoch)
-        };
-        let Some(user) = found.filter(is_current) else {
-            return Err(Failure::new(FailureClass::BadToken, "the token's user is gone"));
-        };
-        let role = self.store.role(user.org, user.role).await?;
-        let granted = match role {
-            Some(role) => PermissionSet::of_names(role.permissions.iter().map(String::as_str)),
-            None => PermissionSet::of_default_role(user.role).unwrap_or_default(),
-        };
-        Ok(Some((user, granted)))
-    }
-
     /// Counts one notification of `org` against its limit.
     pub(crate) fn throttle(&self, org: OrganizationId) -> Result<(), Failure> {
         self.limit.as_ref().map_or(Ok(()), |limit| limit.take(org, Instant::now()))
-    }
-
-    /// Refuses a caller that lacks `permission`; answers its user, if it is one.
-    pub(crate) async fn require(
-        &self,
-        caller: &Caller,
-        permission: Permission,
-    ) -> Result<Option<User>, Failure> {
-        let found = self.user(caller).await?;
-        let granted = found.as_ref().map_or_else(PermissionSet::all, |(_, granted)| *granted);
-        if caller.may(permission, granted) {
-            return Ok(found.map(|(user, _)| user));
-        }
-        let text = format!("this needs the permission {}", permission.as_str());
-        Err(Failure::new(FailureClass::Forbidden, text))
     }
 
     /// An organization, and whether the caller may act on it: its own and those below it. `None`
@@ -102,9 +60,11 @@ impl Shared {
         caller: &Caller,
         which: OrganizationRef,
     ) -> Result<Option<(Arc<Organization>, bool)>, Failure> {
-        let Some(organization) = self.store.organization(which).await? else { return Ok(None) };
-        let reached = self.is_within(organization.id, caller.organization).await?;
-        Ok(Some((organization, reached)))
+        let found = self.store.organization(which).await?;
+        // Absent ones cost the same walk, so that the time tells nothing either.
+        let id = found.as_ref().map_or(OrganizationId(0), |organization| organization.id);
+        let is_reached = self.is_within(id, caller.organization).await?;
+        Ok(found.map(|organization| (organization, is_reached)))
     }
 
     /// True if `below` is `above` or one of its descendants.
@@ -152,14 +112,14 @@ impl Shared {
             self.intake.accept(notification, None).await?;
             return Ok(Answered::Accepted(reply::accepted(&answer, durability, false)));
         };
-        let _running = match self.intake.begin(key).await? {
+        let running = match self.intake.begin(key).await? {
             KeyState::First(guard) => guard,
             KeyState::Replay(answer) => {
                 return Ok(Answered::Replayed(reply::accepted(&answer, durability, true)));
             }
         };
         let (notification, answer) = prepare()?;
-        self.intake.accept(notification, Some((key, &answer))).await?;
+        self.intake.accept(notification, Some((&running, &answer))).await?;
         Ok(Answered::Accepted(reply::accepted(&answer, durability, false)))
     }
 }
@@ -168,11 +128,9 @@ impl Shared {
     /// Begins a request that changes records: finds the answer its key already got, if it has one.
     pub(crate) async fn turn(&self, key: Option<RequestKey>) -> Result<Turn, Failure> {
         let durability = self.intake.journal().durability();
-        let Some(key) = key else { return Ok(Turn::First(Begun { running: None, tries: 0 })) };
+        let Some(key) = key else { return Ok(Turn::First(Begun::unkeyed())) };
         Ok(match self.intake.begin(key).await? {
-            KeyState::First(running) => {
-                Turn::First(Begun { running: Some((key, running)), tries: 0 })
-            }
+            KeyState::First(running) => Turn::First(Begun { running: Some(running), tries: 0 }),
             KeyState::Replay(answer) => {
                 Turn::Replay(Answered::Replayed(reply::accepted(&answer, durability, true)))
             }
@@ -205,7 +163,7 @@ impl Shared {
         change: RecordChange,
         answer: &Answer,
     ) -> Result<Answered, ChangeError> {
-        let remember = begun.running.as_ref().map(|(key, _)| (*key, answer));
+        let remember = begun.running.as_ref().map(|running| (running, answer));
         self.intake.change(self.store.as_ref(), change, remember).await?;
         let durability = self.intake.journal().durability();
         Ok(Answered::Other(reply::accepted(answer, durability, false)))
@@ -220,18 +178,20 @@ impl Shared {
         action: &str,
         object: String,
     ) -> AuditNote {
-        let actor = match caller.scope {
-            Scope::Organization => format!("organization:{}", caller.organization),
-            Scope::User(user) => format!("user:{user}"),
-        };
+        let actor = caller.name();
         let (at, peer) = (self.intake.now(), Some(head.peer.ip().to_string()));
         AuditNote { at, org, actor, peer, action: action.to_owned(), object }
     }
 }
 
 /// Expectations that fail because somebody else was faster: reading again may help.
-const RETRIED: [&str; 4] =
-    ["user_changed", "sequence_changed", "inbox_changed", "subscription_changed"];
+const RETRIED: [&str; 5] = [
+    "user_changed",
+    "sequence_changed",
+    "inbox_changed",
+    "subscription_changed",
+    "membership_changed",
+];
 const TRIES_MAX: u8 = 8;
 
 /// How a request that changes records begins.
@@ -242,11 +202,16 @@ pub(crate) enum Turn {
 
 /// A request that changes records, under way; keeps its idempotency key to itself.
 pub(crate) struct Begun {
-    running: Option<(RequestKey, Running)>,
+    running: Option<Running>,
     tries: u8,
 }
 
 impl Begun {
+    /// A request whose repeats are harmless.
+    pub(crate) fn unkeyed() -> Self {
+        Self { running: None, tries: 0 }
+    }
+
     /// Counts another try; false once there were enough.
     pub(crate) fn again(&mut self) -> bool {
         let is_left = self.tries < TRIES_MAX;

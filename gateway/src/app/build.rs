@@ -10,7 +10,7 @@ use crate::dispatch::{DispatchSettings, Providers};
 use crate::journal::disk::{DiskOptions, FsyncPolicy};
 use crate::model::{ProviderName, Secret};
 use crate::providers::Provider;
-use crate::providers::apns::{Apns, ApnsConfig};
+use crate::providers::apns::{Apns, ApnsConfig, TokenShelf};
 use crate::providers::email::{Email, EmailConfig, Security};
 use crate::providers::fcm::{Fcm, FcmConfig};
 use crate::providers::slack::{ACCESS_ENDPOINT, Slack, SlackApp, SlackAppConfig, SlackConfig};
@@ -36,6 +36,7 @@ pub(super) fn journal_options(config: &Config) -> DiskOptions {
         },
         lease: config.dispatch.lease,
         retention: config.store.retention,
+        dead_letter_retention: config.store.dead_letter_retention,
         keys_ttl: config.idempotency.ttl,
         disk_bytes_max: config.store.max_disk.0,
         ..DiskOptions::default()
@@ -139,8 +140,10 @@ pub(super) fn providers(
 ) -> Result<Providers, AppError> {
     let settings = &config.providers;
     let mut providers = Providers::default();
+    let tokens = TokenShelf::kept_in(config.store.dir.join("provider-tokens"));
     for (app, apns) in &settings.apns {
-        let built = self::apns(settings, apns, clock).map_err(|e| e.of(ProviderName::Apns, app))?;
+        let built = self::apns((settings, &tokens), apns, clock)
+            .map_err(|e| e.of(ProviderName::Apns, app))?;
         providers.push.insert((ProviderName::Apns, app.clone()), Arc::new(built));
     }
     for (app, fcm) in &settings.fcm {
@@ -180,6 +183,8 @@ impl Hooked {
             allow_private: settings.webhook.allow_private,
             ca_pem: read_ca(settings.webhook.ca_file.as_deref())?,
             deadlines: deadlines(settings.connect_timeout, settings.webhook.timeout),
+            own_hosts: own_host(config).into_iter().collect(),
+            own_ports: vec![config.server.listen.port(), config.server.admin_listen.port()],
             ..WebhookConfig::default()
         };
         let webhook = Webhook::new(webhook, Arc::clone(clock))
@@ -198,6 +203,12 @@ impl Hooked {
         let app = app.map_err(|e| e.of(ProviderName::Slack, "oauth"))?;
         Ok(Arc::new(ProviderHooks::new(self.slack, app, self.webhook, Arc::clone(clock))))
     }
+}
+
+/// The name under which people reach us, where it is known.
+fn own_host(config: &Config) -> Option<String> {
+    let page = config.accounts.public_url.0.as_ref()?;
+    page.host_str().map(str::to_owned)
 }
 
 fn slack_app(settings: &config::Providers, app: &config::SlackApp) -> Result<SlackApp, BuildError> {
@@ -226,7 +237,7 @@ fn deadlines(connect: Duration, total: Duration) -> Deadlines {
 }
 
 fn apns(
-    settings: &config::Providers,
+    (settings, tokens): (&config::Providers, &TokenShelf),
     app: &config::ApnsApp,
     clock: &Arc<dyn Clock>,
 ) -> Result<Apns, BuildError> {
@@ -236,6 +247,7 @@ fn apns(
         apns.endpoint = endpoint.to_string();
     }
     apns.ca_pem = read_ca(app.ca_file.as_deref())?;
+    apns.tokens = tokens.clone();
     apns.limits.connections_max = app.pool.connections;
     apns.deadlines = deadlines(settings.connect_timeout, app.pool.timeout);
     Ok(Apns::new(apns, Arc::clone(clock))?)
@@ -252,6 +264,7 @@ fn fcm(
         fcm.endpoint = endpoint.to_string();
     }
     fcm.ca_pem = read_ca(app.ca_file.as_deref())?;
+    fcm.per_second = (app.messages_per_second > 0).then_some(app.messages_per_second);
     fcm.limits.connections_max = app.pool.connections;
     fcm.deadlines = deadlines(settings.connect_timeout, app.pool.timeout);
     Ok(Fcm::new(fcm, Arc::clone(clock))?)

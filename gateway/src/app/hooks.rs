@@ -103,6 +103,12 @@ impl Hooks for ProviderHooks {
         self.webhook.check_url(url).map_err(|error| error.to_string())
     }
 
+    fn check_host<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(
+            async move { self.webhook.check_host(url).await.map_err(|error| error.to_string()) },
+        )
+    }
+
     fn exchange<'a>(
         &'a self,
         org: OrganizationId,

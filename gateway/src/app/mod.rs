@@ -9,6 +9,9 @@ mod build;
 mod client;
 mod hooks;
 
+#[cfg(test)]
+mod tests;
+
 pub use build::BuildError;
 pub use client::{CreatedClient, create_client};
 
@@ -77,6 +80,12 @@ pub enum AppError {
     },
     #[error("accepted changes cannot be read from the journal")]
     Changes(#[from] crate::journal::JournalError),
+    /// They may be of a newer release: made without them, the records would hide them for good.
+    #[error(
+        "{count} accepted changes of records in the journal cannot be read by this release: start \
+         the release that wrote them and stop it once, or restore store.dir from a backup"
+    )]
+    UnreadableChanges { count: usize },
     #[error("accepted changes cannot be made")]
     Redo(#[from] StoreError),
     #[error("metrics could not be set up")]
@@ -282,10 +291,7 @@ async fn redo(journal: &dyn Journal, store: &dyn Store) -> Result<(), AppError> 
     let payloads = journal.unfinished_changes().await?;
     let changes: Vec<_> = payloads.iter().filter_map(|payload| decode_changes(payload)).collect();
     if changes.len() < payloads.len() {
-        tracing::error!(
-            unreadable = payloads.len() - changes.len(),
-            "accepted changes cannot be read by this version; start the release that wrote them"
-        );
+        return Err(AppError::UnreadableChanges { count: payloads.len() - changes.len() });
     }
     if !changes.is_empty() {
         store.redo(changes).await?;

@@ -1,6 +1,6 @@
 //! The authenticated identity behind a request, and where its token is found.
 
-use super::{AuthError, Permission, PermissionSet};
+use super::{AuthError, PermissionSet};
 use crate::model::{OrganizationId, UserId};
 use http::{HeaderMap, header};
 
@@ -32,16 +32,13 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// True if the caller may use `permission`. `role` is what the user's role grants and counts
-    /// for user scope only: an organization-scoped token skips permission checks on its own
-    /// organization and those below.
+    /// `organization:101` or `user:7`: how records name who did something.
     #[must_use]
-    pub fn may(&self, permission: Permission, role: PermissionSet) -> bool {
-        let granted = match self.scope {
-            Scope::Organization => PermissionSet::all(),
-            Scope::User(_) => role,
-        };
-        self.limited_to.map_or(granted, |limit| granted.and(limit)).contains(permission)
+    pub fn name(&self) -> String {
+        match self.scope {
+            Scope::Organization => format!("organization:{}", self.organization),
+            Scope::User(user) => format!("user:{user}"),
+        }
     }
 }
 
@@ -106,28 +103,5 @@ mod tests {
         ] {
             assert!(matches!(bearer(&of(values)), Err(AuthError::Invalid(_))), "{values:?}");
         }
-    }
-
-    #[test]
-    fn a_limit_narrows_and_never_grants() {
-        let mut caller = Caller {
-            organization: OrganizationId(1),
-            scope: Scope::User(UserId(7)),
-            token_id: String::from("t"),
-            limited_to: None,
-            epoch: None,
-            family: None,
-            client: None,
-        };
-        let staff: PermissionSet =
-            [Permission::UserView, Permission::UserEdit].into_iter().collect();
-        assert!(caller.may(Permission::UserView, staff));
-        caller.limited_to = Some(PermissionSet::of_names(["user.view", "user.transfer"]));
-        assert!(caller.may(Permission::UserView, staff));
-        assert!(!caller.may(Permission::UserEdit, staff));
-        assert!(!caller.may(Permission::UserTransfer, staff));
-        caller.scope = Scope::Organization;
-        assert!(caller.may(Permission::UserTransfer, PermissionSet::default()));
-        assert!(!caller.may(Permission::UserEdit, PermissionSet::default()));
     }
 }

@@ -10,6 +10,7 @@ mod keys;
 mod mint;
 mod password;
 mod permission;
+mod rights;
 mod secret;
 mod strict;
 mod token;
@@ -24,6 +25,7 @@ pub use password::{
     NewPassword, PASSWORD_MAX, PASSWORD_MIN, PasswordError, PasswordPool, PasswordProblem,
 };
 pub use permission::{Permission, PermissionSet};
+pub use rights::Rights;
 pub use secret::{
     CREDENTIAL_MAX, Fresh, client_id, client_secret, hash_of, invitation_token, is_opaque_key,
     matches, opaque_key, refresh_token,

@@ -1,6 +1,4 @@
-//! The rights there are, their names in each dialect, and the default roles.
-
-use crate::model::RoleId;
+//! The rights there are, and their names in each dialect.
 
 /// One right. The bit is its place in a stored [`PermissionSet`] and never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,18 +116,6 @@ impl PermissionSet {
         names.into_iter().filter_map(Permission::named).collect()
     }
 
-    /// What the three roles of every organization may do: 1 Admin all, 2 Staff view and invite
-    /// users, 3 User nothing. `None` for an organization's own roles.
-    #[must_use]
-    pub fn of_default_role(role: RoleId) -> Option<Self> {
-        match role.0 {
-            1 => Some(Self::all()),
-            2 => Some([Permission::UserView, Permission::UserInvite].into_iter().collect()),
-            3 => Some(Self::default()),
-            _ => None,
-        }
-    }
-
     #[must_use]
     pub fn contains(self, permission: Permission) -> bool {
         self.0 & permission.bit() != 0
@@ -167,16 +153,6 @@ mod tests {
         }
         assert_eq!(Permission::named("org_view_users"), None);
         assert_eq!(PermissionSet::all().names().count(), Permission::ALL.len());
-    }
-
-    #[test]
-    fn default_roles_grant_what_the_contract_says() {
-        let role = |id| PermissionSet::of_default_role(RoleId(id));
-        assert_eq!(role(1), Some(PermissionSet::all()));
-        let staff: Vec<_> = role(2).unwrap().names().collect();
-        assert_eq!(staff, ["user.view", "user.invite"]);
-        assert_eq!(role(3).unwrap().names().count(), 0);
-        assert_eq!(role(4), None);
     }
 
     #[test]

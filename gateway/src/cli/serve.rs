@@ -64,6 +64,7 @@ pub(super) fn start_error(error: &AppError) -> CliError {
         | AppError::Changes(_)
         | AppError::Redo(_)
         | AppError::Metrics(_)
+        | AppError::UnreadableChanges { .. }
         | AppError::Start(_) => Exit::Failed,
     };
     CliError::new(exit, crate::telemetry::chain(error))

@@ -128,6 +128,15 @@ fn lines(event: &Value) -> Vec<String> {
         "settled" => {
             vec![format!("settled    {} {} ({})", word("target"), word("state"), word("cause"))]
         }
+        "replayed" => vec![format!(
+            "replayed   {} from {}, by {}, at {}",
+            word("target"),
+            word("from"),
+            word("by"),
+            word("due")
+        )],
+        "discarded" => vec![format!("discarded  {} by {}", word("target"), word("by"))],
+        "canceled" => vec![format!("canceled   by {}", word("by"))],
         "noted" => vec![format!(
             "inboxes    {} entries, {} of them all there is",
             event["entries"], event["alone"]

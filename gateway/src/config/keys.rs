@@ -69,6 +69,8 @@ fn store(store: &mut StoreSettings, walk: &mut Walk<'_>) {
     walk.ranged("segment", &mut store.segment, ByteSize(MIB)..=ByteSize(GIB));
     walk.value("fsync", &mut store.fsync);
     walk.ranged("retention", &mut store.retention, MINUTE..=YEAR);
+    let dead = &mut store.dead_letter_retention;
+    walk.ranged("dead_letter_retention", dead, MINUTE..=YEAR);
     walk.ranged("max_disk", &mut store.max_disk, ByteSize(16 * MIB)..=ByteSize(1024 * TIB));
 }
 
@@ -191,6 +193,7 @@ fn fcm(app: &mut FcmApp, walk: &mut Walk<'_>) {
     let keys = ("service_account", "service_account_file");
     walk.secret(keys, &mut app.service_account, &mut app.service_account_file);
     walk.value("ca_file", &mut app.ca_file);
+    walk.ranged("messages_per_second", &mut app.messages_per_second, 0..=1_000_000);
     push_pool(&mut app.pool, walk);
 }
 

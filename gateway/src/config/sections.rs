@@ -95,6 +95,7 @@ pub struct StoreSettings {
     pub segment: ByteSize,
     pub fsync: Fsync,
     pub retention: Duration,
+    pub dead_letter_retention: Duration,
     pub max_disk: ByteSize,
 }
 
@@ -106,6 +107,7 @@ impl Default for StoreSettings {
             segment: ByteSize(32 * MIB),
             fsync: Fsync::Commit,
             retention: Duration::from_secs(7 * DAY),
+            dead_letter_retention: Duration::from_secs(30 * DAY),
             max_disk: ByteSize(20 << 30),
         }
     }
@@ -223,7 +225,7 @@ impl Default for Auth {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// Notifications one organization may send; `None` is no limit.
+    /// Requests the callers of one organization may make; `None` is no limit.
     pub per_org: Option<Rate>,
     /// Requests one organization may make of Blynk's paths; `None` is no limit.
     pub blynk_requests: Option<Rate>,
@@ -379,7 +381,7 @@ pub struct ApnsApp {
 }
 
 /// One FCM credential.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FcmApp {
     /// `None` is Google's production service.
     pub endpoint: Option<Url>,
@@ -387,7 +389,22 @@ pub struct FcmApp {
     pub service_account: Option<Secret>,
     pub service_account_file: Option<PathBuf>,
     pub ca_file: Option<PathBuf>,
+    /// At full speed, which a minute of sending leads up to; 0 is without bound.
+    pub messages_per_second: u32,
     pub pool: PushPool,
+}
+
+impl Default for FcmApp {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            service_account: None,
+            service_account_file: None,
+            ca_file: None,
+            messages_per_second: 8_000,
+            pool: PushPool::default(),
+        }
+    }
 }
 
 /// How one push credential uses the network.

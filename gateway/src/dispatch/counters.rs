@@ -53,7 +53,10 @@ impl Counters {
             }
             TimelineEvent::Expanded { .. }
             | TimelineEvent::Held { .. }
-            | TimelineEvent::Noted { .. } => {}
+            | TimelineEvent::Noted { .. }
+            | TimelineEvent::Replayed { .. }
+            | TimelineEvent::Discarded { .. }
+            | TimelineEvent::Canceled { .. } => {}
         }
     }
 

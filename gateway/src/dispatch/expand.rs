@@ -175,9 +175,9 @@ fn user_view(user: &User, role: Option<Role>, targets: Vec<TargetView>) -> Recip
 }
 
 fn device(device: Device) -> Target {
-    let Device { id, user, platform, app, token, .. } = device;
+    let Device { id, user, platform, app, token, registered_at } = device;
     match platform {
-        Platform::Apns => Target::Apns { device: id, user, app, token },
+        Platform::Apns => Target::Apns { device: id, user, app, token, registered_at },
         Platform::Fcm => Target::Fcm { device: id, user, app, token },
     }
 }

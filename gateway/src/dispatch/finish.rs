@@ -21,8 +21,6 @@ use std::sync::Arc;
 const REASON_MAX: usize = 256;
 /// A try that ended in a panic; a delivery that does it three times is given up.
 pub(super) const PANICKED: &str = "panicked";
-/// Nothing was sent: the hook is called too fast already.
-const PACED: &str = "paced";
 /// Titles shown of the messages that go out within another.
 const MERGED_SHOWN: usize = 20;
 const MERGED_CHARS: usize = 120;
@@ -179,9 +177,15 @@ fn counts(delivery: &Delivery, attempt: &Attempt) -> bool {
     match attempt.outcome {
         // A relay refuses senders and letters one by one.
         Outcome::Hold { .. } => delivery.target.provider() == ProviderName::Email,
-        Outcome::Retry { cause, .. } => cause != PACED,
-        _ => true,
+        _ => !is_unsent(attempt),
     }
+}
+
+/// True if the provider itself kept a delivery back for a while: a pace, a quota.
+fn is_unsent(attempt: &Attempt) -> bool {
+    matches!(attempt.outcome, Outcome::Retry { after: Some(_), .. })
+        && attempt.status.is_none()
+        && attempt.elapsed.is_zero()
 }
 
 /// Forgets a target that its provider calls gone.
@@ -205,7 +209,7 @@ fn finished(provider: ProviderName, attempt: &Attempt) -> Finished {
     let wait = match attempt.outcome {
         Outcome::Retry { after: Some(wait), .. } if is_hook => Some(wait),
         Outcome::Retry { after: Some(wait), .. }
-            if provider == ProviderName::Fcm && attempt.status.is_some() =>
+            if is_unsent(attempt) || provider == ProviderName::Fcm =>
         {
             Some(wait)
         }
@@ -231,7 +235,7 @@ fn signal(provider: ProviderName, attempt: &Attempt) -> Signal {
         }
         (Outcome::Hold { .. }, _) => Signal::Refused,
         (Outcome::Unknown { .. }, _) => Signal::Overloaded,
-        (Outcome::Retry { cause: PACED, .. }, None) => Signal::Nothing,
+        (Outcome::Retry { .. }, None) if is_unsent(attempt) => Signal::Nothing,
         (Outcome::Retry { .. }, None) => Signal::Unreachable,
         // A relay that refuses one mailbox for now is well.
         (Outcome::Retry { .. }, Some(_)) if provider == ProviderName::Email => Signal::Answered,
@@ -282,22 +286,31 @@ pub(super) fn merged(first: &Delivery, merged: &[Queued]) -> Delivery {
     if merged.is_empty() {
         return first.clone();
     }
-    let shown = merged.iter().take(MERGED_SHOWN).map(|other| {
+    let shown = merged.iter().map(|other| {
         let content = &other.delivery.notification.content;
-        let line = if content.title.is_empty() { &content.body } else { &content.title };
-        let line: String =
-            line.lines().next().unwrap_or_default().chars().take(MERGED_CHARS).collect();
-        format!("\n• {line}")
+        let text = if content.title.is_empty() { &content.body } else { &content.title };
+        text.lines().next().unwrap_or_default().chars().take(MERGED_CHARS).collect()
     });
-    let mut body = first.notification.content.body.clone();
-    body.push_str(&format!("\n\n{} more:", merged.len()));
-    body.extend(shown);
-    if merged.len() > MERGED_SHOWN {
-        body.push_str(&format!("\n… and {} others", merged.len() - MERGED_SHOWN));
-    }
+    let others: Vec<_> = shown.collect();
+    let body = merged_body(&first.notification.content.body, &others);
     let content = Content { body, ..first.notification.content.clone() };
     let notification = Notification { content, ..(*first.notification).clone() };
     Delivery { notification: Arc::new(notification), ..first.clone() }
+}
+
+/// `body` and a line for each of the first `others`.
+pub(super) fn merged_body(body: &str, others: &[String]) -> String {
+    let mut text = format!("{body}\n\n{} more:", others.len());
+    for other in others.iter().take(MERGED_SHOWN) {
+        text.push_str("\n• ");
+        text.push_str(other);
+    }
+    if others.len() > MERGED_SHOWN {
+        text.push_str("\n… and ");
+        text.push_str(&(others.len() - MERGED_SHOWN).to_string());
+        text.push_str(" others");
+    }
+    text
 }
 
 /// Returns a delivery to the journal without counting a try: it cannot go out soon.

@@ -67,6 +67,13 @@ impl Job {
     /// Sets a whole recipient aside until `until`.
     pub(super) fn hold(&mut self, now: Millis, recipient: &Expanded, until: Millis, cause: String) {
         let key = recipient.recipient.key();
+        // Counted when it is resumed, with the targets it has then.
+        let held = u32::try_from(recipient.targets.len()).unwrap_or(u32::MAX);
+        for event in &mut self.report.events {
+            if let TimelineEvent::Expanded { deliveries, .. } = event {
+                *deliveries = deliveries.saturating_sub(held);
+            }
+        }
         let marker = self.marker(&format!("hold:{key}"));
         self.report.resolved.push((marker, Resolution::Moved));
         self.report.events.push(TimelineEvent::Held { at: now, recipient: key, until, cause });

@@ -18,14 +18,15 @@ use crate::model::{
     TargetRef,
 };
 use crate::providers::Provider;
-use crate::telemetry::metrics::ProviderMetrics;
+use crate::telemetry::metrics::{ProviderMetrics, SchedulerMetrics};
 use crate::work::Overrides;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::MissedTickBehavior;
 
 /// Picks under one lock.
 const ROUND_MAX: usize = 512;
@@ -33,8 +34,12 @@ const ROUND_MAX: usize = 512;
 const ENDED_MAX: usize = 256;
 /// While something waits, the scheduler is asked again after this long at the latest.
 const LOOK_MAX: Duration = Duration::from_millis(100);
+/// How often gauges are set.
+const SHOWN_EVERY: Duration = Duration::from_secs(1);
 /// Deliveries that leave the queue between two looks for organizations waiting for room.
 const RELIEF_EVERY: usize = 32;
+/// As well after this long, if any left.
+const RELIEF_PAUSE: Duration = Duration::from_millis(20);
 
 /// A delivery that waits or is on its way, with what settling it needs.
 pub(super) struct Queued {
@@ -102,6 +107,7 @@ struct Core {
     /// Who found no room, and the shard that asked.
     refused: BTreeMap<OrganizationId, ShardId>,
     left: usize,
+    relieved_at: Instant,
 }
 
 /// Everything between the shards and the providers.
@@ -114,6 +120,7 @@ pub(super) struct Line {
     ended: mpsc::Sender<Ended>,
     clock: Arc<dyn Clock>,
     journal: Arc<dyn Journal>,
+    metrics: SchedulerMetrics,
 }
 
 /// What one look at the scheduler gave.
@@ -150,13 +157,20 @@ impl Line {
         let scheduler = Scheduler::new(bounds, context.clock.chance().to_bits(), pulse.tick);
         let (ended, from) = mpsc::channel(settings.max_in_flight.max(1));
         let line = Arc::new(Self {
-            core: Mutex::new(Core { scheduler, pulse, refused: BTreeMap::new(), left: 0 }),
+            core: Mutex::new(Core {
+                scheduler,
+                pulse,
+                refused: BTreeMap::new(),
+                left: 0,
+                relieved_at: Instant::now(),
+            }),
             channels: Mutex::default(),
             slots: Arc::clone(&context.in_flight),
             work: Arc::default(),
             ended,
             clock: Arc::clone(&context.clock),
             journal: Arc::clone(&context.journal),
+            metrics: SchedulerMetrics::default(),
         });
         let finishing = finish_all(Arc::downgrade(&line), finisher, from);
         (line, finishing)
@@ -207,6 +221,8 @@ impl Line {
             }
         }
         self.work.notify_one();
+        self.metrics.collapsed(collapsed.len());
+        self.metrics.sent_back(back.len());
         let at = self.clock.now();
         for queued in collapsed {
             finish::collapse(queued, at).await;
@@ -230,6 +246,8 @@ impl Line {
 
     /// Sends until told to stop; what waits then stays leased in the journal.
     pub(super) async fn drive(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let mut shown = tokio::time::interval(SHOWN_EVERY);
+        shown.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !*stop.borrow() {
             let work = self.work.notified();
             let Round { batches, expired, parked, relieved, next } = self.round();
@@ -240,6 +258,7 @@ impl Line {
             for queued in expired {
                 finish::expire(queued, at).await;
             }
+            self.metrics.sent_back(parked.len());
             for Parked { item, due } in parked {
                 finish::push_back(item, due).await;
             }
@@ -255,8 +274,28 @@ impl Line {
                 _ = stop.changed() => {}
                 () = work => {}
                 () = look => {}
+                _ = shown.tick() => self.show(),
             }
         }
+    }
+
+    fn show(&self) {
+        let mut core = self.core.lock();
+        let tick = core.pulse.now(self.clock.now()).tick;
+        let scheduler = &core.scheduler;
+        let in_flight = scheduler.in_flight();
+        self.metrics.load(scheduler.queued(), in_flight, scheduler.remembered().0);
+        let mut oldest_ms = 0;
+        for provider in ProviderName::ALL {
+            let sample = scheduler.sample(provider, tick);
+            oldest_ms = oldest_ms.max(sample.oldest_ms);
+            if let Some(limit) = sample.limit {
+                let channel = provider.as_str();
+                self.metrics.targets(channel, limit, sample.open, sample.half_open);
+            }
+        }
+        let oldest = Duration::from_millis(oldest_ms);
+        self.metrics.waits(scheduler.longest_wait(), oldest);
     }
 
     fn round(&self) -> Round {
@@ -281,6 +320,7 @@ impl Line {
                 None => break,
                 Some(Picked::Expired(queued)) => round.expired.push(queued),
                 Some(Picked::Send { ticket, item, merged }) => {
+                    self.metrics.merged(merged.len());
                     let slot = Slot { permit: Some(permit), work: Arc::clone(&self.work) };
                     round.add(Going { queued: item, merged, ticket, slot });
                 }
@@ -292,8 +332,10 @@ impl Line {
         round.parked = core.scheduler.take_parked();
         let queued = core.scheduler.queued();
         core.left += before.saturating_sub(queued) + round.parked.len();
-        if core.left >= RELIEF_EVERY || queued == 0 {
+        let is_time = core.left > 0 && core.relieved_at.elapsed() >= RELIEF_PAUSE;
+        if core.left >= RELIEF_EVERY || queued == 0 || is_time {
             core.left = 0;
+            core.relieved_at = Instant::now();
             round.relieved = core.relieved();
         }
         if queued > 0 {
@@ -348,12 +390,15 @@ pub(super) struct Share {
 impl Room for Share {
     fn room(&self, org: OrganizationId) -> usize {
         let mut core = self.line.core.lock();
-        let free = core.scheduler.room_for(org);
-        if free == 0 {
-            core.refused.insert(org, self.shard);
-            return 0;
+        let room = core.scheduler.room_for(org) / self.per_entry.max(1);
+        if room == 0 && core.scheduler.queued_of(org) == 0 {
+            // One entry that is larger than all the room there is must go on, too.
+            return 1;
         }
-        (free / self.per_entry.max(1)).max(1)
+        if room == 0 {
+            core.refused.insert(org, self.shard);
+        }
+        room
     }
 }
 

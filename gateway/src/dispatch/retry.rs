@@ -117,6 +117,9 @@ impl RetryPolicy {
             }
         };
         let Some(scheduled) = scheduled else { return Next::Final(FinalState::Dead) };
+        // The pause that Apple's page names for every 5xx, not a wait that this answer named.
+        let asked =
+            asked.filter(|wait| !(is_apple_failing(provider, attempt) && *wait == APPLE_FIRST));
         let wait = asked.map_or(scheduled, |asked| {
             if asked > RETRY_AFTER_MAX {
                 tracing::info!(
@@ -249,6 +252,7 @@ mod tests {
         assert_eq!(at(1, 500, "internal_server_error", None), minutes(15));
         assert_eq!(at(2, 503, "service_unavailable", None), minutes(30));
         assert_eq!(at(7, 503, "service_unavailable", None), minutes(60));
+        assert_eq!(at(2, 500, "http_5xx", Some(15 * 60)), minutes(30), "the pause is not fixed");
         assert_eq!(at(1, 503, "shutdown", Some(1)), Next::Again(NOW.plus(1_000)));
         assert_eq!(at(1, 503, "service_unavailable", Some(30)), Next::Again(NOW.plus(30_000)));
         assert_eq!(at(1, 429, "too_many_requests", None), Next::Again(NOW));

@@ -21,6 +21,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// Cause of deliveries that were taken back before they went out.
+const CANCELED: &str = "canceled";
 const STORE_PAUSE: Duration = Duration::from_millis(200);
 /// An entry that makes its loop panic this often is given up.
 const PANICS_MAX: usize = 3;
@@ -353,6 +355,9 @@ impl Shard {
             });
         }
         match routed.verdict {
+            _ if self.context.journal.is_canceled(job.notification.id) => {
+                job.finish_all(now, &recipient, FinalState::Suppressed, CANCELED);
+            }
             Verdict::Deliver(plan) => self.deliver(job, line, recipient, (plan, now)),
             Verdict::HoldUntil(until) => {
                 job.hold(now, &recipient, until.max(now.plus(1)), String::from("rule"));
@@ -439,7 +444,9 @@ impl Shard {
         (mut steps, overrides): (Steps, Overrides),
     ) -> Job {
         let now = self.context.clock.now();
-        let reached = finish::any_delivered(&self.context, &job.notification, &unless).await;
+        let is_canceled = self.context.journal.is_canceled(job.notification.id);
+        let reached =
+            is_canceled || finish::any_delivered(&self.context, &job.notification, &unless).await;
         let all: Vec<_> = steps.iter().flat_map(|(targets, _)| targets.clone()).collect();
         if job.settled.insert(job.marker("expanded")) {
             let marker = job.marker("expanded");
@@ -455,7 +462,8 @@ impl Shard {
         }
         if reached {
             for target in all {
-                job.suppress(target, now, "earlier_step_delivered");
+                let cause = if is_canceled { CANCELED } else { "earlier_step_delivered" };
+                job.suppress(target, now, cause);
             }
         } else if !steps.is_empty() {
             let (first, within_ms) = steps.remove(0);
@@ -512,6 +520,9 @@ impl Shard {
         let expires_at = self.context.expiry(&job.notification, target.provider());
         let expires_at = overrides.expires_at.map_or(expires_at, |at| at.min(expires_at));
         match self.context.providers.of(&target) {
+            _ if self.context.journal.is_canceled(job.notification.id) => {
+                job.end(id, target.reference(), now, FinalState::Suppressed, CANCELED);
+            }
             _ if expires_at <= now => {
                 job.end(id, target.reference(), now, FinalState::Expired, "ttl");
             }

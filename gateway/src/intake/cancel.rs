@@ -1,8 +1,10 @@
 //! Taking back what was accepted for later: settled as canceled before anything is sent.
 
 use super::{Intake, IntakeError};
-use crate::journal::{Resolution, Settlement};
-use crate::model::{DeliveryId, FinalState, Notification, TimelineEvent};
+use crate::journal::{Cancellation, Resolution, Settlement};
+use crate::model::{
+    DeliveryId, FinalState, Notification, NotificationId, OrganizationId, TimelineEvent,
+};
 use crate::work::{CANCELED_TARGET, encode_event};
 
 impl Intake {
@@ -38,5 +40,28 @@ impl Intake {
         };
         self.journal.settle(shard, vec![settlement])?.await?;
         Ok(true)
+    }
+}
+
+impl Intake {
+    /// Takes back all of a notification that has not gone out yet: what waits comes due at once
+    /// and ends suppressed. Resolves once the wish is durable; answers how many waiting entries
+    /// it brought forward.
+    ///
+    /// # Errors
+    /// Nothing was taken back, or not durably: ask again.
+    pub async fn take_back(
+        &self,
+        org: OrganizationId,
+        id: NotificationId,
+        by: String,
+    ) -> Result<usize, IntakeError> {
+        let shard = self.shard(org);
+        if !self.journal.is_canceled(id) {
+            let event = encode_event(&TimelineEvent::Canceled { at: self.now(), by });
+            let cancellation = Cancellation { notification: id, org, event };
+            self.journal.cancel(shard, cancellation)?.await?;
+        }
+        Ok(self.journal.hurry(shard, org, id).await?)
     }
 }

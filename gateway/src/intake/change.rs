@@ -1,6 +1,6 @@
 //! Changes to records: checked, written to the journal with what they trigger, then made.
 
-use super::{Answer, Intake, IntakeError, RequestKey};
+use super::{Answer, Intake, IntakeError, Running};
 use crate::journal::{Append, Journal, JournalError};
 use crate::model::{AuditNote, Notification, OrganizationId};
 use crate::store::{Change, LogError, LogStep, Store, StoreError};
@@ -31,6 +31,7 @@ impl From<StoreError> for ChangeError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Log(LogError::Full) => Self::Intake(IntakeError::Overloaded),
+            StoreError::Log(LogError::TooLarge) => Self::Intake(IntakeError::TooLarge),
             StoreError::Log(LogError::Failed) => Self::Intake(IntakeError::Failed),
             other => Self::Store(other),
         }
@@ -46,13 +47,15 @@ impl Intake {
         &self,
         store: &dyn Store,
         change: RecordChange,
-        remember: Option<(RequestKey, &Answer)>,
+        remember: Option<(&Running, &Answer)>,
     ) -> Result<(), ChangeError> {
         let RecordChange { org, mut changes, audit, notifications } = change;
         changes.push(Change::Audit(audit));
         let shard = self.shard(org);
         let (id, now) = (self.mint(), self.now());
-        let idempotency = remember.map(|(key, answer)| self.record(key, answer));
+        let idempotency = remember.map(|(first, answer)| self.record(first, answer));
+        // The change is decided where it is queued, whether its caller still waits or not.
+        let running = remember.map(|(first, _)| first.clone());
         let logged = changes.clone();
         let journal: Arc<dyn Journal> = Arc::clone(&self.journal);
         let log: LogStep = Box::new(move |version| {
@@ -60,7 +63,11 @@ impl Intake {
             entries.extend(notifications.into_iter().map(Work::root));
             let append = Append { entries, idempotency: idempotency.into_iter().collect() };
             let commit = journal.append(shard, append).map_err(log_error)?;
-            Ok(Box::pin(async move { commit.await.map_err(log_error) }))
+            Ok(Box::pin(async move {
+                let logged = commit.await.map_err(log_error);
+                drop(running);
+                logged
+            }))
         });
         store.apply_logged(changes, log).await?;
         Ok(())
@@ -69,7 +76,8 @@ impl Intake {
 
 fn log_error(error: JournalError) -> LogError {
     match error {
-        JournalError::Full | JournalError::TooLarge => LogError::Full,
+        JournalError::Full => LogError::Full,
+        JournalError::TooLarge => LogError::TooLarge,
         JournalError::Poisoned
         | JournalError::Closed
         | JournalError::Fenced

@@ -1,19 +1,28 @@
 //! From an accepted command to a durable commit: ids, shard, idempotency, and only then an answer.
 
+mod again;
 mod cancel;
 mod change;
 
+#[cfg(test)]
+pub(crate) mod held;
+#[cfg(test)]
+mod tests;
+
+pub use again::{Again, Done, Pace, Refused, ended};
 pub use change::{ChangeError, RecordChange};
 
 use crate::clock::Clock;
-use crate::journal::{Append, Entry, IdempotencyRecord, Journal, JournalError, Remembered};
+use crate::journal::{Append, Commit, Entry, IdempotencyRecord, Journal, JournalError, Remembered};
 use crate::model::{Millis, Notification, NotificationId, OrganizationId, ShardId};
 use crate::work::Work;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use uuid::Uuid;
 
 /// Longest `Idempotency-Key`.
@@ -103,8 +112,8 @@ impl RequestKey {
         }
         let org = org.0.to_be_bytes();
         let length = (scope.len() as u64).to_be_bytes();
-        // A body may hold a password. With the key before it, the stored hash can be guessed at
-        // only by who knows the key, and that is stored nowhere.
+        // With the key before it, equal bodies of two requests have two hashes. That hides no
+        // password: keys are often numbers. Bodies with one are stretched before they come here.
         let width = (key.len() as u64).to_be_bytes();
         let body = hash(&[&width, key, body]);
         Ok(Self { key: hash(&[&org, &length, scope.as_bytes(), key]), body })
@@ -125,16 +134,52 @@ fn hash(parts: &[&[u8]]) -> [u8; 16] {
 
 type RunningKeys = Arc<Mutex<HashSet<[u8; 16]>>>;
 
-/// Keeps a key for itself while its first request is being answered: until that is stored.
+/// Keeps a key for its first request until it is decided whether that is stored, even if the
+/// caller leaves before: clones go where the decision is waited for.
+#[derive(Clone, Debug)]
+pub struct Running(Arc<RunningKey>);
+
 #[derive(Debug)]
-pub struct Running {
+struct RunningKey {
     running: RunningKeys,
-    key: [u8; 16],
+    request: RequestKey,
 }
 
-impl Drop for Running {
+impl Drop for RunningKey {
     fn drop(&mut self) {
-        self.running.lock().remove(&self.key);
+        self.running.lock().remove(&self.request.key);
+    }
+}
+
+/// A commit whose keys stay taken until it is decided: who drops it early leaves it to a task.
+struct Undecided {
+    commit: Option<Commit>,
+    running: Vec<Running>,
+}
+
+impl Future for Undecided {
+    type Output = Result<(), JournalError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(commit) = &mut self.commit else { return Poll::Pending };
+        let decided = std::task::ready!(commit.as_mut().poll(context));
+        self.commit = None;
+        Poll::Ready(decided)
+    }
+}
+
+impl Drop for Undecided {
+    fn drop(&mut self) {
+        let running = std::mem::take(&mut self.running);
+        if let Some(commit) = self.commit.take()
+            && !running.is_empty()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move {
+                commit.await.ok();
+                drop(running);
+            });
+        }
     }
 }
 
@@ -190,7 +235,7 @@ impl Intake {
         if !self.running.lock().insert(request.key) {
             return Err(IntakeError::KeyBusy);
         }
-        let guard = Running { running: Arc::clone(&self.running), key: request.key };
+        let guard = Running(Arc::new(RunningKey { running: Arc::clone(&self.running), request }));
         match self.journal.remembered(request.key, self.clock.now()).await? {
             Remembered::No => Ok(KeyState::First(guard)),
             Remembered::Yes { body, .. } if body != request.body => Err(IntakeError::KeyReused),
@@ -204,16 +249,10 @@ impl Intake {
     pub async fn accept(
         &self,
         notification: Notification,
-        remember: Option<(RequestKey, &Answer)>,
+        remember: Option<(&Running, &Answer)>,
     ) -> Result<(), IntakeError> {
         let shard = self.shard(notification.org);
-        let idempotency = remember.map(|(key, answer)| self.record(key, answer));
-        let append = Append {
-            entries: vec![Work::root(notification)],
-            idempotency: idempotency.into_iter().collect(),
-        };
-        self.journal.append(shard, append)?.await?;
-        Ok(())
+        self.append(shard, vec![Work::root(notification)], remember).await
     }
 
     /// Stores the entries of several notifications of one organization in one commit.
@@ -221,14 +260,30 @@ impl Intake {
         &self,
         org: OrganizationId,
         entries: Vec<Entry>,
-        remember: &[(RequestKey, Answer)],
+        remember: &[(Running, Answer)],
     ) -> Result<(), IntakeError> {
-        let idempotency = remember.iter().map(|(key, answer)| self.record(*key, answer)).collect();
-        self.journal.append(self.shard(org), Append { entries, idempotency })?.await?;
+        let remember = remember.iter().map(|(running, answer)| (running, answer));
+        self.append(self.shard(org), entries, remember).await
+    }
+
+    async fn append(
+        &self,
+        shard: ShardId,
+        entries: Vec<Entry>,
+        remember: impl IntoIterator<Item = (&Running, &Answer)>,
+    ) -> Result<(), IntakeError> {
+        let (mut idempotency, mut running) = (Vec::new(), Vec::new());
+        for (first, answer) in remember {
+            idempotency.push(self.record(first, answer));
+            running.push(first.clone());
+        }
+        let commit = self.journal.append(shard, Append { entries, idempotency })?;
+        Undecided { commit: Some(commit), running }.await?;
         Ok(())
     }
 
-    fn record(&self, request: RequestKey, answer: &Answer) -> IdempotencyRecord {
+    fn record(&self, first: &Running, answer: &Answer) -> IdempotencyRecord {
+        let request = first.0.request;
         IdempotencyRecord {
             key: request.key,
             body: request.body,

@@ -21,6 +21,12 @@ use bytes::Bytes;
 
 pub mod conformance;
 pub mod disk;
+mod ledger;
+
+pub use ledger::{
+    Amendment, Cancellation, DeadPage, DeadPlace, DeadRow, Reserved, Settled, SettledBlock,
+    SettledPage, SettledPlace, SettledQuery,
+};
 
 /// Whether an entry is a notification as accepted, or work that an earlier entry left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,9 +143,14 @@ pub struct Backlog {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Books {
     pub accepted: u64,
-    /// In the order of `FinalState::ALL`.
+    /// Deliveries by the state they are in now, in the order of `FinalState::ALL`.
     pub finals: [u64; 6],
+    /// Dead letters ever made.
     pub dead_letters: u64,
+    /// How often a delivery that had ended so was sent again; no longer in `finals`.
+    pub reopened: [u64; 6],
+    /// Dead letters discarded; their deliveries stay dead.
+    pub discarded: u64,
 }
 
 /// A notification's stored life.
@@ -301,6 +312,61 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
         key: [u8; 16],
         now: Millis,
     ) -> BoxFuture<'_, Result<Remembered, JournalError>>;
+
+    /// Blocks with deliveries of `query.org` that ended, newest first, at most `limit`, without
+    /// those that were sent again since.
+    fn settled(
+        &self,
+        query: SettledQuery,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<SettledPage, JournalError>>;
+
+    /// Dead letters of `org`, newest first, after `before` in that order, at most `limit`.
+    fn dead_of(
+        &self,
+        org: OrganizationId,
+        before: Option<DeadPlace>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<DeadPage, JournalError>>;
+
+    /// The dead letter of one delivery of `org`.
+    fn dead_letter(
+        &self,
+        org: OrganizationId,
+        delivery: DeliveryId,
+    ) -> BoxFuture<'_, Result<Option<DeadRow>, JournalError>>;
+
+    /// The right to amend a delivery, as long as the answer lives; `None` while another has it.
+    /// What is read after that is what an amendment under it finds.
+    fn reserve(&self, delivery: DeliveryId) -> Option<Reserved>;
+
+    /// Sends deliveries that have ended again, or discards their dead letters: in one commit. The
+    /// dead letter goes and its entry comes, or nothing happens.
+    fn amend(&self, shard: ShardId, amendments: Vec<Amendment>) -> Result<Commit, JournalError>;
+
+    /// Notes that nothing of a notification is to be sent any more.
+    fn cancel(&self, shard: ShardId, cancellation: Cancellation) -> Result<Commit, JournalError>;
+
+    /// True once [`Journal::cancel`] was durable for it.
+    fn is_canceled(&self, notification: NotificationId) -> bool;
+
+    /// Makes what waits of a notification claimable now; answers how many entries.
+    fn hurry(
+        &self,
+        shard: ShardId,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<usize, JournalError>>;
+
+    /// The root entry's payload of a notification of `org`, while retention keeps it.
+    fn root(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<Option<Bytes>, JournalError>>;
+
+    /// Dead letters kept at present.
+    fn dead_kept(&self) -> BoxFuture<'_, Result<u64, JournalError>>;
 
     /// Dead letters, oldest first.
     fn dead_letters(&self, limit: usize) -> BoxFuture<'_, Result<Vec<DeadLetter>, JournalError>>;

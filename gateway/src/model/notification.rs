@@ -106,6 +106,8 @@ pub enum Target {
         user: UserId,
         app: String,
         token: Secret,
+        /// When the app last told us this token.
+        registered_at: Millis,
     },
     Fcm {
         device: DeviceId,

@@ -146,6 +146,19 @@ pub enum TimelineEvent {
     /// Part of the audience got `entries` in the in-app inbox. For `alone` of these users the
     /// entry is all there is; `deliveries` to users of this part will end some day.
     Noted { at: Millis, entries: u32, alone: u32, deliveries: u32 },
+    /// A delivery that had ended in `from` is sent again at `due`, its tries counted anew.
+    Replayed {
+        at: Millis,
+        delivery: DeliveryId,
+        target: String,
+        from: FinalState,
+        by: String,
+        due: Millis,
+    },
+    /// The dead letter of a delivery was given up; it stays dead.
+    Discarded { at: Millis, delivery: DeliveryId, target: String, by: String },
+    /// From here on nothing more of the notification is sent.
+    Canceled { at: Millis, by: String },
 }
 
 impl TimelineEvent {
@@ -174,7 +187,10 @@ impl TimelineEvent {
             | Self::Expanded { .. }
             | Self::Ruled { .. }
             | Self::Held { .. }
-            | Self::Noted { .. } => None,
+            | Self::Noted { .. }
+            | Self::Replayed { .. }
+            | Self::Discarded { .. }
+            | Self::Canceled { .. } => None,
         }
     }
 }

@@ -1,9 +1,16 @@
 //! Runs a batch and turns answers into attempts: what the providers share.
 
-use crate::model::{Attempt, Delivery, Outcome};
+use crate::model::{Attempt, Delivery, Notification, Outcome, Priority};
+use crate::providers::transport::Failure;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::StatusCode;
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Least wait after something that nobody mends within minutes: an outage of a push service, as
+/// Apple asks, or a certificate that is not right.
+pub(super) const OUTAGE_PAUSE: Duration = Duration::from_secs(15 * 60);
 
 /// Longest `Attempt::reason`, in bytes.
 pub(crate) const REASON_BYTES_MAX: usize = 256;
@@ -33,6 +40,45 @@ pub(super) async fn each<'a, F>(
 /// A verdict about a delivery that never left this machine.
 pub(super) fn unsent(outcome: Outcome) -> Attempt {
     Attempt { outcome, status: None, reason: None, provider_id: None, elapsed: Duration::ZERO }
+}
+
+/// The attempt that `failure` makes of a push.
+pub(super) fn push_failed(failure: Failure, elapsed: Duration) -> Attempt {
+    let mut attempt = failure.into_attempt(elapsed);
+    if let Outcome::Retry { after, cause: "tls_certificate" } = &mut attempt.outcome {
+        *after = Some(OUTAGE_PAUSE);
+    }
+    attempt
+}
+
+/// What was made last of a notification, for its next delivery: they come one after another.
+#[derive(Debug)]
+pub(super) struct Memo<T>(Mutex<Option<(Arc<Notification>, Priority, T)>>);
+
+impl<T> Default for Memo<T> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<T: Clone> Memo<T> {
+    /// What `make` makes of `delivery`'s notification at its priority, made once for both.
+    pub(super) fn of<E>(
+        &self,
+        delivery: &Delivery,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        if let Some((notification, priority, made)) = &*self.0.lock()
+            && Arc::ptr_eq(notification, &delivery.notification)
+            && *priority == delivery.priority
+        {
+            return Ok(made.clone());
+        }
+        let made = make()?;
+        let kept = (Arc::clone(&delivery.notification), delivery.priority, made.clone());
+        *self.0.lock() = Some(kept);
+        Ok(made)
+    }
 }
 
 /// What a provider's answer came to, before the time it took is known.

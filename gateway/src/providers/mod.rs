@@ -21,6 +21,7 @@ mod attempt;
 mod error;
 #[cfg(test)]
 mod fixture;
+mod gate;
 
 pub use error::ProviderError;
 

@@ -11,12 +11,20 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// The wait named by `headers` as seen at `now`, at most [`RETRY_AFTER_MAX`].
 ///
-/// `None` if there is none, if it cannot be read, or if it names no wait (zero or a past date):
-/// then the caller's own back-off applies, so that no server can make us hammer it.
+/// `None` if there is none, if it cannot be read, if there are two that differ, or if it names no
+/// wait (zero or a past date): then the caller's own back-off applies, so that no server can make us hammer it.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap, now: Millis) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let mut values = headers.get_all(RETRY_AFTER).iter();
+    let first = values.next()?;
+    if values.any(|other| other != first) {
+        return None;
+    }
+    let text = first.to_str().ok()?.trim();
     let wait = seconds(text).or_else(|| until_date(text, now))?;
+    if wait > RETRY_AFTER_MAX {
+        tracing::info!(asked_s = wait.as_secs(), "Retry-After is cut to an hour");
+    }
     (!wait.is_zero()).then(|| wait.min(RETRY_AFTER_MAX))
 }
 
@@ -52,7 +60,7 @@ mod tests {
 
     #[test]
     fn seconds_dates_and_nonsense_are_read_as_the_table_says() {
-        let cases: [(&[u8], Option<u64>); 20] = [
+        let cases: [(&[u8], Option<u64>); 22] = [
             (b"1", Some(1)),
             (b" 120 ", Some(120)),
             (b"3600", Some(3600)),
@@ -63,6 +71,8 @@ mod tests {
             (b"+5", None),
             (b"1.5", None),
             (b"1e3", None),
+            (b"1e9", None),
+            (b"abc", None),
             (b"", None),
             (b"soon", None),
             (b"\xff\xfe", None),
@@ -76,6 +86,16 @@ mod tests {
         ];
         for (value, want) in cases {
             assert_eq!(parse(value), want, "{:?}", String::from_utf8_lossy(value));
+        }
+    }
+
+    #[test]
+    fn two_headers_count_only_if_they_agree() {
+        for (second, want) in [("30", Some(Duration::from_secs(30))), ("31", None), ("x", None)] {
+            let mut headers = HeaderMap::new();
+            headers.append(RETRY_AFTER, HeaderValue::from_static("30"));
+            headers.append(RETRY_AFTER, HeaderValue::from_static(second));
+            assert_eq!(retry_after(&headers, Millis(0)), want, "{second}");
         }
     }
 

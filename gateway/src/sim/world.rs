@@ -173,10 +173,12 @@ impl World {
             Arc::clone(&clock) as Arc<dyn Clock>,
             Process::now(),
         )?;
-        let pending: u64 =
-            (0..SHARDS).map(|s| driver.journal().backlog(ShardId(s)).pending).sum();
+        let pending: u64 = (0..SHARDS).map(|s| driver.journal().backlog(ShardId(s)).pending).sum();
         let recovered = driver.journal().recovered();
-        self.tell(format!("life {} starts at {}: {recovered:?}, {pending} pending", self.life, self.now.0));
+        self.tell(format!(
+            "life {} starts at {}: {recovered:?}, {pending} pending",
+            self.life, self.now.0
+        ));
         let provider = |name, dice: Dice| {
             Arc::new(SimProvider {
                 name,

@@ -70,13 +70,16 @@ pub trait Accounts {
     /// The organization with the smallest id.
     fn first_organization(&self) -> BoxFuture<'_, Result<Option<OrganizationId>, StoreError>>;
 
-    /// Organizations directly below `org`, by id, from after `after` on.
+    /// Organizations directly below `org`, by id, without the first `offset`.
     fn children(
         &self,
         org: OrganizationId,
-        after: Option<OrganizationId>,
+        offset: u64,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Arc<Organization>>, StoreError>>;
+
+    /// How many organizations lie directly below `org`.
+    fn count_children(&self, org: OrganizationId) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// `org` and every organization below it, parents before children.
     fn subtree(

@@ -1,7 +1,9 @@
 //! The records seam: organizations, users, roles, devices, memberships, subscriptions.
 //!
-//! One write verb, `apply`, whose changes commit together or not at all and decide uniqueness;
-//! few reads. Two backends pass the same `conformance` suite.
+//! Three ways to write. `apply` commits changes together or not at all, decides uniqueness, and
+//! answers once they are durable. `apply_logged` does the same behind a log: the log makes them
+//! durable, together with what they trigger. `redo` makes logged changes again that a crash kept
+//! from the records. Few reads. Every backend passes the same `conformance` suite.
 
 use crate::BoxFuture;
 use crate::model::{
@@ -22,6 +24,9 @@ mod inbox;
 
 pub use accounts::{Accounts, SortBy, UserPage, UserSearch};
 pub use inbox::{InboxChange, InboxRow, Inboxes};
+
+/// Deepest organization tree, counted from its root: a longer chain of parents is refused.
+pub const TREE_DEPTH_MAX: usize = 64;
 
 /// One record write. `Put…` inserts or replaces by primary key.
 ///
@@ -106,6 +111,14 @@ pub enum Expectation {
     InboxRevision(UserId, NotificationId, u64),
     /// The subscription is stored and nobody changed it since this instant.
     Subscription(OrganizationId, SubscriptionId, Millis),
+    /// The organization has fewer clients than this.
+    Clients(OrganizationId, u32),
+    /// The organization has fewer keys than this.
+    Keys(OrganizationId, u32),
+    /// The user has fewer devices than this besides the one.
+    Devices(UserId, DeviceId, u32),
+    /// The user's membership of the solution is still this one, or still none.
+    Membership(OrganizationId, Uuid, UserId, Option<Membership>),
 }
 
 impl Expectation {
@@ -121,6 +134,10 @@ impl Expectation {
             Self::Children(..) => "too_many_organizations",
             Self::InboxRevision(..) => "inbox_changed",
             Self::Subscription(..) => "subscription_changed",
+            Self::Clients(..) => "too_many_clients",
+            Self::Keys(..) => "too_many_keys",
+            Self::Devices(..) => "too_many_devices",
+            Self::Membership(..) => "membership_changed",
         }
     }
 }
@@ -189,9 +206,14 @@ pub enum StoreError {
 /// Why changes could not be logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
+    /// The log has none of it.
     #[error("the log is full; ask again later")]
     Full,
-    #[error("the log failed")]
+    /// The log has none of it, and never will.
+    #[error("the changes are larger than the log can take at once")]
+    TooLarge,
+    /// What the log has of it is known once it is read again.
+    #[error("the log failed; restart to read what it holds")]
     Failed,
 }
 
@@ -203,13 +225,15 @@ pub type LogStep = Box<dyn FnOnce(Version) -> Result<Logged, LogError> + Send>;
 
 /// Records with atomic changes.
 pub trait Store: Accounts + Inboxes + Send + Sync + std::fmt::Debug {
-    /// Commits all `changes` durably, or none of them.
+    /// Commits all `changes` durably, or none of them. The answered version is used once.
     fn apply(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<Version, StoreError>>;
 
     /// Checks `changes`, logs them with `log`, and makes them visible once the log has them.
     ///
     /// The log is what makes them durable: after a crash, `redo` must be given every logged
-    /// change before anything is read.
+    /// change before anything is read. A log that is full refuses its own changes only. After
+    /// one that failed nothing is made until the store is opened again: a later version would
+    /// hide from `redo` what the log may have.
     fn apply_logged(
         &self,
         changes: Vec<Change>,
@@ -218,6 +242,9 @@ pub trait Store: Accounts + Inboxes + Send + Sync + std::fmt::Debug {
 
     /// Makes logged changes again where the records lack them, in order of their versions, and
     /// resolves once the records hold all of them durably: then the log may forget them.
+    ///
+    /// Changes up to the version of the records are there and are skipped. One that the records
+    /// refuse now is left out and logged as an error; damaged records refuse all of them.
     fn redo(&self, logged: Vec<(Version, Vec<Change>)>) -> BoxFuture<'_, Result<(), StoreError>>;
 
     fn organization(

@@ -98,6 +98,27 @@ catalog! {
     PROVIDER_INFLIGHT_REQUESTS = "bugler_provider_inflight_requests", Gauge, Count,
         "Tries without an answer yet, by channel and app.";
 
+    SCHED_WAITING = "bugler_sched_waiting", Gauge, Count,
+        "Deliveries waiting in memory for their turn.";
+    SCHED_IN_FLIGHT = "bugler_sched_in_flight", Gauge, Count,
+        "Tries between a provider and their committed result.";
+    SCHED_ORGANIZATIONS = "bugler_sched_organizations", Gauge, Count,
+        "Organizations with deliveries waiting or in flight.";
+    SCHED_ROUNDS_WAITED_MAX = "bugler_sched_rounds_waited_max", Gauge, Count,
+        "Most rounds that anybody was passed over who could have been served: more than 2 is a bug.";
+    SCHED_SENT_BACK_TOTAL = "bugler_sched_sent_back_total", Counter, Count,
+        "Deliveries put back into the journal untried: a gate, a breaker, or no room.";
+    SCHED_COLLAPSED_TOTAL = "bugler_sched_collapsed_total", Counter, Count,
+        "Deliveries replaced by a newer one with their collapse key.";
+    SCHED_MERGED_TOTAL = "bugler_sched_merged_total", Counter, Count,
+        "Deliveries that went out within the message of another.";
+    OLDEST_DUE_AGE_SECONDS = "bugler_oldest_due_age_seconds", Gauge, Seconds,
+        "How long the delivery has waited in memory that waits longest.";
+    TARGET_LIMIT = "bugler_target_limit", Gauge, Count,
+        "Tries in flight that the most limited known target takes, by channel.";
+    BREAKER_STATE = "bugler_breaker_state", Gauge, Count,
+        "Targets whose breaker is not closed, by channel and state.";
+
     DELIVERIES_TOTAL = "bugler_deliveries_total", Counter, Count,
         "Deliveries that reached their final state, by channel and outcome.";
     DELIVERY_DURATION_SECONDS = "bugler_delivery_duration_seconds", Histogram, Seconds,

@@ -1,6 +1,6 @@
 //! `kill -9` while users are made and invited: who was answered is there, and was told of once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bugler_loadtest::twins::{TwinName, TwinSet};
@@ -78,6 +78,20 @@ impl Run {
         }
     }
 
+    /// What the lines of the audit trail are about.
+    async fn trail(&self, gateway: &Gateway) -> Vec<String> {
+        let (mut objects, mut after) = (Vec::new(), json!(0));
+        while !after.is_null() {
+            let path = format!("/bugler/v1/organizations/101/audit?limit=1000&after={after}");
+            let page = gateway.ask(&Ask::get(path).bearer(&self.token)).await.json();
+            let records = page["records"].as_array().expect("records");
+            let object = |record: &Value| record["object"].as_str().expect("an object").to_owned();
+            objects.extend(records.iter().map(object));
+            after = page["next"].clone();
+        }
+        objects
+    }
+
     /// Kills a gateway once it answered `enough`, while all clients go on asking.
     async fn life(&mut self, enough: usize) {
         let gateway = self.home.start().await;
@@ -129,9 +143,18 @@ async fn whoever_was_answered_exists_and_was_told_of_once() {
     let deliveries: BTreeSet<_> = receipts.iter().map(|receipt| &receipt.key).collect();
     assert_eq!(deliveries.len(), notified.len(), "repeats carry the same id");
     let mails = run.twins.receipts_since(Some(TwinName::Smtp), 0);
-    let told: BTreeSet<_> = mails.iter().filter(|r| r.succeeded()).map(|r| &r.target).collect();
+    let mut told = BTreeMap::<_, BTreeSet<_>>::new();
+    for mail in mails.iter().filter(|receipt| receipt.succeeded()) {
+        told.entry(&mail.target).or_default().insert(&mail.key);
+    }
+    assert!(told.values().all(|ids| ids.len() == 1), "somebody was invited twice: {told:#?}");
     for Answered { user, email } in &run.answered {
         let is_pending = user["status"] == "Pending";
-        assert_eq!(told.contains(email), is_pending, "{email}");
+        assert_eq!(told.contains_key(email), is_pending, "{email}");
     }
+    // And the trail names each of them once.
+    let trail = run.trail(&gateway).await;
+    let named: BTreeSet<_> = trail.iter().cloned().collect();
+    assert_eq!(named.len(), trail.len(), "a change was made twice");
+    assert_eq!(named, made.iter().map(|id| format!("user:{id}")).collect());
 }

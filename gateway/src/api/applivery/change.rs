@@ -4,7 +4,7 @@ use super::wire::{self, Create, Setup, Update};
 use super::{Entered, enter, find};
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::route::Call;
-use crate::api::shared::{Head, Turn};
+use crate::api::shared::{Begun, Head, Turn};
 use crate::api::{Answered, ExchangeError, Shared};
 use crate::auth::Permission;
 use crate::intake::{Answer, RecordChange};
@@ -76,6 +76,7 @@ fn too_many() -> Failure {
 async fn endpoint(shared: &Shared, org: OrganizationId, setup: Setup) -> Result<Endpoint, Failure> {
     match setup {
         Setup::Webhook { url } => {
+            check_host(shared, &url).await?;
             let key = STANDARD.encode(rand::random::<[u8; SECRET_BYTES]>());
             Ok(Endpoint::Webhook { url, secret: Secret::new(format!("whsec_{key}")) })
         }
@@ -85,6 +86,12 @@ async fn endpoint(shared: &Shared, org: OrganizationId, setup: Setup) -> Result<
             Ok(Endpoint::Slack { url: hook.url, team: hook.team, channel: hook.channel })
         }
     }
+}
+
+/// Refuses a URL whose host leads to where no webhook may go.
+async fn check_host(shared: &Shared, url: &str) -> Result<(), Failure> {
+    let refused = |problem| Failure::field("setup.webhook.url", format!("is refused: {problem}"));
+    shared.hooks.check_host(url).await.map_err(refused)
 }
 
 fn not_exchanged(error: ExchangeError) -> Failure {
@@ -110,11 +117,12 @@ pub(super) async fn update(call: Call) -> Result<Answered, Failure> {
     let mut old = find(&shared, &organization, &params).await?;
     let (head, body) = shared.json_body(request).await?;
     let org = organization.id;
-    let Turn::First(mut begun) = shared.turn(None).await? else {
-        return Err(Failure::new(FailureClass::Internal, "a request without a key was repeated"));
-    };
+    let mut begun = Begun::unkeyed();
     loop {
         let update = Update::parse(&body, &old, shared.hooks.as_ref())?;
+        if let Some(url) = &update.url {
+            check_host(&shared, url).await?;
+        }
         let unchanged = unchanged(&old);
         let updated_at = shared.intake.now().max(old.updated_at.plus(1));
         let new = Subscription {
@@ -159,9 +167,7 @@ pub(super) async fn remove(call: Call) -> Result<Answered, Failure> {
         enter(&shared, &request.headers, &params, permission).await?;
     let head = Head::of(request);
     let org = organization.id;
-    let Turn::First(mut begun) = shared.turn(None).await? else {
-        return Err(Failure::new(FailureClass::Internal, "a request without a key was repeated"));
-    };
+    let mut begun = Begun::unkeyed();
     loop {
         let old = find(&shared, &organization, &params).await?;
         let object = format!("subscription:{}", old.id);

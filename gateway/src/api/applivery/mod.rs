@@ -12,7 +12,8 @@ use crate::api::Shared;
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::native::account::organization_ref;
 use crate::api::route::{Endpoint, Params};
-use crate::auth::{Caller, Permission};
+use crate::api::signed::Signed;
+use crate::auth::Permission;
 use crate::model::{Organization, Subscription};
 use crate::store::OrganizationRef;
 use http::{HeaderMap, Method};
@@ -37,7 +38,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
 
 /// Who calls, and the organization it acts on.
 struct Entered {
-    caller: Arc<Caller>,
+    caller: Signed,
     organization: Arc<Organization>,
 }
 
@@ -61,7 +62,7 @@ async fn enter(
         }
     }
     let organization = found.ok_or_else(not_found)?;
-    shared.require(&caller, permission).await?;
+    caller.require(permission)?;
     Ok(Entered { caller, organization })
 }
 

@@ -29,7 +29,7 @@ pub(super) enum Setup {
 
 impl Create {
     pub(super) fn parse(body: &[u8], hooks: &dyn Hooks) -> Result<Self, Failure> {
-        let body = json::parse(body).map_err(|fault| Failure::field("", fault.to_string()))?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         fields.refuse_null(&["type", "events", "setup"], &mut faults);
@@ -125,7 +125,7 @@ impl Update {
         old: &Subscription,
         hooks: &dyn Hooks,
     ) -> Result<Self, Failure> {
-        let body = json::parse(body).map_err(|fault| Failure::field("", fault.to_string()))?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         if fields.is_sent("type") {

@@ -2,31 +2,22 @@
 
 use crate::api::Shared;
 use crate::api::failure::{Failure, FailureClass};
-use crate::auth::{Caller, Permission, PermissionSet, Scope};
+use crate::api::signed::Signed;
+use crate::auth::{Permission, Rights, Scope};
 use crate::model::{Organization, OrganizationId, Role, RoleId, User, UserId};
-use crate::store::directory::built_in_roles;
 use crate::store::{OrganizationRef, UserRef};
 use http::HeaderMap;
-use std::collections::BTreeSet;
 use std::sync::Arc;
-
-/// The role every organization keeps somebody in.
-pub(super) const ADMIN: RoleId = RoleId(1);
 
 pub(super) const NO_ORGANIZATION: &str =
     "Organization is not found or you don't have access to it.";
 pub(super) const NO_ROLE_ACCESS: &str =
     "You don't have permissions to access this Role. Contact administrator for details.";
 
-/// The names of rights, canonical where they have such a name.
-pub(super) type Rights = BTreeSet<String>;
-
 /// An authenticated caller within its request limit.
 #[derive(Debug)]
 pub(super) struct Actor {
-    pub(super) caller: Arc<Caller>,
-    /// The user of a user-scoped token, and its role.
-    user: Option<(User, Option<Role>)>,
+    pub(super) caller: Signed,
 }
 
 impl Actor {
@@ -34,14 +25,7 @@ impl Actor {
     pub(super) async fn of(shared: &Shared, headers: &HeaderMap) -> Result<Self, Failure> {
         let caller = shared.caller(headers).await?;
         shared.blynk.request(caller.organization)?;
-        let user = match shared.user(&caller).await? {
-            Some((user, _)) => {
-                let role = shared.role_of(user.org, user.role).await?;
-                Some((user, role))
-            }
-            None => None,
-        };
-        Ok(Self { caller, user })
+        Ok(Self { caller })
     }
 
     pub(super) fn org(&self) -> OrganizationId {
@@ -50,31 +34,20 @@ impl Actor {
 
     /// The user behind the token; `None` is the organization itself.
     pub(super) fn user(&self) -> Option<&User> {
-        self.user.as_ref().map(|(user, _)| user)
+        self.caller.user()
     }
 
     pub(super) fn role(&self) -> Option<&Role> {
-        self.user.as_ref().and_then(|(_, role)| role.as_ref())
+        self.caller.role()
     }
 
     pub(super) fn is_organization(&self) -> bool {
         self.caller.scope == Scope::Organization
     }
 
-    /// `organization:101` or `user:7`.
-    pub(super) fn name(&self) -> String {
-        match self.caller.scope {
-            Scope::Organization => format!("organization:{}", self.caller.organization),
-            Scope::User(user) => format!("user:{user}"),
-        }
-    }
-
     /// Refuses a caller without every one of `permissions`.
     pub(super) fn require(&self, permissions: &[Permission]) -> Result<(), Failure> {
-        let names = self.role().into_iter().flat_map(|role| role.permissions.iter());
-        let granted = PermissionSet::of_names(names.map(String::as_str));
-        let lacking = permissions.iter().find(|one| !self.caller.may(**one, granted));
-        match lacking {
+        match permissions.iter().find(|one| !self.caller.may(**one)) {
             None => Ok(()),
             Some(one) => Err(lacks(one.dialect_name().unwrap_or_else(|| one.as_str()))),
         }
@@ -82,53 +55,19 @@ impl Actor {
 
     /// As `require`, for a right that only Blynk has. Limited tokens never have such a one.
     pub(super) fn require_named(&self, permission: &str) -> Result<(), Failure> {
-        let is_held = match (&self.user, self.caller.limited_to) {
-            (_, Some(_)) => false,
-            (None, None) => true,
-            (Some((_, role)), None) => {
-                role.as_ref().is_some_and(|role| role.permissions.iter().any(|p| p == permission))
-            }
-        };
+        let is_held = self.caller.rights().is_none_or(|rights| rights.hold(permission));
         if is_held { Ok(()) } else { Err(lacks(permission)) }
-    }
-
-    /// The rights that bound what the caller may give to others; `None` is no bound.
-    fn bound(&self) -> Option<Rights> {
-        let limit = self.caller.limited_to;
-        match (&self.user, limit) {
-            (None, None) => None,
-            (None, Some(limit)) => Some(limit.names().map(str::to_owned).collect()),
-            (Some((_, role)), limit) => {
-                let mut rights = role.as_ref().map(rights_of).unwrap_or_default();
-                if let Some(limit) = limit {
-                    let is_left =
-                        |name: &String| Permission::named(name).is_some_and(|p| limit.contains(p));
-                    rights.retain(is_left);
-                }
-                Some(rights)
-            }
-        }
     }
 
     /// True if `role` has higher permissions than the caller: all of them and more.
     pub(super) fn is_below(&self, role: &Role) -> bool {
-        self.bound().is_some_and(|own| {
-            let theirs = rights_of(role);
-            own.len() < theirs.len() && own.is_subset(&theirs)
-        })
+        self.caller.rights().is_some_and(|own| Rights::of_role(role).exceed(&own))
     }
 }
 
 fn lacks(permission: &str) -> Failure {
     let text = format!("You don't have the permission {permission}.");
     Failure::new(FailureClass::Forbidden, text)
-}
-
-fn rights_of(role: &Role) -> Rights {
-    let canonical = |name: &String| {
-        Permission::named(name).map_or_else(|| name.clone(), |p| p.as_str().to_owned())
-    };
-    role.permissions.iter().map(canonical).collect()
 }
 
 pub(super) fn forbidden(text: impl Into<String>) -> Failure {
@@ -145,16 +84,6 @@ pub(super) fn refused(text: impl Into<String>) -> Failure {
 }
 
 impl Shared {
-    /// A role of an organization; the built-in ones are there even before they are stored.
-    pub(super) async fn role_of(
-        &self,
-        org: OrganizationId,
-        id: RoleId,
-    ) -> Result<Option<Role>, Failure> {
-        let stored = self.store.role(org, id).await?;
-        Ok(stored.or_else(|| built_in_roles(org).into_iter().find(|role| role.id == id)))
-    }
-
     /// A user within the actor's reach; foreign and absent ones look the same.
     pub(super) async fn reached_user(&self, actor: &Actor, id: UserId) -> Result<User, Failure> {
         let found = self.store.user(UserRef::Id(id)).await?;

@@ -5,7 +5,6 @@ use crate::api::failure::Failure;
 use crate::api::fields::{Faults, Fields};
 use crate::api::json;
 use crate::model::{OrganizationId, RoleId, Secret, UserId, UserProfile};
-use serde_json::Value;
 
 /// A person to be made a user, with everything it may say about itself.
 #[derive(Debug)]
@@ -43,7 +42,7 @@ pub(super) struct Create {
 
 impl Create {
     pub(super) fn parse(body: &[u8]) -> Result<Self, Failure> {
-        let body = parsed(body)?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         let person = Person::read(&fields, &mut faults);
@@ -63,7 +62,7 @@ pub(super) struct CreateInOrg {
 
 impl CreateInOrg {
     pub(super) fn parse(body: &[u8]) -> Result<Self, Failure> {
-        let body = parsed(body)?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         let person = Person::read(&fields, &mut faults);
@@ -88,7 +87,7 @@ pub(super) struct Invite {
 
 impl Invite {
     pub(super) fn parse(body: &[u8]) -> Result<Self, Failure> {
-        let body = parsed(body)?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         let email = fields::email(&fields, &mut faults);
@@ -110,7 +109,7 @@ pub(super) struct Register {
 
 impl Register {
     pub(super) fn parse(body: &[u8]) -> Result<Self, Failure> {
-        let body = parsed(body)?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         let email = fields::email(&fields, &mut faults);
@@ -130,7 +129,7 @@ pub(super) struct Transfer {
 
 impl Transfer {
     pub(super) fn parse(body: &[u8]) -> Result<Self, Failure> {
-        let body = parsed(body)?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         let user = fields.required_integer("userId", &mut faults);
@@ -146,9 +145,4 @@ impl Transfer {
             role: RoleId(role.unwrap_or_default()),
         })
     }
-}
-
-/// A body as strict JSON.
-pub(super) fn parsed(body: &[u8]) -> Result<Value, Failure> {
-    json::parse(body).map_err(|fault| Failure::field("", fault.to_string()))
 }

@@ -1,17 +1,16 @@
 //! `POST …/users/fcm-token/register`: where the pushes of a user go.
 
 use super::actor::{Actor, forbidden, refused};
-use super::bodies::parsed;
 use crate::api::failure::Failure;
 use crate::api::fields::{Faults, Fields};
 use crate::api::route::Call;
 use crate::api::shared::Turn;
-use crate::api::{Answered, BLYNK_BODY_MAX, Shared};
+use crate::api::{Answered, BLYNK_BODY_MAX, Shared, json};
 use crate::auth::Permission;
-use crate::intake::{Answer, RecordChange};
+use crate::intake::{Answer, ChangeError, RecordChange};
 use crate::model::{Device, Platform, Secret, User, UserId};
-use crate::store::Change;
 use crate::store::directory::names;
+use crate::store::{Change, Expectation, StoreError};
 use bytes::Bytes;
 
 const TOKEN_MAX: usize = 4096;
@@ -19,7 +18,7 @@ const APP_MAX: usize = 64;
 /// Credential of devices that name no app.
 const APP: &str = "main";
 /// Devices one user may have.
-const DEVICES_MAX: usize = 100;
+const DEVICES_MAX: u32 = 100;
 /// Hex digits of an APNs device token; Apple promises no length.
 const APNS_DIGITS: std::ops::RangeInclusive<usize> = 64..=200;
 
@@ -34,7 +33,7 @@ struct Register {
 
 impl Register {
     fn parse(body: &[u8], is_organization: bool) -> Result<Self, Failure> {
-        let body = parsed(body)?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         let user = fields.integer("userId", &mut faults).map(UserId);
@@ -85,25 +84,26 @@ pub(super) async fn register(call: Call) -> Result<Answered, Failure> {
         Turn::Replay(answered) => return Ok(answered),
     };
     let id = names::device_id(user.id, new.platform, new.token.reveal());
-    let known = shared.store.devices(user.id).await?;
-    let old = known.iter().find(|device| device.id == id);
-    if old.is_none() && known.len() >= DEVICES_MAX {
-        return Err(refused(format!("A user has at most {DEVICES_MAX} devices.")));
-    }
     let device = Device {
         id,
         user: user.id,
         platform: new.platform,
         app: new.app,
         token: new.token,
-        registered_at: old.map_or(shared.intake.now(), |old| old.registered_at),
+        registered_at: shared.intake.now(),
     };
     let audit =
         shared.note(&head, &actor.caller, user.org, "device.register", format!("device:{id}"));
-    let changes = vec![Change::ClaimDevice(device)];
+    let expected = Change::Expect(Expectation::Devices(user.id, id, DEVICES_MAX));
+    let changes = vec![expected, Change::ClaimDevice(device)];
     let change = RecordChange { org: user.org, changes, audit, notifications: Vec::new() };
     let answer = Answer::plain(204, Bytes::new());
-    Ok(shared.attempt(&begun, change, &answer).await?)
+    match shared.attempt(&begun, change, &answer).await {
+        Err(ChangeError::Store(StoreError::Unmet { .. })) => {
+            Err(refused(format!("A user has at most {DEVICES_MAX} devices.")))
+        }
+        other => Ok(other?),
+    }
 }
 
 /// Whose device it is: a user-scoped caller's own, or any user's within an organization's reach.

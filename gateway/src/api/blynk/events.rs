@@ -1,8 +1,7 @@
 //! What changes of users tell: events for subscriptions, and the invitation a person gets.
 
-use super::actor::Actor;
 use crate::api::Shared;
-use crate::auth::Fresh;
+use crate::auth::{Caller, Fresh};
 use crate::model::{
     Audience, Content, Invitation, Mail, Notification, Organization, OrganizationId, Priority,
     RoleId, Source, User, UserId,
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 use unicode_normalization::char::is_combining_mark;
 
 pub(super) const CREATED: &str = "user.created";
-pub(super) const INVITED: &str = "user.invited";
+pub(crate) const INVITED: &str = "user.invited";
 pub(super) const REGISTERED: &str = "user.registered";
 pub(super) const ROLE_CHANGED: &str = "user.role_changed";
 pub(super) const TRANSFERRED: &str = "user.transferred";
@@ -25,7 +24,7 @@ impl Shared {
     /// An event for the subscriptions of `org` and nobody else.
     pub(super) fn event(
         &self,
-        actor: &Actor,
+        caller: &Caller,
         org: OrganizationId,
         event: &str,
         text: String,
@@ -47,7 +46,7 @@ impl Shared {
             priority: Priority::default(),
             collapse_key: None,
             created_at: now,
-            created_by: actor.name(),
+            created_by: caller.name(),
             start_at: now,
             expires_at: None,
             dialect_fields: String::new(),
@@ -57,27 +56,22 @@ impl Shared {
     }
 
     /// The notification that brings a person the link of its invitation.
-    pub(super) fn invitation_notice(
+    pub(crate) fn invitation_notice(
         &self,
-        actor: &Actor,
+        caller: &Caller,
         event: &str,
         user: &User,
         (organization, token): (&Organization, &Fresh),
     ) -> Notification {
         let text = format!("User {} was invited to organization {}.", user.id, user.org);
-        let notice = self.event(actor, user.org, event, text, &place_of(user));
+        let notice = self.event(caller, user.org, event, text, &place_of(user));
         let audience = Audience::Users(vec![user.id]);
         let mail = Some(self.invitation_mail(event, organization, token));
         Notification { audience, mail, priority: Priority::High, ..notice }
     }
 
     /// The mail with the link of an invitation.
-    pub(crate) fn invitation_mail(
-        &self,
-        event: &str,
-        organization: &Organization,
-        token: &Fresh,
-    ) -> Mail {
+    fn invitation_mail(&self, event: &str, organization: &Organization, token: &Fresh) -> Mail {
         let name = unlinked(&organization.name);
         let (subject, text) = if event == REGISTERED {
             let text = "an account was opened for you. Choose a password to use it.";

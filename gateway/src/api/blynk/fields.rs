@@ -1,6 +1,6 @@
 //! The rules of Blynk's text fields, as character predicates: linear in any input.
 
-use crate::api::fields::{Faults, Fields, is_email};
+use crate::api::fields::{Faults, Fields, is_email, is_letter};
 use crate::auth::NewPassword;
 use crate::model::{Address, Secret};
 use jiff::tz::TimeZoneDatabase;
@@ -13,14 +13,6 @@ const SHORT_MAX: usize = 50;
 const INVITED_NAME_MAX: usize = 100;
 const TZ_MAX: usize = 200;
 const PHONE_DIGITS: RangeInclusive<usize> = 6..=15;
-
-/// `\p{L}`. The standard library's alphabetic also has letter-like numbers and symbols.
-fn is_letter(c: char) -> bool {
-    let is_symbol = matches!(c,
-        '\u{24b6}'..='\u{24e9}' | '\u{1f130}'..='\u{1f149}'
-        | '\u{1f150}'..='\u{1f169}' | '\u{1f170}'..='\u{1f189}');
-    c.is_alphabetic() && !c.is_numeric() && !is_symbol && !is_combining_mark(c)
-}
 
 fn is_letter_or_mark(c: char) -> bool {
     is_letter(c) || is_combining_mark(c)

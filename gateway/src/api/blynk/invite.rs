@@ -1,14 +1,15 @@
 //! Users who choose their own password: invited into an organization, or registered in their own.
 
-use super::actor::{ADMIN, Actor, NO_ORGANIZATION, forbidden};
+use super::actor::{Actor, NO_ORGANIZATION, forbidden};
 use super::bodies::{Invite, Register};
 use super::events::{INVITED, REGISTERED, place_of};
 use super::personal::default_name;
-use super::users::{refusal, retry};
+use super::users::{NO_SEAT, refusal, retry};
 use super::wire::UserShown;
 use crate::api::failure::Failure;
 use crate::api::route::Call;
 use crate::api::shared::{Begun, Head, Turn};
+use crate::api::signed::ADMIN;
 use crate::api::{Answered, BLYNK_BODY_MAX, Shared};
 use crate::auth::{Fresh, Permission, invitation_token};
 use crate::intake::{Answer, ChangeError, RecordChange};
@@ -19,7 +20,6 @@ use http::{HeaderName, HeaderValue};
 
 /// Carries the token of an invitation to an organization's own backend, which may deliver it.
 const TOKEN: HeaderName = HeaderName::from_static("bugler-invitation-token");
-const NO_SEAT: &str = "The organization has reached its user limit.";
 
 /// `POST …/users/invite`
 pub(super) async fn invite(call: Call) -> Result<Answered, Failure> {
@@ -43,8 +43,10 @@ pub(super) async fn invite(call: Call) -> Result<Answered, Failure> {
         let locale = new.locale.clone().or(user.locale);
         let user = User { name: new.name.clone(), locale, ..user };
         let token = invitation_token();
-        let notice = shared.invitation_notice(&actor, INVITED, &user, (&organization, &token));
-        let audit = audit(&shared, (&head, &actor), &user, "user.invite");
+        let notice =
+            shared.invitation_notice(&actor.caller, INVITED, &user, (&organization, &token));
+        let object = format!("user:{}", user.id);
+        let audit = shared.note(&head, &actor.caller, user.org, "user.invite", object);
         let body = UserShown::of(&user, shared.intake.now()).body();
         let answer = Answer { notification: notice.id, ..Answer::plain(201, body) };
         let mut changes = shared.seat_guard(org);
@@ -104,11 +106,12 @@ async fn registered(
     let place = (organization.id, ADMIN);
     let user = shared.blank_user(&new.email, place, organization.tz.clone());
     let user = User { locale: new.locale.clone().or(user.locale), ..user };
-    let notice = shared.invitation_notice(actor, REGISTERED, &user, (&organization, token));
+    let notice = shared.invitation_notice(&actor.caller, REGISTERED, &user, (&organization, token));
     // The new organization has no subscriptions; those of the caller hear of it too.
     let text = format!("User {} was registered in organization {}.", user.id, user.org);
-    let event = shared.event(actor, actor.org(), REGISTERED, text, &place_of(&user));
-    let audit = audit(shared, (head, actor), &user, "user.register");
+    let event = shared.event(&actor.caller, actor.org(), REGISTERED, text, &place_of(&user));
+    let object = format!("user:{}", user.id);
+    let audit = shared.note(head, &actor.caller, actor.org(), "user.register", object);
     let body = UserShown::of(&user, shared.intake.now()).body();
     let answer = Answer { notification: notice.id, ..Answer::plain(201, body) };
     let invitation = Change::PutInvitation(shared.invitation_of(&user, token));
@@ -116,16 +119,6 @@ async fn registered(
     let (org, changes) = (actor.org(), personal.changes);
     let change = RecordChange { org, changes, audit, notifications: vec![notice, event] };
     Ok(shared.attempt(begun, change, &answer).await)
-}
-
-fn audit(
-    shared: &Shared,
-    (head, actor): (&Head, &Actor),
-    user: &User,
-    action: &str,
-) -> crate::model::AuditNote {
-    let org = if action == "user.invite" { user.org } else { actor.org() };
-    shared.note(head, &actor.caller, org, action, format!("user:{}", user.id))
 }
 
 /// Adds the token for a backend. A user could open the account of whom it invites with it.

@@ -21,7 +21,9 @@ mod transfer;
 mod users;
 mod wire;
 
+pub(crate) use events::INVITED;
 pub use limits::{Blynk, BlynkSettings};
+pub(crate) use users::NO_SEAT;
 
 use crate::api::route::Endpoint;
 use http::Method;

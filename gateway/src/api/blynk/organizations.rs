@@ -1,7 +1,6 @@
 //! Organizations of the caller's tree: its own, one by its id, those below, searches, new ones.
 
 use super::actor::{Actor, NO_ORGANIZATION, not_found, refused};
-use super::bodies::parsed;
 use super::fields;
 use super::lists::{Stretch, is_descending, searched};
 use super::personal::{NewOrganization, making};
@@ -12,7 +11,7 @@ use crate::api::fields::{Faults, Fields};
 use crate::api::query::Query;
 use crate::api::route::Call;
 use crate::api::shared::Turn;
-use crate::api::{Answered, BLYNK_BODY_MAX, Shared, reply};
+use crate::api::{Answered, BLYNK_BODY_MAX, Shared, json, reply};
 use crate::intake::{Answer, ChangeError, RecordChange};
 use crate::model::{
     Audience, Organization, OrganizationId, OrganizationKind, OrganizationProfile, Units,
@@ -23,8 +22,10 @@ use std::sync::Arc;
 const VIEW: &str = "ORG_VIEW";
 const CREATE: &str = "ORG_CREATE";
 const DESCRIPTION_MAX: usize = 1000;
-/// Users of one organization whose devices are counted when organizations are sorted by them.
-const COUNTED_USERS_MAX: usize = 1000;
+/// Organizations one search looks at.
+const SEARCHED_MAX: usize = 20_000;
+/// Users whose devices one search counts, to sort organizations by them.
+const COUNTED_USERS_MAX: usize = 10_000;
 const NO_PARENT: &str = "Parent organization is not found or you don't have access to it.";
 
 /// What organizations may be sorted by.
@@ -81,8 +82,8 @@ pub(super) async fn children(call: Call) -> Result<Answered, Failure> {
     faults.into_result()?;
     let id = id.map_or(actor.org(), OrganizationId);
     shared.reached_organization(&actor, id, NO_ORGANIZATION).await?;
-    let below = shared.store.children(id, None, usize::MAX).await?;
-    Ok(shown(&below, stretch))
+    let below = shared.store.children(id, stretch.offset, stretch.size).await?;
+    Ok(shown(below.iter(), shared.store.count_children(id).await?))
 }
 
 /// `GET …/organization/search`
@@ -97,27 +98,27 @@ pub(super) async fn search(call: Call) -> Result<Answered, Failure> {
     let descending = is_descending(&query, &mut faults);
     let stretch = Stretch::read(&query, &mut faults);
     faults.into_result()?;
-    let mut found = Vec::new();
-    for id in shared.store.subtree(actor.org()).await? {
+    let (mut found, mut countable) = (Vec::new(), COUNTED_USERS_MAX);
+    for id in shared.store.subtree(actor.org()).await?.into_iter().take(SEARCHED_MAX) {
         let organization = shared.store.organization(OrganizationRef::Id(id)).await?;
         let matches = |one: &Arc<Organization>| one.name.to_lowercase().contains(&text);
         if let Some(organization) = organization.filter(matches) {
-            found.push((shared.sort_key(&organization, sort).await?, organization));
+            let key = shared.sort_key(&organization, sort, &mut countable).await?;
+            found.push((key, organization));
         }
     }
     found.sort_by(|(a, one), (b, other)| a.cmp(b).then(one.id.cmp(&other.id)));
     if descending {
         found.reverse();
     }
-    let found: Vec<_> = found.into_iter().map(|(_, organization)| organization).collect();
-    Ok(shown(&found, stretch))
+    let offset = usize::try_from(stretch.offset).unwrap_or(usize::MAX);
+    let page = found.iter().skip(offset).take(stretch.size).map(|(_, organization)| organization);
+    Ok(shown(page, u64::try_from(found.len()).unwrap_or(u64::MAX)))
 }
 
-fn shown(all: &[Arc<Organization>], stretch: Stretch) -> Answered {
-    let offset = usize::try_from(stretch.offset).unwrap_or(usize::MAX);
-    let content = all.iter().skip(offset).take(stretch.size).map(|one| OrganizationShown::of(one));
-    let total_elements = u64::try_from(all.len()).unwrap_or(u64::MAX);
-    let page = Page { content: content.collect(), total_elements };
+fn shown<'a>(page: impl Iterator<Item = &'a Arc<Organization>>, total_elements: u64) -> Answered {
+    let content = page.map(|one| OrganizationShown::of(one)).collect();
+    let page = Page { content, total_elements };
     Answered::Other(reply::json(200, page.body()))
 }
 
@@ -136,7 +137,7 @@ struct Create {
 
 impl Create {
     fn parse(body: &[u8]) -> Result<Self, Failure> {
-        let body = parsed(body)?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         let name = fields::any_organization_name(&fields, &mut faults);
@@ -247,20 +248,25 @@ enum SortKey {
 }
 
 impl Shared {
-    async fn sort_key(&self, organization: &Organization, sort: Sort) -> Result<SortKey, Failure> {
+    /// `countable` users may still be looked at for their devices.
+    async fn sort_key(
+        &self,
+        organization: &Organization,
+        sort: Sort,
+        countable: &mut usize,
+    ) -> Result<SortKey, Failure> {
         let id = organization.id;
         Ok(match sort {
             // Ties are broken by id.
             Sort::Id => SortKey::Number(0),
             Sort::Name => SortKey::Text(organization.name.to_lowercase()),
             Sort::Users => SortKey::Number(self.store.count_users(id).await?),
-            Sort::Children => {
-                let below = self.store.children(id, None, usize::MAX).await?;
-                SortKey::Number(u64::try_from(below.len()).unwrap_or(u64::MAX))
-            }
+            Sort::Children => SortKey::Number(self.store.count_children(id).await?),
+            Sort::Devices if *countable == 0 => SortKey::Number(0),
             Sort::Devices => {
                 let all = Audience::Organization;
-                let page = self.store.recipients(id, &all, None, COUNTED_USERS_MAX).await?;
+                let page = self.store.recipients(id, &all, None, *countable).await?;
+                *countable = countable.saturating_sub(page.recipients.len());
                 let devices = page.recipients.iter().map(|recipient| recipient.devices.len());
                 SortKey::Number(u64::try_from(devices.sum::<usize>()).unwrap_or(u64::MAX))
             }

@@ -1,15 +1,13 @@
 //! `POST …/users/send-push-notification`: to every device of one user.
 
-use super::actor::{forbidden, not_found};
-use super::bodies::parsed;
+use super::actor::{Actor, forbidden};
 use crate::api::failure::Failure;
 use crate::api::fields::{Faults, Fields};
 use crate::api::route::Call;
-use crate::api::{Answered, BLYNK_BODY_MAX, Shared};
-use crate::auth::{Permission, Scope};
+use crate::api::{Answered, BLYNK_BODY_MAX, Shared, json};
+use crate::auth::Permission;
 use crate::intake::Answer;
 use crate::model::{Audience, Content, Notification, Priority, Source, UserId};
-use crate::store::UserRef;
 use bytes::Bytes;
 
 struct Push {
@@ -21,7 +19,7 @@ struct Push {
 
 impl Push {
     fn parse(body: &[u8]) -> Result<Self, Failure> {
-        let body = parsed(body)?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         let user = fields.required_integer::<i64>("userId", &mut faults);
@@ -48,29 +46,18 @@ impl Push {
 /// `POST …/users/send-push-notification`
 pub(super) async fn push(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
-    let caller = shared.caller(&request.headers).await?;
-    shared.blynk.request(caller.organization)?;
-    shared.throttle(caller.organization)?;
-    if caller.scope != Scope::Organization {
+    let actor = Actor::of(&shared, &request.headers).await?;
+    shared.throttle(actor.org())?;
+    if !actor.is_organization() {
         let text =
             "This endpoint is available only when organization-scoped authentication is used.";
         return Err(forbidden(text));
     }
-    shared.require(&caller, Permission::NotificationSend).await?;
+    actor.require(&[Permission::NotificationSend])?;
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let push = Push::parse(&body)?;
-    let user = shared.store.user(UserRef::Id(push.user)).await?;
-    let user = match user {
-        Some(user) if shared.is_within(user.org, caller.organization).await? => user,
-        _ => {
-            let text = format!(
-                "User with identifier {} is not found or belong to another organization.",
-                push.user
-            );
-            return Err(not_found(text));
-        }
-    };
-    let key = head.key(caller.organization, &body)?;
+    let user = shared.reached_user(&actor, push.user).await?;
+    let key = head.key(actor.org(), &body)?;
     let now = shared.intake.now();
     shared
         .accept(key, || {
@@ -91,7 +78,7 @@ pub(super) async fn push(call: Call) -> Result<Answered, Failure> {
                 priority: Priority::default(),
                 collapse_key: None,
                 created_at: now,
-                created_by: format!("organization:{}", caller.organization),
+                created_by: actor.caller.name(),
                 start_at: now,
                 expires_at: None,
                 dialect_fields: String::new(),

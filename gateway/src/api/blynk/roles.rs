@@ -1,6 +1,6 @@
 //! `PUT …/users/role`: another role in the same organization.
 
-use super::actor::{ADMIN, Actor, forbidden, not_found};
+use super::actor::{Actor, forbidden, not_found};
 use super::events::{ROLE_CHANGED, place_of, role_text};
 use super::users::retry;
 use super::wire::UserShown;
@@ -8,7 +8,8 @@ use crate::api::failure::Failure;
 use crate::api::fields::Faults;
 use crate::api::query::Query;
 use crate::api::route::Call;
-use crate::api::shared::{Head, Turn};
+use crate::api::shared::{Begun, Head};
+use crate::api::signed::ADMIN;
 use crate::api::{Answered, Shared, reply};
 use crate::auth::Permission;
 use crate::intake::{Answer, ChangeError, RecordChange};
@@ -28,10 +29,7 @@ pub(super) async fn change(call: Call) -> Result<Answered, Failure> {
     actor.require(&[Permission::UserView, Permission::UserEdit])?;
     let (id, role) = parameters(&Query::of_uri(&request.uri)?)?;
     let head = Head::of(request);
-    let mut begun = match shared.turn(None).await? {
-        Turn::First(begun) => begun,
-        Turn::Replay(answered) => return Ok(answered),
-    };
+    let mut begun = Begun::unkeyed();
     loop {
         let user = shared.reached_user(&actor, id).await?;
         let role = shared.role_of(user.org, role).await?;
@@ -74,7 +72,7 @@ fn prepared(
     }
     let mut data = place_of(&user);
     data["previousRoleId"] = before.0.into();
-    let event = shared.event(actor, org, ROLE_CHANGED, role_text(user.id, role), &data);
+    let event = shared.event(&actor.caller, org, ROLE_CHANGED, role_text(user.id, role), &data);
     let object = format!("user:{}", user.id);
     let audit = shared.note(head, &actor.caller, org, "user.role", object);
     let answer = Answer::plain(200, UserShown::of(&user, shared.intake.now()).body());

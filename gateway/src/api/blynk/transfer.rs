@@ -1,6 +1,6 @@
 //! `POST …/users/transfer`: a user moves to another organization, with a role there.
 
-use super::actor::{ADMIN, Actor, NO_ROLE_ACCESS, forbidden, not_found, refused};
+use super::actor::{Actor, NO_ROLE_ACCESS, forbidden, not_found, refused};
 use super::bodies::Transfer;
 use super::events::{TRANSFERRED, place_of};
 use super::roles::LAST_ADMIN;
@@ -9,6 +9,7 @@ use super::wire::UserShown;
 use crate::api::failure::Failure;
 use crate::api::route::Call;
 use crate::api::shared::{Head, Turn};
+use crate::api::signed::ADMIN;
 use crate::api::{Answered, BLYNK_BODY_MAX, Shared};
 use crate::auth::Permission;
 use crate::intake::{Answer, ChangeError, RecordChange};
@@ -65,7 +66,7 @@ fn prepared(
     let mut data = place_of(&user);
     data["previousOrgId"] = from.0.into();
     let text = format!("User {} moved from organization {from} to {}.", user.id, user.org);
-    let event = |org| shared.event(actor, org, TRANSFERRED, text.clone(), &data);
+    let event = |org| shared.event(&actor.caller, org, TRANSFERRED, text.clone(), &data);
     let notifications = vec![event(from), event(wanted.target)];
     let object = format!("user:{}", user.id);
     let audit = shared.note(head, &actor.caller, wanted.target, "user.transfer", object);

@@ -8,6 +8,7 @@ use super::wire::UserShown;
 use crate::api::failure::Failure;
 use crate::api::route::Call;
 use crate::api::shared::{Begun, Head, Turn};
+use crate::api::signed::ADMIN;
 use crate::api::{Answered, BLYNK_BODY_MAX, Shared, reply};
 use crate::auth::Permission;
 use crate::intake::{Answer, ChangeError, RecordChange};
@@ -16,11 +17,9 @@ use crate::store::{Change, Expectation, StoreError, UserRef};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::actor::ADMIN;
-
 /// Locale of users that named none.
 const LOCALE: &str = "en_US";
-const NO_SEAT: &str = "The organization has reached its user limit.";
+pub(crate) const NO_SEAT: &str = "The organization has reached its user limit.";
 
 /// `POST …/users/create`
 pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
@@ -29,7 +28,7 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
     actor.require(&[Permission::UserInvite])?;
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let new = Create::parse(&body)?;
-    let mut begun = match shared.turn(head.key(actor.org(), &body)?).await? {
+    let mut begun = match shared.turn(shared.slow_key(&head, actor.org(), &body).await?).await? {
         Turn::First(begun) => begun,
         Turn::Replay(answered) => return Ok(answered),
     };
@@ -66,7 +65,7 @@ async fn created(
     let user = shared.new_user(person, (org, ADMIN), personal.organization.tz);
     // Nobody listens in an organization that is made just now.
     let text = format!("User {} was created in organization {org}.", user.id);
-    let event = shared.event(actor, actor.org(), CREATED, text, &place_of(&user));
+    let event = shared.event(&actor.caller, actor.org(), CREATED, text, &place_of(&user));
     let object = format!("user:{}", user.id);
     let audit = shared.note(head, &actor.caller, actor.org(), "user.create", object);
     let answer = Answer::plain(201, UserShown::of(&user, shared.intake.now()).body());
@@ -85,7 +84,7 @@ pub(super) async fn create_in_org(call: Call) -> Result<Answered, Failure> {
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let new = CreateInOrg::parse(&body)?;
     let organization = shared.reached_organization(&actor, new.org, NO_ORGANIZATION).await?;
-    let mut begun = match shared.turn(head.key(actor.org(), &body)?).await? {
+    let mut begun = match shared.turn(shared.slow_key(&head, actor.org(), &body).await?).await? {
         Turn::First(begun) => begun,
         Turn::Replay(answered) => return Ok(answered),
     };
@@ -97,7 +96,7 @@ pub(super) async fn create_in_org(call: Call) -> Result<Answered, Failure> {
         let place = (organization.id, new.role);
         let user = shared.new_user(&new.person, place, organization.tz.clone());
         let text = format!("User {} was created in organization {}.", user.id, user.org);
-        let event = shared.event(&actor, user.org, CREATED, text, &place_of(&user));
+        let event = shared.event(&actor.caller, user.org, CREATED, text, &place_of(&user));
         let object = format!("user:{}", user.id);
         let audit = shared.note(&head, &actor.caller, user.org, "user.create", object);
         let answer = Answer::plain(201, UserShown::of(&user, shared.intake.now()).body());

@@ -17,13 +17,18 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, params, .. } = call;
     let (who, organization) = enter(&shared, &request.headers, params.get("org")).await?;
     let read = shared.json_body(request).await;
+    // What is wrong with it is said only to who may send and asks for the first time.
+    let parsed = match &read {
+        Ok((_, body)) => json::body(body),
+        Err(failure) => Err(failure.clone()),
+    };
+    let solution = parsed.as_ref().ok().and_then(solution_of);
     if !who.may_send() {
-        let body = read.as_ref().ok().map(|(_, body)| body.as_ref());
-        require_of_solution(&shared, &who, organization.id, body).await?;
+        require_of_solution(&shared, &who, organization.id, solution).await?;
     }
     let (head, body) = read?;
     if who.may_send()
-        && let Some(solution) = solution_of(&body)
+        && let Some(solution) = solution
     {
         refuse_denied(&shared, &who, organization.id, solution).await?;
     }
@@ -31,7 +36,7 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
     let now = shared.intake.now();
     shared
         .accept(key, || {
-            let create = Create::parse(&body, now)?;
+            let create = Create::of(&parsed?, now)?;
             let id = shared.intake.mint();
             let notification = Notification {
                 id,
@@ -58,8 +63,7 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
 }
 
 /// The solution that a body for one of its scopes names.
-fn solution_of(body: &[u8]) -> Option<Uuid> {
-    let body = json::parse(body).ok()?;
+fn solution_of(body: &Value) -> Option<Uuid> {
     let text = |name: &str| body.get(name).and_then(Value::as_str);
     let is_scoped = matches!(text("scope"), Some("SLN" | "SLN_GRP"));
     is_scoped.then(|| text("solutionId").and_then(uuid_of)).flatten()
@@ -70,10 +74,9 @@ async fn require_of_solution(
     shared: &Shared,
     who: &Who,
     org: OrganizationId,
-    body: Option<&[u8]>,
+    solution: Option<Uuid>,
 ) -> Result<(), Failure> {
-    // Whoever may not send at all does not learn what is wrong with the body.
-    if let Some(solution) = body.and_then(solution_of)
+    if let Some(solution) = solution
         && who.may_send_to(shared, org, solution).await?
     {
         return Ok(());

@@ -7,7 +7,7 @@ use crate::api::failure::{Failure, FailureClass};
 use crate::api::fields::{Faults, Fields};
 use crate::api::query::Query;
 use crate::api::route::Call;
-use crate::api::shared::{Begun, Head, Turn};
+use crate::api::shared::{Begun, Head};
 use crate::api::{Answered, Shared, json, reply};
 use crate::intake::{Answer, RecordChange};
 use crate::model::{InboxState, NotificationId, Organization, User};
@@ -175,7 +175,7 @@ pub(super) async fn patch(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let (head, body) = shared.json_body(request).await?;
     let state = wanted_state(&body)?;
-    let Turn::First(mut begun) = shared.turn(None).await? else { return Err(unknown()) };
+    let mut begun = Begun::unkeyed();
     loop {
         let row = named.row(&shared).await?;
         let present = row.entry.state;
@@ -201,7 +201,7 @@ pub(super) async fn patch(call: Call) -> Result<Answered, Failure> {
 }
 
 fn wanted_state(body: &[u8]) -> Result<InboxState, Failure> {
-    let body = json::parse(body).map_err(|fault| Failure::field("", fault.to_string()))?;
+    let body = json::body(body)?;
     let fields = Fields::of_body(&body)?;
     let mut faults = Faults::default();
     fields.only(&["state"], &mut faults);
@@ -218,7 +218,7 @@ pub(super) async fn delete(call: Call) -> Result<Answered, Failure> {
     let named = Named::of(&call).await?;
     let Call { shared, request, .. } = call;
     let head = Head::of(request);
-    let Turn::First(mut begun) = shared.turn(None).await? else { return Err(unknown()) };
+    let mut begun = Begun::unkeyed();
     loop {
         let row = named.row(&shared).await?;
         let remove = InboxChange::Remove {

@@ -2,26 +2,23 @@
 
 use super::enter;
 use super::members::{role, shown};
-use super::who::{WHOLE_ORGANIZATION, rank};
+use crate::api::blynk::{INVITED, NO_SEAT};
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::fields::{Faults, Fields, is_email};
 use crate::api::route::Call;
 use crate::api::shared::{Begun, Turn};
+use crate::api::signed::{PLAIN_USER, WHOLE_ORGANIZATION};
 use crate::api::{Answered, Shared, json};
-use crate::auth::{Fresh, invitation_token};
-use crate::intake::{Answer, RecordChange};
+use crate::auth::{Caller, invitation_token};
+use crate::intake::{Answer, ChangeError, RecordChange};
 use crate::model::{
-    AccountState, Audience, AuditNote, Content, MemberRole, Membership, Notification, Organization,
-    Priority, RoleId, Secret, Source, User, UserProfile, UserStatus,
+    AccountState, AuditNote, MemberRole, Membership, Notification, Organization, Secret, Source,
+    User, UserProfile, UserStatus,
 };
-use crate::store::Change;
+use crate::store::{Change, StoreError, UserRef};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-const EVENT: &str = "user.invited";
-/// The built-in role without rights: what a member may do in Jigx its `userRole` says.
-const PLAIN_USER: RoleId = RoleId(3);
-const NO_SEAT: &str = "The organization has reached its user limit.";
 const NAME_MAX: usize = 100;
 const PASSWORD_MAX: usize = 80;
 
@@ -39,7 +36,7 @@ struct Wish {
 
 impl Wish {
     fn parse(body: &[u8]) -> Result<Self, Failure> {
-        let body = json::parse(body).map_err(|fault| Failure::field("", fault.to_string()))?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         let known = ["email", "name", "firstName", "lastName", "password", "userRole", "invite"];
@@ -103,9 +100,12 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
     let (who, organization) = enter(&shared, &request.headers, params.get("org")).await?;
     who.require_invite()?;
     let (head, body) = shared.json_body(request).await?;
-    let key = head.key(organization.id, &body)?;
     let wish = Wish::parse(&body)?;
-    if rank(wish.role) > rank(who.role) {
+    let key = match wish.password {
+        Some(_) => shared.slow_key(&head, organization.id, &body).await?,
+        None => head.key(organization.id, &body)?,
+    };
+    if !who.gives(wish.role, who.role) {
         let text = "nobody gives a role above its own";
         return Err(Failure::new(FailureClass::Forbidden, text));
     }
@@ -113,6 +113,9 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
         Turn::First(begun) => begun,
         Turn::Replay(answered) => return Ok(answered),
     };
+    if shared.store.user(UserRef::Email(wish.email.clone())).await?.is_some() {
+        return Err(Failure::new(FailureClass::Exists, "email is already in use"));
+    }
     shared.check_seat(organization.id, NO_SEAT).await?;
     let hash = match &wish.password {
         Some(text) => Some(shared.hash_password("password", text.reveal(), &wish.email).await?),
@@ -121,7 +124,7 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
     let user = new_user(&shared, &organization, &wish);
     let object = format!("user:{}", user.id);
     let audit = shared.note(&head, &who.caller, organization.id, "user.create", object);
-    make(&shared, begun, (&organization, audit), (user, wish, hash)).await
+    make(&shared, begun, (&organization, &who.caller, audit), (user, wish, hash)).await
 }
 
 fn new_user(shared: &Shared, organization: &Organization, wish: &Wish) -> User {
@@ -133,6 +136,7 @@ fn new_user(shared: &Shared, organization: &Organization, wish: &Wish) -> User {
         org: organization.id,
         email: wish.email.clone(),
         name: wish.name.clone(),
+        // What a member may do in Jigx its `userRole` says.
         role: PLAIN_USER,
         status: if is_active { UserStatus::Active } else { UserStatus::Pending },
         tz: None,
@@ -146,8 +150,8 @@ fn new_user(shared: &Shared, organization: &Organization, wish: &Wish) -> User {
 
 async fn make(
     shared: &Shared,
-    mut begun: Begun,
-    (organization, audit): (&Organization, AuditNote),
+    begun: Begun,
+    (organization, caller, audit): (&Organization, &Caller, AuditNote),
     (user, wish, hash): (User, Wish, Option<Secret>),
 ) -> Result<Answered, Failure> {
     let org = organization.id;
@@ -164,14 +168,22 @@ async fn make(
     } else if wish.is_invited {
         let token = invitation_token();
         changes.push(Change::PutInvitation(shared.invitation_of(&user, &token)));
-        notifications.push(notice(shared, organization, &user, &token));
+        let brings = (organization, &token);
+        let notice = shared.invitation_notice(caller, INVITED, &user, brings);
+        // Not what the organization sends to its members: it is in none of their lists.
+        notifications.push(Notification { source: Source::Native, ..notice });
         invited = Some(shared.blynk.invitation(org, &user.email)?);
     }
     let tells = !notifications.is_empty();
     let change = RecordChange { org, changes, audit, notifications };
     let answer = Answer::plain(201, body.to_string());
-    let taken = || Failure::new(FailureClass::Exists, "the user could not be made; ask again");
-    let answered = shared.change(&mut begun, change, answer).await?.ok_or_else(taken)?;
+    let answered = match shared.attempt(&begun, change, &answer).await {
+        Ok(answered) => answered,
+        Err(ChangeError::Store(StoreError::Unmet { what: "no_seat" })) => {
+            return Err(Failure::new(FailureClass::Invalid, NO_SEAT));
+        }
+        Err(error) => return Err(error.into()),
+    };
     if let Some(invited) = invited {
         invited.keep();
     }
@@ -179,34 +191,4 @@ async fn make(
         Answered::Other(response) if tells => Answered::Accepted(response),
         answered => answered,
     })
-}
-
-/// Brings the invited the link by which to choose a password.
-fn notice(
-    shared: &Shared,
-    organization: &Organization,
-    user: &User,
-    token: &Fresh,
-) -> Notification {
-    let now = shared.intake.now();
-    let mail = shared.invitation_mail(EVENT, organization, token);
-    let body = format!("User {} was invited.", user.id);
-    Notification {
-        id: shared.intake.mint(),
-        org: organization.id,
-        // Not what the organization sends to its members: it is in none of their lists.
-        source: Source::Native,
-        event: String::from(EVENT),
-        audience: Audience::Users(vec![user.id]),
-        content: Content { title: mail.title.clone(), body, ..Content::default() },
-        priority: Priority::High,
-        collapse_key: None,
-        created_at: now,
-        created_by: format!("organization:{}", organization.id),
-        start_at: now,
-        expires_at: None,
-        dialect_fields: String::new(),
-        mail: Some(mail),
-        inbox: false,
-    }
 }

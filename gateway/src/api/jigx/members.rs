@@ -2,22 +2,24 @@
 
 use super::enter;
 use super::page::{Token, Wanted, list as page};
-use super::who::{WHOLE_ORGANIZATION, member, rank, uuid_of};
+use super::who::{Who, member, uuid_of};
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::fields::{Faults, Fields};
 use crate::api::query::Query;
 use crate::api::route::Call;
-use crate::api::shared::Turn;
+use crate::api::shared::Begun;
+use crate::api::signed::WHOLE_ORGANIZATION;
 use crate::api::{Answered, json, reply};
-use crate::intake::{Answer, RecordChange};
+use crate::intake::{Answer, ChangeError, RecordChange};
 use crate::model::{MemberRole, Membership, User};
-use crate::store::{Change, UserRef};
+use crate::store::{Change, Expectation, StoreError, UserRef};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use uuid::Uuid;
 
-const GROUPS_MAX: usize = 100;
-const GROUP_MAX: usize = 100;
+/// Groups of one member or one notification, and characters of each.
+pub(super) const GROUPS_MAX: usize = 100;
+pub(super) const GROUP_MAX: usize = 100;
 const ROLES: [(&str, MemberRole); 5] = [
     ("OWNER", MemberRole::Owner),
     ("ADMIN", MemberRole::Admin),
@@ -100,7 +102,7 @@ struct Wish {
 }
 
 fn wish(body: &[u8]) -> Result<Wish, Failure> {
-    let body = json::parse(body).map_err(|fault| Failure::field("", fault.to_string()))?;
+    let body = json::body(body)?;
     let fields = Fields::of_body(&body)?;
     let mut faults = Faults::default();
     fields.only(&["userRole", "groups"], &mut faults);
@@ -128,29 +130,52 @@ async fn change(call: Call, keeps_groups: bool) -> Result<Answered, Failure> {
     let user = member(&shared, org, params.get("user")).await?;
     let (head, body) = shared.json_body(request).await?;
     let Wish { role, groups } = wish(&body)?;
-    let held = shared.store.membership(org, solution, user.id).await?;
-    let held_role = held.as_ref().map(|held| held.role);
-    let above = |role: MemberRole| rank(role) > rank(own_role);
-    if above(role) || held_role.is_some_and(above) {
+    let mut begun = Begun::unkeyed();
+    loop {
+        let held = shared.store.membership(org, solution, user.id).await?;
+        may_change(&who, own_role, &user, (held.as_ref(), role))?;
+        let kept = held.as_ref().filter(|_| keeps_groups).map(|held| held.groups.clone());
+        let groups = groups.clone().or(kept).unwrap_or_default();
+        let answer = Answer::plain(200, shown(&user, role, &groups).to_string());
+        let object = format!("membership:{solution}:{}", user.id);
+        let membership = Membership { solution, user: user.id, groups, role };
+        let change = RecordChange {
+            org,
+            changes: vec![
+                Change::Expect(Expectation::Membership(org, solution, user.id, held)),
+                Change::PutMembership(org, membership),
+            ],
+            audit: shared.note(&head, &who.caller, org, "membership.set", object),
+            notifications: Vec::new(),
+        };
+        match shared.attempt(&begun, change, &answer).await {
+            Ok(answered) => return Ok(answered),
+            // The user moved to another organization meanwhile.
+            Err(ChangeError::Store(StoreError::Missing { .. })) => {
+                return Err(Failure::new(FailureClass::NotFound, "no such member"));
+            }
+            Err(ChangeError::Store(StoreError::Unmet { .. })) if begun.again() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Refuses what the caller, with `own_role` here, may not make of a member: of `held` that `role`.
+fn may_change(
+    who: &Who,
+    own_role: MemberRole,
+    user: &User,
+    (held, role): (Option<&Membership>, MemberRole),
+) -> Result<(), Failure> {
+    let gives = |role: MemberRole| who.gives(role, own_role);
+    let held = held.map(|held| held.role);
+    if !gives(role) || !held.is_none_or(gives) {
         let text = "nobody gives or takes a role above its own";
         return Err(Failure::new(FailureClass::Forbidden, text));
     }
-    let is_own = who.user.as_ref().is_some_and(|own| own.id == user.id);
-    if is_own && held_role.is_some_and(|held| held != role) {
+    let is_own = who.user().is_some_and(|own| own.id == user.id);
+    if is_own && held.is_some_and(|held| held != role) {
         return Err(Failure::new(FailureClass::Forbidden, "nobody changes its own role"));
     }
-    let kept = held.filter(|_| keeps_groups).map(|held| held.groups);
-    let groups = groups.or(kept).unwrap_or_default();
-    let answer = Answer::plain(200, shown(&user, role, &groups).to_string());
-    let object = format!("membership:{solution}:{}", user.id);
-    let membership = Membership { solution, user: user.id, groups, role };
-    let change = RecordChange {
-        org,
-        changes: vec![Change::PutMembership(org, membership)],
-        audit: shared.note(&head, &who.caller, org, "membership.set", object),
-        notifications: Vec::new(),
-    };
-    let gone = || Failure::new(FailureClass::NotFound, "no such member");
-    let Turn::First(mut begun) = shared.turn(None).await? else { return Err(gone()) };
-    shared.change(&mut begun, change, answer).await?.ok_or_else(gone)
+    Ok(())
 }

@@ -16,12 +16,12 @@ mod wire;
 pub use state::States;
 
 use crate::api::failure::{Failure, FailureClass};
+use crate::api::native::account::organization_ref;
 use crate::api::route::{Call, Endpoint, Work};
 use crate::api::{Answered, Shared, reply};
 use crate::auth::Caller;
-use crate::model::{Millis, ObjectId, Organization};
+use crate::model::Organization;
 use crate::server::Response;
-use crate::store::OrganizationRef;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
@@ -29,7 +29,6 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method};
 use serde_json::json;
 use std::sync::Arc;
-use uuid::Uuid;
 use who::Who;
 
 /// What Jigx's paths serve.
@@ -162,35 +161,13 @@ async fn find_organization(
     caller: &Caller,
     text: &str,
 ) -> Result<Arc<Organization>, Failure> {
-    for which in forms(text) {
-        match shared.reach(caller, which).await? {
-            Some((organization, true)) => return Ok(organization),
-            Some((_, false)) => {
-                let text = "the organization is not yours";
-                return Err(Failure::new(FailureClass::Forbidden, text));
-            }
-            None => {}
+    match shared.reach(caller, organization_ref(text)).await? {
+        Some((organization, true)) => Ok(organization),
+        Some((_, false)) => {
+            Err(Failure::new(FailureClass::Forbidden, "the organization is not yours"))
         }
+        None => Err(Failure::new(FailureClass::NotFound, "no such organization")),
     }
-    Err(Failure::new(FailureClass::NotFound, "no such organization"))
-}
-
-/// What an organization id in a path may mean, Jigx's own form first.
-fn forms(text: &str) -> Vec<OrganizationRef> {
-    let mut forms = Vec::new();
-    forms.extend(Uuid::parse_str(text).ok().map(OrganizationRef::Uuid));
-    forms.extend(text.parse().ok().map(OrganizationRef::Id));
-    forms.extend(text.parse::<ObjectId>().ok().map(OrganizationRef::ObjectId));
-    if text.len() <= 20 && text.bytes().all(|b| b.is_ascii_digit()) {
-        forms.push(OrganizationRef::Numeric(text.to_owned()));
-    }
-    forms.push(OrganizationRef::Slug(text.to_owned()));
-    forms
-}
-
-/// Effective start: what was asked for, but never before now.
-fn not_before(now: Millis, asked: Millis) -> Millis {
-    asked.max(now)
 }
 
 /// The answer to a browser that asks whether a page of another origin may call: it may, since

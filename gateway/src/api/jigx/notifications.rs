@@ -8,7 +8,7 @@ use super::wire::shown;
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::query::Query;
 use crate::api::route::Call;
-use crate::api::shared::{Head, Turn};
+use crate::api::shared::{Begun, Head};
 use crate::api::{Answered, Shared, reply};
 use crate::intake::{Answer, RecordChange};
 use crate::journal::ListedRoot;
@@ -20,6 +20,8 @@ use uuid::Uuid;
 
 /// Notifications looked at for one page of a filtered list; the page may then be short.
 const LOOKED_AT_MAX: usize = 500;
+/// Events read for one page, and for one notification more: the page may then be short.
+const EVENTS_MAX: usize = 20_000;
 /// Read at once, even where fewer are missing: a filter may leave most of them out.
 const READ_MIN: usize = 25;
 /// Longest that the journal keeps what retention no longer asks for: until the last timer in the
@@ -64,7 +66,7 @@ pub(super) async fn list(call: Call) -> Result<Answered, Failure> {
         Some(Token::Notifications(before)) => Some(before),
         _ => None,
     };
-    let (mut items, mut looked_at, mut next) = (Vec::new(), 0, None);
+    let (mut items, mut looked_at, mut events, mut next) = (Vec::new(), 0, 0, None);
     'pages: while looked_at < LOOKED_AT_MAX {
         // One more than is wanted tells whether there is a next page.
         let missing = wanted.limit + 1 - items.len();
@@ -78,8 +80,13 @@ pub(super) async fn list(call: Call) -> Result<Answered, Failure> {
             let id = root.notification;
             let notification = notification_of(&root).filter(|_| !hidden.contains(&id));
             let item = match notification {
+                Some(_) if events >= EVENTS_MAX => {
+                    next = before;
+                    break 'pages;
+                }
                 Some(notification) => {
-                    visible(&shared, &organization, &notification, filter).await?
+                    let events = &mut events;
+                    visible(&shared, &organization, &notification, (filter, events)).await?
                 }
                 None => None,
             };
@@ -119,10 +126,10 @@ async fn visible(
     shared: &Shared,
     organization: &Organization,
     notification: &Notification,
-    filter: Filter,
+    (filter, events): (Filter, &mut usize),
 ) -> Result<Option<Value>, Failure> {
     let journal = shared.intake.journal().as_ref();
-    let (state, changed_at) = shared.jigx.of(journal, notification).await?;
+    let (state, changed_at) = shared.jigx.of(journal, notification, events).await?;
     let place = (organization, shared.settings.region.as_str());
     let item = || shown(notification, place, (state.as_str(), changed_at));
     Ok(filter.shows(state).then(item))
@@ -144,7 +151,7 @@ async fn named(
         return Err(unknown());
     }
     let notification = notification_of(root).ok_or_else(unknown)?;
-    let item = visible(shared, organization, &notification, Filter::All).await?;
+    let item = visible(shared, organization, &notification, (Filter::All, &mut 0)).await?;
     let item = item.ok_or_else(unknown)?;
     Ok((notification, item))
 }
@@ -165,9 +172,7 @@ pub(super) async fn delete(call: Call) -> Result<Answered, Failure> {
     who.require_send()?;
     let (notification, _) = named(&shared, &organization, params.get("notification")).await?;
     let is_canceled = shared.intake.cancel(&notification).await?;
-    let Turn::First(mut begun) = shared.turn(None).await? else {
-        return Ok(Answered::Other(reply::empty(204)));
-    };
+    let mut begun = Begun::unkeyed();
     let head = Head::of(request);
     let action = if is_canceled { "notification.cancel" } else { "notification.remove" };
     let (org, id) = (organization.id, notification.id);

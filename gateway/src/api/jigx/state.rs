@@ -106,7 +106,17 @@ impl Sums {
                 }
                 at
             }
-            TimelineEvent::Ruled { at, .. } => at,
+            TimelineEvent::Replayed { at, target, from, .. } => {
+                if is_user(target) {
+                    self.ended = self.ended.saturating_sub(1);
+                    let was = u64::from(*from == FinalState::Delivered);
+                    self.delivered = self.delivered.saturating_sub(was);
+                }
+                at
+            }
+            TimelineEvent::Ruled { at, .. }
+            | TimelineEvent::Discarded { at, .. }
+            | TimelineEvent::Canceled { at, .. } => at,
         };
         if self.state() != before {
             self.changed_at = *at;
@@ -132,11 +142,13 @@ pub struct States {
 }
 
 impl States {
-    /// The state of a notification, and since when it has it.
+    /// The state of a notification, and since when it has it. Adds the events read
+    /// for it to `read_in_all`.
     pub(super) async fn of(
         &self,
         journal: &dyn Journal,
         notification: &Notification,
+        read_in_all: &mut usize,
     ) -> Result<(State, Millis), Failure> {
         let id = notification.id;
         let mut sums = self.known.lock().get(&id).copied().unwrap_or_default();
@@ -146,6 +158,7 @@ impl States {
                 journal.events_after(notification.org, id, sums.read_to, EVENTS_AT_ONCE).await;
             let events = events.map_err(|_| unreadable())?;
             read += EVENTS_AT_ONCE;
+            *read_in_all += events.len();
             let is_last = events.len() < EVENTS_AT_ONCE;
             for (place, event) in events {
                 sums.read_to = Some(place);

@@ -2,25 +2,19 @@
 
 use crate::api::Shared;
 use crate::api::failure::{Failure, FailureClass};
-use crate::auth::{Caller, Permission, PermissionSet};
+use crate::api::signed::{Signed, WHOLE_ORGANIZATION, rights_of_member};
+use crate::auth::{Caller, Permission};
 use crate::model::{MemberRole, Organization, OrganizationId, User};
 use crate::store::{OrganizationRef, UserRef};
-use std::sync::Arc;
 use uuid::Uuid;
-
-/// Stands for the whole organization where a membership names a solution.
-pub(super) const WHOLE_ORGANIZATION: Uuid = Uuid::nil();
 
 /// A caller with its role in the organization.
 #[derive(Debug)]
 pub(super) struct Who {
-    pub(super) caller: Arc<Caller>,
-    /// `None` for an organization's token.
-    pub(super) user: Option<User>,
+    pub(super) caller: Signed,
     /// What `createdBy` prints.
     pub(super) uuid: Uuid,
     pub(super) role: MemberRole,
-    granted: PermissionSet,
 }
 
 /// How much a role may do; more is more.
@@ -35,11 +29,10 @@ pub(super) fn rank(role: MemberRole) -> u8 {
 }
 
 /// The role that permissions in the whole gateway amount to.
-fn role_of(caller: &Caller, granted: PermissionSet) -> MemberRole {
-    let has = |permission| granted.contains(permission) && allows(caller, permission);
-    if !has(Permission::NotificationSend) {
+fn role_of(caller: &Signed) -> MemberRole {
+    if !caller.may(Permission::NotificationSend) {
         MemberRole::User
-    } else if has(Permission::UserEdit) && has(Permission::UserInvite) {
+    } else if caller.may(Permission::UserEdit) && caller.may(Permission::UserInvite) {
         MemberRole::Owner
     } else {
         MemberRole::Maker
@@ -58,30 +51,41 @@ fn forbidden(text: &str) -> Failure {
 impl Who {
     pub(super) async fn of(
         shared: &Shared,
-        caller: Arc<Caller>,
+        caller: Signed,
         organization: &Organization,
     ) -> Result<Self, Failure> {
-        let Some((user, granted)) = shared.user(&caller).await? else {
+        let Some(user) = caller.user() else {
             let own = shared.store.organization(OrganizationRef::Id(caller.organization)).await?;
             let uuid = own.map_or(organization.uuid, |own| own.uuid);
-            let granted = PermissionSet::all();
-            return Ok(Self { caller, user: None, uuid, role: MemberRole::Owner, granted });
+            return Ok(Self { caller, uuid, role: MemberRole::Owner });
         };
         let held = shared.store.membership(user.org, WHOLE_ORGANIZATION, user.id).await?;
-        let own = role_of(&caller, granted);
+        let own = role_of(&caller);
         let role = match held.map(|held| held.role) {
             Some(MemberRole::Deny) => MemberRole::Deny,
             Some(held) if rank(held) > rank(own) => held,
             _ => own,
         };
         let uuid = user.uuid;
-        Ok(Self { caller, user: Some(user), uuid, role, granted })
+        Ok(Self { caller, uuid, role })
+    }
+
+    /// `None` for an organization's token.
+    pub(super) fn user(&self) -> Option<&User> {
+        self.caller.user()
+    }
+
+    /// True if somebody with the role `own` here may give `role` or take it away: it is not higher,
+    /// and brings nothing that the token leaves out.
+    pub(super) fn gives(&self, role: MemberRole, own: MemberRole) -> bool {
+        let brings = rights_of_member(role);
+        rank(role) <= rank(own) && brings.iter().all(|right| allows(&self.caller, *right))
     }
 
     fn has(&self, permission: Permission, least: MemberRole) -> bool {
         let by_role = rank(self.role) >= rank(least) && allows(&self.caller, permission);
         let is_denied = self.role == MemberRole::Deny;
-        by_role || (!is_denied && self.caller.may(permission, self.granted))
+        by_role || (!is_denied && self.caller.may(permission))
     }
 
     /// May create, list and delete what the organization sends.
@@ -113,7 +117,7 @@ impl Who {
         org: OrganizationId,
         solution: Uuid,
     ) -> Result<MemberRole, Failure> {
-        let Some(user) = &self.user else { return Ok(self.role) };
+        let Some(user) = self.user() else { return Ok(self.role) };
         let held = shared.store.membership(org, solution, user.id).await?;
         Ok(match held.filter(|_| user.org == org).map(|held| held.role) {
             Some(MemberRole::Deny) => MemberRole::Deny,
@@ -164,7 +168,7 @@ impl Who {
         let role = self.in_solution(shared, org, solution).await?;
         let by_role = rank(role) >= rank(least) && allows(&self.caller, permission);
         let is_denied = role == MemberRole::Deny;
-        if by_role || (!is_denied && self.caller.may(permission, self.granted)) {
+        if by_role || (!is_denied && self.caller.may(permission)) {
             return Ok(role);
         }
         Err(forbidden("the role in this solution does not allow it"))
@@ -172,7 +176,7 @@ impl Who {
 
     /// True if `named` is the caller itself.
     pub(super) fn is(&self, named: &str) -> bool {
-        let Some(user) = &self.user else { return false };
+        let Some(user) = self.user() else { return false };
         user_ref(named)
             .is_some_and(|which| which == UserRef::Uuid(user.uuid) || which == UserRef::Id(user.id))
     }

@@ -1,16 +1,16 @@
 //! Jigx's bodies: the closed schema of a create request and the shape of its answer.
 
-use super::who::{WHOLE_ORGANIZATION, uuid_of};
-use super::{not_before, time};
-use crate::api::failure::{Failure, FieldFault};
+use super::members::{GROUP_MAX, GROUPS_MAX};
+use super::time;
+use super::who::uuid_of;
+use crate::api::failure::Failure;
 use crate::api::fields::{Faults, Fields, is_email, text_problem, whole};
-use crate::api::json;
+use crate::api::signed::WHOLE_ORGANIZATION;
 use crate::model::{Audience, Content, Millis, Notification, Organization};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 const EMAILS_MAX: usize = 1_000;
-const GROUPS_MAX: usize = 100;
 /// A push payload is at most 4,096 bytes, and inputs travel in it.
 const INPUTS_BYTES_MAX: usize = 3 << 10;
 
@@ -31,9 +31,8 @@ pub(super) struct Create {
 }
 
 impl Create {
-    pub(super) fn parse(body: &[u8], now: Millis) -> Result<Self, Failure> {
-        let body = json::parse(body).map_err(|fault| Failure::field("", fault.to_string()))?;
-        let fields = Fields::of_body(&body)?;
+    pub(super) fn of(body: &Value, now: Millis) -> Result<Self, Failure> {
+        let fields = Fields::of_body(body)?;
         let mut faults = Faults::default();
         fields.only(
             &["content", "scope", "emails", "groups", "solutionId", "description", "startAt"],
@@ -41,8 +40,9 @@ impl Create {
         );
         let content = content(&fields, &mut faults);
         let emails = emails(&fields, &mut faults);
-        let groups =
-            fields.get("groups").and_then(|_| fields.texts("groups", GROUPS_MAX, 100, &mut faults));
+        let groups = fields
+            .get("groups")
+            .and_then(|_| fields.texts("groups", GROUPS_MAX, GROUP_MAX, &mut faults));
         let groups = groups.map(|g| g.into_iter().map(str::to_owned).collect::<Vec<_>>());
         let solution = solution(&fields, &mut faults);
         let description = fields.text("description", 100, &mut faults).map(str::to_owned);
@@ -168,31 +168,44 @@ fn content(fields: &Fields<'_>, faults: &mut Faults) -> Map<String, Value> {
 
 /// An array, or one string of addresses separated by commas.
 fn emails(fields: &Fields<'_>, faults: &mut Faults) -> Option<Vec<String>> {
-    let emails: Vec<String> = match fields.get("emails")? {
+    // With its place in the request, which is not the one among those that are looked at.
+    let mut listed: Vec<(usize, &str)> = Vec::new();
+    match fields.get("emails")? {
         Value::String(list) => {
-            list.split(',').map(|e| e.trim().to_owned()).filter(|e| !e.is_empty()).collect()
+            let parts = list.split(',').enumerate();
+            listed.extend(parts.filter(|(_, email)| !email.trim().is_empty()));
         }
-        Value::Array(_) => {
-            let items = fields.texts("emails", EMAILS_MAX, 100, faults)?;
-            items.into_iter().map(|e| e.trim().to_owned()).collect()
+        Value::Array(items) if items.len() > EMAILS_MAX => return too_many_emails(faults),
+        Value::Array(items) => {
+            for (number, item) in items.iter().enumerate() {
+                match item.as_str() {
+                    Some(email) => listed.push((number, email)),
+                    None => faults.add(format!("emails[{number}]"), "must be a string"),
+                }
+            }
         }
         _ => {
             faults.add("emails", "must be an array of e-mail addresses, or one string of them");
             return None;
         }
-    };
-    if emails.len() > EMAILS_MAX {
-        faults.add("emails", format!("has more than {EMAILS_MAX} items"));
-        return None;
     }
-    for (number, email) in emails.iter().enumerate() {
+    if listed.len() > EMAILS_MAX {
+        return too_many_emails(faults);
+    }
+    for (number, email) in &mut listed {
+        *email = email.trim();
         if let Some(problem) = text_problem(email, 100) {
             faults.add(format!("emails[{number}]"), problem);
         } else if !is_email(email) {
             faults.add(format!("emails[{number}]"), "is not an e-mail address");
         }
     }
-    Some(emails)
+    Some(listed.into_iter().map(|(_, email)| email.to_owned()).collect())
+}
+
+fn too_many_emails(faults: &mut Faults) -> Option<Vec<String>> {
+    faults.add("emails", format!("has more than {EMAILS_MAX} items"));
+    None
 }
 
 fn solution(fields: &Fields<'_>, faults: &mut Faults) -> Option<Uuid> {
@@ -258,13 +271,7 @@ fn start_at(fields: &Fields<'_>, now: Millis, faults: &mut Faults) -> Option<Mil
     match asked {
         None => faults.add("startAt", "must be an RFC 3339 time or milliseconds since 1970"),
         Some(at) if at > now.year_ahead() => faults.add("startAt", "is more than a year ahead"),
-        Some(at) => return Some(not_before(now, at)),
+        Some(at) => return Some(at.max(now)),
     }
     None
-}
-
-impl From<FieldFault> for Failure {
-    fn from(fault: FieldFault) -> Self {
-        Self::invalid(vec![fault])
-    }
 }

@@ -1,18 +1,22 @@
 //! What the native operations on accounts share: the organization a path names, and credentials' fields.
 
-use crate::api::Shared;
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::fields::{Faults, Fields};
-use crate::auth::{Caller, Permission, PermissionSet};
-use crate::model::{Organization, OrganizationId};
-use crate::store::OrganizationRef;
+use crate::api::shared::Begun;
+use crate::api::signed::Signed;
+use crate::api::{Answered, Shared, reply};
+use crate::auth::{Caller, Permission};
+use crate::intake::{Answer, ChangeError, RecordChange};
+use crate::model::{Organization, OrganizationId, Secret};
+use crate::store::{OrganizationRef, StoreError};
+use serde_json::Value;
 use std::sync::Arc;
 use uuid::Uuid;
 
 /// Characters of a credential's name.
 const NAME_MAX: usize = 100;
 /// Credentials of each kind an organization may have.
-pub(crate) const CREDENTIALS_MAX: usize = 100;
+pub(crate) const CREDENTIALS_MAX: u32 = 100;
 
 /// An organization in any of its four forms. A form of one kind is never taken for another.
 pub(in crate::api) fn organization_ref(text: &str) -> OrganizationRef {
@@ -38,11 +42,11 @@ pub(in crate::api) fn organization_ref(text: &str) -> OrganizationRef {
 /// 404 for foreign and absent ones alike, then 403.
 pub(super) async fn administered(
     shared: &Shared,
-    caller: &Caller,
+    caller: &Signed,
     named: &str,
 ) -> Result<Arc<Organization>, Failure> {
     let organization = reached(shared, caller, named).await?;
-    shared.require_every_right(caller).await?;
+    caller.require_every_right()?;
     Ok(organization)
 }
 
@@ -55,19 +59,6 @@ pub(super) async fn reached(
     match shared.reach(caller, organization_ref(named)).await? {
         Some((organization, true)) => Ok(organization),
         _ => Err(Failure::new(FailureClass::NotFound, "no such organization")),
-    }
-}
-
-impl Shared {
-    /// Refuses a caller that lacks any right: whoever makes credentials could give itself them all.
-    pub(crate) async fn require_every_right(&self, caller: &Caller) -> Result<(), Failure> {
-        let found = self.user(caller).await?;
-        let granted = found.as_ref().map_or_else(PermissionSet::all, |(_, granted)| *granted);
-        if Permission::ALL.into_iter().all(|permission| caller.may(permission, granted)) {
-            return Ok(());
-        }
-        let text = "this needs every permission: an Admin, or an organization's own token";
-        Err(Failure::new(FailureClass::Forbidden, text))
     }
 }
 
@@ -99,6 +90,30 @@ impl NewCredential {
         }
         Self { name: name.to_owned(), limited_to }
     }
+}
+
+/// Makes a credential. The answer shows its secret under `name`; what is remembered for a repeat
+/// lies on disk, and the secret is not in it. `many` is what the organization may have too many of.
+pub(super) async fn made(
+    shared: &Shared,
+    begun: &Begun,
+    change: RecordChange,
+    mut shown: Value,
+    (name, secret, many): (&str, &Secret, &str),
+) -> Result<Answered, Failure> {
+    let remembered = Answer::plain(201, shown.to_string());
+    match shared.attempt(begun, change, &remembered).await {
+        Ok(_) => {}
+        Err(ChangeError::Store(StoreError::Unmet { .. })) => {
+            let text = format!("the organization has {CREDENTIALS_MAX} {many}; remove one first");
+            return Err(Failure::new(FailureClass::Exists, text));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    shown[name] = secret.reveal().into();
+    let answer = Answer::plain(201, shown.to_string());
+    let durability = shared.intake.journal().durability();
+    Ok(Answered::Other(reply::accepted(&answer, durability, false)))
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 const PAGE_DEFAULT: usize = 50;
 const PAGE_MAX: usize = 1_000;
+/// Lines that one request verifies.
+const VERIFIED_MAX: i32 = 10_000;
 
 /// `GET /bugler/v1/organizations/{org}/audit`
 pub(super) async fn list(call: Call) -> Result<Answered, Failure> {
@@ -60,19 +62,27 @@ fn hex(bytes: &[u8; 32]) -> String {
     })
 }
 
-/// `GET /bugler/v1/organizations/{org}/audit/verify`
+/// `GET /bugler/v1/organizations/{org}/audit/verify`: a stretch of the trail at a time.
 pub(super) async fn verify(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, params, .. } = call;
     let caller = shared.caller(&request.headers).await?;
     shared.throttle(caller.organization)?;
     let organization = administered(&shared, &caller, params.get("org")).await?;
-    Query::of_uri(&request.uri)?;
-    let chain = check(&shared, organization.id).await?;
+    let query = Query::of_uri(&request.uri)?;
+    let mut faults = Faults::default();
+    query.only(&["after", "limit"], &mut faults);
+    let after = query.integer("after", 0..=i64::MAX, &mut faults).unwrap_or_default();
+    let limit = query.integer("limit", 1..=VERIFIED_MAX, &mut faults).unwrap_or(VERIFIED_MAX);
+    faults.into_result()?;
+    let after = u64::try_from(after).unwrap_or_default();
+    let limit = usize::try_from(limit).unwrap_or_default();
+    let chain = check(&shared, organization.id, after, limit).await?;
     let body = json!({
         "valid": chain.broken_at.is_none(),
         "records": chain.records,
         "brokenAt": chain.broken_at,
         "head": hex(&chain.head),
+        "next": chain.next,
     });
     Ok(Answered::Other(reply::json(200, body.to_string())))
 }
@@ -83,6 +93,8 @@ struct Chain {
     head: [u8; 32],
     /// The version of the first line that does not follow from the one before.
     broken_at: Option<u64>,
+    /// Where to go on; `None` if the trail ended.
+    next: Option<u64>,
 }
 
 impl Chain {
@@ -96,17 +108,36 @@ impl Chain {
     }
 }
 
-/// Walks the whole trail, page by page.
-async fn check(shared: &Shared, org: OrganizationId) -> Result<Chain, Failure> {
-    let (mut chain, mut after) = (Chain::default(), 0);
-    loop {
-        let records = shared.store.audit(org, after, PAGE_MAX).await?;
+/// Walks at most `limit` lines of the trail, from the one behind version `after` on.
+async fn check(
+    shared: &Shared,
+    org: OrganizationId,
+    after: u64,
+    limit: usize,
+) -> Result<Chain, Failure> {
+    let mut chain = Chain { head: head_at(shared, org, after).await?, ..Chain::default() };
+    let (mut after, mut left) = (after, limit);
+    while left > 0 {
+        let wanted = left.min(PAGE_MAX);
+        let records = shared.store.audit(org, after, wanted).await?;
         records.iter().for_each(|record| chain.add(record));
-        match records.last() {
-            Some(last) if records.len() == PAGE_MAX => after = last.version,
-            _ => return Ok(chain),
-        }
+        let Some(last) = records.last().filter(|_| records.len() == wanted) else {
+            return Ok(chain);
+        };
+        after = last.version;
+        left -= wanted;
     }
+    chain.next = Some(after);
+    Ok(chain)
+}
+
+/// The hash that the line behind version `after` must name as its predecessor's.
+async fn head_at(shared: &Shared, org: OrganizationId, after: u64) -> Result<[u8; 32], Failure> {
+    let Some(before) = after.checked_sub(1) else { return Ok([0; 32]) };
+    let found = shared.store.audit(org, before, 1).await?;
+    let line = found.first().filter(|line| line.version == after);
+    line.map(|line| line.hash)
+        .ok_or_else(|| Failure::field("after", "must be 0 or the `next` of an answer"))
 }
 
 #[cfg(test)]

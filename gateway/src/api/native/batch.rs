@@ -8,8 +8,8 @@ use crate::api::failure::{Failure, FailureClass};
 use crate::api::native::wire::Wire;
 use crate::api::native::{organization, sender};
 use crate::api::route::Call;
+use crate::api::signed::Signed;
 use crate::api::{Answered, Shared, reply};
-use crate::auth::Caller;
 use crate::intake::{Answer, IntakeError, KeyState, RequestKey, Running};
 use crate::journal::Entry;
 use crate::model::{NotificationId, OrganizationId};
@@ -38,7 +38,7 @@ pub(super) async fn batch(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, intake: counters, .. } = call;
     let caller = shared.caller(&request.headers).await?;
     check_type(&request.headers)?;
-    let created_by = sender(&shared, &caller).await?;
+    let created_by = sender(&caller)?;
     let key = batch_key(&request.headers)?;
     let path = request.path().to_owned();
     let mut lines = request.body.into_stream(shared.settings.bulk_max_body)?;
@@ -93,9 +93,8 @@ fn batch_key(headers: &HeaderMap) -> Result<Option<Bytes>, Failure> {
 struct Group {
     org: Option<OrganizationId>,
     entries: Vec<Entry>,
-    remember: Vec<(RequestKey, Answer)>,
-    /// Hold the keys above until the commit, so that no equal request gets between.
-    running: Vec<Running>,
+    /// Hold their keys until the commit, so that no equal request gets between.
+    remember: Vec<(Running, Answer)>,
     results: Vec<LineResult>,
     bytes: usize,
 }
@@ -124,7 +123,7 @@ struct Totals {
 
 struct Batch {
     shared: Arc<Shared>,
-    caller: Arc<Caller>,
+    caller: Signed,
     created_by: String,
     key: Option<Bytes>,
     path: String,
@@ -228,10 +227,10 @@ impl Batch {
             self.flush().await;
         }
         let shared = Arc::clone(&self.shared);
-        let key = match self.line_key(org, number, line)? {
+        let running = match self.line_key(org, number, line)? {
             None => None,
             Some(key) => match shared.intake.begin(key).await.map_err(Failure::from)? {
-                KeyState::First(running) => Some((key, running)),
+                KeyState::First(running) => Some(running),
                 KeyState::Replay(answer) => return Err(LineEnd::Replayed(answer)),
             },
         };
@@ -243,10 +242,9 @@ impl Batch {
         self.group.bytes += entry.payload.len();
         self.group.entries.push(entry);
         self.group.results.push(LineResult::Staged(number, id));
-        if let Some((key, running)) = key {
+        if let Some(running) = running {
             let answer = Answer { status: 201, notification: id, body: Bytes::new() };
-            self.group.remember.push((key, answer));
-            self.group.running.push(running);
+            self.group.remember.push((running, answer));
         }
         Ok(())
     }
@@ -264,14 +262,13 @@ impl Batch {
 
     /// Commits the group, then writes its results.
     async fn flush(&mut self) {
-        let Group { org, entries, remember, running, results, .. } =
-            std::mem::take(&mut self.group);
+        let Group { org, entries, remember, results, .. } = std::mem::take(&mut self.group);
         let staged = entries.len();
         let committed = match org {
             Some(org) => self.shared.intake.accept_all(org, entries, &remember).await,
             None => Ok(()),
         };
-        drop(running);
+        drop(remember);
         let failure = committed.err().map(Failure::from);
         if failure.is_none() {
             self.totals.accepted += staged;

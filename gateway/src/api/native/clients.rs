@@ -2,14 +2,15 @@
 
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::fields::{Faults, Fields};
-use crate::api::native::account::{CREDENTIALS_MAX, NewCredential, administered};
+use crate::api::native::account::{CREDENTIALS_MAX, NewCredential, administered, made};
 use crate::api::route::Call;
 use crate::api::shared::{Head, Turn};
+use crate::api::signed::Signed;
 use crate::api::{Answered, BLYNK_BODY_MAX, Shared, json, reply};
 use crate::auth::{Caller, client_id, client_secret};
-use crate::intake::{Answer, RecordChange, RequestKey};
-use crate::model::{Client, OrganizationId, Secret};
-use crate::store::{Change, OrganizationRef};
+use crate::intake::{RecordChange, RequestKey};
+use crate::model::{Client, OrganizationId};
+use crate::store::{Change, Expectation, OrganizationRef};
 use serde_json::{Value, json};
 
 /// `POST /bugler/v1/organizations/{org}/clients`
@@ -19,7 +20,7 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
     shared.throttle(caller.organization)?;
     let organization = administered(&shared, &caller, params.get("org")).await?;
     let (head, body) = shared.json_body(request).await?;
-    let parsed = json::parse(&body).map_err(|fault| Failure::field("", fault.to_string()))?;
+    let parsed = json::body(&body)?;
     let fields = Fields::of_body(&parsed)?;
     let mut faults = Faults::default();
     fields.only(&["name", "permissions"], &mut faults);
@@ -35,9 +36,9 @@ pub(crate) async fn create_for_blynk(call: Call) -> Result<Answered, Failure> {
     let caller = shared.caller(&request.headers).await?;
     shared.blynk.request(caller.organization)?;
     shared.throttle(caller.organization)?;
-    shared.require_every_right(&caller).await?;
+    caller.require_every_right()?;
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
-    let parsed = json::parse(&body).map_err(|fault| Failure::field("", fault.to_string()))?;
+    let parsed = json::body(&body)?;
     let fields = Fields::of_body(&parsed)?;
     let mut faults = Faults::default();
     let new = NewCredential::read(&fields, &mut faults);
@@ -60,14 +61,10 @@ async fn make(
     key: Option<RequestKey>,
 ) -> Result<Answered, Failure> {
     let (org, new) = new;
-    let mut begun = match shared.turn(key).await? {
+    let begun = match shared.turn(key).await? {
         Turn::First(begun) => begun,
         Turn::Replay(answered) => return Ok(answered),
     };
-    if shared.store.clients(org).await?.len() >= CREDENTIALS_MAX {
-        let text = format!("the organization has {CREDENTIALS_MAX} clients; remove one first");
-        return Err(Failure::new(FailureClass::Invalid, text));
-    }
     let secret = client_secret();
     let client = Client {
         id: client_id(),
@@ -77,29 +74,22 @@ async fn make(
         limited_to: new.limited_to,
         created_at: shared.intake.now(),
     };
-    let object = format!("client:{}", client.id);
-    let audit = shared.note(head, caller, org, "client.create", object);
-    // What is remembered for the idempotency key lies on disk: the secret is not in it.
-    let remembered = Answer::plain(201, shown(&client, None).to_string());
-    let body = shown(&client, Some(&secret.text)).to_string();
-    let changes = vec![Change::PutClient(client)];
+    let audit = shared.note(head, caller, org, "client.create", format!("client:{}", client.id));
+    let shown = shown(&client);
+    let expected = Change::Expect(Expectation::Clients(org, CREDENTIALS_MAX));
+    let changes = vec![expected, Change::PutClient(client)];
     let change = RecordChange { org, changes, audit, notifications: Vec::new() };
-    shared.change(&mut begun, change, remembered).await?;
-    Ok(Answered::Other(reply::json(201, body)))
+    made(shared, &begun, change, shown, ("secret", &secret.text, "clients")).await
 }
 
-fn shown(client: &Client, secret: Option<&Secret>) -> Value {
-    let mut shown = json!({
+fn shown(client: &Client) -> Value {
+    json!({
         "id": client.id,
         "name": client.name,
         "orgId": client.org.0,
         "permissions": client.limited_to,
         "createdAt": client.created_at.to_rfc3339(),
-    });
-    if let Some(secret) = secret {
-        shown["secret"] = secret.reveal().into();
-    }
-    shown
+    })
 }
 
 /// `GET /bugler/v1/organizations/{org}/clients`
@@ -109,14 +99,14 @@ pub(super) async fn list(call: Call) -> Result<Answered, Failure> {
     shared.throttle(caller.organization)?;
     let organization = administered(&shared, &caller, params.get("org")).await?;
     let clients = shared.store.clients(organization.id).await?;
-    let clients: Vec<_> = clients.iter().map(|client| shown(client, None)).collect();
+    let clients: Vec<_> = clients.iter().map(shown).collect();
     Ok(Answered::Other(reply::json(200, json!({ "clients": clients }).to_string())))
 }
 
 /// The client a path names.
 async fn named(
     shared: &Shared,
-    caller: &Caller,
+    caller: &Signed,
     (org, id): (&str, &str),
 ) -> Result<Client, Failure> {
     let organization = administered(shared, caller, org).await?;
@@ -130,7 +120,7 @@ pub(super) async fn get(call: Call) -> Result<Answered, Failure> {
     let caller = shared.caller(&request.headers).await?;
     shared.throttle(caller.organization)?;
     let client = named(&shared, &caller, (params.get("org"), params.get("id"))).await?;
-    Ok(Answered::Other(reply::json(200, shown(&client, None).to_string())))
+    Ok(Answered::Other(reply::json(200, shown(&client).to_string())))
 }
 
 /// `DELETE /bugler/v1/organizations/{org}/clients/{id}`: its tokens stop working with it.

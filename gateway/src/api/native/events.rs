@@ -64,7 +64,7 @@ pub(super) async fn raise(call: Call) -> Result<Answered, Failure> {
     let caller = shared.caller(&request.headers).await?;
     shared.throttle(caller.organization)?;
     let organization = reached(&shared, &caller, params.get("org")).await?;
-    let created_by = sender(&shared, &caller).await?;
+    let created_by = sender(&caller)?;
     let (head, body) = shared.json_body(request).await?;
     let org = organization.id;
     let wire = Wire::parse(&body)?;
@@ -100,10 +100,10 @@ async fn accept(
     notification: Notification,
 ) -> Result<Answered, Failure> {
     let durability = shared.intake.journal().durability();
-    let mut running = Vec::with_capacity(keys.len());
+    let mut firsts = Vec::with_capacity(keys.len());
     for key in keys.into_iter().flatten() {
         match shared.intake.begin(key).await? {
-            KeyState::First(guard) => running.push((key, guard)),
+            KeyState::First(running) => firsts.push(running),
             KeyState::Replay(answer) => {
                 return Ok(Answered::Replayed(reply::accepted(&answer, durability, true)));
             }
@@ -112,7 +112,7 @@ async fn accept(
     let (id, org) = (notification.id, notification.org);
     let text = format!("{{\"id\":\"{id}\",\"state\":\"queued\"}}");
     let answer = Answer { status: 202, notification: id, body: text.into() };
-    let remember: Vec<_> = running.iter().map(|(key, _)| (*key, answer.clone())).collect();
+    let remember: Vec<_> = firsts.into_iter().map(|first| (first, answer.clone())).collect();
     shared.intake.accept_all(org, vec![Work::root(notification)], &remember).await?;
     Ok(Answered::Accepted(reply::accepted(&answer, durability, false)))
 }

@@ -6,7 +6,7 @@ use crate::api::identity::password_fault;
 use crate::api::route::Call;
 use crate::api::shared::{Begun, Head, Turn};
 use crate::api::{Answered, Shared, json};
-use crate::auth::{CREDENTIAL_MAX, NewPassword, PermissionSet, hash_of};
+use crate::auth::{CREDENTIAL_MAX, NewPassword, hash_of};
 use crate::intake::{Answer, RecordChange};
 use crate::model::{AuditNote, Invitation, OrganizationId, Secret, User, UserStatus};
 use crate::store::{Change, Expectation, UserRef};
@@ -25,7 +25,7 @@ struct Acceptance {
 
 impl Acceptance {
     fn parse(body: &[u8]) -> Result<Self, Failure> {
-        let body = json::parse(body).map_err(|fault| Failure::field("", fault.to_string()))?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         fields.only(&["token", "password", "name"], &mut faults);
@@ -134,8 +134,7 @@ async fn invited(shared: &Shared, invitation: &Invitation) -> Result<User, Failu
     let is_waiting = |user: &User| user.status == UserStatus::Pending && user.org == invitation.org;
     let user = found.filter(is_waiting).ok_or_else(unknown)?;
     // Whoever changed the role since had the right to; the promise alone gives none.
-    let is_built_in = PermissionSet::of_default_role(user.role).is_some();
-    if is_built_in || shared.store.role(user.org, user.role).await?.is_some() {
+    if shared.role_of(user.org, user.role).await?.is_some() {
         return Ok(user);
     }
     let text = "the role of this invitation no longer exists; ask for a new invitation";

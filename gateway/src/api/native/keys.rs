@@ -2,14 +2,15 @@
 
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::fields::{Faults, Fields};
-use crate::api::native::account::{CREDENTIALS_MAX, NewCredential, administered};
+use crate::api::native::account::{CREDENTIALS_MAX, NewCredential, administered, made};
 use crate::api::route::Call;
 use crate::api::shared::{Head, Turn};
+use crate::api::signed::Signed;
 use crate::api::{Answered, Shared, json, reply};
-use crate::auth::{Caller, opaque_key};
+use crate::auth::opaque_key;
 use crate::intake::{Answer, ChangeError, RecordChange};
-use crate::model::{ApiKey, Millis, ObjectId, OrganizationId, Secret, UserId, UserStatus};
-use crate::store::{Change, StoreError, UserRef};
+use crate::model::{ApiKey, Millis, ObjectId, OrganizationId, UserId, UserStatus};
+use crate::store::{Change, Expectation, StoreError, UserRef};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -24,7 +25,7 @@ struct New {
 
 impl New {
     fn parse(body: &[u8], now: Millis) -> Result<Self, Failure> {
-        let body = json::parse(body).map_err(|fault| Failure::field("", fault.to_string()))?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         fields.only(&["name", "permissions", "user", "expiresAt"], &mut faults);
@@ -51,15 +52,11 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
     let org = administered(&shared, &caller, params.get("org")).await?.id;
     let (head, body) = shared.json_body(request).await?;
     let new = New::parse(&body, shared.intake.now())?;
-    let mut begun = match shared.turn(head.key(caller.organization, &body)?).await? {
+    let begun = match shared.turn(head.key(caller.organization, &body)?).await? {
         Turn::First(begun) => begun,
         Turn::Replay(answered) => return Ok(answered),
     };
     check_user(&shared, org, new.user).await?;
-    if shared.store.keys(org).await?.len() >= CREDENTIALS_MAX {
-        let text = format!("the organization has {CREDENTIALS_MAX} keys; remove one first");
-        return Err(Failure::new(FailureClass::Invalid, text));
-    }
     let fresh = opaque_key();
     let key = ApiKey {
         id: ObjectId(rand::random()),
@@ -72,13 +69,11 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
         expires_at: new.expires_at,
     };
     let audit = shared.note(&head, &caller, org, "key.create", format!("key:{}", key.id));
-    // What is remembered for the idempotency key lies on disk: the key itself is not in it.
-    let remembered = Answer::plain(201, shown(&key, None).to_string());
-    let body = shown(&key, Some(&fresh.text)).to_string();
-    let changes = vec![Change::PutKey(key)];
+    let shown = shown(&key);
+    let expected = Change::Expect(Expectation::Keys(org, CREDENTIALS_MAX));
+    let changes = vec![expected, Change::PutKey(key)];
     let change = RecordChange { org, changes, audit, notifications: Vec::new() };
-    shared.change(&mut begun, change, remembered).await?;
-    Ok(Answered::Other(reply::json(201, body)))
+    made(&shared, &begun, change, shown, ("key", &fresh.text, "keys")).await
 }
 
 async fn check_user(
@@ -94,8 +89,8 @@ async fn check_user(
     Err(Failure::field("user", "is no active user of the organization"))
 }
 
-fn shown(key: &ApiKey, secret: Option<&Secret>) -> Value {
-    let mut shown = json!({
+fn shown(key: &ApiKey) -> Value {
+    json!({
         "id": key.id.to_string(),
         "name": key.name,
         "organization": key.org.0,
@@ -103,11 +98,7 @@ fn shown(key: &ApiKey, secret: Option<&Secret>) -> Value {
         "permissions": key.limited_to,
         "createdAt": key.created_at.to_rfc3339(),
         "expiresAt": key.expires_at.map(Millis::to_rfc3339),
-    });
-    if let Some(secret) = secret {
-        shown["key"] = secret.reveal().into();
-    }
-    shown
+    })
 }
 
 /// `GET /bugler/v1/organizations/{org}/keys`
@@ -117,7 +108,7 @@ pub(super) async fn list(call: Call) -> Result<Answered, Failure> {
     shared.throttle(caller.organization)?;
     let organization = administered(&shared, &caller, params.get("org")).await?;
     let keys = shared.store.keys(organization.id).await?;
-    let keys: Vec<_> = keys.iter().map(|key| shown(key, None)).collect();
+    let keys: Vec<_> = keys.iter().map(shown).collect();
     Ok(Answered::Other(reply::json(200, json!({ "keys": keys }).to_string())))
 }
 
@@ -128,7 +119,7 @@ fn unknown() -> Failure {
 /// The key a path names.
 async fn named(
     shared: &Shared,
-    caller: &Caller,
+    caller: &Signed,
     (org, id): (&str, &str),
 ) -> Result<ApiKey, Failure> {
     let organization = administered(shared, caller, org).await?;
@@ -142,7 +133,7 @@ pub(super) async fn get(call: Call) -> Result<Answered, Failure> {
     let caller = shared.caller(&request.headers).await?;
     shared.throttle(caller.organization)?;
     let key = named(&shared, &caller, (params.get("org"), params.get("id"))).await?;
-    Ok(Answered::Other(reply::json(200, shown(&key, None).to_string())))
+    Ok(Answered::Other(reply::json(200, shown(&key).to_string())))
 }
 
 /// `DELETE /bugler/v1/organizations/{org}/keys/{id}`

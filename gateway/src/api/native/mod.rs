@@ -1,14 +1,18 @@
 //! The native API under `/bugler/v1`: send one, send many, follow one.
 
 pub(super) mod account;
+mod again;
 mod audit;
 mod batch;
 mod clients;
+mod dead;
 mod events;
 mod invitation;
 mod keys;
+mod outcomes;
 mod password;
 pub(crate) mod render;
+mod select;
 mod timeline;
 mod wire;
 
@@ -17,6 +21,7 @@ mod tests;
 
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::route::{Call, Endpoint};
+use crate::api::signed::Signed;
 use crate::api::{Answered, Shared};
 use crate::auth::{Caller, Permission};
 use crate::intake::Answer;
@@ -43,6 +48,41 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         method: Method::GET,
         patterns: &["/bugler/v1/notifications/{id}", "/bugler/v1/notifications/{id}/trace"],
         work: |call| Box::pin(timeline::timeline(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/notifications/{id}/resend"],
+        work: |call| Box::pin(again::resend(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/notifications/{id}/cancel"],
+        work: |call| Box::pin(again::cancel(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/outcomes"],
+        work: |call| Box::pin(outcomes::list(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/dead-letters"],
+        work: |call| Box::pin(dead::list(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/dead-letters/replay"],
+        work: |call| Box::pin(dead::replay(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/dead-letters/discard"],
+        work: |call| Box::pin(dead::discard(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/dead-letters/{id}"],
+        work: |call| Box::pin(dead::show(call)),
     },
     Endpoint {
         method: Method::POST,
@@ -116,7 +156,7 @@ async fn send(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let caller = shared.caller(&request.headers).await?;
     shared.throttle(caller.organization)?;
-    let created_by = sender(&shared, &caller).await?;
+    let created_by = sender(&caller)?;
     let (head, body) = shared.json_body(request).await?;
     let wire = Wire::parse(&body)?;
     let org = organization(&shared, &caller, wire.organization.map(|named| named.0)).await?;
@@ -133,12 +173,9 @@ async fn send(call: Call) -> Result<Answered, Failure> {
 }
 
 /// Checks that the caller may send; answers what `created by` records.
-async fn sender(shared: &Shared, caller: &Caller) -> Result<String, Failure> {
-    let user = shared.require(caller, Permission::NotificationSend).await?;
-    Ok(user.map_or_else(
-        || format!("organization:{}", caller.organization),
-        |user| format!("user:{}", user.id),
-    ))
+fn sender(caller: &Signed) -> Result<String, Failure> {
+    caller.require(Permission::NotificationSend)?;
+    Ok(caller.name())
 }
 
 /// The organization a request is for: the caller's own, or a named one within its reach.

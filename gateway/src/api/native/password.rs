@@ -5,8 +5,9 @@ use crate::api::fields::{Faults, Fields};
 use crate::api::passwords::{NewHash, PasswordSet};
 use crate::api::route::Call;
 use crate::api::shared::Turn;
+use crate::api::signed::Signed;
 use crate::api::{Answered, Shared, json};
-use crate::auth::{Caller, Permission, Scope};
+use crate::auth::{Permission, Scope};
 use crate::intake::Answer;
 use crate::model::{Secret, Source, User, UserId};
 use crate::store::UserRef;
@@ -21,7 +22,7 @@ struct New {
 
 impl New {
     fn parse(body: &[u8]) -> Result<Self, Failure> {
-        let body = json::parse(body).map_err(|fault| Failure::field("", fault.to_string()))?;
+        let body = json::body(body)?;
         let fields = Fields::of_body(&body)?;
         let mut faults = Faults::default();
         fields.only(&["password", "currentPassword"], &mut faults);
@@ -78,7 +79,7 @@ pub(super) async fn set(call: Call) -> Result<Answered, Failure> {
 }
 
 /// The user a path names; foreign and absent ones alike are not found.
-async fn named(shared: &Shared, caller: &Caller, id: &str) -> Result<User, Failure> {
+async fn named(shared: &Shared, caller: &Signed, id: &str) -> Result<User, Failure> {
     let unknown = || Failure::new(FailureClass::NotFound, "no such user");
     let id: UserId = id.parse().map_err(|_| unknown())?;
     let found = shared.store.user(UserRef::Id(id)).await?.ok_or_else(unknown)?;
@@ -86,7 +87,7 @@ async fn named(shared: &Shared, caller: &Caller, id: &str) -> Result<User, Failu
 }
 
 /// Refuses who may not set this user's password; true if it is the caller's own.
-async fn check(shared: &Shared, caller: &Caller, user: &User) -> Result<bool, Failure> {
+async fn check(shared: &Shared, caller: &Signed, user: &User) -> Result<bool, Failure> {
     if caller.scope == Scope::User(user.id) {
         if caller.limited_to.is_none() {
             return Ok(true);
@@ -94,13 +95,12 @@ async fn check(shared: &Shared, caller: &Caller, user: &User) -> Result<bool, Fa
         let text = "a limited token cannot change the password of its user";
         return Err(Failure::new(FailureClass::Forbidden, text));
     }
-    shared.require(caller, Permission::UserEdit).await?;
-    let Some((_, granted)) = shared.user(caller).await? else { return Ok(false) };
-    let theirs = shared.rights_of(user).await?;
-    if theirs.and(granted) == theirs {
+    caller.require(Permission::UserEdit)?;
+    // Who sets a password can sign in with it: nobody gets more rights that way than it has.
+    if caller.covers(&shared.rights_of(user).await?) {
         return Ok(false);
     }
-    let text = "the user's role has permissions that the caller's has not";
+    let text = "the user has permissions that the caller lacks";
     Err(Failure::new(FailureClass::Forbidden, text))
 }
 

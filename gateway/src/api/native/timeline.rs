@@ -81,7 +81,7 @@ fn audience(audience: &Audience) -> Value {
 fn line(event: &TimelineEvent) -> Value {
     let mut line = event.to_json();
     if let Value::Object(members) = &mut line {
-        for name in ["at", "until", "retryAt"] {
+        for name in ["at", "until", "retryAt", "due"] {
             let at = members.get(name).and_then(Value::as_u64);
             if let Some(at) = at {
                 let text = crate::model::Millis(at).to_rfc3339();
@@ -124,7 +124,15 @@ impl Progress {
                 TimelineEvent::Ruled { .. }
                 | TimelineEvent::Attempted { .. }
                 | TimelineEvent::Settled { .. }
-                | TimelineEvent::Noted { .. } => {}
+                | TimelineEvent::Noted { .. }
+                | TimelineEvent::Discarded { .. }
+                | TimelineEvent::Canceled { .. } => {}
+                TimelineEvent::Replayed { from, .. } => {
+                    let slot = FinalState::ALL.iter().position(|s| s == from);
+                    if let Some(count) = slot.and_then(|slot| progress.finals.get_mut(slot)) {
+                        *count = count.saturating_sub(1);
+                    }
+                }
             }
             if let Some((_, state)) = event.finished()
                 && let Some(slot) = FinalState::ALL.iter().position(|s| *s == state)

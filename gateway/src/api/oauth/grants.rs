@@ -26,6 +26,11 @@ const REFUSED_AFTER: Duration = Duration::from_millis(2);
 /// Log-ins of one user at once that may get in each other's way.
 const TRIES_MAX: u8 = 8;
 
+/// What a scope may say besides permissions: for whom the token speaks.
+const ORGANIZATION: &str = "org";
+const USER: &str = "user";
+const SCOPE_TOO_WIDE: &str = "The scope names more than this client may be given.";
+
 /// Tokens that were given out.
 #[derive(Debug)]
 pub(super) struct Issued {
@@ -64,12 +69,15 @@ pub(super) async fn issue(
     ask: TokenAsk,
 ) -> Result<Issued, TokenRefusal> {
     let client = authenticated(shared, &ask.client).await?;
-    let scope_word = match ask.grant {
-        Grant::Client => "org",
-        Grant::User { .. } => "user",
-        Grant::Refresh(_) => "",
+    // Only now: whoever cannot prove to be the client uses up nothing of its organization's.
+    shared.throttle(client.org)?;
+    let words: &[&str] = match ask.grant {
+        Grant::Client => &[ORGANIZATION],
+        Grant::User { .. } => &[USER],
+        // Which of them it has the token says.
+        Grant::Refresh(_) => &[ORGANIZATION, USER],
     };
-    let (limited_to, is_narrowed) = limit(&client, ask.scope.as_deref(), scope_word)?;
+    let (limited_to, is_narrowed) = limit(&client, ask.scope.as_deref(), words)?;
     let subject = Subject {
         client: &client,
         org: client.org,
@@ -86,7 +94,9 @@ pub(super) async fn issue(
             Ok(issued)
         }
         Grant::User { email, password } => log_in(shared, head, subject, &email, &password).await,
-        Grant::Refresh(token) => refresh(shared, head, subject, &token).await,
+        Grant::Refresh(token) => {
+            refresh(shared, head, subject, (&token, ask.scope.as_deref())).await
+        }
     }
 }
 
@@ -111,7 +121,7 @@ async fn authenticated(shared: &Shared, proof: &ClientProof) -> Result<Client, T
 fn limit(
     client: &Client,
     scope: Option<&str>,
-    scope_word: &str,
+    subjects: &[&str],
 ) -> Result<(Option<PermissionSet>, bool), TokenRefusal> {
     let of_client = client
         .limited_to
@@ -121,10 +131,9 @@ fn limit(
     let allowed = of_client.unwrap_or_else(PermissionSet::all);
     let permission = |word| {
         let known = Permission::named(word).filter(|permission| allowed.contains(*permission));
-        let text = "The scope names more than this client may be given.";
-        known.ok_or_else(|| TokenRefusal::request(text))
+        known.ok_or_else(|| TokenRefusal::request(SCOPE_TOO_WIDE))
     };
-    let asked = words.filter(|word| *word != scope_word).map(permission);
+    let asked = words.filter(|word| !subjects.contains(word)).map(permission);
     let asked: Vec<_> = asked.collect::<Result<_, _>>()?;
     if asked.is_empty() {
         return Ok((of_client, false));
@@ -255,10 +264,15 @@ async fn refresh(
     shared: &Shared,
     head: &Head,
     subject: Subject<'_>,
-    token: &Secret,
+    (token, scope): (&Secret, Option<&str>),
 ) -> Result<Issued, TokenRefusal> {
     let found = shared.store.refresh(auth::hash_of(token.reveal())).await?;
     let old = found.filter(|old| old.client == subject.client.id).ok_or_else(no_refresh)?;
+    let other = if old.user.is_some() { ORGANIZATION } else { USER };
+    if scope.unwrap_or_default().split(' ').any(|word| word == other) {
+        // RFC 6749 section 6: nothing that was not granted at first.
+        return Err(TokenRefusal::request(SCOPE_TOO_WIDE));
+    }
     let subject = Subject { org: old.org, family: old.family, ..subject };
     if old.is_used {
         return Err(reused(shared, head, &subject).await);

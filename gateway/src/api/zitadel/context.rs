@@ -8,10 +8,11 @@ use super::serve;
 use super::transport::Transport;
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::shared::{Head, Turn};
+use crate::api::signed::{ADMIN, Signed};
 use crate::api::{Answered, Shared};
-use crate::auth::{Caller, PermissionSet};
+use crate::auth::Caller;
 use crate::intake::{self, RecordChange, RequestKey};
-use crate::model::{AuditNote, Organization, OrganizationId, PolicyOwner, RoleId};
+use crate::model::{AuditNote, Organization, OrganizationId, PolicyOwner};
 use crate::store::{Change, OrganizationRef};
 use http::{HeaderMap, HeaderName};
 use std::sync::Arc;
@@ -19,13 +20,10 @@ use std::sync::Arc;
 const ORGANIZATION: HeaderName = HeaderName::from_static("x-zitadel-orgid");
 /// Digits of an organization's number.
 const NUMERIC_MAX: usize = 20;
-const ADMIN: RoleId = RoleId(1);
 
 /// Who calls, and the organization the call is about.
 pub(super) struct Access {
-    pub(super) caller: Arc<Caller>,
-    /// What the caller may do: its role, narrowed by its token.
-    pub(super) granted: PermissionSet,
+    pub(super) caller: Signed,
     pub(super) organization: Arc<Organization>,
 }
 
@@ -36,22 +34,19 @@ pub(super) async fn access(
     headers: &HeaderMap,
 ) -> Result<Access, Fault> {
     let caller = shared.caller(headers).await?;
-    let user = shared.user(&caller).await?;
     shared.throttle(caller.organization)?;
     let organization = organization(shared, &caller, headers).await?;
-    let role = user.as_ref().map_or_else(PermissionSet::all, |(_, granted)| *granted);
-    let granted = caller.limited_to.map_or(role, |limit| role.and(limit));
     let is_allowed = match needs {
         Needs::Nothing => true,
-        Needs::Organization(permission) => granted.contains(permission),
+        Needs::Organization(permission) => caller.may(permission),
         Needs::Instance(permission) => {
-            let is_admin = user.as_ref().is_none_or(|(user, _)| user.role == ADMIN);
+            let is_admin = caller.user().is_none_or(|user| user.role == ADMIN);
             let is_instance = instance(shared).await?.id == caller.organization;
-            is_admin && is_instance && granted.contains(permission)
+            is_admin && is_instance && caller.may(permission)
         }
     };
     if is_allowed {
-        return Ok(Access { caller, granted, organization });
+        return Ok(Access { caller, organization });
     }
     Err(Failure::new(FailureClass::Forbidden, "this needs another permission").into())
 }

@@ -68,9 +68,8 @@ async fn find(
     }
     let organization = shared.store.organization(OrganizationRef::Id(user.org)).await?;
     let organization = organization.ok_or_else(missing)?;
-    let rights = shared.rights_of(&user).await?;
     // Who sets a password can sign in with it: nobody gets more rights that way than it has.
-    if rights.and(context.access.granted) != rights {
+    if !context.access.caller.covers(&shared.rights_of(&user).await?) {
         let text = "the user has rights that the caller lacks";
         return Err(Failure::new(FailureClass::Forbidden, text).into());
     }

@@ -91,7 +91,12 @@ async fn work(
     let Some(access) = access else {
         return Ok(Answered::Other(plain(transport, &Answer::Empty)));
     };
-    let key = if may_repeat { head.key(access.organization.id, &body)? } else { None };
+    let org = access.organization.id;
+    let key = match &command {
+        _ if !may_repeat => None,
+        Command::SetPassword { .. } => shared.slow_key(&head, org, &body).await?,
+        _ => head.key(org, &body)?,
+    };
     perform(&Context { shared, access, head, key, transport }, command).await
 }
 

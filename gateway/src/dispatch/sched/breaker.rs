@@ -113,12 +113,6 @@ impl Breaker {
         self.buckets = Default::default();
     }
 
-    /// True if it remembers nothing worth keeping.
-    #[must_use]
-    pub(super) fn is_idle(&self, tick: u64) -> bool {
-        self.until.is_none() && self.connects == 0 && self.counts(tick).1 == 0
-    }
-
     fn bucket(&mut self, tick: u64) -> &mut Bucket {
         let epoch = tick / BUCKET_MS;
         let place = usize::try_from(epoch % BUCKETS as u64).unwrap_or(0);
@@ -172,7 +166,7 @@ mod tests {
         let mut breaker = Breaker::default();
         (0..9).for_each(|_| assert!(!breaker.bad(0, false, 0.5)));
         assert!(!breaker.bad(30_000, false, 0.5));
-        assert!(breaker.is_idle(120_000));
+        assert_eq!(breaker.state(30_000), BreakerState::Closed);
     }
 
     #[test]

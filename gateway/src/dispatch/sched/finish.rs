@@ -57,6 +57,10 @@ impl<T> Scheduler<T> {
         let random = self.random();
         if let Some(target) = self.targets.get_mut(place) {
             judge(target, finished, now.tick, random);
+            let is_untried = matches!(finished.signal, Signal::Refused | Signal::Nothing);
+            if let (true, false, Some(ms)) = (is_untried, is_retry, finished.again_ms) {
+                target.sent_away(now.tick + ms);
+            }
             if target.policy.keeps_order {
                 match finished.again_ms {
                     Some(ms) => target.waits_for(id, now.tick + ms),
@@ -67,14 +71,15 @@ impl<T> Scheduler<T> {
             target.in_flight = target.in_flight.saturating_sub(1);
         }
         if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.in_flight = lane.in_flight.saturating_sub(1);
+            lane.ended(org, now.tick);
             for plane in &mut lane.planes {
                 plane.uncap(Some(org));
                 plane.uncap(None);
             }
         }
         if closed {
-            self.clear_lane(lane, now);
+            let until = self.lanes.get(lane).map_or(0, super::lane::Lane::closed_until);
+            self.clear_lane(lane, until, now);
         }
         self.settle_target(place, now);
         self.forget(org);
@@ -127,7 +132,7 @@ impl<T> Scheduler<T> {
         let mut cleared = Vec::new();
         for plane in [FIRST, RETRY] {
             for waiting in std::mem::take(&mut target.waiting[plane]) {
-                if plane == FIRST {
+                if !waiting.about.is_retry {
                     target.sent_away(tick);
                 }
                 cleared.push(waiting);
@@ -139,12 +144,10 @@ impl<T> Scheduler<T> {
         }
     }
 
-    fn clear_lane(&mut self, lane: usize, now: Now) {
-        let Some(closed) = self.lanes.get(lane).map(super::lane::Lane::closed_until) else {
-            return;
-        };
+    /// Sends everything that waits for a lane back to the journal until `tick`.
+    pub(super) fn clear_lane(&mut self, lane: usize, tick: u64, now: Now) {
         for place in self.targets.waiting_in(lane) {
-            self.clear_target(place, closed, now);
+            self.clear_target(place, tick, now);
         }
     }
 }

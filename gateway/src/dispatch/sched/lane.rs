@@ -4,7 +4,8 @@ use super::breaker::Breaker;
 use super::plane::Plane;
 use super::throttle::Throttle;
 use super::{FIRST, RETRY};
-use crate::model::ProviderName;
+use crate::model::{OrganizationId, ProviderName};
+use std::collections::HashMap;
 
 /// Weight of one answer in a lane's service time, which a target nobody knows yet is charged by.
 const SERVICE_WEIGHT: f64 = 0.01;
@@ -12,6 +13,11 @@ const SERVICE_WEIGHT: f64 = 0.01;
 pub(super) const THROTTLE_PAUSE_MS: u64 = 100;
 /// How long "our credential is wrong" closes a lane, at least.
 pub(super) const REFUSED_MS: u64 = 60_000;
+
+/// A lane in which nothing ended for this long hangs: what waits for it makes room for others.
+const HUNG_MS: u64 = 3_000;
+/// How long that then stays in the journal.
+pub(super) const HUNG_PAUSE_MS: u64 = 5_000;
 
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -26,6 +32,10 @@ pub(super) struct Lane {
     pub(super) refusal: Breaker,
     pub(super) throttle: Throttle,
     pub(super) service_ms: f64,
+    /// What each organization has in flight here, where its own targets can be slow.
+    orgs: HashMap<OrganizationId, usize>,
+    /// When a try ended, or started with nothing else in flight.
+    pub(super) moved_at: u64,
 }
 
 impl Lane {
@@ -39,6 +49,8 @@ impl Lane {
             refusal: Breaker::default(),
             throttle: Throttle::default(),
             service_ms: 10.0,
+            orgs: HashMap::new(),
+            moved_at: 0,
         }
     }
 
@@ -65,15 +77,40 @@ impl Lane {
             && (self.in_flight == 0 || self.in_flight < 3 * free.saturating_sub(1))
     }
 
-    /// What an organization may have in flight here while nobody else wants it.
-    ///
-    /// As much as it leaves to others, of what its own targets can block.
-    pub(super) fn spare(&self, free: usize) -> usize {
-        if self.has_own_servers() {
-            free.min(self.limit.saturating_sub(self.in_flight))
-        } else {
-            free
+    /// True if `org` leaves as much of the provider's limit to others as it takes, where its own
+    /// targets can be slow, or has no more than `least`.
+    pub(super) fn has_share(&self, org: OrganizationId, least: usize) -> bool {
+        if !self.has_own_servers() {
+            return true;
         }
+        let used = self.orgs.get(&org).copied().unwrap_or(0);
+        used < self.limit.saturating_sub(self.in_flight).max(least)
+    }
+
+    pub(super) fn started(&mut self, org: OrganizationId, tick: u64) {
+        if self.in_flight == 0 {
+            self.moved_at = tick;
+        }
+        self.in_flight += 1;
+        if self.has_own_servers() {
+            *self.orgs.entry(org).or_insert(0) += 1;
+        }
+    }
+
+    pub(super) fn ended(&mut self, org: OrganizationId, tick: u64) {
+        self.moved_at = tick;
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(used) = self.orgs.get_mut(&org) {
+            *used -= 1;
+            if *used == 0 {
+                self.orgs.remove(&org);
+            }
+        }
+    }
+
+    /// The tick at which it counts as hung, if it does not move before.
+    pub(super) fn hangs_at(&self) -> Option<u64> {
+        (self.in_flight > 0 && self.has_waiting()).then(|| self.moved_at + HUNG_MS)
     }
 
     pub(super) fn served(&mut self, service_ms: u32) {

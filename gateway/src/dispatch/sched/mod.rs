@@ -104,6 +104,17 @@ pub struct Parked<T> {
     pub due: Millis,
 }
 
+/// How one provider's known targets do.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// The smallest limit.
+    pub limit: Option<f64>,
+    pub open: u32,
+    pub half_open: u32,
+    /// How long the one that waits longest has waited.
+    pub oldest_ms: u64,
+}
+
 /// What an organization has here. Gone when it is nothing.
 #[derive(Debug, Default)]
 struct Org {
@@ -125,6 +136,8 @@ pub struct Scheduler<T> {
     /// When a target's gate opens: tick and place.
     wakes: BinaryHeap<Reverse<(u64, u32)>>,
     parked: Vec<Parked<T>>,
+    /// Found expired beside what was picked.
+    expired: Vec<T>,
     queued: usize,
     in_flight: usize,
     retries_in_flight: usize,
@@ -134,7 +147,6 @@ pub struct Scheduler<T> {
     turn: usize,
     release: Release,
     random: u64,
-    longest_ms: u64,
 }
 
 impl<T> Scheduler<T> {
@@ -150,6 +162,7 @@ impl<T> Scheduler<T> {
             orgs: HashMap::new(),
             wakes: BinaryHeap::new(),
             parked: Vec::new(),
+            expired: Vec::new(),
             queued: 0,
             in_flight: 0,
             retries_in_flight: 0,
@@ -158,7 +171,6 @@ impl<T> Scheduler<T> {
             turn: 0,
             release: Release::default(),
             random: seed,
-            longest_ms: 0,
         }
     }
 
@@ -196,7 +208,7 @@ impl<T> Scheduler<T> {
             None
         };
         if let Some(tick) = later {
-            if plane == FIRST {
+            if !about.is_retry {
                 state.sent_away(tick);
             }
             let replaced = replaced.map(|waiting| self.unqueued(org, waiting));
@@ -234,7 +246,8 @@ impl<T> Scheduler<T> {
         let slow = (self.queued > 0 && ramp::share(tick - self.started.min(tick)) < 1.0)
             .then(|| tick + 250);
         let due = self.lanes.iter().any(|lane| lane.has_repeats()).then(|| self.release.next());
-        lanes.chain(target).chain(slow).chain(due).min().map(|at| at.max(tick + 1))
+        let hung = self.lanes.iter().filter_map(Lane::hangs_at);
+        lanes.chain(hung).chain(target).chain(slow).chain(due).min().map(|at| at.max(tick + 1))
     }
 
     /// Sets what `lane`'s provider takes at once right now.
@@ -243,12 +256,6 @@ impl<T> Scheduler<T> {
         if let Some(lane) = self.lanes.get_mut(place) {
             lane.limit = limit.max(1);
         }
-    }
-
-    /// True if `target` is known here: what records say of its health has been read.
-    #[must_use]
-    pub fn knows(&self, org: OrganizationId, target: TargetRef) -> bool {
-        self.targets.find(&TargetKey(org, target)).is_some()
     }
 
     /// What records say of a line in strict order: `head` is due at `due`, and nobody goes before.
@@ -266,10 +273,33 @@ impl<T> Scheduler<T> {
         }
     }
 
+    /// How the known targets of `provider` do: looks at every target.
+    #[must_use]
+    pub fn sample(&self, provider: ProviderName, tick: u64) -> Sample {
+        let of = |target: &&target::Target<T>| target.key.1.provider() == provider;
+        let none = Sample { limit: None, open: 0, half_open: 0, oldest_ms: 0 };
+        self.targets.iter().filter(of).fold(none, |sample, target| {
+            let limit = target.limiter.exact();
+            let state = target.breaker(tick);
+            Sample {
+                limit: Some(sample.limit.map_or(limit, |least: f64| least.min(limit))),
+                open: sample.open + u32::from(state == BreakerState::Open),
+                half_open: sample.half_open + u32::from(state == BreakerState::HalfOpen),
+                oldest_ms: sample.oldest_ms.max(target.oldest_ms(tick)),
+            }
+        })
+    }
+
     /// Deliveries waiting here.
     #[must_use]
     pub fn queued(&self) -> usize {
         self.queued
+    }
+
+    /// Deliveries of `org` waiting here.
+    #[must_use]
+    pub fn queued_of(&self, org: OrganizationId) -> usize {
+        self.orgs.get(&org).map_or(0, |org| org.queued)
     }
 
     /// Tries without an answer.

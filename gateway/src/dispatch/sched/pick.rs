@@ -1,6 +1,6 @@
 //! Choosing what goes out next.
 
-use super::lane::THROTTLE_PAUSE_MS;
+use super::lane::{HUNG_PAUSE_MS, THROTTLE_PAUSE_MS};
 use super::plane::cost;
 use super::{FIRST, Now, RETRY, Scheduler};
 use crate::model::{DeliveryId, OrganizationId};
@@ -46,7 +46,10 @@ enum Pass {
 impl<T> Scheduler<T> {
     /// The next delivery, or `None` if nothing can go with `free` slots left in the process.
     pub fn pick(&mut self, now: Now, free: usize) -> Option<Picked<T>> {
-        self.wake(now.tick);
+        self.wake(now);
+        if let Some(item) = self.expired.pop() {
+            return Some(Picked::Expired(item));
+        }
         let share = self.share(now.tick);
         let free = self.in_force(free, share);
         if free == 0 || self.queued == 0 {
@@ -83,8 +86,18 @@ impl<T> Scheduler<T> {
         allowed.saturating_sub(used)
     }
 
-    /// Puts targets whose gates opened back into their rings.
-    fn wake(&mut self, tick: u64) {
+    /// Puts targets whose gates opened back into their rings, and what waits for a lane that hangs
+    /// back into the journal: its organizations have other work, too.
+    fn wake(&mut self, now: Now) {
+        let tick = now.tick;
+        for place in 0..self.lanes.len() {
+            if let Some(lane) = self.lanes.get_mut(place)
+                && lane.hangs_at().is_some_and(|at| at <= tick)
+            {
+                lane.moved_at = tick;
+                self.clear_lane(place, tick + HUNG_PAUSE_MS, now);
+            }
+        }
         while let Some(Reverse((at, place))) = self.wakes.peek().copied() {
             if at > tick {
                 return;
@@ -196,10 +209,12 @@ impl<T> Scheduler<T> {
     /// True if `org` may have one more in flight in `lane`.
     fn has_share(&self, lane: usize, org: OrganizationId, pass: Pass, free: usize) -> bool {
         let used = self.orgs.get(&org).map_or(0, |org| org.in_flight);
-        let spare = self.lanes.get(lane).map_or(0, |lane| lane.spare(free));
         let quarter = (self.bounds.slots / 4).max(ORG_MIN);
         let is_alone = self.ready_orgs <= 1 || pass == Pass::Spare;
-        (is_alone || used < quarter) && used < spare.max(ORG_MIN)
+        // Alone, it still leaves as much free as it uses: whoever comes next finds a slot.
+        (is_alone || used < quarter)
+            && used < free.max(ORG_MIN)
+            && self.lanes.get(lane).is_some_and(|lane| lane.has_share(org, ORG_MIN))
     }
 
     /// Takes the next delivery of the target in front, which leaves the ring if it is not ready.
@@ -216,7 +231,6 @@ impl<T> Scheduler<T> {
         let waiting = state.waiting[plane].pop_front()?;
         let org = state.key.0;
         let (id, is_retry) = (waiting.about.id, plane == RETRY);
-        self.longest_ms = self.longest_ms.max(now.tick.saturating_sub(waiting.since));
         if waiting.about.expires_at <= now.at {
             if state.head.is_some_and(|(head, _)| head == id) {
                 state.head = None;
@@ -237,7 +251,7 @@ impl<T> Scheduler<T> {
         let stays = state.is_ready(plane, now.tick, share);
         state.listed[plane] = stays;
         if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.in_flight += 1;
+            lane.started(org, now.tick);
             lane.planes[plane].charge(price);
         }
         if stays {
@@ -257,6 +271,12 @@ impl<T> Scheduler<T> {
         }
         self.orgs.entry(org).or_default().in_flight += 1;
         let item = self.unqueued(org, waiting);
+        let (late, merged): (Vec<_>, Vec<_>) =
+            merged.into_iter().partition(|waiting| waiting.about.expires_at <= now.at);
+        for waiting in late {
+            let item = self.unqueued(org, waiting);
+            self.expired.push(item);
+        }
         let merged = merged.into_iter().map(|waiting| self.unqueued(org, waiting)).collect();
         Some(Picked::Send { ticket: Ticket { place, lane, org, is_retry, id }, item, merged })
     }

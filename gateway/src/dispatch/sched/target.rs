@@ -205,6 +205,12 @@ impl<T> Target<T> {
         line.insert(place, waiting);
     }
 
+    /// How long its oldest delivery has waited.
+    pub(super) fn oldest_ms(&self, tick: u64) -> u64 {
+        let fronts = self.waiting.iter().filter_map(VecDeque::front);
+        fronts.map(|waiting| tick.saturating_sub(waiting.since)).max().unwrap_or(0)
+    }
+
     pub(super) fn breaker(&self, tick: u64) -> BreakerState {
         self.hook.as_ref().map_or(BreakerState::Closed, |hook| hook.breaker.state(tick))
     }
@@ -276,14 +282,6 @@ impl<T> Targets<T> {
         }
         self.by_key.insert(key, place);
         place
-    }
-
-    pub(super) fn find(&self, key: &TargetKey) -> Option<u32> {
-        self.by_key.get(key).copied()
-    }
-
-    pub(super) fn get(&self, place: u32) -> Option<&Target<T>> {
-        self.slots.get(place as usize)?.as_ref()
     }
 
     pub(super) fn get_mut(&mut self, place: u32) -> Option<&mut Target<T>> {

@@ -189,8 +189,7 @@ async fn a_replay_killed_ten_times_ends_in_the_same_state_and_takes_no_longer() 
         let mut first = None;
         for _ in 0..10 {
             // Dropped before the writer exists: nothing of this replay is checkpointed.
-            let opened = recovery::open(home.path(), options(), Arc::new(clock.clone()));
-            let now = seen(&opened.expect("opens"));
+            let now = seen_again(home.path(), &clock);
             assert!(now.2.replayed_blocks > 0, "there is something to replay");
             assert_eq!(*first.get_or_insert(now), seen_again(home.path(), &clock));
         }
@@ -208,8 +207,14 @@ async fn a_replay_killed_ten_times_ends_in_the_same_state_and_takes_no_longer() 
     }
 }
 
+/// A journal replayed and not started.
+fn recovered(dir: &Path, clock: &TestClock) -> recovery::Opened {
+    let disk: Arc<dyn media::Disk> = Arc::new(media::LocalDisk);
+    recovery::open(&disk, dir, options(), Arc::new(clock.clone())).expect("opens")
+}
+
 fn seen_again(dir: &Path, clock: &TestClock) -> Seen {
-    seen(&recovery::open(dir, options(), Arc::new(clock.clone())).expect("opens"))
+    seen(&recovered(dir, clock))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,7 +227,8 @@ async fn what_an_earlier_release_left_is_taken_over_with_its_books_and_timers() 
     drop(open(home.path(), &clock));
     let before = seen_again(home.path(), &clock);
     {
-        let index = index::Index::open(&home.path().join("index.redb")).expect("opens");
+        let opened = recovered(home.path(), &clock);
+        let index = &opened.core.index;
         let checkpoint = index.checkpoint().expect("readable").expect("written");
         let earlier = EarlierCheckpoint::of(checkpoint.position, 2, &checkpoint.books());
         let bytes = postcard::to_allocvec(&earlier).expect("encodes");

@@ -13,10 +13,10 @@ use super::writer::{Inbox, Request};
 use crate::clock::Clock;
 use crate::crash::{Sabotage, is_sabotaged};
 use crate::journal::{Books, ClaimId, Commit, Entry, IdempotencyRecord, JournalError, Settlement};
-use crate::model::{Millis, NotificationId, ShardId};
+use crate::model::{DeliveryId, Millis, NotificationId, ShardId};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::{Notify, oneshot};
@@ -50,6 +50,10 @@ pub(super) struct Core {
     pub(super) recent_keys: Mutex<HashMap<[u8; 16], IdempotencyRecord>>,
     /// Committed listed roots that the index does not hold yet.
     pub(super) recent_listed: Mutex<BTreeMap<ListedKey, Place>>,
+    /// Deliveries being amended: until the index shows what became of them.
+    pub(super) reserved: Arc<Mutex<HashSet<DeliveryId>>>,
+    /// Notifications of which nothing is sent any more.
+    pub(super) canceled: RwLock<HashSet<NotificationId>>,
     granules: RwLock<Vec<Granule>>,
     granules_saved: AtomicUsize,
     /// Wakes the thread that refills lines.
@@ -85,6 +89,8 @@ impl Core {
             stats: CommitStats::default(),
             recent_keys: Mutex::default(),
             recent_listed: Mutex::default(),
+            reserved: Arc::default(),
+            canceled: RwLock::default(),
             granules_saved: AtomicUsize::new(granules.len().saturating_sub(1)),
             granules: RwLock::new(granules),
             bell: Bell::default(),
@@ -121,6 +127,10 @@ impl Core {
         if !marks.idempotency.is_empty() {
             let mut recent = self.recent_keys.lock();
             recent.extend(marks.idempotency.iter().map(|record| (record.key, record.clone())));
+        }
+        if !marks.cancels.is_empty() {
+            let mut canceled = self.canceled.write();
+            canceled.extend(marks.cancels.iter().map(|cancel| cancel.notification));
         }
         let mut listed = listed_places(block.position, &marks.entries).peekable();
         if listed.peek().is_some() {
@@ -254,6 +264,14 @@ impl Core {
 
     /// The root entry of a notification.
     pub(super) fn root(&self, id: NotificationId) -> Result<Option<Entry>, SegmentError> {
+        Ok(self.root_block(id)?.map(|(_, root)| root))
+    }
+
+    /// The root entry of a notification, and the position of its block.
+    pub(super) fn root_block(
+        &self,
+        id: NotificationId,
+    ) -> Result<Option<(u64, Entry)>, SegmentError> {
         let prefix = id_prefix(id);
         let candidates: Vec<_> = {
             let granules = self.granules.read();
@@ -270,8 +288,8 @@ impl Core {
                 let root = entries(payload)
                     .map(|(_, _, entry)| entry)
                     .find(|entry| entry.notification == id && entry.kind.is_root());
-                if root.is_some() {
-                    return Ok(root);
+                if let Some(root) = root {
+                    return Ok(Some((header.position, root)));
                 }
             }
         }

@@ -8,33 +8,35 @@
 use super::legacy::EarlierCheckpoint;
 use super::line::Ticket;
 use super::record::SettleRecord;
-use super::state::{BlockMarks, ListedKey, Place, ShardSnapshot, is_timer, listed_places};
+use super::state::{
+    AmendMark, BlockMarks, ListedKey, Place, ShardSnapshot, is_timer, listed_places,
+};
 use super::timers::{TIMERS, timer_key};
-use super::{listed, timers};
-use crate::journal::{Books, DeadLetter, EventPlace, IdempotencyRecord, Remembered};
-use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
+use super::{cancel, dead, listed, outcomes, retention, timers};
+use crate::journal::{Books, Cancellation, EventPlace, IdempotencyRecord, Remembered};
+use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
 use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
-    WriteTransaction,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition, WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 /// notification 16 | settlement position 8 | ordinal 4 → organization 4 | event
-const EVENTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("events");
+pub(super) const EVENTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("events");
 /// key 16 → body 16 | created 8 | answer
 const KEYS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("idempotency");
 /// created 8 | key 16 → nothing
 const KEYS_BY_TIME: TableDefinition<'_, &[u8], ()> = TableDefinition::new("idempotency_by_time");
-/// settlement position 8 | ordinal 4 → delivery 16 | notification 16 | copy
-const DEAD: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("dead_letters");
 /// position 8 → first root id 8 | last root id 8 | end 8
 const GRANULES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("granules");
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const CHECKPOINT: &str = "checkpoint2";
 /// What earlier releases wrote.
 const EARLIER_CHECKPOINT: &str = "checkpoint";
+const AMENDED: &str = "amended";
+/// Position of the last block whose rows are in.
+pub(super) const APPLIED: &str = "applied";
 
 /// The index could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -64,23 +66,59 @@ pub(super) struct Checkpoint {
     pub(super) accepted: u64,
     pub(super) finals: [u64; 6],
     pub(super) dead_letters: u64,
+    /// Stored beside it, since a checkpoint of an earlier release has none.
+    #[serde(skip)]
+    pub(super) amended: Amended,
 }
 
 impl Checkpoint {
     pub(super) fn books(&self) -> Books {
-        Books { accepted: self.accepted, finals: self.finals, dead_letters: self.dead_letters }
+        Books {
+            accepted: self.accepted,
+            finals: self.finals,
+            dead_letters: self.dead_letters,
+            reopened: self.amended.reopened,
+            discarded: self.amended.discarded,
+        }
     }
+}
+
+/// What replays and discards add to the books.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Amended {
+    reopened: [u64; 6],
+    discarded: u64,
+}
+
+impl Amended {
+    pub(super) fn of(books: &Books) -> Self {
+        Self { reopened: books.reopened, discarded: books.discarded }
+    }
+}
+
+/// The checkpoint as of a transaction.
+pub(super) fn read_checkpoint(txn: &ReadTransaction) -> Result<Option<Checkpoint>, IndexError> {
+    let table = txn.open_table(META)?;
+    let stored = table.get(CHECKPOINT)?;
+    let checkpoint = stored.and_then(|bytes| postcard::from_bytes(bytes.value()).ok());
+    let amended = table.get(AMENDED)?;
+    let amended = amended.and_then(|bytes| postcard::from_bytes(bytes.value()).ok());
+    Ok(checkpoint
+        .map(|found: Checkpoint| Checkpoint { amended: amended.unwrap_or_default(), ..found }))
 }
 
 /// What one block changes in the index.
 #[derive(Debug, Default)]
 pub(super) struct Projection {
-    position: u64,
+    pub(super) position: u64,
     shard: u16,
+    pub(super) at: Millis,
     timers: Vec<(OrganizationId, Ticket)>,
-    settles: Vec<SettleRecord>,
+    pub(super) settles: Vec<SettleRecord>,
     keys: Vec<IdempotencyRecord>,
     listed: Vec<(ListedKey, Place)>,
+    pub(super) amends: Vec<AmendMark>,
+    pub(super) cancels: Vec<Cancellation>,
 }
 
 impl Projection {
@@ -97,12 +135,17 @@ impl Projection {
             .map(|(index, entry)| (entry.org, entry.ticket(position, index)))
             .collect();
         let listed: Vec<_> = listed_places(position, &marks.entries).collect();
-        let is_plain = timers.is_empty() && listed.is_empty();
+        let is_plain = timers.is_empty()
+            && listed.is_empty()
+            && marks.amends.is_empty()
+            && marks.cancels.is_empty();
         if is_plain && marks.settles.is_empty() && marks.idempotency.is_empty() {
             return None;
         }
         let (settles, keys) = (marks.settles, marks.idempotency);
-        Some(Self { position, shard: shard.0, timers, settles, keys, listed })
+        let (amends, cancels) = (marks.amends, marks.cancels);
+        let (shard, at) = (shard.0, committed_at);
+        Some(Self { position, shard, at, timers, settles, keys, listed, amends, cancels })
     }
 
     pub(super) fn shard(&self) -> usize {
@@ -143,7 +186,10 @@ impl Index {
         timers::open(&txn)?;
         txn.open_table(KEYS)?;
         txn.open_table(KEYS_BY_TIME)?;
-        txn.open_table(DEAD)?;
+        dead::open(&txn)?;
+        outcomes::open(&txn)?;
+        cancel::open(&txn)?;
+        retention::open(&txn)?;
         txn.open_table(GRANULES)?;
         listed::open(&txn)?;
         txn.open_table(META)?;
@@ -153,8 +199,7 @@ impl Index {
 
     pub(super) fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
         let txn = self.database.begin_read()?;
-        let stored = txn.open_table(META)?.get(CHECKPOINT)?;
-        Ok(stored.and_then(|bytes| postcard::from_bytes(bytes.value()).ok()))
+        read_checkpoint(&txn)
     }
 
     /// What an earlier release left, as long as this one has written no checkpoint.
@@ -206,12 +251,19 @@ impl Index {
                 table.insert(granule.position.to_be_bytes().as_slice(), value.as_slice())?;
             }
         }
-        if let Some(checkpoint) = checkpoint {
-            let bytes = postcard::to_allocvec(checkpoint).unwrap_or_default();
+        {
             let mut meta = txn.open_table(META)?;
-            meta.insert(CHECKPOINT, bytes.as_slice())?;
-            if meta.remove(EARLIER_CHECKPOINT)?.is_some() {
-                timers::forget_unowned(&txn)?;
+            if let Some(last) = projections.last() {
+                meta.insert(APPLIED, last.position.to_be_bytes().as_slice())?;
+            }
+            if let Some(checkpoint) = checkpoint {
+                let bytes = postcard::to_allocvec(checkpoint).unwrap_or_default();
+                meta.insert(CHECKPOINT, bytes.as_slice())?;
+                let bytes = postcard::to_allocvec(&checkpoint.amended).unwrap_or_default();
+                meta.insert(AMENDED, bytes.as_slice())?;
+                if meta.remove(EARLIER_CHECKPOINT)?.is_some() {
+                    timers::forget_unowned(&txn)?;
+                }
             }
         }
         txn.commit()?;
@@ -285,21 +337,6 @@ impl Index {
         Ok(parsed.unwrap_or((Millis(0), Remembered::No)))
     }
 
-    pub(super) fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, IndexError> {
-        let txn = self.database.begin_read()?;
-        let table = txn.open_table(DEAD)?;
-        let mut found = Vec::new();
-        for row in table.iter()?.take(limit) {
-            let (_, value) = row?;
-            let Some((delivery, rest)) = value.value().split_first_chunk::<16>() else { continue };
-            let Some((notification, copy)) = rest.split_first_chunk::<16>() else { continue };
-            let delivery = DeliveryId(Uuid::from_bytes(*delivery));
-            let notification = NotificationId(Uuid::from_bytes(*notification));
-            found.push(DeadLetter { delivery, notification, copy: Bytes::copy_from_slice(copy) });
-        }
-        Ok(found)
-    }
-
     /// Drops what retention no longer keeps: old keys, old timelines, granules of dropped segments.
     /// `is_stored` says whether the log still has what is at a position.
     pub(super) fn retain(
@@ -329,6 +366,8 @@ impl Index {
             txn.open_table(EVENTS)?.retain_in(..until.as_slice(), is_kept)?;
             listed::retain(&txn, until.as_slice(), is_stored)?;
             let until = log_before.to_be_bytes();
+            cancel::retain(&txn, keys_before)?;
+            dead::retain(&txn, is_stored)?;
             txn.open_table(GRANULES)?.retain_in(..until.as_slice(), |_, _| false)?;
         }
         txn.commit()?;
@@ -356,7 +395,10 @@ fn apply(txn: &WriteTransaction, projection: &Projection) -> Result<(), IndexErr
     }
     if !projection.settles.is_empty() {
         apply_settles(txn, shard, projection)?;
+        outcomes::apply(txn, projection)?;
     }
+    dead::apply(txn, projection)?;
+    cancel::apply(txn, projection)?;
     Ok(())
 }
 
@@ -367,7 +409,6 @@ fn apply_settles(
 ) -> Result<(), IndexError> {
     let mut timers = txn.open_table(TIMERS)?;
     let mut events = txn.open_table(EVENTS)?;
-    let mut dead = txn.open_table(DEAD)?;
     let mut ordinal = 0u32;
     let mut next_key = |prefix: &[u8]| {
         let key = [prefix, &projection.position.to_be_bytes(), &ordinal.to_be_bytes()].concat();
@@ -383,10 +424,6 @@ fn apply_settles(
         for event in &settle.events {
             let value = [&settle.org.0.to_be_bytes(), event.as_ref()].concat();
             events.insert(next_key(&notification).as_slice(), value.as_slice())?;
-        }
-        for (delivery, copy) in &settle.dead {
-            let value = [delivery.0.as_bytes(), &notification, copy.as_ref()].concat();
-            dead.insert(next_key(&[]).as_slice(), value.as_slice())?;
         }
     }
     Ok(())

@@ -26,7 +26,12 @@ struct EarlierShard {
 
 impl EarlierCheckpoint {
     pub(super) fn books(&self) -> Books {
-        Books { accepted: self.accepted, finals: self.finals, dead_letters: self.dead_letters }
+        Books {
+            accepted: self.accepted,
+            finals: self.finals,
+            dead_letters: self.dead_letters,
+            ..Books::default()
+        }
     }
 
     /// As an earlier release would have written it for one shard with nothing unfinished.

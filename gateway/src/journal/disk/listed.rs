@@ -139,7 +139,10 @@ impl Core {
     }
 
     /// The entries of the block at `position`, and when it was committed.
-    fn entries(&self, position: u64) -> Result<(Vec<(Extent, Entry)>, Millis), ListedError> {
+    pub(super) fn entries(
+        &self,
+        position: u64,
+    ) -> Result<(Vec<(Extent, Entry)>, Millis), ListedError> {
         let (header, payload) = self.segments.block(position)?;
         let entries = entries(payload).map(|(_, extent, entry)| (extent, entry));
         Ok((entries.collect(), header.committed_at))

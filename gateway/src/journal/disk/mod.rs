@@ -4,8 +4,10 @@
 //! (refills what claims have emptied).
 //! A crash at any instant leaves whole commits and perhaps a torn tail, which `recovery` cuts.
 
+mod cancel;
 mod claim;
 mod core;
+mod dead;
 #[cfg(test)]
 pub(crate) mod drive;
 mod index;
@@ -15,10 +17,12 @@ mod lines;
 mod listed;
 pub(crate) mod media;
 mod options;
+mod outcomes;
 mod prepare;
 mod projector;
 mod record;
 mod recovery;
+mod retention;
 mod scan;
 mod segment;
 mod shortage;
@@ -34,6 +38,7 @@ mod tests;
 
 pub use options::{CommitStats, DiskOptions, FsyncPolicy};
 pub use recovery::{OpenError, Recovered};
+pub use retention::Sums;
 pub use segment::SegmentError;
 
 use self::core::{Core, entry_mark};
@@ -43,13 +48,14 @@ use self::record::encode_append;
 use self::state::BlockMarks;
 use self::writer::Writer;
 use super::{
-    Append, Backlog, Books, Claim, ClaimId, Commit, DeadLetter, EventPlace, Journal, JournalError,
-    ListedRoot, Remembered, Room, Settlement, Timeline,
+    Amendment, Append, Backlog, Books, Cancellation, Claim, ClaimId, Commit, DeadLetter, DeadPage,
+    DeadPlace, DeadRow, EventPlace, Journal, JournalError, ListedRoot, Remembered, Reserved, Room,
+    SettledPage, SettledQuery, Settlement, Timeline,
 };
 use crate::BoxFuture;
 use crate::clock::Clock;
 use crate::crash::{self, Stage};
-use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
+use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::path::Path;
@@ -90,6 +96,11 @@ impl DiskJournal {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let opened = recovery::open(&disk, dir, options, clock)?;
         let core = Arc::clone(&opened.core);
+        let canceled = core
+            .index
+            .canceled()
+            .map_err(|source| OpenError::Index { path: dir.join("index.redb"), source })?;
+        core.canceled.write().extend(canceled);
         let threads = start(&opened).map_err(|source| OpenError::Io {
             action: "start the threads of",
             path: dir.to_path_buf(),
@@ -184,8 +195,8 @@ impl Journal for DiskJournal {
         let (bytes, extents) = encode_append(&append);
         let marks = BlockMarks {
             entries: append.entries.iter().zip(extents).map(entry_mark).collect(),
-            settles: Vec::new(),
             idempotency: append.idempotency,
+            ..BlockMarks::default()
         };
         self.core.enqueue(shard, bytes, marks, 1)
     }
@@ -323,6 +334,90 @@ impl Journal for DiskJournal {
             let ttl = u64::try_from(self.core.options.keys_ttl.as_millis()).unwrap_or(u64::MAX);
             Ok(if now.since(created) > ttl { Remembered::No } else { found })
         })
+    }
+
+    fn settled(
+        &self,
+        query: SettledQuery,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<SettledPage, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            self.blocking(move || core.settled(&query, limit).map_err(unreadable)).await
+        })
+    }
+
+    fn dead_of(
+        &self,
+        org: OrganizationId,
+        before: Option<DeadPlace>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<DeadPage, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            self.blocking(move || core.dead_of(org, before, limit).map_err(unreadable)).await
+        })
+    }
+
+    fn dead_letter(
+        &self,
+        org: OrganizationId,
+        delivery: DeliveryId,
+    ) -> BoxFuture<'_, Result<Option<DeadRow>, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            self.blocking(move || core.dead_letter(org, delivery).map_err(unreadable)).await
+        })
+    }
+
+    fn reserve(&self, delivery: DeliveryId) -> Option<Reserved> {
+        Reserved::take(delivery, &self.core.reserved)
+    }
+
+    fn amend(&self, shard: ShardId, amendments: Vec<Amendment>) -> Result<Commit, JournalError> {
+        self.core.amend(shard, amendments)
+    }
+
+    fn cancel(&self, shard: ShardId, cancellation: Cancellation) -> Result<Commit, JournalError> {
+        self.core.cancel(shard, cancellation)
+    }
+
+    fn is_canceled(&self, notification: NotificationId) -> bool {
+        self.core.canceled.read().contains(&notification)
+    }
+
+    fn hurry(
+        &self,
+        shard: ShardId,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<usize, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            self.blocking(move || core.hurry(shard, org, notification).map_err(unreadable)).await
+        })
+    }
+
+    fn root(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<Option<Bytes>, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            self.blocking(move || {
+                let root = core.root(notification).map_err(unreadable)?;
+                Ok(root.filter(|root| root.org == org).map(|root| root.payload))
+            })
+            .await
+        })
+    }
+
+    fn dead_kept(&self) -> BoxFuture<'_, Result<u64, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(
+            async move { self.blocking(move || core.index.dead_kept().map_err(unreadable)).await },
+        )
     }
 
     fn dead_letters(&self, limit: usize) -> BoxFuture<'_, Result<Vec<DeadLetter>, JournalError>> {

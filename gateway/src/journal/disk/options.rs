@@ -23,6 +23,8 @@ pub struct DiskOptions {
     pub lease: Duration,
     /// How long timelines and settled segments stay.
     pub retention: Duration,
+    /// How long dead letters stay.
+    pub dead_letter_retention: Duration,
     /// How long idempotency keys are remembered.
     pub keys_ttl: Duration,
     /// Bytes all segments may take; beyond it new work is refused.
@@ -40,6 +42,7 @@ impl Default for DiskOptions {
             fsync: FsyncPolicy::Commit,
             lease: Duration::from_secs(60),
             retention: Duration::from_hours(168),
+            dead_letter_retention: Duration::from_hours(720),
             keys_ttl: Duration::from_hours(24),
             disk_bytes_max: 20 << 30,
             places: 1 << 16,

@@ -3,6 +3,7 @@
 use super::core::Core;
 use super::index::{Checkpoint, Granule, Projection};
 use super::media::Opening;
+use super::retention;
 use super::writer::ToProjector;
 use crate::crash::{Sabotage, is_sabotaged};
 use crate::model::{Millis, ShardId};
@@ -151,6 +152,7 @@ pub(super) fn retain(core: &Core) -> Result<(), Box<dyn std::error::Error>> {
         let is_free = segment.end() <= low && !waiting.contains(&segment.base);
         if is_old && is_free {
             tracing::info!(file = %segment.path.display(), "dropping a segment past retention");
+            retention::forget(core, &segment)?;
             core.segments.remove(segment.base)?;
         } else {
             kept_from.get_or_insert(segment.base);
@@ -160,6 +162,11 @@ pub(super) fn retain(core: &Core) -> Result<(), Box<dyn std::error::Error>> {
     core.drop_granules_before(kept_from);
     let is_stored = |position| core.segments.at(position).is_some();
     core.index.retain(ago(core.options.keys_ttl), horizon, kept_from, is_stored)?;
+    retention::fold(core)?;
+    let dropped = core.index.drop_dead(ago(core.options.dead_letter_retention))?;
+    if dropped > 0 {
+        tracing::warn!(dropped, "dead letters past store.dead_letter_retention are gone");
+    }
     Ok(())
 }
 

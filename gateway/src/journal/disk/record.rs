@@ -13,7 +13,9 @@
 //! `durable floor` says how far the log was synced when the block was written: an unreadable
 //! block below a later block's floor was acknowledged (damage), one above was not (torn tail).
 
-use crate::journal::{Append, Entry, EntryKind, IdempotencyRecord, Resolution, Settlement};
+use crate::journal::{
+    Amendment, Append, Cancellation, Entry, EntryKind, IdempotencyRecord, Resolution, Settlement,
+};
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::{Buf, BufMut, Bytes};
 use serde::{Deserialize, Serialize};
@@ -32,6 +34,8 @@ const ENTRY_HEAD_BYTES: u64 = 1 + 16 + 4 + 1 + 8 + 4;
 const RECORD_ENTRY: u8 = 1;
 const RECORD_SETTLE: u8 = 2;
 const RECORD_IDEMPOTENCY: u8 = 3;
+const RECORD_AMEND: u8 = 4;
+const RECORD_CANCEL: u8 = 5;
 
 /// The first 64 bytes of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,6 +255,27 @@ pub(super) fn encode_settlement(
     extents
 }
 
+/// Encodes what is done to a delivery that has ended, and the entry that carries it on.
+pub(super) fn encode_amendment(amendment: &Amendment, out: &mut Vec<u8>) -> Option<Extent> {
+    let extent = amendment.carrier.as_ref().map(|entry| put_entry(out, entry));
+    out.put_u8(RECORD_AMEND);
+    out.extend_from_slice(amendment.delivery.0.as_bytes());
+    out.extend_from_slice(amendment.notification.0.as_bytes());
+    out.put_i32_le(amendment.org.0);
+    out.put_u8(resolution_code(Resolution::Final(amendment.from)));
+    out.put_u8(u8::from(amendment.carrier.is_some()));
+    put_bytes(out, &amendment.event);
+    extent
+}
+
+/// Encodes the wish that nothing of a notification is sent any more.
+pub(super) fn encode_cancellation(cancellation: &Cancellation, out: &mut Vec<u8>) {
+    out.put_u8(RECORD_CANCEL);
+    out.extend_from_slice(cancellation.notification.0.as_bytes());
+    out.put_i32_le(cancellation.org.0);
+    put_bytes(out, &cancellation.event);
+}
+
 fn resolution_code(resolution: Resolution) -> u8 {
     match resolution {
         Resolution::Moved => 0,
@@ -286,12 +311,26 @@ pub(super) struct SettleRecord {
     pub(super) dead: Vec<(DeliveryId, Bytes)>,
 }
 
+/// What was done to a delivery that had ended, as stored.
+#[derive(Clone, Debug)]
+pub(super) struct AmendRecord {
+    pub(super) delivery: DeliveryId,
+    pub(super) notification: NotificationId,
+    pub(super) org: OrganizationId,
+    pub(super) from: FinalState,
+    /// An entry before it in the block carries the delivery on; else its dead letter is discarded.
+    pub(super) is_reopened: bool,
+    pub(super) event: Bytes,
+}
+
 /// One record of a block.
 #[derive(Clone, Debug)]
 pub(super) enum Record {
     Entry(Entry),
     Settle(SettleRecord),
     Idempotency(IdempotencyRecord),
+    Amend(AmendRecord),
+    Cancel(Cancellation),
 }
 
 /// Walks over the records of a checked payload. Stops with `None` at the end, and with
@@ -418,6 +457,23 @@ impl Records {
         }))
     }
 
+    fn amend(&mut self) -> Option<Record> {
+        let delivery = DeliveryId(self.id()?);
+        let notification = NotificationId(self.id()?);
+        let org = OrganizationId(self.0.try_get_i32_le().ok()?);
+        let Resolution::Final(from) = resolution(self.0.try_get_u8().ok()?)? else { return None };
+        let is_reopened = self.0.try_get_u8().ok()? == 1;
+        let event = self.bytes()?;
+        Some(Record::Amend(AmendRecord { delivery, notification, org, from, is_reopened, event }))
+    }
+
+    fn cancel(&mut self) -> Option<Record> {
+        let notification = NotificationId(self.id()?);
+        let org = OrganizationId(self.0.try_get_i32_le().ok()?);
+        let event = self.bytes()?;
+        Some(Record::Cancel(Cancellation { notification, org, event }))
+    }
+
     fn idempotency(&mut self) -> Option<Record> {
         let key = self.hash()?;
         let body = self.hash()?;
@@ -436,6 +492,8 @@ impl Iterator for Records {
             RECORD_ENTRY => self.entry(),
             RECORD_SETTLE => self.settle(),
             RECORD_IDEMPOTENCY => self.idempotency(),
+            RECORD_AMEND => self.amend(),
+            RECORD_CANCEL => self.cancel(),
             _ => None,
         };
         if record.is_none() {

@@ -10,8 +10,8 @@
 
 use super::line::{Class, Counts, Line, Spot, Ticket};
 use super::lines::{Finished, Lines};
-use super::record::{Extent, Located, Record, SettleRecord};
-use crate::journal::{Backlog, EntryKind};
+use super::record::{AmendRecord, Extent, Located, Record, SettleRecord};
+use crate::journal::{Amendment, Backlog, Cancellation, EntryKind, Reserved};
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -165,6 +165,24 @@ pub(super) struct BlockMarks {
     pub(super) entries: Vec<EntryMark>,
     pub(super) settles: Vec<SettleRecord>,
     pub(super) idempotency: Vec<crate::journal::IdempotencyRecord>,
+    pub(super) amends: Vec<AmendMark>,
+    pub(super) cancels: Vec<Cancellation>,
+}
+
+/// A delivery amended, and the right to do so, kept until the index shows it.
+#[derive(Debug)]
+pub(super) struct AmendMark {
+    pub(super) record: AmendRecord,
+    pub(super) held: Option<Reserved>,
+}
+
+impl AmendMark {
+    pub(super) fn of(amendment: Amendment) -> Self {
+        let Amendment { delivery, notification, org, from, carrier, event, held } = amendment;
+        let is_reopened = carrier.is_some();
+        let record = AmendRecord { delivery, notification, org, from, is_reopened, event };
+        Self { record, held: Some(held) }
+    }
 }
 
 impl BlockMarks {
@@ -182,6 +200,8 @@ impl BlockMarks {
                 }),
                 Record::Settle(settle) => marks.settles.push(settle),
                 Record::Idempotency(record) => marks.idempotency.push(record),
+                Record::Amend(record) => marks.amends.push(AmendMark { record, held: None }),
+                Record::Cancel(cancel) => marks.cancels.push(cancel),
             }
         }
         Some(marks)
@@ -190,6 +210,8 @@ impl BlockMarks {
     /// Drops everything but what timers need, for blocks that earlier releases projected.
     pub(super) fn keep_timers(&mut self) {
         self.idempotency.clear();
+        self.amends.clear();
+        self.cancels.clear();
         self.settles.retain(|settle| settle.done && settle.due != Millis(0));
         for settle in &mut self.settles {
             settle.resolved.clear();
@@ -207,6 +229,8 @@ impl BlockMarks {
         self.entries.append(&mut part.entries);
         self.settles.append(&mut part.settles);
         self.idempotency.append(&mut part.idempotency);
+        self.amends.append(&mut part.amends);
+        self.cancels.append(&mut part.cancels);
     }
 }
 

@@ -70,7 +70,7 @@ pub(super) fn step(core: &Core) -> bool {
 
 impl Core {
     /// Refills from one stretch of the log; false if there was nothing to do or no place for it.
-    fn sweep(&self, shard: ShardId, cell: &Cell) -> bool {
+    pub(super) fn sweep(&self, shard: ShardId, cell: &Cell) -> bool {
         let (from, until) = {
             let mut state = cell.state.lock();
             let Some(from) = state.lines.next_hungry() else { return false };

@@ -4,7 +4,7 @@
 //! for others, several wait 1 ms for more. After a failed write or sync nothing more is acknowledged, since what is on disk is then unknown.
 
 use super::core::Core;
-use super::index::{Checkpoint, Granule, Projection};
+use super::index::{Amended, Checkpoint, Granule, Projection};
 use super::media::is_shortage;
 use super::options::FsyncPolicy;
 use super::prepare::Preparer;
@@ -13,7 +13,7 @@ use super::segment::Segment;
 use super::state::{BlockMarks, BlockRef};
 use crate::crash::{self, Sabotage, Stage, is_sabotaged};
 use crate::journal::{Books, JournalError, Resolution};
-use crate::model::{FinalState, ShardId};
+use crate::model::ShardId;
 use crate::telemetry::metrics;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -477,6 +477,7 @@ impl Writer {
             accepted: self.books.accepted,
             finals: self.books.finals,
             dead_letters: self.books.dead_letters,
+            amended: Amended::of(&self.books),
         };
         let granules = self.core.fresh_granules();
         self.projector.send(ToProjector::Checkpoint(Box::new(checkpoint), granules)).ok();
@@ -501,12 +502,12 @@ pub(super) fn count(books: &mut Books, marks: &BlockMarks) {
         books.dead_letters += settle.dead.len() as u64;
         for (_, resolution) in &settle.resolved {
             if let Resolution::Final(state) = resolution {
-                let slot = FinalState::ALL.iter().position(|s| s == state);
-                if let Some(count) = slot.and_then(|i| books.finals.get_mut(i)) {
-                    *count += 1;
-                }
+                books.ended(*state);
             }
         }
+    }
+    for amend in &marks.amends {
+        books.amended(amend.record.from, amend.record.is_reopened);
     }
 }
 

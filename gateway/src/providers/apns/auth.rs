@@ -1,5 +1,6 @@
 //! The provider token APNs wants: an ES256 JWT, renewed well before Apple calls it stale.
 
+use super::shelf::Keep;
 use crate::clock::Clock;
 use crate::model::{Millis, Secret};
 use crate::providers::ProviderError;
@@ -21,11 +22,33 @@ struct Claims<'a> {
     iat: u64,
 }
 
+/// A token that Apple will call stale within minutes is no use to go back to.
+const USABLE_MS: u64 = 55 * 60 * 1000;
+
 /// A signed token as the header value every request carries.
 #[derive(Debug)]
 pub(super) struct ProviderToken {
     pub(super) header: HeaderValue,
     signed_at: Millis,
+}
+
+impl ProviderToken {
+    /// `None` if `jwt` cannot be one.
+    pub(super) fn of(jwt: &str, signed_at: Millis) -> Option<Self> {
+        let mut header = HeaderValue::try_from(format!("bearer {jwt}")).ok()?;
+        // Never indexed by HPACK, never shown by Debug.
+        header.set_sensitive(true);
+        Some(Self { header, signed_at })
+    }
+
+    pub(super) fn signed_at(&self) -> Millis {
+        self.signed_at
+    }
+
+    /// Without its scheme.
+    pub(super) fn text(&self) -> Option<&str> {
+        self.header.to_str().ok()?.strip_prefix("bearer ")
+    }
 }
 
 /// The one holder of a team's token.
@@ -36,7 +59,16 @@ pub(super) struct TokenHolder {
     clock: Arc<dyn Clock>,
     current: ArcSwap<ProviderToken>,
     /// Held while signing, so that one caller renews and the others go on with the old token.
-    renewing: Mutex<()>,
+    renewing: Mutex<Renewals>,
+    keep: Option<Keep>,
+}
+
+#[derive(Debug, Default)]
+struct Renewals {
+    /// What `current` replaced.
+    previous: Option<Arc<ProviderToken>>,
+    /// Apple asked not to be shown another token before.
+    not_before: Millis,
 }
 
 impl std::fmt::Debug for TokenHolder {
@@ -46,11 +78,11 @@ impl std::fmt::Debug for TokenHolder {
 }
 
 impl TokenHolder {
-    /// Signs the first token, which also proves that the key is one for ES256.
+    /// Signs the first token, which also proves that the key is one for ES256; where an earlier
+    /// process left one that still serves, that one is used.
     pub(super) fn new(
-        team_id: String,
-        key_id: String,
-        key_pem: &Secret,
+        (team_id, key_id, key_pem): (String, String, &Secret),
+        keep: Option<Keep>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ProviderError> {
         let fail = |source| ProviderError::Key { field: "key_pem", source };
@@ -58,9 +90,22 @@ impl TokenHolder {
         let mut header = Header::new(Algorithm::ES256);
         header.typ = None;
         header.kid = Some(key_id);
-        let first = sign(&header, &key, &team_id, clock.now()).map_err(fail)?;
+        let now = clock.now();
+        let signed = sign(&header, &key, &team_id, now).map_err(fail)?;
+        let serves =
+            |old: &ProviderToken| old.signed_at <= now && now.since(old.signed_at) < RENEW_AFTER_MS;
+        let first = match keep.as_ref().and_then(Keep::load).filter(serves) {
+            Some(old) => old,
+            None => {
+                if let Some(keep) = &keep {
+                    keep.store(&signed);
+                }
+                signed
+            }
+        };
         let current = ArcSwap::from_pointee(first);
-        Ok(Self { team_id, header, key, clock, current, renewing: Mutex::new(()) })
+        let renewing = Mutex::default();
+        Ok(Self { team_id, header, key, clock, current, renewing, keep })
     }
 
     /// The token to use now. Renews it when due; concurrent callers never sign twice.
@@ -84,14 +129,38 @@ impl TokenHolder {
         !Arc::ptr_eq(&self.current.load_full(), used)
     }
 
-    fn renew(&self, seen: &Arc<ProviderToken>, _signing: MutexGuard<'_, ()>) {
+    /// Called when APNs says that our token changes too often: the one before `used` is used again
+    /// if it still serves, and no other is made for 20 minutes. True if that makes sending sensible
+    /// at once.
+    pub(super) fn keep_old(&self, used: &Arc<ProviderToken>) -> bool {
+        let mut renewals = self.renewing.lock();
+        let now = self.clock.now();
+        renewals.not_before = now.plus(RENEW_MIN_MS);
+        if !Arc::ptr_eq(&self.current.load_full(), used) {
+            return true;
+        }
+        let old = renewals.previous.take();
+        let Some(old) = old.filter(|old| now.since(old.signed_at) < USABLE_MS) else {
+            return false;
+        };
+        self.current.store(old);
+        true
+    }
+
+    fn renew(&self, seen: &Arc<ProviderToken>, mut renewals: MutexGuard<'_, Renewals>) {
         let now = self.clock.now();
         let replaced = !Arc::ptr_eq(&self.current.load_full(), seen);
-        if replaced || now.since(seen.signed_at) < RENEW_MIN_MS {
+        let early = now.since(seen.signed_at) < RENEW_MIN_MS || now < renewals.not_before;
+        if replaced || early {
             return;
         }
         match sign(&self.header, &self.key, &self.team_id, now) {
-            Ok(token) => self.current.store(Arc::new(token)),
+            Ok(token) => {
+                if let Some(keep) = &self.keep {
+                    keep.store(&token);
+                }
+                renewals.previous = Some(self.current.swap(Arc::new(token)));
+            }
             Err(error) => tracing::error!(%error, "cannot sign an APNs provider token"),
         }
     }
@@ -104,11 +173,7 @@ fn sign(
     now: Millis,
 ) -> Result<ProviderToken, jsonwebtoken::errors::Error> {
     let jwt = encode(header, &Claims { iss: team_id, iat: now.0 / 1000 }, key)?;
-    let mut header = HeaderValue::try_from(format!("bearer {jwt}"))
-        .expect("base64url and dots are header characters");
-    // Never indexed by HPACK, never shown by Debug.
-    header.set_sensitive(true);
-    Ok(ProviderToken { header, signed_at: now })
+    Ok(ProviderToken::of(&jwt, now).expect("base64url and dots are header characters"))
 }
 
 #[cfg(test)]
@@ -122,7 +187,7 @@ mod tests {
     fn holder(clock: &TestClock) -> TokenHolder {
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let clock = Arc::new(clock.clone());
-        TokenHolder::new("TEAM".into(), "KEY".into(), &Secret::new(key), clock).unwrap()
+        TokenHolder::new(("TEAM".into(), "KEY".into(), &Secret::new(key)), None, clock).unwrap()
     }
 
     #[test]
@@ -130,7 +195,7 @@ mod tests {
         let pair = rcgen::KeyPair::generate().unwrap();
         let clock = Arc::new(TestClock::at(Millis(1_700_000_000_500)));
         let key = Secret::new(pair.serialize_pem());
-        let holder = TokenHolder::new("TEAM".into(), "KEY".into(), &key, clock).unwrap();
+        let holder = TokenHolder::new(("TEAM".into(), "KEY".into(), &key), None, clock).unwrap();
         let token = holder.current();
         let jwt = token.header.to_str().unwrap().strip_prefix("bearer ").unwrap();
         let public =
@@ -172,10 +237,49 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_came_too_soon_gives_way_to_the_one_before_it() {
+        let clock = TestClock::at(Millis(1_700_000_000_000));
+        let holder = holder(&clock);
+        let first = holder.current();
+        clock.advance(50 * MINUTE);
+        let second = holder.current();
+        assert!(holder.keep_old(&second));
+        assert!(Arc::ptr_eq(&first, &holder.current()), "old, but Apple still takes it");
+        clock.advance(19 * MINUTE);
+        assert!(Arc::ptr_eq(&first, &holder.current()), "no other before 20 minutes are over");
+        assert!(!holder.keep_old(&first), "there is none before the first");
+        clock.advance(20 * MINUTE);
+        assert!(!Arc::ptr_eq(&first, &holder.current()));
+    }
+
+    #[test]
+    fn ten_restarts_and_two_apps_of_one_key_make_one_token() {
+        let home = tempfile::tempdir().unwrap();
+        let clock = TestClock::at(Millis(1_700_000_000_000));
+        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+        let key = Secret::new(rcgen::KeyPair::generate().unwrap().serialize_pem());
+        let started = |key_id: &str| {
+            let shelf = super::super::TokenShelf::kept_in(home.path().to_owned());
+            let holder = |_| shelf.holder("TEAM", key_id, &key, &shared).unwrap();
+            let [a, b] = [0, 1].map(holder);
+            assert!(Arc::ptr_eq(&a, &b));
+            a.current().header.clone()
+        };
+        let first = started("KEY");
+        for _ in 0..10 {
+            clock.advance(4 * MINUTE);
+            assert_eq!(started("KEY"), first);
+        }
+        assert_ne!(started("OTHER"), first, "a token is of one key");
+        clock.advance(10 * MINUTE);
+        assert_ne!(started("KEY"), first, "and is renewed in time");
+    }
+
+    #[test]
     fn a_key_of_another_kind_is_refused_without_showing_it() {
         let clock: Arc<dyn Clock> = Arc::new(TestClock::at(Millis(0)));
         let pem = Secret::new("-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n");
-        let error = TokenHolder::new("T".into(), "K".into(), &pem, clock).unwrap_err();
+        let error = TokenHolder::new(("T".into(), "K".into(), &pem), None, clock).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("c2VjcmV0"));
     }
 }

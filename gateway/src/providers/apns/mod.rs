@@ -3,27 +3,36 @@
 mod auth;
 mod classify;
 mod payload;
+mod shelf;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
-use self::auth::TokenHolder;
-use self::classify::EXPIRED_PROVIDER_TOKEN;
+pub use shelf::TokenShelf;
+
+use self::auth::{ProviderToken, TokenHolder};
+use self::classify::{Classified, EXPIRED_PROVIDER_TOKEN, Meaning};
+use self::tokens::{Standing, Tokens};
 use crate::BoxFuture;
 use crate::clock::Clock;
 use crate::model::{Attempt, Delivery, Outcome, ProviderName, Secret, Target};
-use crate::providers::attempt::{self, unsent};
+use crate::providers::attempt::{self, Memo, push_failed, unsent};
+use crate::providers::gate::Gate;
 use crate::providers::tls::{self, Protocol};
 use crate::providers::transport::{
-    Body, Deadlines, Dialer, Http2Pool, Origin, PoolLimits, SystemResolver,
+    Deadlines, Dialer, Http2Pool, NameCache, Origin, PoolLimits, SystemResolver,
 };
 use crate::providers::{Provider, ProviderError};
+use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method, Request};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Deliveries per `send`: enough to fill a connection, few enough to settle often.
 const BATCH_MAX: usize = 256;
+/// Wait before the next try where nothing but our token was wrong.
+const SOON: Duration = Duration::from_secs(1);
 
 /// What one app needs to push through APNs.
 #[derive(Clone, Debug)]
@@ -42,6 +51,8 @@ pub struct ApnsConfig {
     pub ca_pem: Option<Vec<u8>>,
     pub limits: PoolLimits,
     pub deadlines: Deadlines,
+    /// The same for all apps, so that one key has one token.
+    pub tokens: TokenShelf,
 }
 
 impl ApnsConfig {
@@ -57,6 +68,7 @@ impl ApnsConfig {
             ca_pem: None,
             limits: PoolLimits::default(),
             deadlines: Deadlines::default(),
+            tokens: TokenShelf::default(),
         }
     }
 }
@@ -65,7 +77,12 @@ impl ApnsConfig {
 #[derive(Debug)]
 pub struct Apns {
     pool: Http2Pool,
-    token: TokenHolder,
+    /// For tokens that may be wrong: a wrong one slows its connection down.
+    suspects: Http2Pool,
+    token: Arc<TokenHolder>,
+    devices: Tokens,
+    gate: Gate,
+    bodies: Memo<Bytes>,
     topic: HeaderValue,
     clock: Arc<dyn Clock>,
 }
@@ -87,52 +104,102 @@ impl Apns {
         let topic = HeaderValue::try_from(config.topic)
             .map_err(|_| ProviderError::field("topic", "must be the app's bundle id"))?;
         let dialer = Dialer {
-            resolver: Arc::new(SystemResolver),
+            resolver: Arc::new(NameCache::lasting(Arc::new(SystemResolver))),
             tls: tls::client_config(config.ca_pem.as_deref(), Protocol::Http2)?,
             protocol: Protocol::Http2,
             deadlines: config.deadlines,
         };
         let token =
-            TokenHolder::new(config.team_id, config.key_id, &config.key_pem, Arc::clone(&clock))?;
-        Ok(Self { pool: Http2Pool::new(origin, dialer, config.limits), token, topic, clock })
+            config.tokens.holder(&config.team_id, &config.key_id, &config.key_pem, &clock)?;
+        Ok(Self {
+            pool: Http2Pool::new(origin.clone(), dialer.clone(), config.limits),
+            suspects: Http2Pool::new(origin, dialer, config.limits),
+            token,
+            devices: Tokens::default(),
+            gate: Gate::default(),
+            bodies: Memo::default(),
+            topic,
+            clock,
+        })
     }
 
     async fn attempt(&self, delivery: &Delivery) -> Attempt {
-        let Target::Apns { token: device, .. } = &delivery.target else {
+        let Target::Apns { token: device, registered_at, .. } = &delivery.target else {
             return unsent(Outcome::Rejected { cause: "wrong_provider" });
         };
-        let prepared = match payload::prepare(delivery, device.reveal(), &self.topic) {
+        let (device, now) = (device.reveal(), self.clock.now());
+        let prepared = match payload::prepare(delivery, device, &self.topic, &self.bodies) {
             Ok(prepared) => prepared,
             Err(cause) => return unsent(Outcome::Rejected { cause }),
         };
         let Ok(uri) = self.pool.origin().uri(prepared.path) else {
             return unsent(Outcome::Rejected { cause: "bad_token_format" });
         };
-        let token = self.token.current();
-        let started = Instant::now();
-        let answer = self
-            .pool
-            .send(|| {
-                let mut request = Request::new(Body::new(prepared.body.clone()));
-                *request.method_mut() = Method::POST;
-                *request.uri_mut() = uri.clone();
-                *request.headers_mut() = prepared.headers.clone();
-                request.headers_mut().insert(AUTHORIZATION, token.header.clone());
-                request
-            })
-            .await;
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(failure) => return failure.into_attempt(started.elapsed()),
-        };
-        let mut verdict = classify::classify(&answer, self.clock.now());
-        let expired =
-            matches!(verdict.outcome, Outcome::Retry { cause: EXPIRED_PROVIDER_TOKEN, .. });
-        if expired && !self.token.replace_expired(&token) {
-            // Apple calls a token stale that we made less than 20 minutes ago.
-            verdict.outcome = Outcome::Hold { cause: EXPIRED_PROVIDER_TOKEN };
+        let standing = self.devices.standing(device, *registered_at, now);
+        if standing == Standing::Wrong {
+            return unsent(Outcome::Rejected { cause: "bad_device_token" });
         }
-        verdict.into_attempt(answer.status, started.elapsed())
+        if let Some(refused) = self.gate.refuses() {
+            return refused;
+        }
+        let token = self.token.current();
+        let pool = if standing == Standing::Proven { &self.pool } else { &self.suspects };
+        let started = Instant::now();
+        let sent = pool.send_unless(classify::is_unprocessed, || {
+            let mut request = Request::new(prepared.body.clone());
+            *request.method_mut() = Method::POST;
+            *request.uri_mut() = uri.clone();
+            *request.headers_mut() = prepared.headers.clone();
+            request.headers_mut().insert(AUTHORIZATION, token.header.clone());
+            request
+        });
+        let answer = match sent.await {
+            Ok(answer) => answer,
+            Err(failure) => return push_failed(failure, started.elapsed()),
+        };
+        let mut classified = classify::classify(&answer, *registered_at, self.clock.now());
+        self.follow(&mut classified, &token, device, standing);
+        classified.verdict.into_attempt(answer.status, started.elapsed())
+    }
+
+    /// Draws what conclusions an answer has for our own token, for the device's, and for others.
+    fn follow(
+        &self,
+        classified: &mut Classified,
+        token: &Arc<ProviderToken>,
+        device: &str,
+        standing: Standing,
+    ) {
+        let outcome = &mut classified.verdict.outcome;
+        let before = self.token.current();
+        let mut renew = false;
+        match (classified.meaning, *outcome) {
+            (None, _) => self.devices.proved(device, standing),
+            (Some(Meaning::Misplaced), Outcome::Rejected { cause })
+                if self.devices.called_wrong(device, self.clock.now()) =>
+            {
+                *outcome = Outcome::Gone { cause };
+            }
+            (Some(Meaning::KeepToken), Outcome::Retry { cause, .. })
+                if self.token.keep_old(token) =>
+            {
+                *outcome = Outcome::Retry { after: Some(SOON), cause };
+                // A connection that saw too many tokens takes none any more.
+                renew = Arc::ptr_eq(&before, token);
+            }
+            (_, Outcome::Retry { cause: EXPIRED_PROVIDER_TOKEN, .. })
+                if !self.token.replace_expired(token) =>
+            {
+                // Apple calls a token stale that we made less than 20 minutes ago.
+                *outcome = Outcome::Hold { cause: EXPIRED_PROVIDER_TOKEN };
+            }
+            _ => {}
+        }
+        // Apple: on a revoked key, close all connections.
+        if self.gate.note(*outcome) || renew {
+            self.pool.renew_connections();
+            self.suspects.renew_connections();
+        }
     }
 }
 
@@ -146,7 +213,11 @@ impl Provider for Apns {
     }
 
     fn in_flight_max(&self) -> usize {
-        self.pool.permits()
+        if self.gate.is_closed() {
+            return 1;
+        }
+        // A pool that was never used says one: it may open its first connection.
+        self.pool.permits() + self.suspects.permits() - 1
     }
 
     fn send<'a>(

@@ -1,6 +1,7 @@
 //! A delivery as APNs wants it: payload and options in a2's types, checked before anything is sent.
 
 use crate::model::{Delivery, Priority};
+use crate::providers::attempt::Memo;
 use a2::request::payload::PayloadLike;
 use a2::{
     CollapseId, DefaultNotificationBuilder, NotificationBuilder, NotificationOptions, PushType,
@@ -31,6 +32,7 @@ pub(super) fn prepare(
     delivery: &Delivery,
     token: &str,
     topic: &HeaderValue,
+    bodies: &Memo<Bytes>,
 ) -> Result<Prepared, &'static str> {
     // The token goes into the path: anything but hexadecimal digits could change its meaning.
     if token.is_empty()
@@ -52,7 +54,8 @@ pub(super) fn prepare(
         apns_collapse_id: Some(CollapseId { value: &collapse }),
     };
     let headers = headers(&options, topic)?;
-    let body = payload(delivery, token, options)?;
+    // Neither token nor options are part of it.
+    let body = bodies.of(delivery, || payload(delivery, token, options))?;
     if body.len() > PAYLOAD_BYTES_MAX {
         return Err("payload_too_large");
     }

@@ -18,7 +18,24 @@ pub(super) enum Meaning {
     Hold,
     /// Our access token is refused; the provider itself decides what follows from it.
     Unauthenticated,
-    Retry(Option<Duration>),
+    /// The whole project is throttled, for a minute where the answer names no wait.
+    Throttled,
+    Retry,
+}
+
+/// Whom an answer concerns beside its delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    Delivery,
+    Project,
+    AccessToken,
+}
+
+/// What an answer says.
+#[derive(Debug)]
+pub(super) struct Classified {
+    pub(super) verdict: Verdict,
+    pub(super) scope: Scope,
 }
 
 /// One documented code.
@@ -35,7 +52,7 @@ const fn row(code: &'static str, meaning: Meaning, cause: &'static str) -> Row {
     Row { code, meaning, cause }
 }
 
-use Meaning::{Gone, Hold, Rejected, Retry, Unauthenticated};
+use Meaning::{Gone, Hold, Rejected, Retry, Throttled, Unauthenticated};
 
 /// `FcmError.errorCode` (Firebase, REST resource `ErrorCode`).
 #[rustfmt::skip]
@@ -45,10 +62,10 @@ pub(super) const FCM_CODES: [Row; 8] = [
     // The token belongs to another project: a fault of this device row, not of the credential.
     row("SENDER_ID_MISMATCH",     Rejected,                "sender_id_mismatch"),
     row("THIRD_PARTY_AUTH_ERROR", Hold,                    "third_party_auth_error"),
-    row("QUOTA_EXCEEDED",         Retry(Some(QUOTA_WAIT)), "quota_exceeded"),
-    row("UNAVAILABLE",            Retry(None),             "unavailable"),
-    row("INTERNAL",               Retry(None),             "internal"),
-    row("UNSPECIFIED_ERROR",      Retry(None),             "unspecified_error"),
+    row("QUOTA_EXCEEDED",         Throttled, "quota_exceeded"),
+    row("UNAVAILABLE",            Retry,             "unavailable"),
+    row("INTERNAL",               Retry,             "internal"),
+    row("UNSPECIFIED_ERROR",      Retry,             "unspecified_error"),
 ];
 
 /// `error.status` (google.rpc.Code) of answers without an FCM code.
@@ -61,11 +78,11 @@ pub(super) const RPC_CODES: [Row; 11] = [
     row("PERMISSION_DENIED",   Hold,                    "permission_denied"),
     // Without an FCM code this is the project, not the device.
     row("NOT_FOUND",           Hold,                    "project_not_found"),
-    row("RESOURCE_EXHAUSTED",  Retry(Some(QUOTA_WAIT)), "resource_exhausted"),
-    row("ABORTED",             Retry(None),             "aborted"),
-    row("DEADLINE_EXCEEDED",   Retry(None),             "deadline_exceeded"),
-    row("INTERNAL",            Retry(None),             "internal"),
-    row("UNAVAILABLE",         Retry(None),             "unavailable"),
+    row("RESOURCE_EXHAUSTED",  Throttled, "resource_exhausted"),
+    row("ABORTED",             Retry,             "aborted"),
+    row("DEADLINE_EXCEEDED",   Retry,             "deadline_exceeded"),
+    row("INTERNAL",            Retry,             "internal"),
+    row("UNAVAILABLE",         Retry,             "unavailable"),
 ];
 
 #[derive(Deserialize)]
@@ -94,14 +111,26 @@ struct Detail {
     error_code: Option<String>,
 }
 
-/// What `answer`, received at `now`, means. `Err` is an answer that refuses our access token.
-pub(super) fn classify(answer: &Answer, now: Millis) -> Result<Verdict, Verdict> {
+/// Statuses of answers without a code we know: first row that holds the status.
+#[rustfmt::skip]
+pub(super) const STATUSES: [(u16, u16, Meaning, &str); 7] = [
+    (401, 401, Unauthenticated, "unauthenticated"),
+    (403, 403, Hold,            "http_403"),
+    (404, 404, Hold,            "http_404"),
+    (429, 429, Throttled,       "http_429"),
+    (400, 499, Rejected,        "http_4xx"),
+    (500, 599, Retry,           "http_5xx"),
+    (0, u16::MAX, Retry,        "http_unexpected"),
+];
+
+/// What `answer`, received at `now`, means.
+pub(super) fn classify(answer: &Answer, now: Millis) -> Classified {
     if answer.status == 200 {
         let name = serde_json::from_slice::<Sent>(&answer.body).ok().and_then(|sent| sent.name);
         let unnamed = name.is_none().then(|| String::from("no_id"));
         let mut verdict = Verdict::of(Outcome::Delivered, unnamed);
         verdict.provider_id = name;
-        return Ok(verdict);
+        return Classified { verdict, scope: Scope::Delivery };
     }
     let (code, found) = match serde_json::from_slice::<ErrorAnswer>(&answer.body) {
         Ok(ErrorAnswer { error }) => look_up(error),
@@ -110,16 +139,15 @@ pub(super) fn classify(answer: &Answer, now: Millis) -> Result<Verdict, Verdict>
     let (meaning, cause) =
         found.map_or_else(|| by_status(answer.status.as_u16()), |row| (row.meaning, row.cause));
     let asked = retry_after(&answer.headers, now);
-    let outcome = match meaning {
-        Gone => Outcome::Gone { cause },
-        Rejected => Outcome::Rejected { cause },
-        Hold => Outcome::Hold { cause },
-        Retry(wait) => Outcome::Retry { after: asked.or(wait), cause },
-        Unauthenticated => {
-            return Err(Verdict::of(Outcome::Retry { after: None, cause }, code));
-        }
+    let (outcome, scope) = match meaning {
+        Gone => (Outcome::Gone { cause }, Scope::Delivery),
+        Rejected => (Outcome::Rejected { cause }, Scope::Delivery),
+        Hold => (Outcome::Hold { cause }, Scope::Delivery),
+        Retry => (Outcome::Retry { after: asked, cause }, Scope::Delivery),
+        Throttled => (Outcome::Retry { after: asked.or(Some(QUOTA_WAIT)), cause }, Scope::Project),
+        Unauthenticated => (Outcome::Retry { after: None, cause }, Scope::AccessToken),
     };
-    Ok(Verdict::of(outcome, code))
+    Classified { verdict: Verdict::of(outcome, code), scope }
 }
 
 /// The answer's own word, and its row if it has one. The FCM code is more exact than the status.
@@ -142,13 +170,6 @@ fn look_up(error: ErrorBody) -> (Option<String>, Option<&'static Row>) {
 }
 
 fn by_status(status: u16) -> (Meaning, &'static str) {
-    match status {
-        401 => (Unauthenticated, "unauthenticated"),
-        403 => (Hold, "http_403"),
-        404 => (Hold, "http_404"),
-        429 => (Retry(Some(QUOTA_WAIT)), "http_429"),
-        400..=499 => (Rejected, "http_4xx"),
-        500..=599 => (Retry(None), "http_5xx"),
-        _ => (Retry(None), "http_unexpected"),
-    }
+    let row = STATUSES.iter().find(|(from, to, ..)| (*from..=*to).contains(&status));
+    row.map_or((Retry, "http_unexpected"), |(.., meaning, cause)| (*meaning, cause))
 }

@@ -2,30 +2,39 @@
 
 mod auth;
 mod classify;
+mod pace;
 mod payload;
 #[cfg(test)]
 mod tests;
 
 use self::auth::TokenSource;
+use self::classify::Scope;
+use self::pace::Pace;
 use crate::BoxFuture;
 use crate::clock::Clock;
 use crate::model::{Attempt, Delivery, Outcome, ProviderName, Secret, Target};
-use crate::providers::attempt::{self, unsent};
+use crate::providers::attempt::{self, push_failed, unsent};
+use crate::providers::gate::Gate;
 use crate::providers::tls::{self, Protocol};
 use crate::providers::transport::{
-    Body, Deadlines, Dialer, Http1Pool, Http2Pool, IdleLimits, Origin, PoolLimits, SystemResolver,
+    Deadlines, Dialer, Http1Pool, Http2Pool, IdleLimits, NameCache, Origin, PoolLimits,
+    SystemResolver,
 };
 use crate::providers::{Provider, ProviderError};
 use fcm_v1::auth::ServiceAccountKey;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Uri};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Deliveries per `send`: enough to fill a connection, few enough to settle often.
 const BATCH_MAX: usize = 256;
 /// A token refused when younger than this is not stale: the account has lost its right.
 const TOKEN_YOUNG_MS: u64 = 60_000;
+/// Longest wait for the project's pace inside an attempt; beyond it the dispatcher waits.
+const PACE_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Four fifths of the 600,000 messages a minute that Google allows a project.
+const PER_SECOND: u32 = 8_000;
 
 /// What one app needs to push through FCM.
 #[derive(Clone, Debug)]
@@ -40,6 +49,9 @@ pub struct FcmConfig {
     pub ca_pem: Option<Vec<u8>>,
     pub limits: PoolLimits,
     pub deadlines: Deadlines,
+    /// Messages per second at full speed, which a minute of sending leads up to; `None` is without
+    /// bound.
+    pub per_second: Option<u32>,
 }
 
 impl FcmConfig {
@@ -53,6 +65,7 @@ impl FcmConfig {
             ca_pem: None,
             limits: PoolLimits::default(),
             deadlines: Deadlines::default(),
+            per_second: Some(PER_SECOND),
         }
     }
 }
@@ -62,6 +75,9 @@ impl FcmConfig {
 pub struct Fcm {
     pool: Http2Pool,
     tokens: TokenSource,
+    /// Closed while the project is throttled or its credential refused.
+    gate: Gate,
+    pace: Option<Pace>,
     uri: Uri,
     clock: Arc<dyn Clock>,
 }
@@ -88,7 +104,7 @@ impl Fcm {
         let uri = origin.uri(path).map_err(|_| bad_project())?;
         let dialer = |protocol| -> Result<Dialer, ProviderError> {
             Ok(Dialer {
-                resolver: Arc::new(SystemResolver),
+                resolver: Arc::new(NameCache::lasting(Arc::new(SystemResolver))),
                 tls: tls::client_config(config.ca_pem.as_deref(), protocol)?,
                 protocol,
                 deadlines: config.deadlines,
@@ -97,7 +113,25 @@ impl Fcm {
         let http = Http1Pool::new(dialer(Protocol::Http1)?, IdleLimits::default());
         let tokens = TokenSource::new(account, http, Arc::clone(&clock))?;
         let pool = Http2Pool::new(origin, dialer(Protocol::Http2)?, config.limits);
-        Ok(Self { pool, tokens, uri, clock })
+        let pace = Pace::new(config.per_second, tokio::time::Instant::now());
+        Ok(Self { pool, tokens, gate: Gate::default(), pace, uri, clock })
+    }
+
+    /// Waits for the project's turn; the attempt it makes instead if that is too far off.
+    async fn turn(&self) -> Result<(), Attempt> {
+        if let Some(refused) = self.gate.refuses() {
+            return Err(refused);
+        }
+        let Some(pace) = &self.pace else { return Ok(()) };
+        match pace.book(tokio::time::Instant::now(), PACE_WAIT_MAX) {
+            Ok(wait) if wait.is_zero() => Ok(()),
+            Ok(wait) => {
+                tokio::time::sleep(wait).await;
+                // The project may have been throttled meanwhile.
+                self.gate.refuses().map_or(Ok(()), Err)
+            }
+            Err(wait) => Err(unsent(Outcome::Retry { after: Some(wait), cause: "paced" })),
+        }
     }
 
     async fn attempt(&self, delivery: &Delivery) -> Attempt {
@@ -108,6 +142,9 @@ impl Fcm {
             Ok(body) => body,
             Err(cause) => return unsent(Outcome::Rejected { cause }),
         };
+        if let Err(instead) = self.turn().await {
+            return instead;
+        }
         let started = Instant::now();
         let token = match self.tokens.current().await {
             Ok(token) => token,
@@ -122,7 +159,7 @@ impl Fcm {
         let answer = self
             .pool
             .send(|| {
-                let mut request = Request::new(Body::new(body.clone()));
+                let mut request = Request::new(body.clone());
                 *request.method_mut() = Method::POST;
                 *request.uri_mut() = self.uri.clone();
                 let headers = request.headers_mut();
@@ -133,17 +170,26 @@ impl Fcm {
             .await;
         let answer = match answer {
             Ok(answer) => answer,
-            Err(failure) => return failure.into_attempt(started.elapsed()),
+            Err(failure) => return push_failed(failure, started.elapsed()),
         };
         let now = self.clock.now();
-        let verdict = classify::classify(&answer, now).unwrap_or_else(|mut refused| {
-            if now.since(token.fetched_at) < TOKEN_YOUNG_MS {
-                refused.outcome = Outcome::Hold { cause: "unauthenticated" };
-            } else {
-                self.tokens.discard(&token);
+        let classified = classify::classify(&answer, now);
+        let mut verdict = classified.verdict;
+        match (classified.scope, verdict.outcome) {
+            (Scope::Delivery, _) => {}
+            (Scope::Project, Outcome::Retry { after: Some(wait), cause }) => {
+                self.gate.close(wait, cause);
+                if let Some(pace) = &self.pace {
+                    pace.restart(tokio::time::Instant::now() + wait);
+                }
             }
-            refused
-        });
+            (Scope::AccessToken, _) if now.since(token.fetched_at) < TOKEN_YOUNG_MS => {
+                verdict.outcome = Outcome::Hold { cause: "unauthenticated" };
+            }
+            (Scope::AccessToken, _) => self.tokens.discard(&token),
+            (Scope::Project, _) => {}
+        }
+        self.gate.note(verdict.outcome);
         verdict.into_attempt(answer.status, started.elapsed())
     }
 }
@@ -158,7 +204,7 @@ impl Provider for Fcm {
     }
 
     fn in_flight_max(&self) -> usize {
-        self.pool.permits()
+        if self.gate.is_closed() { 1 } else { self.pool.permits() }
     }
 
     fn send<'a>(

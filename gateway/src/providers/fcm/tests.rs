@@ -253,7 +253,7 @@ fn error(status: u16, rpc: &str, fcm: Option<&str>) -> Value {
 }
 
 fn outcome(answer: &Answer) -> Outcome {
-    classify::classify(answer, Millis(0)).unwrap_or_else(|refused| refused).outcome
+    classify::classify(answer, Millis(0)).verdict.outcome
 }
 
 #[test]
@@ -341,7 +341,7 @@ fn every_documented_code_means_what_the_table_says() {
 
 #[test]
 fn success_without_a_name_is_delivered_and_says_so() {
-    let verdict = classify::classify(&answer(200, None, &json!({})), Millis(0)).unwrap();
+    let verdict = classify::classify(&answer(200, None, &json!({})), Millis(0)).verdict;
     assert_eq!(verdict.outcome, Outcome::Delivered);
     assert_eq!((verdict.reason.as_deref(), verdict.provider_id), (Some("no_id"), None));
 }
@@ -406,4 +406,43 @@ fn a_configuration_that_cannot_work_is_named_without_its_secrets() {
         let shown = format!("{error}{error:?}");
         assert!(!shown.contains("hush") && !shown.contains("BEGIN"), "{shown}");
     }
+}
+
+#[tokio::test]
+async fn a_throttled_project_is_left_alone_for_as_long_as_google_says() {
+    for header in [Some("30"), Some("-5"), None] {
+        let sending = Server::start(None, Speak::Http2(100), move |_, _| {
+            let headers = header.map(|value| ("retry-after", value.to_owned()));
+            let body = error(429, "RESOURCE_EXHAUSTED", Some("QUOTA_EXCEEDED")).to_string();
+            Act::Answer(429, headers.into_iter().collect(), body)
+        })
+        .await;
+        let tokens = tokens().await;
+        let provider =
+            Fcm::new(config(sending.url(), &format!("{}/token", tokens.url())), clock()).unwrap();
+        send_one(&provider, to("phone-1")).await;
+        let second = send_one(&provider, to("phone-2")).await;
+        let Outcome::Retry { after: Some(wait), cause: "quota_exceeded" } = second.outcome else {
+            panic!("{second:?}");
+        };
+        let asked = Duration::from_secs(if header == Some("30") { 30 } else { 60 });
+        assert!(wait <= asked && wait > asked / 2, "{header:?}: {wait:?}");
+        assert_eq!((second.status, sending.seen().len()), (None, 1), "nothing is sent meanwhile");
+        assert_eq!(provider.in_flight_max(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_project_is_sent_to_at_its_pace_only() {
+    let (sending, tokens) = (accepting().await, tokens().await);
+    let config = FcmConfig {
+        per_second: Some(1),
+        ..config(sending.url(), &format!("{}/token", tokens.url()))
+    };
+    let provider = Fcm::new(config, clock()).unwrap();
+    let batch: Vec<_> = (0..4).map(|n| to(&format!("phone-{n}"))).collect();
+    let attempts = send_all(&provider, &batch).await;
+    let paced = |a: &&Attempt| matches!(a.outcome, Outcome::Retry { cause: "paced", .. });
+    assert_eq!(attempts.iter().filter(paced).count(), 3, "one now, the next after 20 seconds");
+    assert_eq!(sending.seen().len(), 1);
 }

@@ -12,8 +12,8 @@ mod tests;
 pub use address::{Reach, reach};
 
 use crate::BoxFuture;
-use crate::providers::transport::{Resolve, ResolveError, SystemResolver};
-use std::net::SocketAddr;
+use crate::providers::transport::{NameCache, Resolve, ResolveError, SystemResolver};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use url::{Host, Url};
 
@@ -27,9 +27,27 @@ const PORTS_DENIED: [u16; 44] = [
     9200, 9300, 10250, 10255, 11211, 15672, 26379, 27017, 27018, 27019, 50070, 61616,
 ];
 
-/// Name endings that only resolve inside somebody's network.
-const SUFFIXES_DENIED: [&str; 7] =
-    ["localhost", "localdomain", "local", "internal", "intranet", "home.arpa", "onion"];
+/// Name endings that only resolve inside somebody's network, and services whose names spell the
+/// address they lead to.
+const SUFFIXES_DENIED: [&str; 17] = [
+    "localhost",
+    "localdomain",
+    "local",
+    "lan",
+    "internal",
+    "intranet",
+    "home.arpa",
+    "onion",
+    "nip.io",
+    "sslip.io",
+    "xip.io",
+    "localtest.me",
+    "lvh.me",
+    "vcap.me",
+    "lacolhost.com",
+    "localho.st",
+    "rbndr.us",
+];
 
 /// What a provider allows beyond the default of public `https` targets.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +59,8 @@ pub struct GuardPolicy {
     pub allow_loopback: bool,
     /// Our own public names, so that a webhook cannot point back at us.
     pub own_hosts: Vec<String>,
+    /// Ports that we listen on: closed on every address of this machine.
+    pub own_ports: Vec<u16>,
 }
 
 /// Why a target is refused. The texts are fixed: they reach customers and tell nothing about what
@@ -76,7 +96,7 @@ impl Guard {
     /// A guard that asks the machine's resolver.
     #[must_use]
     pub fn new(policy: GuardPolicy) -> Self {
-        Self::with_resolver(policy, Arc::new(SystemResolver))
+        Self::with_resolver(policy, Arc::new(NameCache::fresh(Arc::new(SystemResolver))))
     }
 
     /// A guard that asks `resolver`.
@@ -100,15 +120,20 @@ impl Guard {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(GuardError::Userinfo);
         }
-        let reach = match url.host().ok_or(GuardError::Malformed)? {
-            Host::Domain(name) => self.judge_name(name)?,
-            Host::Ipv4(v4) => reach(v4.into()),
-            Host::Ipv6(v6) => reach(v6.into()),
+        let port = url.port_or_known_default().ok_or(GuardError::Port)?;
+        let address: Option<IpAddr> = match url.host().ok_or(GuardError::Malformed)? {
+            Host::Domain(_) => None,
+            Host::Ipv4(v4) => Some(v4.into()),
+            Host::Ipv6(v6) => Some(v6.into()),
+        };
+        let reach = match (address, url.host_str()) {
+            (Some(address), _) if !self.admits(SocketAddr::new(address, port)) => Reach::Blocked,
+            (Some(address), _) => reach(address),
+            (None, name) => self.judge_name(name.unwrap_or_default())?,
         };
         if !self.allows(reach) {
             return Err(GuardError::Address);
         }
-        let port = url.port_or_known_default().ok_or(GuardError::Port)?;
         if reach != Reach::Loopback && !port_allowed(port) {
             return Err(GuardError::Port);
         }
@@ -138,6 +163,11 @@ impl Guard {
         }
     }
 
+    fn admits(&self, address: SocketAddr) -> bool {
+        let ip = address.ip();
+        self.allows(reach(ip)) && !(self.policy.own_ports.contains(&address.port()) && is_here(ip))
+    }
+
     /// `Loopback` for this machine's own names, `Public` for names that may be resolved.
     fn judge_name(&self, name: &str) -> Result<Reach, GuardError> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
@@ -164,12 +194,17 @@ impl Resolve for Guard {
     ) -> BoxFuture<'a, Result<Vec<SocketAddr>, ResolveError>> {
         Box::pin(async move {
             let addresses = self.resolver.resolve(host, port).await?;
-            if addresses.iter().any(|a| !self.allows(reach(a.ip()))) {
+            if !addresses.iter().all(|address| self.admits(*address)) {
                 return Err(ResolveError::Blocked);
             }
             Ok(addresses)
         })
     }
+}
+
+/// True for an address of this machine: only such an address can be bound.
+fn is_here(ip: IpAddr) -> bool {
+    ip.is_loopback() || UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
 }
 
 fn port_allowed(port: u16) -> bool {

@@ -207,6 +207,10 @@ const HOSTILE: &[(&str, GuardError)] = &[
     ("https://printer.local/", Name),
     ("https://db.internal./", Name),
     ("https://router.home.arpa/", Name),
+    ("https://127.0.0.1.nip.io/", Name),
+    ("https://10-0-0-1.sslip.io/", Name),
+    ("https://localtest.me/", Name),
+    ("https://a.lvh.me/", Name),
     ("https://bugler.example.com/", Name),
     ("https://BUGLER.example.com./", Name),
     // Schemes.
@@ -420,4 +424,25 @@ async fn addresses_in_the_url_are_pinned_without_a_resolver() {
     let url = Url::parse("https://[2606:4700::1111]:8443/").unwrap();
     let pinned = guard.resolve_pinned(&url).await.unwrap();
     assert_eq!(pinned, ["[2606:4700::1111]:8443".parse().unwrap()]);
+}
+
+#[tokio::test]
+async fn our_own_ports_are_closed_on_every_address_of_this_machine() {
+    let policy = GuardPolicy {
+        allow_http: true,
+        allow_loopback: true,
+        own_ports: vec![2845],
+        ..GuardPolicy::default()
+    };
+    let resolver = Scripted::new(&[&["127.0.0.1"]]);
+    let guard = Guard::with_resolver(policy, resolver);
+    for url in ["http://127.0.0.1:2845/", "http://[::1]:2845/", "http://127.9.9.9:2845/"] {
+        assert_eq!(guard.check_url(url), Err(Address), "{url}");
+    }
+    assert!(guard.check_url("http://127.0.0.1:2846/").is_ok());
+    assert!(guard.check_url("https://1.1.1.1:2845/").is_ok(), "a port of somebody else");
+    let own = Url::parse("http://loop.example.com:2845/").unwrap();
+    assert_eq!(guard.resolve_pinned(&own).await, Err(Address));
+    let other = Url::parse("http://loop.example.com:2847/").unwrap();
+    assert!(guard.resolve_pinned(&other).await.is_ok());
 }

@@ -21,7 +21,7 @@ use crate::providers::transport::{
 };
 use crate::providers::{Provider, ProviderError};
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, StatusCode, Uri};
+use http::{Method, Request, Uri};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Instant;
@@ -73,7 +73,7 @@ impl Slack {
         let guard = Guard::new(GuardPolicy {
             allow_http: config.allow_http,
             allow_loopback: config.allow_private,
-            own_hosts: Vec::new(),
+            ..GuardPolicy::default()
         });
         let dialer = Dialer {
             resolver: Arc::new(guard.clone()),
@@ -124,9 +124,7 @@ impl Slack {
             Err(failure) => return failure.without_detail().into_attempt(started.elapsed()),
         };
         let verdict = classify::classify(&answer, self.clock.now());
-        if answer.status == StatusCode::TOO_MANY_REQUESTS
-            && let Outcome::Retry { after: Some(wait), .. } = verdict.outcome
-        {
+        if let Outcome::Retry { after: Some(wait), .. } = verdict.outcome {
             self.pacing.hold(hook, wait, tokio::time::Instant::now());
         }
         verdict.into_attempt(answer.status, started.elapsed())

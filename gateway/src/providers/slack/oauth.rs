@@ -125,7 +125,7 @@ impl SlackApp {
         let guard = Guard::new(GuardPolicy {
             allow_http: config.allow_http,
             allow_loopback: config.allow_private,
-            own_hosts: Vec::new(),
+            ..GuardPolicy::default()
         });
         let http = Http1Pool::new(dialer, IdleLimits::default());
         let SlackAppConfig { client_id, client_secret, allowed_redirects, .. } = config;

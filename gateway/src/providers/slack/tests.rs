@@ -8,7 +8,7 @@ use crate::providers::fixture::{
 };
 use crate::providers::transport::Answer;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -126,6 +126,17 @@ fn every_documented_word_means_what_the_table_says() {
         (500, "internal_error", Meaning::Unknown),
         (500, "fatal_error", Meaning::Unknown),
         (503, "service_unavailable", Meaning::Retry),
+        (400, "invalid_blocks_format", Meaning::Rejected),
+        (400, "message_limit_exceeded", Meaning::Rejected),
+        (403, "restricted_action", Meaning::Rejected),
+        (403, "not_in_channel", Meaning::Rejected),
+        (403, "missing_scope", Meaning::Hold),
+        (403, "token_expired", Meaning::Gone),
+        (403, "not_allowed_token_type", Meaning::Hold),
+        (403, "org_login_required", Meaning::Hold),
+        (408, "request_timeout", Meaning::Retry),
+        (503, "team_added_to_org", Meaning::Retry),
+        (503, "accesslimited", Meaning::Retry),
     ];
     assert_eq!(cases.len(), WORDS.len());
     for (status, word, meaning) in cases {
@@ -137,15 +148,26 @@ fn every_documented_word_means_what_the_table_says() {
             Meaning::Rejected => matches!(got, Outcome::Rejected { cause } if cause == word),
             Meaning::Hold => matches!(got, Outcome::Hold { cause } if cause == word),
             Meaning::Unknown => matches!(got, Outcome::Unknown { cause } if cause == word),
-            Meaning::Throttle => {
-                got == Outcome::Retry { after: Some(Duration::from_secs(30)), cause: word }
+            Meaning::Throttle | Meaning::Retry => {
+                got == Outcome::Retry { after: None, cause: word }
             }
-            Meaning::Retry => got == Outcome::Retry { after: None, cause: word },
         };
         assert!(same, "{word}: {got:?}");
+        let envelope = json!({"ok": false, "error": word}).to_string();
+        assert_eq!(outcome(200, &envelope), got, "{word} of the Web API");
     }
-    assert_eq!(outcome(200, "ok"), Outcome::Delivered);
-    assert_eq!(outcome(200, ""), Outcome::Delivered);
+    for yes in ["ok", "ok\n", "", r#"{"ok":true,"ts":"1"}"#, r#"{"success":true}"#] {
+        assert_eq!(outcome(200, yes), Outcome::Delivered, "{yes}");
+    }
+    for html in ["<html>ok</html>", "OKAY", "[]", r#"{"ok":"yes"}"#] {
+        assert_eq!(outcome(200, html), Outcome::Unknown { cause: "unexpected_body" }, "{html}");
+    }
+    let new = r#"{"ok":false,"error":"brand_new"}"#;
+    assert_eq!(outcome(200, new), Outcome::Unknown { cause: "unexpected_body" });
+    assert_eq!(outcome(200, r#"{"ok":false}"#), Outcome::Rejected { cause: "not_ok" });
+    assert_eq!(outcome(429, ""), Outcome::Retry { after: None, cause: "http_429" });
+    assert_eq!(outcome(408, ""), Outcome::Retry { after: None, cause: "http_408" });
+    assert_eq!(outcome(600, ""), Outcome::Retry { after: None, cause: "http_unexpected" });
     assert_eq!(outcome(302, "x"), Outcome::Retry { after: None, cause: "redirect" });
     assert_eq!(outcome(410, "x"), Outcome::Gone { cause: "http_410" });
     assert_eq!(outcome(404, "<html>"), Outcome::Rejected { cause: "http_4xx" });

@@ -41,6 +41,11 @@ impl Failure {
         matches!(self, Self::Unanswered { cause: "timeout", .. })
     }
 
+    /// True if the head of an answer came, but not its end.
+    pub(super) fn has_status(&self) -> bool {
+        matches!(self, Self::Unanswered { status: Some(_), .. })
+    }
+
     /// The same failure without its detail, for targets whose owner must not learn from it what
     /// our network looks like.
     #[must_use]
@@ -70,24 +75,7 @@ impl Failure {
 ///
 /// A GOAWAY from the peer ends only streams above its last processed one with this error (others
 /// end with an I/O error), and REFUSED_STREAM says it in so many words (RFC 9113, 8.7).
-pub(super) fn proves_unprocessed(error: &hyper::Error) -> bool {
-    let Some(h2) = h2_error(error) else { return false };
-    h2.is_remote()
-        && (h2.is_go_away() || (h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM)))
-}
-
-/// True if the peer is closing the connection: nothing more may be sent on it.
-pub(super) fn is_go_away(error: &hyper::Error) -> bool {
-    h2_error(error).is_some_and(h2::Error::is_go_away)
-}
-
-fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
-    let mut source = error.source();
-    while let Some(error) = source {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        source = error.source();
-    }
-    None
+pub(super) fn proves_unprocessed(error: &h2::Error) -> bool {
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (error.is_go_away() || refused)
 }

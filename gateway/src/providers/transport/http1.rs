@@ -1,10 +1,12 @@
 //! Keep-alive HTTP/1.1 connections to many origins, for webhooks, Slack and token endpoints.
 
-use super::dial::Io;
-use super::{Answer, Body, Dialer, Failure, Origin, link};
-use http::Request;
+use super::meter::{Meter, Metered};
+use super::{ANSWER_BYTES_MAX, Answer, Body, Dialer, Failure, Origin, answer};
 use http::header::{HOST, HeaderValue};
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -29,8 +31,8 @@ pub struct IdleLimits {
 impl Default for IdleLimits {
     fn default() -> Self {
         Self {
-            per_origin_max: 4,
-            total_max: 256,
+            per_origin_max: 64,
+            total_max: 1024,
             idle_max: Duration::from_secs(30),
             age_max: Duration::from_secs(300),
         }
@@ -66,6 +68,7 @@ struct Parked {
 struct Live {
     sender: SendRequest<Body>,
     opened: Instant,
+    meter: Arc<Meter>,
 }
 
 impl Http1Pool {
@@ -92,9 +95,10 @@ impl Http1Pool {
                 Some(live) => (live, true),
                 None => (self.open(origin, deadline).await?, false),
             };
+            live.meter.allow(ANSWER_BYTES_MAX);
             match timeout_at(deadline, live.sender.try_send_request(request)).await {
                 Ok(Ok(response)) => {
-                    let answer = link::finish(response, deadline).await?;
+                    let answer = finish(response, &live.meter, deadline).await?;
                     if !answer.truncated {
                         self.park(origin, live);
                     }
@@ -105,6 +109,10 @@ impl Http1Pool {
                     // finite and a fresh connection ends the loop.
                     Some(back) if reused => request = back,
                     Some(_) => return Err(Failure::not_sent("connect")),
+                    // A head without end is an answer we will not read, not a lost connection.
+                    None if live.meter.is_spent() => {
+                        return Err(Failure::unanswered("bad_answer", None));
+                    }
                     None => return Err(lost(&refused.into_error())),
                 },
                 Err(_) => return Err(Failure::unanswered("timeout", None)),
@@ -116,8 +124,20 @@ impl Http1Pool {
         let io = timeout_at(deadline, self.0.dialer.dial(origin, 0))
             .await
             .unwrap_or_else(|_| Err(Failure::not_sent("connect")))?;
-        let sender = handshake(io).await?;
-        Ok(Live { sender, opened: Instant::now() })
+        let meter = Meter::new();
+        meter.allow(ANSWER_BYTES_MAX);
+        let (sender, connection) = Builder::new()
+            .max_headers(64)
+            .max_buf_size(ANSWER_BYTES_MAX)
+            .handshake(TokioIo::new(Metered::new(io, Arc::clone(&meter))))
+            .await
+            .map_err(|e| Failure::not_sent_because("connect", &e))?;
+        drop(tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection ended");
+            }
+        }));
+        Ok(Live { sender, opened: Instant::now(), meter })
     }
 
     /// The most recently used idle connection that still lives.
@@ -198,19 +218,20 @@ async fn sweep(pool: Weak<Shared>, period: Duration) {
     }
 }
 
-async fn handshake(io: Io) -> Result<SendRequest<Body>, Failure> {
-    let (sender, connection) = Builder::new()
-        .max_headers(64)
-        .max_buf_size(super::ANSWER_BYTES_MAX)
-        .handshake(io)
-        .await
-        .map_err(|e| Failure::not_sent_because("connect", &e))?;
-    drop(tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection ended");
+/// Reads the body of `response` before `deadline`.
+async fn finish(
+    response: Response<Incoming>,
+    meter: &Meter,
+    deadline: Instant,
+) -> Result<Answer, Failure> {
+    let (head, body) = response.into_parts();
+    match timeout_at(deadline, answer::read(body, meter)).await {
+        Ok(Ok((body, truncated))) => {
+            Ok(Answer { status: head.status, headers: head.headers, body, truncated })
         }
-    }));
-    Ok(sender)
+        Ok(Err(_)) => Err(Failure::unanswered("body_lost", Some(head.status))),
+        Err(_) => Err(Failure::unanswered("body_timeout", Some(head.status))),
+    }
 }
 
 fn lost(error: &hyper::Error) -> Failure {

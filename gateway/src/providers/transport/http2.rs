@@ -2,11 +2,14 @@
 //!
 //! Requests queue here, where a deadline and a count apply, and not inside hyper, whose own queue
 //! is invisible and unbounded. Connections are opened one at a time: the first on demand, more when
-//! every stream of the others is taken. What the peer provably did not process (GOAWAY,
-//! REFUSED_STREAM) goes out again on another connection and is no attempt of its own.
+//! every stream of the others is taken or nothing comes back on them. What the peer provably did
+//! not process (GOAWAY, REFUSED_STREAM) goes out again on another connection and is no attempt of
+//! its own.
 
-use super::link::{self, Broken, Gauge, Link};
-use super::{Answer, Body, Dialer, Failure, Origin};
+use super::gauge::Gauge;
+use super::link::{self, Broken, Link};
+use super::{Answer, Dialer, Failure, Origin};
+use bytes::Bytes;
 use http::Request;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -27,10 +30,16 @@ pub struct PoolLimits {
     pub connections_max: usize,
     /// Streams we use per connection, however many more the peer allows.
     pub streams_max: usize,
-    /// A connection without traffic for this long gets a PING.
+    /// A connection without traffic for this long gets a PING; one that waits for answers, after
+    /// `ping_busy`; one that was idle for `probe_after` gets one before it is used again.
     pub ping_idle: Duration,
+    pub ping_busy: Duration,
+    pub probe_after: Duration,
     /// A PING unanswered for this long ends the connection.
     pub ping_timeout: Duration,
+    /// A connection that brought nothing for this long, although answers are due, is used only if
+    /// there is no other, and another is opened.
+    pub soft_timeout: Duration,
 }
 
 impl Default for PoolLimits {
@@ -39,7 +48,10 @@ impl Default for PoolLimits {
             connections_max: 4,
             streams_max: 1000,
             ping_idle: Duration::from_secs(60),
-            ping_timeout: Duration::from_secs(10),
+            ping_busy: Duration::from_secs(10),
+            probe_after: Duration::from_secs(20),
+            ping_timeout: Duration::from_secs(5),
+            soft_timeout: Duration::from_secs(3),
         }
     }
 }
@@ -123,12 +135,34 @@ impl Http2Pool {
         state.links.iter().map(|link| link.gauge.limit()).sum::<usize>().max(1)
     }
 
+    /// Takes every connection out of use; the next request opens another.
+    pub fn renew_connections(&self) {
+        let links = std::mem::take(&mut self.0.state.lock().links);
+        for link in links {
+            link.gauge.close();
+        }
+        self.0.changed.notify_waiters();
+    }
+
     /// Sends what `build` makes and reads the whole answer, all within the total deadline.
     ///
     /// `build` is called again for each resend, which is rare.
     pub async fn send<F>(&self, build: F) -> Result<Answer, Failure>
     where
-        F: Fn() -> Request<Body>,
+        F: Fn() -> Request<Bytes>,
+    {
+        self.send_unless(|_| false, build).await
+    }
+
+    /// As `send`, for a peer that also says in answers that it did not process a request and
+    /// leaves: what `unprocessed` finds to be one goes out again on another connection.
+    pub async fn send_unless<F>(
+        &self,
+        unprocessed: impl Fn(&Answer) -> bool,
+        build: F,
+    ) -> Result<Answer, Failure>
+    where
+        F: Fn() -> Request<Bytes>,
     {
         let deadline = Instant::now() + self.0.dialer.deadlines.total;
         let mut avoid: Option<Arc<Gauge>> = None;
@@ -136,7 +170,14 @@ impl Http2Pool {
             let permit = self.0.permit(deadline, avoid.as_ref()).await?;
             let gauge = Arc::clone(&permit.link.gauge);
             let answers = gauge.answers();
-            match permit.link.exchange(build(), deadline).await {
+            let exchanged = permit.link.exchange(build(), deadline).await;
+            let answered =
+                exchanged.is_ok() || matches!(&exchanged, Err(Broken::Failed(f)) if f.has_status());
+            if answered && gauge.answered() {
+                self.0.changed.notify_waiters();
+            }
+            match exchanged {
+                Ok(answer) if unprocessed(&answer) => self.0.retire(&gauge),
                 Ok(answer) => return Ok(answer),
                 Err(Broken::Failed(failure)) => {
                     // A request timed out and nothing else came back meanwhile: the connection
@@ -182,21 +223,27 @@ impl Shared {
                 Try::Failed(failure) => return Err(failure),
                 Try::Wait => {}
             }
-            if timeout_at(deadline, changed).await.is_err() {
+            // Silence is no change: it has to be looked for.
+            let look_again = deadline.min(Instant::now() + self.limits.soft_timeout);
+            if timeout_at(look_again, changed).await.is_err() && Instant::now() >= deadline {
                 return Err(Failure::not_sent("saturated"));
             }
         }
     }
 
     fn try_permit(self: &Arc<Self>, failures: u64, avoid: Option<&Arc<Gauge>>) -> Try<'_> {
+        let soft = self.limits.soft_timeout;
         let mut state = self.state.lock();
+        for link in &state.links {
+            link.gauge.doubt_if_idle(self.limits.probe_after);
+        }
         let pick = |shunned: Option<&Arc<Gauge>>| {
             state
                 .links
                 .iter()
                 .filter(|link| shunned.is_none_or(|g| !Arc::ptr_eq(g, &link.gauge)))
                 .filter_map(|link| link.gauge.load().map(|load| (load, link)))
-                .min_by_key(|(load, _)| *load)
+                .min_by_key(|(load, link)| (link.gauge.is_slow(soft), *load))
                 .map(|(_, link)| Arc::clone(link))
         };
         let found = pick(avoid).or_else(|| avoid.and_then(|_| pick(None)));
@@ -205,11 +252,17 @@ impl Shared {
         }
         // The last free stream is the sign to open the next connection, not the first wait:
         // a dispatcher that never overbooks would otherwise be held to one connection for ever.
-        if state.links.iter().all(|l| l.gauge.is_settled() && l.gauge.load().is_none()) {
+        if state.links.iter().all(|link| link.gauge.wants_company(soft)) {
             self.dial_if_due(&mut state);
         }
         if let Some(link) = found {
-            return Try::Granted(Permit { shared: self, link });
+            if !(state.dialing && link.gauge.is_slow(soft)) {
+                return Try::Granted(Permit { shared: self, link });
+            }
+            // Nobody joins those who wait on it while another connection is on its way. Given
+            // back in silence: a notification would come straight back here.
+            link.gauge.give_back();
+            return Try::Wait;
         }
         match &state.resting {
             Some(resting) if state.links.is_empty() && !state.dialing => {
@@ -243,14 +296,16 @@ impl Shared {
             Ok((link, driver)) => {
                 state.resting = None;
                 state.links.push(Arc::new(link));
-                drop(tokio::spawn(driver));
+                drop(tokio::spawn(driver.run()));
             }
             Err(failure) => {
                 tracing::debug!(host = self.origin.host(), %failure, "cannot connect");
                 let wait = state.resting.as_ref().map_or(RECONNECT_WAIT_MIN, |r| r.wait * 2);
                 let wait = wait.min(RECONNECT_WAIT_MAX);
+                // Spread, so that processes that lost the same peer do not return at once.
+                let until = Instant::now() + wait.mul_f64(0.5 + rand::random::<f64>() / 2.0);
                 state.failures += 1;
-                state.resting = Some(Resting { failure, wait, until: Instant::now() + wait });
+                state.resting = Some(Resting { failure, wait, until });
             }
         }
         drop(state);
@@ -268,15 +323,21 @@ impl Shared {
                 pool.changed.notify_waiters();
             }
         });
-        timeout(self.dialer.deadlines.tls, link::open(io, &self.limits, on_change))
+        timeout(self.dialer.deadlines.tls, link::open(io, self.limits, on_change))
             .await
             .unwrap_or_else(|_| Err(Failure::not_sent("connect")))
     }
 
-    /// Takes a connection out of use; what is in flight on it may still finish.
-    fn retire(&self, gauge: &Arc<Gauge>) {
+    /// Takes a connection out of use; what is in flight on it may still finish. If it was in use,
+    /// the next one is opened before anybody asks for it.
+    fn retire(self: &Arc<Self>, gauge: &Arc<Gauge>) {
         gauge.close();
-        self.state.lock().links.retain(|link| !Arc::ptr_eq(&link.gauge, gauge));
+        let mut state = self.state.lock();
+        state.links.retain(|link| !Arc::ptr_eq(&link.gauge, gauge));
+        if state.links.is_empty() && gauge.in_flight() > 0 {
+            self.dial_if_due(&mut state);
+        }
+        drop(state);
         self.changed.notify_waiters();
     }
 }

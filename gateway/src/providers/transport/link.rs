@@ -1,90 +1,41 @@
-//! One HTTP/2 connection: its live stream limit, and the task that drives it.
+//! One HTTP/2 connection: exchanges on it, and the task that drives and watches it.
 
-use super::dial::Io;
+use super::dial::Wire;
+use super::gauge::{Gauge, LIMIT_UNKNOWN};
 use super::http2::PoolLimits;
-use super::{Answer, Body, Failure, answer, failure};
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, Connection, SendRequest};
-use hyper_util::rt::TokioTimer;
-use parking_lot::Mutex;
-use std::pin::Pin;
+use super::meter::{Meter, Metered};
+use super::{Answer, Failure, answer, failure};
+use bytes::Bytes;
+use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
+use h2::{Ping, PingPong};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Request};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
-use tokio::time::{Instant, timeout_at};
+use std::task::Poll;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-/// What h2 reports as the peer's stream limit until its SETTINGS arrive. Our own permits keep to
-/// one stream meanwhile; a real value instead of this one shows that the SETTINGS are in.
-const LIMIT_UNKNOWN: usize = 0x7fff_fff1;
+/// Bytes of an answer's head we take.
+const HEAD_BYTES_MAX: u32 = 16 * 1024;
+/// How long a connection nobody uses any more may take to say goodbye.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
 
-/// Called by the driver when a connection's limit changed or the connection ended.
-pub(super) type OnChange = Box<dyn Fn(&Arc<Gauge>) + Send>;
+/// Called when a connection's limit or trust changed, or the connection ended.
+pub(super) type OnChange = Box<dyn Fn(&Arc<Gauge>) + Send + Sync>;
 
-/// What pool, permits and driver share about a connection.
-#[derive(Debug)]
-pub(super) struct Gauge {
-    /// Streams the peer allows right now, at most our own maximum.
-    limit: AtomicUsize,
-    /// The peer's SETTINGS have arrived.
-    settled: AtomicBool,
-    in_flight: AtomicUsize,
-    answers: AtomicU64,
-    closed: AtomicBool,
-}
-
-impl Gauge {
-    pub(super) fn limit(&self) -> usize {
-        self.limit.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn is_settled(&self) -> bool {
-        self.settled.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
-    }
-
-    /// Streams in use, if there is room for one more.
-    pub(super) fn load(&self) -> Option<usize> {
-        let in_flight = self.in_flight.load(Ordering::Relaxed);
-        (!self.is_closed() && in_flight < self.limit()).then_some(in_flight)
-    }
-
-    /// Only the pool calls this, under its lock, after `load`.
-    pub(super) fn take(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn give_back(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn answers(&self) -> u64 {
-        self.answers.load(Ordering::Relaxed)
-    }
-
-    /// Takes over h2's view of the peer's limit; true if it changed.
-    fn follow(&self, seen: usize, streams_max: usize) -> bool {
-        if seen == LIMIT_UNKNOWN {
-            return false;
-        }
-        let limit = seen.min(streams_max);
-        let first = !self.settled.swap(true, Ordering::Relaxed);
-        self.limit.swap(limit, Ordering::Relaxed) != limit || first
-    }
-}
-
-/// A usable connection. Dropping the last clone of its sender lets the connection end.
+/// A usable connection; it ends after the last exchange once this is dropped.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) gauge: Arc<Gauge>,
-    sender: SendRequest<Body>,
+    sender: SendRequest<Bytes>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.gauge.close();
+    }
 }
 
 /// How an exchange on a link failed.
@@ -100,131 +51,150 @@ impl Link {
     /// Sends `request` and reads the whole answer before `deadline`.
     pub(super) async fn exchange(
         &self,
-        request: Request<Body>,
+        request: Request<Bytes>,
         deadline: Instant,
     ) -> Result<Answer, Broken> {
-        let mut sender = self.sender.clone();
-        let response = match timeout_at(deadline, sender.try_send_request(request)).await {
+        let (response, _stream) = self.start(request, deadline).await?;
+        let response = match timeout_at(deadline, response).await {
             Ok(Ok(response)) => response,
-            Ok(Err(mut refused)) => {
-                let unsent = refused.take_message().is_some();
-                return Err(broken(unsent, &refused.into_error()));
-            }
+            Ok(Err(error)) => return Err(broken(&error)),
             Err(_) => return Err(Broken::Failed(Failure::unanswered("timeout", None))),
         };
-        self.gauge.answers.fetch_add(1, Ordering::Relaxed);
-        finish(response, deadline).await.map_err(Broken::Failed)
+        let (head, body) = response.into_parts();
+        let lost = |cause| Broken::Failed(Failure::unanswered(cause, Some(head.status)));
+        match timeout_at(deadline, answer::receive(body)).await {
+            Ok(Ok((body, truncated))) => {
+                Ok(Answer { status: head.status, headers: head.headers, body, truncated })
+            }
+            Ok(Err(_)) => Err(lost("body_lost")),
+            Err(_) => Err(lost("body_timeout")),
+        }
+    }
+
+    async fn start(
+        &self,
+        request: Request<Bytes>,
+        deadline: Instant,
+    ) -> Result<(ResponseFuture, h2::SendStream<Bytes>), Broken> {
+        let mut sender = self.sender.clone();
+        match timeout_at(deadline, poll_fn(|cx| sender.poll_ready(cx))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(Broken::Resend { ended: true }),
+            Err(_) => return Err(Broken::Failed(Failure::not_sent("saturated"))),
+        }
+        let (mut parts, body) = request.into_parts();
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        // What is refused here never became a frame.
+        let sent = sender.send_request(Request::from_parts(parts, ()), body.is_empty());
+        let (response, mut stream) = sent.map_err(|_| Broken::Resend { ended: true })?;
+        if !body.is_empty() {
+            // Fails only for a stream the peer has ended already; the response says how.
+            stream.send_data(body, true).ok();
+        }
+        Ok((response, stream))
     }
 }
 
-fn broken(unsent: bool, error: &hyper::Error) -> Broken {
-    if unsent || failure::proves_unprocessed(error) {
-        return Broken::Resend { ended: unsent || failure::is_go_away(error) };
+fn broken(error: &h2::Error) -> Broken {
+    if failure::proves_unprocessed(error) {
+        return Broken::Resend { ended: error.is_go_away() };
     }
     tracing::debug!(%error, "exchange broken off");
     Broken::Failed(Failure::unanswered("connection_lost", None))
 }
 
-/// Reads the body of `response` before `deadline`.
-pub(super) async fn finish(
-    response: Response<Incoming>,
-    deadline: Instant,
-) -> Result<Answer, Failure> {
-    let (head, body) = response.into_parts();
-    match timeout_at(deadline, answer::read(body)).await {
-        Ok(Ok((body, truncated))) => {
-            Ok(Answer { status: head.status, headers: head.headers, body, truncated })
-        }
-        Ok(Err(_)) => Err(Failure::unanswered("body_lost", Some(head.status))),
-        Err(_) => Err(Failure::unanswered("body_timeout", Some(head.status))),
-    }
-}
-
-/// Starts HTTP/2 on `io`. `Driver` must be spawned; nothing moves without it.
+/// Starts HTTP/2 on `io`. `Driver::run` must be spawned; nothing moves without it.
 pub(super) async fn open(
-    io: Io,
-    limits: &PoolLimits,
+    io: Box<dyn Wire>,
+    limits: PoolLimits,
     on_change: OnChange,
 ) -> Result<(Link, Driver), Failure> {
-    let tasks = Tasks::default();
-    let (sender, client) = Builder::new(tasks.clone())
-        .timer(TokioTimer::new())
-        .keep_alive_interval(limits.ping_idle)
-        .keep_alive_timeout(limits.ping_timeout)
-        .keep_alive_while_idle(true)
+    let meter = Meter::new();
+    let (sender, mut connection) = Builder::new()
+        .enable_push(false)
         .initial_max_send_streams(LIMIT_UNKNOWN)
-        .initial_stream_window_size(u32::from(u16::MAX))
+        .initial_window_size(u32::from(u16::MAX))
         .initial_connection_window_size(1024 * 1024)
-        .handshake(io)
+        .max_header_list_size(HEAD_BYTES_MAX)
+        .handshake(Metered::new(io, Arc::clone(&meter)))
         .await
         .map_err(|e| Failure::not_sent_because("connect", &e))?;
-    let gauge = Arc::new(Gauge {
-        limit: AtomicUsize::new(1),
-        settled: AtomicBool::new(false),
-        in_flight: AtomicUsize::new(0),
-        answers: AtomicU64::new(0),
-        closed: AtomicBool::new(false),
-    });
-    let frames = tasks.first.lock().take();
+    let gauge = Gauge::new(meter);
+    let pings = connection.ping_pong().ok_or_else(|| Failure::not_sent("connect"))?;
     let driver = Driver {
-        frames,
-        client: Some(client),
+        connection,
+        sender: Some(sender.clone()),
+        pings,
         gauge: Arc::clone(&gauge),
-        streams_max: limits.streams_max,
+        limits,
         on_change,
     };
     Ok((Link { gauge, sender }, driver))
 }
 
-type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// hyper's executor: keeps the connection's own task, which hyper starts first, for the driver.
-#[derive(Clone, Default)]
-struct Tasks {
-    first: Arc<Mutex<Option<Task>>>,
-    kept: Arc<AtomicBool>,
-}
-
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
-    fn execute(&self, task: F) {
-        if self.kept.swap(true, Ordering::Relaxed) {
-            drop(tokio::spawn(task));
-        } else {
-            *self.first.lock() = Some(Box::pin(task));
-        }
-    }
-}
-
-/// Drives one connection to its end.
-///
-/// hyper splits a connection into a task that reads and writes frames and one that takes requests;
-/// only the latter knows the peer's stream limit, and it wakes on requests alone. Polling both
-/// here, frames first, makes SETTINGS and GOAWAY take effect when they arrive.
+/// Drives one connection to its end and takes SETTINGS and GOAWAY to heart when they arrive.
 pub(super) struct Driver {
-    frames: Option<Task>,
-    client: Option<Connection<Io, Body, Tasks>>,
+    connection: Connection<Metered<Box<dyn Wire>>, Bytes>,
+    /// Tells whether the peer takes new streams; given up with the connection.
+    sender: Option<SendRequest<Bytes>>,
+    pings: PingPong,
     gauge: Arc<Gauge>,
-    streams_max: usize,
+    limits: PoolLimits,
     on_change: OnChange,
 }
 
-impl Future for Driver {
-    type Output = ();
+impl Driver {
+    pub(super) async fn run(self) {
+        let Self { mut connection, mut sender, pings, gauge, limits, on_change } = self;
+        let mut watching = pin!(watch(pings, &gauge, &limits));
+        let mut doubted = false;
+        poll_fn(|cx| {
+            let ended = Pin::new(&mut connection).poll(cx).is_ready();
+            let leaving =
+                sender.as_mut().is_some_and(|s| matches!(s.poll_ready(cx), Poll::Ready(Err(_))));
+            if (ended || leaving) && gauge.close() {
+                on_change(&gauge);
+            }
+            if gauge.is_closed() {
+                sender = None;
+            } else if gauge.follow(connection.max_concurrent_send_streams(), limits.streams_max) {
+                on_change(&gauge);
+            }
+            let dead = !ended && watching.as_mut().poll(cx).is_ready();
+            if dead && gauge.close() {
+                on_change(&gauge);
+            }
+            let is_doubted = gauge.is_doubted();
+            if std::mem::replace(&mut doubted, is_doubted) && !is_doubted {
+                on_change(&gauge);
+            }
+            if ended || dead { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        if this.frames.as_mut().is_some_and(|frames| frames.as_mut().poll(cx).is_ready()) {
-            this.frames = None;
+/// Asks with a PING whether the peer still lives, when nothing was heard of it for too long.
+/// Returns when it does not, or when the connection is closed and nobody uses it any more.
+async fn watch(mut pings: PingPong, gauge: &Gauge, limits: &PoolLimits) {
+    loop {
+        let busy = gauge.in_flight() > 0;
+        if gauge.is_closed() && !busy {
+            return sleep(LEAVE_MAX).await;
         }
-        if let Some(client) = &mut this.client {
-            if Pin::new(&mut *client).poll(cx).is_ready() {
-                this.client = None;
-                this.gauge.close();
-                (this.on_change)(&this.gauge);
-            } else if this.gauge.follow(client.current_max_send_streams(), this.streams_max) {
-                (this.on_change)(&this.gauge);
+        let patience = if busy { limits.ping_busy } else { limits.ping_idle };
+        let wait = patience.saturating_sub(gauge.meter.quiet());
+        if !wait.is_zero() && !gauge.is_doubted() {
+            // A notification cuts the wait short: what is waited for has changed.
+            timeout(wait, gauge.stirred.notified()).await.ok();
+            continue;
+        }
+        match timeout(limits.ping_timeout, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => gauge.trust(),
+            Ok(Err(_)) | Err(_) => {
+                tracing::debug!("a connection answers no PING; it is given up");
+                return;
             }
         }
-        if this.frames.is_none() && this.client.is_none() { Poll::Ready(()) } else { Poll::Pending }
     }
 }

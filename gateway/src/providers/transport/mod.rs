@@ -7,9 +7,11 @@
 mod answer;
 mod dial;
 mod failure;
+mod gauge;
 mod http1;
 mod http2;
 mod link;
+mod meter;
 mod origin;
 mod resolve;
 #[cfg(test)]
@@ -23,19 +25,19 @@ pub use http1::{Http1Pool, IdleLimits};
 pub use http2::{Http2Pool, PoolLimits};
 pub(crate) use origin::path_of;
 pub use origin::{Origin, OriginError};
-pub use resolve::{Resolve, ResolveError, SystemResolver};
+pub use resolve::{NameCache, Resolve, ResolveError, SystemResolver};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use std::time::Duration;
 
-/// A request body: small and complete, so that it can be sent again without asking anybody.
+/// A request body of HTTP/1.1: small and complete, so that it can be sent again without asking anybody.
 pub type Body = Full<Bytes>;
 
 /// How long each part of one attempt may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
-    /// Resolving the name and connecting, together.
+    /// Connecting, over all addresses of the name together; resolving it has a bound of its own.
     pub connect: Duration,
     /// The TLS handshake.
     pub tls: Duration,

@@ -11,7 +11,7 @@ pub use sign::SecretError;
 use crate::BoxFuture;
 use crate::clock::Clock;
 use crate::model::{Attempt, Delivery, Outcome, ProviderName, Target};
-use crate::providers::attempt::{self, unsent};
+use crate::providers::attempt::{self, Memo, unsent};
 use crate::providers::guard::{Guard, GuardError, GuardPolicy};
 use crate::providers::tls::{self, Protocol};
 use crate::providers::transport::{
@@ -35,8 +35,9 @@ pub struct WebhookConfig {
     /// Also targets on this machine, for development and tests. Other private addresses stay
     /// forbidden.
     pub allow_private: bool,
-    /// Our own public names: no webhook may point back at us.
+    /// Our own public names and the ports we listen on: no webhook may point back at us.
     pub own_hosts: Vec<String>,
+    pub own_ports: Vec<u16>,
     /// A CA to trust besides the public ones.
     pub ca_pem: Option<Vec<u8>>,
     pub deadlines: Deadlines,
@@ -51,6 +52,7 @@ impl Default for WebhookConfig {
             allow_http: false,
             allow_private: false,
             own_hosts: Vec::new(),
+            own_ports: Vec::new(),
             ca_pem: None,
             deadlines: Deadlines::default(),
             idle: IdleLimits::default(),
@@ -64,6 +66,7 @@ impl Default for WebhookConfig {
 pub struct Webhook {
     guard: Guard,
     http: Http1Pool,
+    bodies: Memo<Bytes>,
     in_flight_max: usize,
     clock: Arc<dyn Clock>,
 }
@@ -75,6 +78,7 @@ impl Webhook {
             allow_http: config.allow_http,
             allow_loopback: config.allow_private,
             own_hosts: config.own_hosts.clone(),
+            own_ports: config.own_ports.clone(),
         });
         Self::with_guard(config, guard, clock)
     }
@@ -92,12 +96,23 @@ impl Webhook {
             deadlines: config.deadlines,
         };
         let http = Http1Pool::new(dialer, config.idle);
-        Ok(Self { guard, http, in_flight_max: config.in_flight_max.max(1), clock })
+        let in_flight_max = config.in_flight_max.max(1);
+        Ok(Self { guard, http, bodies: Memo::default(), in_flight_max, clock })
     }
 
     /// Judges a URL when a subscription is made, with the rules each delivery meets later.
     pub fn check_url(&self, url: &str) -> Result<(), GuardError> {
         self.guard.check_url(url).map(drop)
+    }
+
+    /// Judges where a URL leads right now, when a subscription is made. A name that cannot be
+    /// resolved passes: each connection is judged again.
+    pub async fn check_host(&self, url: &str) -> Result<(), GuardError> {
+        let url = self.guard.check_url(url)?;
+        match self.guard.resolve_pinned(&url).await {
+            Ok(_) | Err(GuardError::Unresolved) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Judges a secret when a subscription is made.
@@ -118,7 +133,7 @@ impl Webhook {
         let Ok(key) = sign::key(secret.reveal()) else {
             return unsent(Outcome::Hold { cause: "bad_secret" });
         };
-        let body = match payload::prepare(delivery) {
+        let body = match self.bodies.of(delivery, || payload::prepare(delivery)) {
             Ok(body) => body,
             Err(cause) => return unsent(Outcome::Rejected { cause }),
         };

@@ -92,28 +92,36 @@ async fn an_applivery_event_is_sent_as_it_came() {
 async fn each_status_means_what_the_table_says() {
     let wait = |s| Some(Duration::from_secs(s));
     let retry = |after, cause| Outcome::Retry { after, cause };
-    let cases: [(u16, Option<&'static str>, Outcome); 22] = [
+    let cases: [(u16, Option<&'static str>, Outcome); 30] = [
         (200, None, Outcome::Delivered),
         (201, None, Outcome::Delivered),
+        (202, None, Outcome::Delivered),
+        (204, None, Outcome::Delivered),
         (299, None, Outcome::Delivered),
+        (301, Some("5"), retry(None, "redirect")),
         (304, None, retry(None, "redirect")),
-        (400, None, Outcome::Rejected { cause: "http_4xx" }),
-        (401, None, Outcome::Rejected { cause: "http_4xx" }),
-        (403, None, Outcome::Rejected { cause: "http_4xx" }),
-        (404, None, Outcome::Rejected { cause: "http_4xx" }),
-        (413, None, Outcome::Rejected { cause: "http_4xx" }),
+        (400, None, retry(None, "http_4xx")),
+        (401, None, retry(None, "http_4xx")),
+        (403, None, retry(None, "http_4xx")),
+        (404, Some("9"), retry(wait(9), "http_4xx")),
         (408, None, retry(None, "http_408")),
-        (410, None, Outcome::Gone { cause: "http_410" }),
+        (410, Some("9"), Outcome::Gone { cause: "http_410" }),
+        (411, None, retry(None, "http_4xx")),
+        (413, None, retry(None, "http_413")),
         (425, None, retry(None, "http_425")),
         (429, Some("17"), retry(wait(17), "http_429")),
-        (429, Some("-1"), retry(None, "http_429")),
+        (429, Some("-5"), retry(None, "http_429")),
+        (429, Some("1e9"), retry(None, "http_429")),
+        (429, Some("abc"), retry(None, "http_429")),
+        (429, None, retry(None, "http_429")),
         (429, Some("99999999"), retry(wait(3600), "http_429")),
         (500, None, retry(None, "http_5xx")),
-        (502, None, retry(None, "http_5xx")),
-        (503, Some("5"), retry(wait(5), "http_5xx")),
-        (504, None, retry(None, "http_5xx")),
+        (501, None, retry(None, "http_501")),
+        (502, None, retry(None, "http_502")),
+        (503, Some("5"), retry(wait(5), "http_503")),
+        (504, None, retry(None, "http_504")),
+        (505, None, retry(None, "http_5xx")),
         (599, None, retry(None, "http_5xx")),
-        (301, Some("5"), retry(None, "redirect")),
         (600, None, retry(None, "http_unexpected")),
     ];
     let provider = webhook();
@@ -124,8 +132,12 @@ async fn each_status_means_what_the_table_says() {
         })
         .await;
         let attempt = send_one(&provider, to(&server.url())).await;
-        assert_eq!((attempt.outcome, attempt.status), (want, Some(status)));
+        assert_eq!((attempt.outcome, attempt.status), (want, Some(status)), "{retry_after:?}");
     }
+    let covered = |(from, to, ..): &(u16, u16, classify::Meaning, &str)| {
+        cases.iter().any(|(status, ..)| (*from..=*to).contains(status))
+    };
+    assert!(classify::STATUSES.iter().all(covered), "a row without a case");
 }
 
 #[tokio::test]
@@ -195,7 +207,7 @@ async fn a_certificate_that_cannot_be_verified_gets_no_payload() {
     let server =
         Server::start(Some(ca.server(b"http/1.1")), Speak::Http1, |_, _| Act::status(200)).await;
     let attempt = send_one(&webhook(), to(&server.url())).await;
-    assert_eq!(attempt.outcome, Outcome::Retry { after: None, cause: "tls" });
+    assert_eq!(attempt.outcome, Outcome::Retry { after: None, cause: "tls_certificate" });
     assert!(server.seen().is_empty());
 }
 

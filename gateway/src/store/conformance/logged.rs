@@ -5,23 +5,25 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::samples::{ACME, GLOBEX, object_id, organization, two_organizations, user, webhook};
+use super::samples::{
+    ACME, GLOBEX, device, member, object_id, organization, two_organizations, user, webhook,
+};
 use super::{Checked, Place, apply, refused_as};
 use crate::model::{
-    AuditNote, Invitation, Millis, NotificationPolicy, PolicyOwner, RefreshToken, RoleId,
-    SecretHash, User, UserId,
+    ApiKey, AuditNote, Client, Invitation, MemberRole, Membership, Millis, NotificationPolicy,
+    PolicyOwner, RefreshToken, RoleId, SecretHash, User, UserId,
 };
-use crate::store::{Change, Expectation, LogError, LogStep, Store, UserRef, Version};
+use crate::store::{Change, Expectation, LogStep, Store, UserRef, Version};
 use uuid::Uuid;
 
 /// A log that keeps what it was given, in order.
 #[derive(Clone, Debug, Default)]
-struct Log(Arc<Mutex<Vec<Made>>>);
+pub(super) struct Log(Arc<Mutex<Vec<Made>>>);
 
-type Made = (Version, Vec<Change>);
+pub(super) type Made = (Version, Vec<Change>);
 
 impl Log {
-    fn step(&self, changes: &[Change]) -> LogStep {
+    pub(super) fn step(&self, changes: &[Change]) -> LogStep {
         let (log, changes) = (self.clone(), changes.to_vec());
         Box::new(move |version| {
             log.0.lock().push((version, changes));
@@ -29,7 +31,7 @@ impl Log {
         })
     }
 
-    fn taken(&self) -> Vec<Made> {
+    pub(super) fn taken(&self) -> Vec<Made> {
         self.0.lock().clone()
     }
 }
@@ -66,21 +68,6 @@ pub(super) async fn logs_what_it_makes_and_nothing_it_refuses(store: &dyn Store)
     Ok(())
 }
 
-pub(super) async fn makes_nothing_that_its_log_did_not_take(store: &dyn Store) -> Checked {
-    apply(store, two_organizations(1)).await?;
-    let full: LogStep = Box::new(|_| Err(LogError::Full));
-    let add = || vec![Change::PutUser(user(ACME, 2))];
-    refused_as(store.apply_logged(add(), full).await, "the changes could not be logged");
-    assert_eq!(store.user(UserRef::Id(UserId(2))).await?, None);
-    let failing: LogStep = Box::new(|_| Ok(Box::pin(async { Err(LogError::Failed) })));
-    refused_as(store.apply_logged(add(), failing).await, "the changes could not be logged");
-    assert_eq!(store.user(UserRef::Id(UserId(2))).await?, None);
-    assert_eq!(store.count_users(ACME).await?, 1);
-    apply(store, add()).await?;
-    assert_eq!(store.user(UserRef::Id(UserId(2))).await?, Some(user(ACME, 2)));
-    Ok(())
-}
-
 pub(super) async fn makes_logged_changes_again_exactly_once(place: &impl Place) -> Checked {
     let log = Log::default();
     let store = place.open().await;
@@ -114,11 +101,51 @@ pub(super) async fn makes_logged_changes_again_exactly_once(place: &impl Place) 
     Ok(())
 }
 
+const SOLUTION: Uuid = Uuid::from_u128(77);
+
+/// One client and one key of ACME.
+fn credentials() -> (Client, ApiKey) {
+    let (secret, created_at, name) = (SecretHash([3; 32]), Millis(1), String::from("shop"));
+    let client = Client {
+        id: String::from("oa2-client-id_1"),
+        org: ACME,
+        name: name.clone(),
+        secret,
+        limited_to: None,
+        created_at,
+    };
+    let key = ApiKey {
+        id: object_id(5),
+        token: secret,
+        org: ACME,
+        user: None,
+        name,
+        limited_to: None,
+        created_at,
+        expires_at: None,
+    };
+    (client, key)
+}
+
 pub(super) async fn decides_expectations_with_the_changes(store: &Arc<dyn Store>) -> Checked {
     apply(&**store, two_organizations(3)).await?;
     let admin = |id| Change::PutUser(User { role: RoleId(1), ..user(ACME, id) });
     let hook = webhook(ACME, 7, &["*"]);
     apply(&**store, [admin(1), Change::PutSubscription(hook.clone())]).await?;
+    let (held, phone) = (member(SOLUTION, 1, &["ops"]), |number| device(1, number));
+    let maker = Membership { role: MemberRole::Maker, ..held.clone() };
+    let (client, key) = credentials();
+    apply(
+        &**store,
+        [
+            Change::PutClient(client),
+            Change::PutKey(key),
+            Change::PutDevice(phone(1)),
+            Change::PutDevice(phone(2)),
+            Change::PutMembership(ACME, held.clone()),
+        ],
+    )
+    .await?;
     let unmet = |what: &str| format!("the records are not as the change expects them: {what}");
     for (expectation, holds) in [
         (Expectation::UserRevision(UserId(1), 0), true),
@@ -138,6 +165,21 @@ pub(super) async fn decides_expectations_with_the_changes(store: &Arc<dyn Store>
         (Expectation::Subscription(ACME, hook.id, Millis(1)), false),
         (Expectation::Subscription(GLOBEX, hook.id, hook.updated_at), false),
         (Expectation::Subscription(ACME, object_id(8), hook.updated_at), false),
+        (Expectation::Clients(ACME, 2), true),
+        (Expectation::Clients(ACME, 1), false),
+        (Expectation::Clients(GLOBEX, 1), true),
+        (Expectation::Keys(ACME, 2), true),
+        (Expectation::Keys(ACME, 1), false),
+        (Expectation::Keys(GLOBEX, 1), true),
+        (Expectation::Devices(UserId(1), phone(3).id, 3), true),
+        (Expectation::Devices(UserId(1), phone(3).id, 2), false),
+        (Expectation::Devices(UserId(1), phone(2).id, 2), true),
+        (Expectation::Devices(UserId(2), phone(2).id, 1), true),
+        (Expectation::Membership(ACME, SOLUTION, UserId(1), Some(held.clone())), true),
+        (Expectation::Membership(ACME, SOLUTION, UserId(1), Some(maker)), false),
+        (Expectation::Membership(ACME, SOLUTION, UserId(1), None), false),
+        (Expectation::Membership(ACME, SOLUTION, UserId(2), None), true),
+        (Expectation::Membership(ACME, SOLUTION, UserId(2), Some(held)), false),
     ] {
         let word = expectation.word();
         let outcome = store.apply(vec![Change::Expect(expectation.clone())]).await;

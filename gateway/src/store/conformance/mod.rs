@@ -7,7 +7,8 @@ mod audience;
 mod inbox;
 mod logged;
 mod records;
-pub(super) mod samples;
+mod refused;
+pub(crate) mod samples;
 mod search;
 
 use std::error::Error;
@@ -58,12 +59,15 @@ pub async fn run<P: Place>(empty_place: impl AsyncFn() -> P) -> Checked {
     search::lists_users_by_id_page_by_page(&*store().await).await?;
 
     logged::logs_what_it_makes_and_nothing_it_refuses(&*store().await).await?;
-    logged::makes_nothing_that_its_log_did_not_take(&*store().await).await?;
     logged::makes_logged_changes_again_exactly_once(&empty_place().await).await?;
     logged::decides_expectations_with_the_changes(&store().await).await?;
     logged::chains_the_audit_trail_of_each_organization(&*store().await).await?;
     logged::forgets_what_ended_and_nothing_else(&*store().await).await?;
     logged::gives_out_ids_beyond_every_imported_one(&empty_place().await).await?;
+
+    refused::makes_nothing_that_a_full_log_did_not_take(&*store().await).await?;
+    refused::keeps_what_was_logged_beside_what_was_not(&empty_place().await).await?;
+    refused::makes_nothing_more_after_a_log_that_failed(&empty_place().await).await?;
 
     inbox::moves_entries_as_their_deliveries_go(&*store().await).await?;
     inbox::pages_and_syncs_inboxes_over_a_reopen(&empty_place().await).await?;

@@ -9,11 +9,11 @@ use crate::model::{
 };
 use crate::store::Change;
 
-pub(in crate::store) const ACME: OrganizationId = OrganizationId(101);
-pub(in crate::store) const GLOBEX: OrganizationId = OrganizationId(202);
+pub(crate) const ACME: OrganizationId = OrganizationId(101);
+pub(crate) const GLOBEX: OrganizationId = OrganizationId(202);
 
 /// An organization whose names all follow from its id.
-pub(in crate::store) fn organization(id: OrganizationId) -> Organization {
+pub(crate) fn organization(id: OrganizationId) -> Organization {
     Organization {
         id,
         uuid: Uuid::from_u128(u128::from(id.0.unsigned_abs())),
@@ -29,7 +29,7 @@ pub(in crate::store) fn organization(id: OrganizationId) -> Organization {
 }
 
 /// A user whose names all follow from its id.
-pub(in crate::store) fn user(org: OrganizationId, id: i64) -> User {
+pub(crate) fn user(org: OrganizationId, id: i64) -> User {
     User {
         id: UserId(id),
         uuid: Uuid::from_u128(u128::from(id.cast_unsigned()) << 64),
@@ -47,7 +47,7 @@ pub(in crate::store) fn user(org: OrganizationId, id: i64) -> User {
     }
 }
 
-pub(in crate::store) fn device(user: i64, number: u128) -> Device {
+pub(crate) fn device(user: i64, number: u128) -> Device {
     Device {
         id: DeviceId(Uuid::from_u128(number)),
         user: UserId(user),
@@ -58,12 +58,12 @@ pub(in crate::store) fn device(user: i64, number: u128) -> Device {
     }
 }
 
-pub(in crate::store) fn member(solution: Uuid, user: i64, groups: &[&str]) -> Membership {
+pub(crate) fn member(solution: Uuid, user: i64, groups: &[&str]) -> Membership {
     let groups = groups.iter().map(|group| String::from(*group)).collect();
     Membership { solution, user: UserId(user), groups, role: MemberRole::default() }
 }
 
-pub(in crate::store) fn webhook(org: OrganizationId, number: u32, events: &[&str]) -> Subscription {
+pub(crate) fn webhook(org: OrganizationId, number: u32, events: &[&str]) -> Subscription {
     Subscription {
         id: object_id(number),
         org,
@@ -81,7 +81,7 @@ pub(in crate::store) fn webhook(org: OrganizationId, number: u32, events: &[&str
     }
 }
 
-pub(in crate::store) fn slack(org: OrganizationId, number: u32, events: &[&str]) -> Subscription {
+pub(crate) fn slack(org: OrganizationId, number: u32, events: &[&str]) -> Subscription {
     let endpoint = Endpoint::Slack {
         url: Secret::new("https://hooks.slack.example.com/T/B/X"),
         team: String::from("T1"),
@@ -90,7 +90,7 @@ pub(in crate::store) fn slack(org: OrganizationId, number: u32, events: &[&str])
     Subscription { endpoint, ..webhook(org, number, events) }
 }
 
-pub(in crate::store) fn object_id(number: u32) -> ObjectId {
+pub(crate) fn object_id(number: u32) -> ObjectId {
     let mut bytes = [7u8; 12];
     for (to, from) in bytes.iter_mut().rev().zip(number.to_le_bytes()) {
         *to = from;
@@ -99,7 +99,7 @@ pub(in crate::store) fn object_id(number: u32) -> ObjectId {
 }
 
 /// Two organizations, the first with the users 1 to `users`.
-pub(in crate::store) fn two_organizations(users: i64) -> Vec<Change> {
+pub(crate) fn two_organizations(users: i64) -> Vec<Change> {
     let mut changes = vec![
         Change::PutOrganization(organization(ACME)),
         Change::PutOrganization(organization(GLOBEX)),

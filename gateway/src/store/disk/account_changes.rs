@@ -5,8 +5,8 @@ use serde::de::DeserializeOwned;
 use super::change::{Making, Refusal, count, counted, require_organization};
 use super::inbox;
 use super::tables::{
-    Counter, Table, audit_key, group_prefix, org_key, owner_key, pair_key, role_key,
-    solution_prefix, subscription_key, text_key, user_key, user_of,
+    Counter, Flaw, Table, audit_key, device_key, group_prefix, org_key, owner_key, pair_key,
+    role_key, solution_prefix, subscription_key, text_key, user_key, user_of,
 };
 use super::transaction::Draft;
 use crate::model::{
@@ -97,8 +97,34 @@ fn expect(draft: &Draft<'_>, expectation: &Expectation) -> Result<(), Refusal> {
             let stored = draft.record::<Subscription>(Table::Subscriptions, &key)?;
             stored.is_some_and(|stored| stored.updated_at == *at)
         }
+        Expectation::Clients(org, max) => {
+            are_fewer(draft.keys(Table::ClientsByOrganization, &org_key(*org))?, *max)?
+        }
+        Expectation::Keys(org, max) => {
+            are_fewer(draft.keys(Table::KeysByOrganization, &org_key(*org))?, *max)?
+        }
+        Expectation::Devices(user, besides, max) => {
+            let own = device_key(*user, *besides);
+            let keys = draft.keys(Table::Devices, &user_key(*user))?;
+            are_fewer(keys.filter(|key| key.as_ref().map_or(true, |key| *key != own)), *max)?
+        }
+        Expectation::Membership(org, solution, user, membership) => {
+            let key = pair_key(&solution_prefix(*org, *solution), &user_key(*user));
+            draft.record::<Membership>(Table::Memberships, &key)? == *membership
+        }
     };
     if holds { Ok(()) } else { Err(Refusal::Unmet(expectation.word())) }
+}
+
+/// Looks at no more keys than it takes to know.
+fn are_fewer(keys: impl Iterator<Item = Result<Vec<u8>, Flaw>>, max: u32) -> Result<bool, Flaw> {
+    let max = usize::try_from(max).unwrap_or(usize::MAX);
+    let mut count = 0;
+    for key in keys.take(max) {
+        key?;
+        count += 1;
+    }
+    Ok(count < max)
 }
 
 fn role_besides(

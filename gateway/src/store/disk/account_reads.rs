@@ -28,11 +28,11 @@ impl View<'_> {
     pub(super) fn children(
         &self,
         org: OrganizationId,
-        after: Option<OrganizationId>,
+        offset: u64,
         limit: usize,
     ) -> Result<Vec<Arc<Organization>>, Flaw> {
         let mut found = Vec::new();
-        for child in self.child_ids(org, after, limit)? {
+        for child in self.child_ids(org, offset, limit)? {
             found.extend(self.organization(&OrganizationRef::Id(child))?);
         }
         Ok(found)
@@ -41,16 +41,13 @@ impl View<'_> {
     pub(super) fn child_ids(
         &self,
         org: OrganizationId,
-        after: Option<OrganizationId>,
+        offset: u64,
         limit: usize,
     ) -> Result<Vec<OrganizationId>, Flaw> {
         let prefix = org_key(org);
-        let from = after.map_or_else(
-            || prefix.to_vec(),
-            |after| pair_key(&pair_key(&prefix, &org_key(after)), &[0]),
-        );
-        let rows = self.rows(Table::Children, &from, successor(&prefix).as_deref())?;
-        rows.take(limit).map(|row| last_org(Table::Children, row?.0.value())).collect()
+        let rows = self.rows(Table::Children, &prefix, successor(&prefix).as_deref())?;
+        let rows = rows.skip(usize::try_from(offset).unwrap_or(usize::MAX)).take(limit);
+        rows.map(|row| last_org(Table::Children, row?.0.value())).collect()
     }
 
     pub(super) fn subtree(&self, org: OrganizationId) -> Result<Vec<OrganizationId>, Flaw> {
@@ -60,7 +57,7 @@ impl View<'_> {
             if found.len() >= SUBTREE_MAX {
                 break;
             }
-            let below = self.child_ids(next, None, SUBTREE_MAX)?;
+            let below = self.child_ids(next, 0, SUBTREE_MAX)?;
             found.extend(&below);
             open.extend(below);
         }

@@ -57,10 +57,14 @@ impl Accounts for DiskStore {
     fn children(
         &self,
         org: OrganizationId,
-        after: Option<OrganizationId>,
+        offset: u64,
         limit: usize,
     ) -> Read<'_, Vec<Arc<Organization>>> {
-        self.long(move |view| view.children(org, after, limit))
+        self.long(move |view| view.children(org, offset, limit))
+    }
+
+    fn count_children(&self, org: OrganizationId) -> Read<'_, u64> {
+        self.short(|view| view.counter(Counter::Children(org)))
     }
 
     fn subtree(&self, org: OrganizationId) -> Read<'_, Vec<OrganizationId>> {

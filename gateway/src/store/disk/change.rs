@@ -12,10 +12,7 @@ use crate::model::{
     Device, DeviceId, Membership, Organization, OrganizationId, Role, Subscription, SubscriptionId,
     User,
 };
-use crate::store::{Change, Failing, OrganizationRef, UserRef, Version};
-
-/// Deepest organization tree: a longer chain of parents is taken for a loop.
-pub(super) const TREE_DEPTH_MAX: usize = 64;
+use crate::store::{Change, Failing, OrganizationRef, TREE_DEPTH_MAX, UserRef, Version};
 
 /// Why a change was not made. The draft may hold some of its writes: roll back.
 #[derive(Debug)]

@@ -1,9 +1,10 @@
 //! The embedded record store: one redb file, one writer thread, reads from snapshots.
 //!
 //! `<dir>/records.redb` belongs to one process at a time. `apply` answers after the commit that
-//! holds its changes reached the disk, whatever the journal's fsync setting is: records are few
-//! and say who may receive what. If the process dies, every answered apply is there after the
-//! next start and no other apply is there in part.
+//! holds its changes was synced, whatever the journal's fsync setting is: records are few and say
+//! who may receive what. `apply_logged` answers after its log's promise and a commit that is not
+//! synced: what a crash takes back of it, `redo` makes again. So its changes are as durable as
+//! the journal's class says. No apply is ever there in part.
 
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -34,6 +35,7 @@ mod account_reads;
 mod accounts;
 mod cache;
 mod change;
+mod group;
 mod inbox;
 mod reader;
 pub mod search;

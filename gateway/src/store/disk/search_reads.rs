@@ -7,12 +7,11 @@ use std::sync::Arc;
 use redb::ReadableTableMetadata;
 
 use super::Records;
-use super::change::TREE_DEPTH_MAX;
 use super::reader::{ScanRange, View};
 use super::search::{SearchIndex, SearchRow};
 use super::tables::{Counter, Flaw, Table, decode, org_key, successor, user_key, user_of};
 use crate::model::{OrganizationId, User, UserId};
-use crate::store::{OrganizationRef, UserRef};
+use crate::store::{OrganizationRef, TREE_DEPTH_MAX, UserRef};
 
 /// Users of a subtree that is searched without an index: reading each takes microseconds.
 const SMALL_USERS_MAX: u64 = 1_000;
@@ -32,7 +31,7 @@ impl View<'_> {
         let (mut found, mut open, mut users) = (vec![root], VecDeque::from([root]), 0);
         while let Some(next) = open.pop_front() {
             users += self.counter(Counter::Users(next))?;
-            let below = self.child_ids(next, None, SMALL_ORGANIZATIONS_MAX)?;
+            let below = self.child_ids(next, 0, SMALL_ORGANIZATIONS_MAX)?;
             found.extend(&below);
             open.extend(below);
             if users > SMALL_USERS_MAX || found.len() > SMALL_ORGANIZATIONS_MAX {

@@ -69,7 +69,7 @@ enum Root {
 struct Building {
     number: u64,
     changes: BTreeMap<UserId, Option<Box<SearchRow>>>,
-    /// Organizations moved: what the build reads is of no use.
+    /// Organizations moved, or too much changed: what the build reads is of no use.
     is_stale: bool,
     /// Wakes who waits, by an error or by its end.
     done: watch::Sender<Failure>,
@@ -379,6 +379,7 @@ fn try_note(records: &Records, touched: &Touched) -> Result<(), Flaw> {
             records.searches.place(&row, &view.chain(org)?);
         }
     }
+    records.searches.drop_unread();
     Ok(())
 }
 
@@ -389,6 +390,7 @@ impl Searches {
         for (root, state) in roots.iter_mut() {
             let is_below = above.contains(root);
             match state {
+                Root::Building(building) if building.is_stale => {}
                 Root::Building(building) => {
                     let row_here = is_below.then(|| Box::new(row.clone()));
                     building.changes.insert(row.user, row_here);
@@ -398,8 +400,20 @@ impl Searches {
                 Root::Ready(_) => {}
             }
         }
+    }
+
+    /// Drops indexes with more changes than are worth keeping until somebody searches, and has
+    /// builds with as many start over.
+    fn drop_unread(&self) {
+        let mut roots = self.roots.lock();
         let is_unread = |_: &OrganizationId, state: &mut Root| match state {
-            Root::Building(_) => false,
+            Root::Building(building) => {
+                if building.changes.len() > UNREAD_CHANGES_MAX {
+                    building.is_stale = true;
+                    building.changes = BTreeMap::new();
+                }
+                false
+            }
             Root::Ready(ready) => ready.index.changed() > ready.seen + UNREAD_CHANGES_MAX,
         };
         let unread: Vec<_> = roots.extract_if(is_unread).collect();
@@ -416,5 +430,76 @@ impl Searches {
                 roots.remove(root);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Millis, UserStatus};
+
+    const ACME: OrganizationId = OrganizationId(101);
+
+    fn row(user: i64) -> SearchRow {
+        SearchRow {
+            user: UserId(user),
+            org_name: Arc::from("Acme"),
+            name: format!("User {user}"),
+            email: format!("user-{user}@example.com"),
+            nick_name: None,
+            phone: None,
+            status: UserStatus::Active,
+            inactive_from: None,
+            role: 3,
+            devices: 0,
+            country: None,
+            registered_at: Millis(0),
+        }
+    }
+
+    fn building(searches: &Searches, number: u64) {
+        let done = watch::Sender::default();
+        let building = Building { number, changes: BTreeMap::new(), is_stale: false, done };
+        searches.roots.lock().insert(ACME, Root::Building(building));
+    }
+
+    /// Notes changes of the users 1 to `users`, all at once.
+    fn note(searches: &Searches, users: usize) {
+        for user in 1..=i64::try_from(users).unwrap() {
+            searches.place(&row(user), &[ACME]);
+        }
+        searches.drop_unread();
+    }
+
+    fn kept(searches: &Searches) -> Option<(usize, bool)> {
+        match searches.roots.lock().get(&ACME)? {
+            Root::Building(building) => Some((building.changes.len(), building.is_stale)),
+            Root::Ready(ready) => Some((ready.index.changed(), false)),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_build_keeps_a_bounded_number_of_changes_and_then_starts_over() {
+        let searches = Arc::new(Searches::default());
+        building(&searches, 1);
+        note(&searches, UNREAD_CHANGES_MAX);
+        assert_eq!(kept(&searches), Some((UNREAD_CHANGES_MAX, false)));
+        note(&searches, UNREAD_CHANGES_MAX + 1);
+        assert_eq!(kept(&searches), Some((0, true)));
+        note(&searches, 10);
+        assert_eq!(kept(&searches), Some((0, true)), "a stale build collects nothing");
+        searches.finish(ACME, 1, SearchIndex::build([]));
+        assert_eq!(kept(&searches), None, "what a stale build read is not served");
+    }
+
+    #[tokio::test]
+    async fn an_index_nobody_reads_is_dropped_after_as_many_changes() {
+        let searches = Arc::new(Searches::default());
+        building(&searches, 1);
+        searches.finish(ACME, 1, SearchIndex::build([]));
+        note(&searches, UNREAD_CHANGES_MAX);
+        assert_eq!(kept(&searches), Some((UNREAD_CHANGES_MAX, false)));
+        note(&searches, UNREAD_CHANGES_MAX + 1);
+        assert_eq!(kept(&searches), None);
     }
 }

@@ -80,11 +80,10 @@ async fn a_damaged_file_is_refused_with_its_name_and_the_way_out() {
     }
 }
 
-#[tokio::test]
-async fn a_record_with_a_flipped_bit_is_named_and_not_served() {
-    let dir = tempfile::tempdir().unwrap();
-    drop(with_one_organization(dir.path()).await);
-    let path = dir.path().join(FILE_NAME);
+/// A store whose one organization has a flipped bit.
+async fn with_a_flipped_bit(dir: &Path) -> DiskStore {
+    drop(with_one_organization(dir).await);
+    let path = dir.join(FILE_NAME);
     let mut file = std::fs::read(&path).unwrap();
     let name = b"Acme\0\x03UTC";
     let found: Vec<usize> = (0..file.len()).filter(|at| file[*at..].starts_with(name)).collect();
@@ -93,11 +92,32 @@ async fn a_record_with_a_flipped_bit_is_named_and_not_served() {
         file[at] ^= 1;
     }
     std::fs::write(&path, file).unwrap();
-    let store = DiskStore::open(dir.path()).unwrap();
+    DiskStore::open(dir).unwrap()
+}
+
+#[tokio::test]
+async fn a_record_with_a_flipped_bit_is_named_and_not_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_a_flipped_bit(dir.path()).await;
     let which = OrganizationRef::Slug(organization().slug);
     let refused = told(&store.organization(which).await.unwrap_err());
     assert!(refused.contains("records.redb is damaged"), "{refused}");
     assert!(refused.contains("table organizations"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_logged_change_that_meets_damage_is_refused_and_not_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_a_flipped_bit(dir.path()).await;
+    let renamed = || Organization { name: String::from("Renamed"), ..organization() };
+    let logged = || vec![(Version(9), vec![Change::PutOrganization(renamed())])];
+    // Asked twice: had the first time left it out, the second would skip it as made.
+    for _ in 0..2 {
+        let refused = told(&store.redo(logged()).await.unwrap_err());
+        assert!(refused.contains("records.redb is damaged"), "{refused}");
+    }
+    let version = store.apply(vec![Change::Forget(Millis(0))]).await.unwrap();
+    assert!(version < Version(9), "the records count a change that was not made");
 }
 
 #[tokio::test]
@@ -112,7 +132,8 @@ async fn a_file_of_a_newer_release_is_left_alone() {
         transaction.commit().unwrap();
     }
     let refused = told(&DiskStore::open(dir.path()).unwrap_err());
-    assert!(refused.contains("has record format 3"), "{refused}");
+    let format = format!("has record format {}", FORMAT + 1);
+    assert!(refused.contains(&format), "{refused}");
 }
 
 #[tokio::test]

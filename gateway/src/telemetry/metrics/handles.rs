@@ -263,3 +263,66 @@ impl DeliveryMetrics {
         self.retries.increment(1);
     }
 }
+
+/// The scheduler.
+#[derive(Debug)]
+pub struct SchedulerMetrics {
+    waiting: Gauge,
+    in_flight: Gauge,
+    organizations: Gauge,
+    rounds: Gauge,
+    oldest: Gauge,
+    sent_back: Counter,
+    collapsed: Counter,
+    merged: Counter,
+}
+
+impl Default for SchedulerMetrics {
+    fn default() -> Self {
+        Self {
+            waiting: gauge!(name::SCHED_WAITING),
+            in_flight: gauge!(name::SCHED_IN_FLIGHT),
+            organizations: gauge!(name::SCHED_ORGANIZATIONS),
+            rounds: gauge!(name::SCHED_ROUNDS_WAITED_MAX),
+            oldest: gauge!(name::OLDEST_DUE_AGE_SECONDS),
+            sent_back: counter!(name::SCHED_SENT_BACK_TOTAL),
+            collapsed: counter!(name::SCHED_COLLAPSED_TOTAL),
+            merged: counter!(name::SCHED_MERGED_TOTAL),
+        }
+    }
+}
+
+impl SchedulerMetrics {
+    /// What waits now, what is in flight, and for how many organizations.
+    pub fn load(&self, waiting: usize, in_flight: usize, organizations: usize) {
+        let shown = |n| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
+        self.waiting.set(shown(waiting));
+        self.in_flight.set(shown(in_flight));
+        self.organizations.set(shown(organizations));
+    }
+
+    /// The longest wait, in rounds since the start and in time at present.
+    pub fn waits(&self, rounds: u64, oldest: Duration) {
+        self.rounds.set(f64::from(u32::try_from(rounds).unwrap_or(u32::MAX)));
+        self.oldest.set(oldest.as_secs_f64());
+    }
+
+    /// `channel`'s most limited target, and its breakers that are open and half open.
+    pub fn targets(&self, channel: &'static str, limit: f64, open: u32, half_open: u32) {
+        gauge!(name::TARGET_LIMIT, "channel" => channel).set(limit);
+        gauge!(name::BREAKER_STATE, "channel" => channel, "state" => "open").set(open);
+        gauge!(name::BREAKER_STATE, "channel" => channel, "state" => "half_open").set(half_open);
+    }
+
+    pub fn sent_back(&self, deliveries: usize) {
+        self.sent_back.increment(deliveries as u64);
+    }
+
+    pub fn collapsed(&self, deliveries: usize) {
+        self.collapsed.increment(deliveries as u64);
+    }
+
+    pub fn merged(&self, deliveries: usize) {
+        self.merged.increment(deliveries as u64);
+    }
+}

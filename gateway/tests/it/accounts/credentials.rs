@@ -131,3 +131,22 @@ async fn a_new_client_gets_tokens_at_once() {
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert_eq!(statuses(&gateway, access(&reply.json())).await, [204, 201, 201, 200]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_made_at_once_as_many_are_as_there_may_be() {
+    let home = home().set("limits.per_org=100000/s");
+    let gateway = home.start().await;
+    let admin = home.token(101).await;
+    // Two clients of the directory's are there already.
+    for (path, free) in [(KEYS, 100), (CLIENTS, 98)] {
+        let ask = Ask::post(path).bearer(&admin).json(json!({ "name": "one of many" }).to_string());
+        let sent = (0..free + 10).map(|_| gateway.ask(&ask));
+        let replies = futures_util::future::join_all(sent).await;
+        let count = |status: u16| replies.iter().filter(|reply| reply.status == status).count();
+        assert_eq!((count(201), count(409)), (free, 10), "{path}");
+        let made = replies.iter().find(|reply| reply.status == 201).expect("one was made");
+        assert!(made.header("bugler-durability").is_some(), "{path}");
+        let refused = replies.iter().find(|reply| reply.status == 409).expect("one was refused");
+        assert_eq!(refused.header("bugler-error"), Some("BGL-1411"), "{path}");
+    }
+}

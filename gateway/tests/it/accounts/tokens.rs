@@ -161,10 +161,58 @@ async fn a_flood_of_log_ins_is_refused_and_others_are_served() {
     let token = home.token(101).await;
     let (replies, meanwhile) = tokio::join!(join_all(asks), statuses(&gateway, &token));
     assert_eq!(meanwhile, [204, 201, 201, 200]);
+    let refused = replies.iter().filter(|reply| reply.status == 429).count();
+    assert!((1..replies.len()).contains(&refused), "{refused} of {}", replies.len());
     for reply in &replies {
         match reply.status {
             429 => assert!(reply.header("retry-after").is_some()),
             _ => assert!(is_invalid_grant(reply), "{}", reply.text()),
         }
     }
+}
+
+#[tokio::test]
+async fn a_refresh_says_for_whom_as_its_grant_did() {
+    let home = home();
+    let gateway = home.start().await;
+    let user = "grant_type=user_credentials&username=username@jigx.com&password=wombat-74-teapot";
+    for (form, own, other) in [(CLIENT, "org", "user"), (user, "user", "org")] {
+        let tokens = grant(&gateway, form).await;
+        let token = tokens["refresh_token"].as_str().expect("a refresh token");
+        let with = |scope: &str| {
+            let form = format!("grant_type=refresh_token&refresh_token={token}&scope={scope}");
+            token_ask(ACME_CLIENT, &form)
+        };
+        let wider = gateway.ask(&with(other)).await;
+        assert_eq!((wider.status, &wider.json()["error"]), (400, &json!("invalid_request")));
+        let next = gateway.ask(&with(own)).await;
+        assert_eq!(next.status, 200, "not used up: {}", next.text());
+        assert!(next.json()["refresh_token"].is_string(), "it was not narrowed");
+        let token = next.json()["refresh_token"].as_str().expect("text").to_owned();
+        let form =
+            format!("grant_type=refresh_token&refresh_token={token}&scope={own}%20user.view");
+        let narrowed = gateway.ask(&token_ask(ACME_CLIENT, &form)).await;
+        assert_eq!(narrowed.status, 200, "{}", narrowed.text());
+        assert!(narrowed.json()["refresh_token"].is_null());
+    }
+}
+
+#[tokio::test]
+async fn tokens_count_as_requests_of_the_organization_once_the_client_is_proven() {
+    let home = home().set("limits.per_org=1/m");
+    let gateway = home.start().await;
+    for _ in 0..3 {
+        let guess = format!("/oauth2/token?{CLIENT}&client_id={ACME_CLIENT}&client_secret=wrong");
+        assert_eq!(
+            gateway.ask(&Ask::post(guess)).await.status,
+            400,
+            "costs the organization nothing"
+        );
+    }
+    grant(&gateway, CLIENT).await;
+    let refused = gateway.ask(&token_ask(ACME_CLIENT, CLIENT)).await;
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    assert!(refused.header("retry-after").is_some());
+    let other = gateway.ask(&token_ask("oa2-client-id_rival", CLIENT)).await;
+    assert_eq!(other.status, 200, "others have their own");
 }

@@ -55,9 +55,10 @@ pub(super) async fn run(text: &str) {
                 problem(format!("{text}\n    {} {}", reply.status, reply.text()));
             }
             for (name, pointer) in &case.keep {
-                let found = reply.json();
-                let found = found.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-                kept.insert(name.clone(), found.to_owned());
+                match reply.json().pointer(pointer).and_then(Value::as_str) {
+                    Some(found) => drop(kept.insert(name.clone(), found.to_owned())),
+                    None => problem(format!("there is no text at {pointer} to keep as {name}")),
+                }
             }
             accepted += u64::from(case.is_stored());
             let counted = gateway.accepted().await;
@@ -125,6 +126,8 @@ async fn tokens(home: &Home) -> Tokens {
         ("no-organization", claim("org", Value::Null)),
         ("no-scope", claim("scope", "root".into())),
         ("limited", claim("perms", serde_json::json!(["user.view"]))),
+        ("inviter", claim("perms", serde_json::json!(["user.invite"]))),
+        ("editor", claim("perms", serde_json::json!(["user.edit"]))),
         ("none-alg", signer.unsigned("none")),
         ("hs512", signer.changed(|header, _| header.alg = jsonwebtoken::Algorithm::HS512)),
         ("hs384", signer.changed(|header, _| header.alg = jsonwebtoken::Algorithm::HS384)),

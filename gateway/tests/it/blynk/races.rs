@@ -103,3 +103,58 @@ async fn two_administrators_cannot_both_go() {
         assert_eq!((count(&replies, 200), count(&replies, 403)), (1, 1), "{replies:#?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_has_as_many_devices_as_it_may_and_registers_them_again() {
+    let world = World::new(&["limits.per_org=100000/s", "limits.blynk_requests=100000/s"]).await;
+    let ask = |number: usize| {
+        let body = json!({ "userId": 102, "token": format!("token-{number}") });
+        world.post_ask("/users/fcm-token/register", &body)
+    };
+    let replies = world.all((0..110).map(ask).collect::<Vec<_>>()).await;
+    assert_eq!((count(&replies, 204), count(&replies, 400)), (100, 10), "{replies:#?}");
+    let full = replies.iter().find(|reply| reply.status == 400).map(message);
+    assert_eq!(full.as_deref(), Some("A user has at most 100 devices."));
+    let there = replies.iter().position(|reply| reply.status == 204).expect("one is registered");
+    assert_eq!(world.gateway.ask(&ask(there)).await.status, 204, "it is no other device");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_seat_is_taken_once_by_members_too() {
+    let world = World::new(&["limits.users_per_org=10"]).await;
+    let before = world.total("/users").await;
+    let asks = (0..12).map(|number| {
+        let body = json!({ "email": format!("m{number}@example.com"), "name": "N",
+                           "firstName": "F", "lastName": "L" });
+        let ask = Ask::post("/tool/organizations/101/members").bearer(&world.token);
+        ask.json(body.to_string())
+    });
+    let replies = world.all(asks.collect::<Vec<_>>()).await;
+    let free = usize::try_from(10 - before).expect("few");
+    assert_eq!((count(&replies, 201), count(&replies, 400)), (free, 12 - free), "{replies:#?}");
+    assert_eq!(world.total("/users").await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_of_a_membership_that_come_at_once_lose_nothing() {
+    let world = World::new(&[]).await;
+    let solution = "22222222-2222-4333-8444-555555555555";
+    let path = format!("/tool/organizations/101/solutions/{solution}/members/102");
+    let put = |number: usize| {
+        let body = json!({ "userRole": "USER", "groups": [format!("g{number}")] });
+        Ask::new("PUT", &path).bearer(&world.token).json(body.to_string())
+    };
+    let patch = || {
+        let body = json!({ "userRole": "MAKER" });
+        Ask::new("PATCH", &path).bearer(&world.token).json(body.to_string())
+    };
+    for round in 0..20 {
+        assert_eq!(world.gateway.ask(&put(1_000 + round)).await.status, 200);
+        let replies = world.all([put(round), patch()]).await;
+        assert_eq!(count(&replies, 200), 2, "{replies:#?}");
+        // Whichever came last, the groups are those that were put.
+        let members = format!("/tool/organizations/101/solutions/{solution}/members");
+        let listed = world.gateway.ask(&Ask::get(members).bearer(&world.token)).await.json();
+        assert_eq!(listed["items"][0]["groups"], json!([format!("g{round}")]), "{listed}");
+    }
+}

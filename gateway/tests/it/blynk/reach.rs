@@ -170,3 +170,48 @@ async fn a_transferred_user_leaves_everything_behind() {
     assert_eq!(world.post("/users/transfer", &body).await.status, 200);
     assert_eq!(world.role(121, 3).await.status, 403, "the last administrator of 102");
 }
+
+#[tokio::test]
+async fn a_token_reaches_to_the_ground_of_the_deepest_tree() {
+    let deep = |directory: &mut Value, _: &_| {
+        let organizations = directory["organizations"].as_array_mut().expect("organizations");
+        // With 101 at its root the tree has as many levels as one may have.
+        organizations.extend((1..64).map(|level| {
+            let parent = if level == 1 { 101 } else { 300 + level - 1 };
+            json!({ "id": 300 + level, "name": format!("Level {level}"), "parent": parent })
+        }));
+    };
+    let world = World::with(deep, &[]).await;
+    for org in [301, 316, 317, 363] {
+        assert_eq!(world.get(&format!("?orgId={org}")).await.status, 200, "{org}");
+    }
+    let below = world.get("/sub-organizations?orgId=362").await.json();
+    assert_eq!((&below["totalElements"], &below["content"][0]["id"]), (&json!(1), &json!(363)));
+}
+
+#[tokio::test]
+async fn organizations_below_are_listed_by_page_and_sorted_by_what_they_hold() {
+    let wide = |directory: &mut Value, _: &_| {
+        let organizations = directory["organizations"].as_array_mut().expect("organizations");
+        organizations.extend((1..=25).map(|number| {
+            json!({ "id": 300 + number, "name": format!("Field {number}"), "parent": 102 })
+        }));
+    };
+    let world = World::with(wide, &[]).await;
+    let mut listed = Vec::new();
+    for page in 0..4 {
+        let path = format!("/sub-organizations?orgId=102&size=10&page={page}");
+        let reply = world.get(&path).await.json();
+        assert_eq!(reply["totalElements"], 25);
+        let content = reply["content"].as_array().expect("content").clone();
+        listed.extend(content.iter().filter_map(|one| one["id"].as_i64()));
+    }
+    assert_eq!(listed, (301..=325).collect::<Vec<_>>());
+    let body = json!({ "userId": 121, "token": "t" });
+    assert_eq!(world.post("/users/fcm-token/register", &body).await.status, 204);
+    for sort in ["Sub%20Organizations", "Device%20Count"] {
+        let path = format!("/search?query=&sortBy={sort}&sortOrder=DESC&size=1");
+        let first = world.get(&path).await.json();
+        assert_eq!(first["content"][0]["id"], 102, "{sort}");
+    }
+}

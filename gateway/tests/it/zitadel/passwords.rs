@@ -23,15 +23,13 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let twins = world::twins().await;
-        let mut directory = world::directory();
-        add_device(&mut directory, 102, "apns", &apns_token(1));
-        let url = format!("{}/hooks/passwords", twins.webhook_url());
-        add_hook(&mut directory, "webhook", &url, &[EVENT]);
-        twins.register_secret("/hooks/passwords", world::SECRET).expect("a right secret");
-        let home = world::home(&twins, directory).set("store.segment=4MiB");
-        let gateway = home.start().await;
-        let token = home.token(101).await;
+        let change = |directory: &mut Value, twins: &TwinSet| {
+            add_device(directory, 102, "apns", &apns_token(1));
+            let url = format!("{}/hooks/passwords", twins.webhook_url());
+            add_hook(directory, "webhook", &url, &[EVENT]);
+            twins.register_secret("/hooks/passwords", world::SECRET).expect("a right secret");
+        };
+        let (twins, home, gateway, token) = world::start(change, &[], "").await;
         Self { twins, home, gateway, token }
     }
 
@@ -160,6 +158,13 @@ async fn a_crash_loses_neither_the_password_nor_its_notice() {
     let get = Ask::get("/management/v1/orgs/me").bearer(&world.token);
     let org = world.gateway.ask(&get).await.json();
     assert_eq!(org["org"]["details"]["sequence"], "1", "the change is there");
+    world.gateway.drained().await;
+    for twin in [TwinName::Apns, TwinName::Smtp, TwinName::Webhook] {
+        let receipts = world.receipts(twin);
+        assert!(receipts.iter().any(Receipt::succeeded), "{twin}: {receipts:#?}");
+        let is_same = |receipt: &Receipt| receipt.key == receipts[0].key;
+        assert!(receipts.iter().all(is_same), "{twin}: a repeat carries the same id");
+    }
     drop(world.home);
 }
 

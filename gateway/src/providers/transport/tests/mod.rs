@@ -1,5 +1,8 @@
 //! Both pools against real servers: limits, lost connections, resends, bounds and TLS.
 
+mod hostile;
+mod links;
+
 use super::*;
 use crate::BoxFuture;
 use crate::model::Outcome;
@@ -30,7 +33,7 @@ fn pool2(url: &str, ca: Option<&Ca>, deadlines: Deadlines, connections_max: usiz
 async fn post2(pool: &Http2Pool) -> Result<Answer, Failure> {
     let uri = pool.origin().uri(PathAndQuery::from_static("/x")).unwrap();
     pool.send(|| {
-        let mut request = Request::new(Body::from("payload"));
+        let mut request = Request::new(Bytes::from_static(b"payload"));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri.clone();
         request
@@ -92,9 +95,9 @@ async fn a_certificate_of_an_unknown_ca_is_refused_before_any_payload_leaves() {
         Server::start(Some(ca.server(b"h2")), Speak::Http2(100), |_, _| Act::status(200)).await;
     for trusted in [None, Some(&stranger)] {
         let result = post2(&pool2(&server.url(), trusted, patient(), 4)).await;
-        assert_eq!(cause(&result), "tls");
+        assert_eq!(cause(&result), "tls_certificate");
         let attempt = result.unwrap_err().into_attempt(Duration::ZERO);
-        assert_eq!(attempt.outcome, Outcome::Retry { after: None, cause: "tls" });
+        assert_eq!(attempt.outcome, Outcome::Retry { after: None, cause: "tls_certificate" });
         let reason = attempt.reason.unwrap();
         assert!(reason.contains("invalid peer certificate"), "{reason}");
     }

@@ -1,0 +1,139 @@
+//! Notifications of which nothing is sent any more, and bringing forward what waits of them.
+
+use super::core::Core;
+use super::index::{EVENTS, Index, IndexError, Projection, split_u64};
+use super::line::{Spot, Ticket};
+use super::listed::ListedError;
+use super::record::encode_cancellation;
+use super::state::{BlockMarks, class, is_timer};
+use crate::journal::{Cancellation, Commit, JournalError};
+use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// notification 16 → organization 4
+const CANCELED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("canceled");
+/// Events of cancellations are numbered from here, behind all others in the same block.
+const CANCEL_ORDINAL: u32 = 3 << 30;
+/// Blocks searched for what waits of a notification; the rest is suppressed when it comes due.
+const BLOCKS_MAX: usize = 1_024;
+/// A notification can be planned for a year ahead; later nothing of it waits.
+const KEPT_MS: u64 = 400 * 86_400_000;
+
+pub(super) fn open(txn: &WriteTransaction) -> Result<(), IndexError> {
+    txn.open_table(CANCELED)?;
+    Ok(())
+}
+
+pub(super) fn apply(txn: &WriteTransaction, projection: &Projection) -> Result<(), IndexError> {
+    if projection.cancels.is_empty() {
+        return Ok(());
+    }
+    let mut canceled = txn.open_table(CANCELED)?;
+    let mut events = txn.open_table(EVENTS)?;
+    for (ordinal, cancel) in (CANCEL_ORDINAL..).zip(&projection.cancels) {
+        let id = cancel.notification.0.as_bytes().as_slice();
+        let org = cancel.org.0.to_be_bytes();
+        canceled.insert(id, org.as_slice())?;
+        let position = projection.position.to_be_bytes();
+        let key = [id, &position, &ordinal.to_be_bytes()].concat();
+        events.insert(key.as_slice(), [&org, cancel.event.as_ref()].concat().as_slice())?;
+    }
+    Ok(())
+}
+
+/// Drops wishes about notifications so old that nothing of them can wait.
+pub(super) fn retain(txn: &WriteTransaction, now: Millis) -> Result<(), IndexError> {
+    // A version 7 UUID starts with 48 bits of milliseconds.
+    let until = (now.0.saturating_sub(KEPT_MS) << 16).to_be_bytes();
+    txn.open_table(CANCELED)?.retain_in(..until.as_slice(), |_, _| false)?;
+    Ok(())
+}
+
+impl Index {
+    pub(super) fn canceled(&self) -> Result<Vec<NotificationId>, IndexError> {
+        let txn = self.database.begin_read()?;
+        let table = txn.open_table(CANCELED)?;
+        let mut found = Vec::new();
+        for row in table.iter()? {
+            let (key, _) = row?;
+            let id =
+                key.value().first_chunk::<16>().map(|id| NotificationId(Uuid::from_bytes(*id)));
+            found.extend(id);
+        }
+        Ok(found)
+    }
+
+    /// Positions of the newest blocks that told of a notification.
+    fn told_at(&self, id: NotificationId) -> Result<BTreeSet<u64>, IndexError> {
+        let txn = self.database.begin_read()?;
+        let table = txn.open_table(EVENTS)?;
+        let low = id.0.into_bytes();
+        let high = [low.as_slice(), &[0xff; 12]].concat();
+        let mut positions = BTreeSet::new();
+        for row in table.range(low.as_slice()..=high.as_slice())?.rev() {
+            let (key, _) = row?;
+            positions.extend(key.value().get(16..).and_then(|mut rest| split_u64(&mut rest)));
+            if positions.len() >= BLOCKS_MAX {
+                break;
+            }
+        }
+        Ok(positions)
+    }
+}
+
+impl Core {
+    pub(super) fn cancel(
+        &self,
+        shard: ShardId,
+        cancellation: Cancellation,
+    ) -> Result<Commit, JournalError> {
+        let mut bytes = Vec::new();
+        encode_cancellation(&cancellation, &mut bytes);
+        let marks = BlockMarks { cancels: vec![cancellation], ..BlockMarks::default() };
+        self.enqueue(shard, bytes, marks, 2)
+    }
+
+    /// Makes the timers of a notification claimable now.
+    pub(super) fn hurry(
+        &self,
+        shard: ShardId,
+        org: OrganizationId,
+        id: NotificationId,
+    ) -> Result<usize, ListedError> {
+        let Some(cell) = self.shards.get(usize::from(shard.0)) else { return Ok(0) };
+        let mut blocks = self.index.told_at(id)?;
+        blocks.extend(self.root_block(id)?.map(|(position, _)| position));
+        let mut waiting = Vec::new();
+        for position in blocks {
+            if self.segments.at(position).is_none() {
+                continue;
+            }
+            let (entries, committed_at) = self.entries(position)?;
+            for (index, (extent, entry)) in (0u32..).zip(entries) {
+                let is_ours = entry.notification == id && entry.org == org;
+                if is_ours && is_timer(entry.due, committed_at) {
+                    let spot = Spot { position, index, extent };
+                    if self.index.has_timer((shard, org), entry.due, spot.place())? {
+                        waiting.push(Ticket { spot, due: entry.due, class: class(entry.kind) });
+                    }
+                }
+            }
+        }
+        let mut hurried = 0;
+        {
+            // Nobody claims in this shard meanwhile.
+            let _gate = cell.gate.lock();
+            let mut state = cell.state.lock();
+            for ticket in waiting {
+                if state.timers_loaded.insert((org, ticket.spot.place())) {
+                    state.lines.lapse(org, ticket);
+                    hurried += 1;
+                }
+            }
+        }
+        self.wake(shard);
+        Ok(hurried)
+    }
+}
