@@ -41,6 +41,7 @@ pub(super) fn journal_options(config: &Config) -> DiskOptions {
         dead_letter_retention: config.store.dead_letter_retention,
         keys_ttl: config.idempotency.ttl,
         disk_bytes_max: config.store.max_disk.0,
+        ..DiskOptions::default()
     }
 }
 

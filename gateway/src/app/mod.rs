@@ -401,6 +401,7 @@ async fn watch_journal(journal: Arc<DiskJournal>, readiness: Readiness, shutdown
         for (shard, metrics) in (0u16..).zip(&shards) {
             let backlog = journal.backlog(crate::model::ShardId(shard));
             metrics.backlog(backlog.pending, backlog.bytes, backlog.timers);
+            metrics.unreadable(backlog.unreadable);
         }
         let dead = journal.dead_kept().await.unwrap_or_default();
         metrics::dead_letters(u32::try_from(dead).unwrap_or(u32::MAX));

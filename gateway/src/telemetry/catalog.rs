@@ -81,6 +81,8 @@ catalog! {
         "Bytes of journal entries not yet done, by shard.";
     LOG_TIMERS = "bugler_log_timers", Gauge, Count,
         "Journal entries waiting for a time, by shard.";
+    LOG_UNREADABLE_ENTRIES = "bugler_log_unreadable_entries", Gauge, Count,
+        "Pending journal entries found unreadable since the start, by shard.";
     STORE_ERRORS_TOTAL = "bugler_store_errors_total", Counter, Count,
         "Failed journal or store operations, by backend.";
 

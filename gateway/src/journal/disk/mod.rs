@@ -33,6 +33,8 @@ mod view;
 mod writer;
 
 #[cfg(test)]
+mod claim_tests;
+#[cfg(test)]
 mod retention_tests;
 #[cfg(test)]
 mod tests;

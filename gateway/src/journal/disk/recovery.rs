@@ -121,7 +121,7 @@ pub(super) fn open(
     crash::point(Stage::Recovery);
     drop_unused(&segments)?;
     crash::point(Stage::Recovery);
-    let mut replay = Replay::new(from, options.shards, first, granules);
+    let mut replay = Replay::new(from, &options, first, granules);
     let replayed = unpanicked(|| replay.run(&segments, &index));
     let end = replayed.map_err(|error| match error {
         ReplayError::Segment(error) => OpenError::Segment(error),
@@ -260,12 +260,13 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(from: Start, shards: u16, first: u64, granules: Vec<Granule>) -> Self {
-        let fresh = || (0..shards).map(|_| Shard::default()).collect();
+    fn new(from: Start, options: &DiskOptions, first: u64, granules: Vec<Granule>) -> Self {
+        let places = options.places;
+        let fresh = || (0..options.shards).map(|_| Shard::new(places)).collect();
         let (books, applied, claimed, shards): (_, _, _, Vec<_>) = match from {
             Start::Checkpoint(checkpoint) => {
                 let (books, at) = (checkpoint.books(), checkpoint.position);
-                let shards = checkpoint.shards.into_iter().map(|s| Shard::restore(s, at));
+                let shards = checkpoint.shards.into_iter().map(|s| Shard::restore(s, at, places));
                 (books, at, at, shards.collect())
             }
             Start::Earlier(earlier) => (earlier.books(), earlier.position, first, fresh()),
