@@ -209,7 +209,7 @@ async fn a_replay_killed_ten_times_ends_in_the_same_state_and_takes_no_longer() 
 
 /// A journal replayed and not started.
 fn recovered(dir: &Path, clock: &TestClock) -> recovery::Opened {
-    let disk: Arc<dyn media::Disk> = Arc::new(media::LocalDisk);
+    let disk: Arc<dyn media::Disk> = Arc::new(media::RealDisk);
     recovery::open(&disk, dir, options(), Arc::new(clock.clone())).expect("opens")
 }
 
