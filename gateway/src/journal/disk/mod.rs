@@ -29,10 +29,13 @@ mod shortage;
 mod state;
 mod sweep;
 mod timers;
+mod view;
 mod writer;
 
 #[cfg(test)]
 mod claim_tests;
+#[cfg(test)]
+mod retention_tests;
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +43,10 @@ pub use options::{CommitStats, DiskOptions, FsyncPolicy};
 pub use recovery::{OpenError, Recovered};
 pub use retention::Sums;
 pub use segment::SegmentError;
+pub use view::{
+    Damage, IndexFacts, LogView, Logged, LoggedAmendment, LoggedBlock, LoggedSettlement, ViewError,
+    fingerprint,
+};
 
 use self::core::{Core, entry_mark};
 use self::media::{Disk, DiskFile, RealDisk};
@@ -124,6 +131,20 @@ impl DiskJournal {
     #[must_use]
     pub fn stats(&self) -> &CommitStats {
         &self.core.stats
+    }
+
+    /// The journal as it is now, to be read while it goes on.
+    ///
+    /// # Errors
+    /// The index could not be read.
+    pub fn view(&self) -> Result<LogView, ViewError> {
+        Ok(LogView::live(&self.core)?)
+    }
+
+    /// Bytes that wait for the disk, and how many may.
+    #[must_use]
+    pub fn buffered(&self) -> (usize, usize) {
+        self.core.inbox.buffered()
     }
 
     /// Why new work is refused for now, although nothing is broken.

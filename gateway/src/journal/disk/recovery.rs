@@ -415,7 +415,7 @@ impl Replay {
 
 /// True if `rest`, which starts at `position`, holds a whole block that was written after the
 /// log had been synced beyond `position`.
-fn acknowledged_beyond(rest: &[u8], position: u64) -> bool {
+pub(super) fn acknowledged_beyond(rest: &[u8], position: u64) -> bool {
     (8..rest.len().saturating_sub(HEADER_BYTES)).step_by(8).any(|offset| {
         let Some(bytes) = rest.get(offset..) else { return false };
         let found = bytes.starts_with(b"BGLb").then(|| read_block(bytes, position + offset as u64));

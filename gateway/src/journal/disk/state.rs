@@ -173,6 +173,7 @@ pub(super) struct BlockMarks {
 #[derive(Debug)]
 pub(super) struct AmendMark {
     pub(super) record: AmendRecord,
+    #[expect(dead_code, reason = "kept for its drop, which gives the right back")]
     pub(super) held: Option<Reserved>,
 }
 
