@@ -1,5 +1,6 @@
 //! Benches as ratios measured in one run, one file per seam in `benches/`; what several share.
 
+pub mod bare;
 mod people;
 mod server;
 mod times;

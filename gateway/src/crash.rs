@@ -114,6 +114,20 @@ pub fn is_sabotaged(_: Sabotage) -> bool {
     false
 }
 
+/// Gives answers that were sent too early a start before the write, if `BUGLER_SABOTAGE` asks for
+/// them: a kill between the two must find a window. Simulated time needs none.
+#[cfg(feature = "crash-points")]
+pub fn dawdle() {
+    if armed::is_asked(Sabotage::EarlyAnswer) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// Nothing: the feature `crash-points` is off.
+#[cfg(not(feature = "crash-points"))]
+#[inline]
+pub fn dawdle() {}
+
 /// Sabotages what this thread runs from now on.
 #[cfg(feature = "crash-points")]
 pub fn sabotage(how: Option<Sabotage>) {
@@ -150,7 +164,11 @@ mod armed {
     }
 
     pub(super) fn is_sabotaged(how: Sabotage) -> bool {
-        HERE.get() == Some(how) || *ASKED.get_or_init(asked) == Some(how)
+        HERE.get() == Some(how) || is_asked(how)
+    }
+
+    pub(super) fn is_asked(how: Sabotage) -> bool {
+        *ASKED.get_or_init(asked) == Some(how)
     }
 
     fn wanted() -> Option<(String, u64)> {

@@ -25,17 +25,26 @@ const WRITE_EVERY: Duration = Duration::from_millis(50);
 /// The file cannot be read, or a line other than the last is damaged.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
     let mut items = Vec::new();
+    each(path, |item| items.push(item))?;
+    Ok(items)
+}
+
+/// Hands every line of a file to `take`, one at a time, so that a ledger may be larger than memory.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn each<T: DeserializeOwned>(path: &Path, mut take: impl FnMut(T)) -> io::Result<()> {
     let mut damaged = None;
-    for line in BufReader::new(File::open(path)?).lines() {
+    for line in BufReader::with_capacity(1 << 20, File::open(path)?).lines() {
         if let Some(error) = damaged.take() {
             return Err(error);
         }
         match serde_json::from_str(&line?) {
-            Ok(item) => items.push(item),
+            Ok(item) => take(item),
             Err(error) => damaged = Some(io::Error::new(io::ErrorKind::InvalidData, error)),
         }
     }
-    Ok(items)
+    Ok(())
 }
 
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Provider twins, load generator and ledger checker: the gateway's independent witness.
+//! Provider twins, load generator, ledger checker and torture runs: the gateway's independent witness.
 //!
 //! Nothing here depends on the gateway: what the providers received, what the client was promised
 //! and how the two compare is judged from the wire alone.
@@ -8,5 +8,6 @@ pub mod ledger;
 pub mod load;
 pub mod marker;
 pub mod process;
+pub mod torture;
 pub mod twins;
 mod wall;

@@ -2,17 +2,24 @@
 //!
 //! Data goes to standard output, talk and errors to standard error; exit codes are in `Exit`.
 
+mod access;
+mod again;
+mod audit;
 mod client;
 mod config;
+mod dead;
 #[cfg(feature = "harness")]
 mod demo;
 mod explain;
 #[cfg(feature = "harness")]
 mod load;
 mod oauth_client;
+mod outcomes;
 mod rule;
 mod serve;
 mod token;
+#[cfg(feature = "harness")]
+mod torture;
 mod trace;
 
 use clap::{Args, Parser, Subcommand};
@@ -24,6 +31,8 @@ use std::path::PathBuf;
 pub enum Exit {
     Done,
     Failed,
+    /// Nothing was found out, for want of something.
+    CouldNotRun,
     Configuration,
     Unreachable,
     NotAllowed,
@@ -40,6 +49,7 @@ impl Exit {
         match self {
             Self::Done => 0,
             Self::Failed => 1,
+            Self::CouldNotRun => 2,
             Self::Configuration => 3,
             Self::Unreachable => 4,
             Self::NotAllowed => 5,
@@ -95,8 +105,22 @@ enum Command {
     /// Put load on a gateway and report what it answered.
     #[cfg(feature = "harness")]
     Load(load::Load),
+    /// Play faults from a seed against a gateway and prove by ledgers what it promises.
+    #[cfg(feature = "harness")]
+    Torture(torture::Torture),
     /// Show what became of a notification: every decision, try and outcome.
     Trace(trace::Trace),
+    /// Deliveries that ended, by state and time.
+    Outcomes(outcomes::Outcomes),
+    /// Dead letters: list, show, replay, discard.
+    #[command(subcommand)]
+    Dead(dead::Dead),
+    /// Send what ended of a notification again.
+    Resend(again::Resend),
+    /// Take back what has not gone out of a notification.
+    Cancel(again::Cancel),
+    /// Prove that nothing was lost or counted twice.
+    Audit(audit::Audit),
     /// Mint a bearer token with the keys of a data directory.
     Token(token::Token),
     /// Make the first OAuth client of a gateway.
@@ -150,7 +174,14 @@ pub fn run() -> u8 {
         Command::Twins(twins) => twins.run(&mut out),
         #[cfg(feature = "harness")]
         Command::Load(load) => load.run(&mut out),
+        #[cfg(feature = "harness")]
+        Command::Torture(torture) => torture.run(&mut out),
         Command::Trace(trace) => trace.run(&mut out),
+        Command::Outcomes(outcomes) => outcomes.run(&mut out),
+        Command::Dead(dead) => dead.run(&mut out),
+        Command::Resend(resend) => resend.run(&mut out),
+        Command::Cancel(cancel) => cancel.run(&mut out),
+        Command::Audit(audit) => audit.run(&mut out),
         Command::Token(token) => token.run(&mut out),
         Command::Client(client) => client.run(&mut out),
         Command::Rule(rule) => rule.run(&mut out),

@@ -1,5 +1,6 @@
 //! What follows from a try: a final state, a retry in the journal, a target removed.
 
+use crate::crash::{self, Stage};
 use crate::dispatch::counters::word;
 use crate::dispatch::health::Health;
 use crate::dispatch::line::{Queued, Slot};
@@ -66,6 +67,7 @@ impl Finisher {
 
     /// Decides what becomes of a try's deliveries.
     pub(super) fn judge(&self, ended: Ended) -> Judged {
+        crash::point(Stage::Answered);
         let Ended { queued, merged, ticket, slot, attempt } = ended;
         let now = self.context.clock.now();
         let course = self.course(&queued.delivery, &attempt, now);

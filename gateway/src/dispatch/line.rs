@@ -8,8 +8,7 @@ use crate::clock::Clock;
 use crate::dispatch::finish::{self, Ended, Finisher, Judged};
 use crate::dispatch::pulse::Pulse;
 use crate::dispatch::sched::{
-    About, Bounds, Finished, LaneKey, Now, Offer, Offered, Parked, Picked, Scheduler, Signal,
-    Ticket,
+    About, Bounds, Finished, LaneKey, Offer, Offered, Parked, Picked, Scheduler, Signal, Ticket,
 };
 use crate::dispatch::settle::{Settler, Tracker};
 use crate::dispatch::{Context, attempt, counters};
@@ -21,7 +20,7 @@ use crate::providers::Provider;
 use crate::telemetry::metrics::{ProviderMetrics, SchedulerMetrics};
 use crate::work::Overrides;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,7 +100,7 @@ struct Core {
 #[derive(Debug)]
 pub(super) struct Line {
     core: Mutex<Core>,
-    channels: Mutex<HashMap<LaneKey, Arc<Channel>>>,
+    channels: Mutex<BTreeMap<LaneKey, Arc<Channel>>>,
     slots: Arc<Semaphore>,
     work: Arc<Notify>,
     pub(super) results: mpsc::Sender<Ended>,
@@ -263,10 +262,11 @@ impl Line {
                 }
             };
             tokio::select! {
+                biased;
+                _ = stop.changed() => {}
                 () = work => {}
                 () = look => {}
                 _ = shown.tick() => self.show(),
-                _ = stop.changed() => {}
             }
         }
     }
@@ -338,7 +338,9 @@ impl Line {
             core.scheduler.set_limit(&channel.key, limit);
         }
         let before = core.scheduler.queued();
-        for _ in 0..ROUND_MAX {
+        // What cannot be settled any more would only be sent again.
+        let can_settle = self.journal.is_healthy();
+        for _ in 0..if can_settle { ROUND_MAX } else { 0 } {
             let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else { break };
             let free = self.slots.available_permits() + 1;
             match core.scheduler.pick(now, free) {

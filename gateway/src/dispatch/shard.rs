@@ -1,5 +1,6 @@
 //! One shard's loop: claim, expand, ask the rules, line up.
 
+use crate::crash::{self, Stage};
 use crate::dispatch::expand::{self, Expanded, Expansion, Sources};
 use crate::dispatch::job::{Job, Outgoing};
 use crate::dispatch::line::{Line, Queued, Share};
@@ -41,11 +42,13 @@ pub(super) async fn run(
     while !*stop.borrow() {
         let max = worker.context.settings.claim_batch;
         let claims = tokio::select! {
-            claims = worker.context.journal.claim(shard, max, &share) => claims,
+            biased;
             _ = stop.changed() => break,
+            claims = worker.context.journal.claim(shard, max, &share) => claims,
         };
         match claims {
             Ok(claims) => {
+                crash::point(Stage::Leased);
                 let (entries, deliveries) = (claims.len(), worker.work(claims, &share.line).await);
                 let per_entry = deliveries.div_ceil(entries.max(1));
                 share.per_entry = (share.per_entry * 3 + per_entry).div_ceil(4);
@@ -304,6 +307,9 @@ impl Shard {
         let now = self.context.clock.now();
         let answers =
             if items.is_empty() { Vec::new() } else { self.context.rules.route(now, items).await };
+        if !answers.is_empty() {
+            crash::point(Stage::Ruled);
+        }
         // Before anything is sent: a result must find its entry.
         let entries = inbox::entries(&mut jobs, &answers, now);
         self.put_entries(entries).await;

@@ -135,6 +135,8 @@ pub struct Backlog {
     pub timers: u64,
     /// Bytes appended and not yet done.
     pub bytes: u64,
+    /// Pending entries that could not be read since the start, and are not claimed for that.
+    pub unreadable: u64,
 }
 
 /// The books: accepted notifications and deliveries by final state since the journal was created.
@@ -242,7 +244,10 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
     /// organization that `room` has room for.
     ///
     /// Organizations take turns; within one, the order is that of acceptance. An organization
-    /// without room is passed over and delays nobody. Cancel safe: a dropped future leases nothing.
+    /// without room is passed over and delays nobody, however much of its work lies in front. Due
+    /// timers take turns in the same way; follow-ups among them get a fifth of what is leased while
+    /// anything else waits. `room` is asked once for each organization and must not call the
+    /// journal. Cancel safe: a dropped future leases nothing.
     fn claim<'a>(
         &'a self,
         shard: ShardId,
@@ -261,6 +266,10 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
     fn renew(&self, shard: ShardId, claims: &[ClaimId]);
 
     fn backlog(&self, shard: ShardId) -> Backlog;
+
+    /// What is in the journal of one organization in one shard. Exact, also after a restart; cheap
+    /// enough for every request. Unreadable entries are told by shard only.
+    fn backlog_of(&self, shard: ShardId, org: OrganizationId) -> Backlog;
 
     fn books(&self) -> Books;
 

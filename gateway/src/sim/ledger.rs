@@ -62,6 +62,8 @@ pub(crate) struct Ledger {
     pub(crate) crashed: Vec<u64>,
     pub(crate) leapt: Vec<u64>,
     pub(crate) max_in_flight: u64,
+    /// Nothing is held by a rule, and nothing given back for want of a place in memory.
+    pub(crate) keeps_order: bool,
     /// The journal of this life has said that it failed.
     pub(crate) has_failed: bool,
     pub(crate) breaches: Vec<String>,
@@ -100,7 +102,9 @@ impl Ledger {
         }
         self.judge_receipts(&mut breaches);
         self.judge_repeats(&mut breaches);
-        self.judge_order(&mut breaches);
+        if self.keeps_order {
+            self.judge_order(&mut breaches);
+        }
         judge_books(found, &mut breaches);
         breaches.extend(
             found.forgotten.iter().map(|id| format!("P5: the key of {id} is not remembered")),
@@ -160,6 +164,9 @@ impl Ledger {
             if !submitted.targets.contains(&receipt.target) {
                 breaches.push(format!("I5: {id} of {} went to {}", submitted.org, receipt.target));
             }
+            if submitted.expires_at.is_some_and(|at| receipt.at >= at) {
+                breaches.push(format!("P10: {id} was sent after its time"));
+            }
             if receipt.at < submitted.start_at || receipt.start_at != submitted.start_at {
                 breaches.push(format!("P10: {id} was sent before its time"));
             }
@@ -177,7 +184,7 @@ impl Ledger {
                 && !before.ambiguous
             {
                 let crash = self.crashed.iter().find(|l| (before.life..receipt.life).contains(l));
-                let leap = self.leapt.iter().find(|life| **life == receipt.life);
+                let leap = self.leapt.iter().find(|l| (before.life..=receipt.life).contains(l));
                 match crash.or(leap) {
                     Some(life) => *by_crash.entry(*life).or_default() += 1,
                     None => breaches.push(format!(

@@ -1,6 +1,6 @@
 //! The records of the simulated world: made once, read by every schedule.
 
-use crate::model::{Audience, Millis, OrganizationId, UserId};
+use crate::model::{Audience, Device, Millis, OrganizationId, Platform, ProviderName, UserId};
 use crate::store::Store;
 use crate::store::directory;
 use crate::store::disk::DiskStore;
@@ -8,8 +8,6 @@ use serde_json::json;
 use std::sync::{Arc, LazyLock};
 
 pub(crate) const ORGS: [OrganizationId; 2] = [OrganizationId(101), OrganizationId(102)];
-/// The event that a subscription of the first organization wants.
-pub(crate) const HOOKED: &str = "hooked";
 const USERS_EACH: i64 = 3;
 
 /// A user and the keys of all their targets.
@@ -23,7 +21,6 @@ pub(crate) struct Records {
     pub(crate) store: Arc<DiskStore>,
     /// By organization, in the order of `ORGS`.
     pub(crate) members: Vec<Vec<Member>>,
-    pub(crate) hook: String,
 }
 
 pub(crate) static RECORDS: LazyLock<Records> = LazyLock::new(|| {
@@ -42,10 +39,6 @@ async fn make() -> Records {
             {"id": ORGS[1].0, "name": "Globex", "slug": "globex"},
         ],
         "users": users,
-        "subscriptions": [{
-            "organization": ORGS[0].0, "type": "webhook", "url": "https://example.com/hook",
-            "secret": "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=", "events": [HOOKED],
-        }],
     });
     let document = document.to_string();
     let changes = directory::changes(document.as_bytes(), store.as_ref(), Millis(1)).await;
@@ -56,13 +49,19 @@ async fn make() -> Records {
         let page = store.recipients(org, &all, None, 100).await.expect("readable");
         let member = |found: crate::store::Recipient| Member {
             user: found.user.id,
-            targets: found.devices.iter().map(|d| format!("apns:{}", d.id)).collect(),
+            targets: found.devices.iter().map(key).collect(),
         };
         members.push(page.recipients.into_iter().map(member).collect());
     }
-    let hooks = store.subscriptions(ORGS[0], HOOKED).await.expect("readable");
-    let hook = format!("webhook:{}", hooks[0].id);
-    Records { store, members, hook }
+    Records { store, members }
+}
+
+fn key(device: &Device) -> String {
+    let provider = match device.platform {
+        Platform::Apns => ProviderName::Apns,
+        Platform::Fcm => ProviderName::Fcm,
+    };
+    format!("{}:{}", provider.as_str(), device.id)
 }
 
 fn user(number: i64) -> serde_json::Value {
@@ -70,7 +69,8 @@ fn user(number: i64) -> serde_json::Value {
     let devices: Vec<_> = (0..=number % 2)
         .map(|device| {
             let token = format!("{:064x}", number * 10 + device + 1);
-            json!({"platform": "apns", "app": "main", "token": token})
+            let platform = if device == 0 { "apns" } else { "fcm" };
+            json!({"platform": platform, "app": "main", "token": token})
         })
         .collect();
     json!({

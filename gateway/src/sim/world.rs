@@ -14,7 +14,7 @@ use crate::sim::dice::Dice;
 use crate::sim::disk::{Faults, SimDisk};
 use crate::sim::ledger::{Found, Ledger, Submitted, Told};
 use crate::sim::parts::{SimClock, SimProvider, SimRules, Temper};
-use crate::sim::records::{HOOKED, ORGS, RECORDS};
+use crate::sim::records::{ORGS, RECORDS};
 use crate::work::{Work, decode_event};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -55,6 +55,7 @@ struct World {
     options: DiskOptions,
     temper: Temper,
     meddling: u64,
+    queue: usize,
     story: Vec<String>,
 }
 
@@ -78,7 +79,12 @@ pub(crate) fn run(seed: u64) -> Tale {
         lease: LEASE,
         ..DiskOptions::default()
     };
-    let ledger = Ledger { max_in_flight: 2 + dice.below(14), ..Ledger::default() };
+    let queue = if dice.chance(30) { 4 + dice.below(12) } else { 4096 };
+    let ledger = Ledger {
+        max_in_flight: 2 + dice.below(14),
+        keeps_order: meddling == 0 && queue > 16,
+        ..Ledger::default()
+    };
     let disk = SimDisk::new(dice.split());
     let lives = 1 + dice.below(4);
     let mut world = World {
@@ -91,6 +97,7 @@ pub(crate) fn run(seed: u64) -> Tale {
         options,
         temper,
         meddling,
+        queue: usize::try_from(queue).unwrap_or(usize::MAX),
         story: Vec::new(),
     };
     for _ in 0..lives {
@@ -148,7 +155,10 @@ impl World {
             ));
         }
         for submitted in &ledger.submitted {
-            self.story.push(format!("{} {:?}", submitted.id, submitted.told));
+            let (id, told) = (submitted.id, submitted.told);
+            self.story.push(format!("{id} at {} {told:?}", submitted.start_at.0));
+            let events = found.and_then(|found| found.timelines.get(&id));
+            self.story.extend(events.into_iter().flatten().map(|event| format!("{id} {event:?}")));
         }
         drop(ledger);
         Tale { breaches, story: self.story }
@@ -163,6 +173,12 @@ impl World {
             Arc::clone(&clock) as Arc<dyn Clock>,
             Process::now(),
         )?;
+        let pending: u64 = (0..SHARDS).map(|s| driver.journal().backlog(ShardId(s)).pending).sum();
+        let recovered = driver.journal().recovered();
+        self.tell(format!(
+            "life {} starts at {}: {recovered:?}, {pending} pending",
+            self.life, self.now.0
+        ));
         let provider = |name, dice: Dice| {
             Arc::new(SimProvider {
                 name,
@@ -174,19 +190,19 @@ impl World {
             })
         };
         let mut providers = Providers::default();
-        let push = provider(ProviderName::Apns, self.dice.split());
-        providers.push.insert((ProviderName::Apns, String::from("main")), push);
-        providers.webhook = Some(provider(ProviderName::Webhook, self.dice.split()));
+        for name in [ProviderName::Apns, ProviderName::Fcm] {
+            let push = provider(name, self.dice.split());
+            providers.push.insert((name, String::from("main")), push);
+        }
         let max_in_flight = self.ledger.lock().max_in_flight;
         let settings = DispatchSettings {
             max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),
             claim_batch: 4,
-            queue: 64,
+            queue: self.queue,
             lease: LEASE,
             retry: RetryPolicy {
                 base: Duration::from_millis(50),
                 cap: Duration::from_secs(1),
-                webhook: vec![Duration::from_millis(200); 6],
                 ..RetryPolicy::default()
             },
             ..DispatchSettings::default()
@@ -271,13 +287,15 @@ impl World {
                     self.ledger.lock().leapt.push(self.life);
                 }
                 71 => process.driver.retain(),
+                72..=75 => process.driver.sweep(),
                 _ => self.pass(120).await,
             }
             if self.disk.is_off() {
                 return End::PowerCut;
             }
             if !process.driver.journal().is_healthy() {
-                self.pass(1).await;
+                // So that everybody has heard what was answered before.
+                tokio::time::sleep(Duration::from_millis(1)).await;
                 self.ledger.lock().has_failed = true;
             }
         }
@@ -352,21 +370,17 @@ impl World {
         let id = uuid_v7(now, dice);
         let member = &RECORDS.members[which];
         let people: Vec<_> = member.iter().filter(|_| dice.chance(50)).collect();
-        let is_hooked = dice.chance(30);
         let is_scheduled = dice.chance(20);
         let start_at = if is_scheduled { now.plus(1 + dice.below(3_000)) } else { now };
         let expires_at = dice.chance(10).then(|| start_at.plus(dice.below(3_000)));
-        let mut targets: Vec<_> = people.iter().flat_map(|m| m.targets.clone()).collect();
-        if is_hooked && which == 0 {
-            targets.push(RECORDS.hook.clone());
-        }
+        let targets: Vec<_> = people.iter().flat_map(|m| m.targets.clone()).collect();
         let title = format!("{:016x}", dice.roll());
         let body = "x".repeat(usize::try_from(dice.below(2_000)).unwrap_or(0));
         let notification = Notification {
             id,
             org: ORGS[which],
             source: if dice.chance(20) { Source::Jigx } else { Source::Native },
-            event: String::from(if is_hooked { HOOKED } else { "plain" }),
+            event: String::from("plain"),
             audience: Audience::Users(people.iter().map(|m| m.user).collect()),
             content: Content { title: title.clone(), body, ..Content::default() },
             priority: Priority::default(),
@@ -407,6 +421,7 @@ impl World {
                 process.write();
                 process.driver.project();
                 process.driver.timers();
+                process.driver.sweep();
                 self.pass(100).await;
                 let journal = process.driver.journal();
                 let pending: u64 = (0..SHARDS).map(|s| journal.backlog(ShardId(s)).pending).sum();

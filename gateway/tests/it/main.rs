@@ -2,6 +2,7 @@
 
 mod accounts;
 mod accounts_crash;
+mod admission;
 mod api;
 mod applivery;
 mod binary;
@@ -16,4 +17,5 @@ mod lifecycle;
 mod matrix;
 mod openapi;
 mod support;
+mod torture;
 mod zitadel;

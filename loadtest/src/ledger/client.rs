@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -36,13 +37,13 @@ pub struct ClientLedger {
     /// Dense from `first_seq`: most runs write millions of entries.
     entries: Mutex<Vec<Outcome>>,
     first_seq: u64,
-    file: Option<JsonLines>,
+    file: Option<Arc<JsonLines>>,
 }
 
 /// A line of the file.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Line {
+pub(crate) enum Line {
     Intent { first: u64, count: u64, at_ms: u64 },
     Outcome { seq: u64, outcome: Outcome, at_ms: u64 },
 }
@@ -53,8 +54,14 @@ impl ClientLedger {
     /// # Errors
     /// The file cannot be opened for appending.
     pub fn open(first_seq: u64, path: Option<&Path>) -> io::Result<Self> {
-        let file = path.map(JsonLines::open).transpose()?;
+        let file = path.map(JsonLines::open).transpose()?.map(Arc::new);
         Ok(Self { entries: Mutex::default(), first_seq, file })
+    }
+
+    /// Another ledger, of notifications from `first_seq` on, that appends to the same file.
+    #[must_use]
+    pub fn beside(&self, first_seq: u64) -> Self {
+        Self { entries: Mutex::default(), first_seq, file: self.file.clone() }
     }
 
     /// Notes that `count` notifications from `first` on are about to be sent.
@@ -100,7 +107,7 @@ impl ClientLedger {
     /// # Errors
     /// Writing the file failed, now or earlier.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), JsonLines::sync)
+        self.file.as_ref().map_or(Ok(()), |file| file.sync())
     }
 
     /// Reads the entries of a ledger file.

@@ -7,4 +7,5 @@ mod client;
 mod tests;
 
 pub use check::{Expectation, Invariant, Verdict, check};
+pub(crate) use client::Line as ClientLine;
 pub use client::{ClientEntry, ClientLedger, Outcome};

@@ -21,7 +21,7 @@ mod report;
 mod request;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(crate) mod wire;
 
 pub use plan::{Dialect, LoadError, LoadPlan, Mode, Recipients, Stop};
 pub use report::{LoadReport, Progress};

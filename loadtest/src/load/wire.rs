@@ -16,19 +16,19 @@ const BODY_BYTES_MAX: usize = 256 << 20;
 /// A request up to this size fits the socket buffers, so it is written before reading begins.
 const WRITE_FIRST_BYTES_MAX: usize = 16 << 10;
 
-pub(super) struct Connection {
+pub(crate) struct Connection {
     tcp: TcpStream,
     reader: Reader,
 }
 
 /// One answer; the body is borrowed from the connection.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Answer<'a> {
-    pub(super) status: u16,
+pub(crate) struct Answer<'a> {
+    pub(crate) status: u16,
     /// From `Bugler-Notification-Id`.
     pub(super) id: Option<Uuid>,
     pub(super) closes: bool,
-    pub(super) body: &'a [u8],
+    pub(crate) body: &'a [u8],
 }
 
 #[derive(Default)]
@@ -49,13 +49,13 @@ struct Head {
 }
 
 impl Connection {
-    pub(super) fn new(tcp: TcpStream) -> Self {
+    pub(crate) fn new(tcp: TcpStream) -> Self {
         Self { tcp, reader: Reader::default() }
     }
 
     /// Sends a request and reads its answer. After an error or being dropped half way, the
     /// connection is of no more use.
-    pub(super) async fn exchange(&mut self, request: &[u8]) -> io::Result<Answer<'_>> {
+    pub(crate) async fn exchange(&mut self, request: &[u8]) -> io::Result<Answer<'_>> {
         let (mut read, mut write) = self.tcp.split();
         let head = if request.len() <= WRITE_FIRST_BYTES_MAX {
             write.write_all(request).await?;

@@ -5,9 +5,11 @@
 //! | `GET /receipts?twin=&since=&limit=` | `{"next":…,"receipts":[…]}` after position `since` |
 //! | `DELETE /receipts` | forgets receipts and totals |
 //! | `GET /counts` | totals and traffic per twin |
-//! | `GET /faults`, `POST /faults`, `DELETE /faults` | the plan; posted as JSON or in text notation |
+//! | `GET /faults`, `POST /faults?seed=`, `DELETE /faults` | the plan; posted as JSON or in text notation |
 //! | `POST /secrets` | `{"path":…,"secret":…}`: the webhook twin checks signatures there |
 //! | `POST /up?twin=`, `POST /down?twin=` | a twin comes back, or resets all connections |
+//! | `POST /freeze?twin=` | keeps all connections, and neither reads nor sends until it is up again |
+//! | `POST /certificate?twin=&kind=` | another certificate, such as `expired`, for new connections |
 //! | `GET /credentials` | the authority and the public half of the credentials |
 
 use std::collections::HashMap;
@@ -32,7 +34,8 @@ use url::form_urlencoded;
 
 use super::reply::{json as json_answer, read_body};
 use super::start::Shared;
-use super::{FaultPlan, TwinName};
+use super::wire::Mode;
+use super::{Certificate, FaultPlan, TwinName, UnknownCertificate};
 
 const BODY_BYTES_MAX: usize = 1 << 20;
 const RECEIPTS_LIMIT: usize = 10_000;
@@ -123,20 +126,20 @@ fn route(
         }
         ("GET", "/counts") => Ok(counts(shared)),
         ("GET", "/faults") => Ok(json!(shared.stage.faults.plan())),
-        ("POST", "/faults") => set_faults(body, shared),
+        ("POST", "/faults") => set_faults(body, number(query, "seed")?, shared),
         ("DELETE", "/faults") => {
             shared.stage.faults.set(FaultPlan::default());
             Ok(json!({}))
         }
         ("POST", "/secrets") => register_secret(body, shared),
-        ("POST", "/up" | "/down") => {
-            let twin = twin(query)?.ok_or((400, "name the twin, as in ?twin=fcm".to_owned()))?;
-            shared.set_up(twin, path == "/up");
-            Ok(json!({}))
-        }
+        ("POST", "/up") => set_mode(query, Mode::Up, shared),
+        ("POST", "/down") => set_mode(query, Mode::Down, shared),
+        ("POST", "/freeze") => set_mode(query, Mode::Frozen, shared),
+        ("POST", "/certificate") => set_certificate(query, shared),
         ("GET", "/credentials") => Ok(public_credentials(shared)),
         _ => {
-            Err((404, "no such control; use receipts, counts, faults, secrets, up or down".into()))
+            let known = "receipts, counts, faults, secrets, up, down, freeze or certificate";
+            Err((404, format!("no such control; use {known}")))
         }
     }
 }
@@ -144,6 +147,22 @@ fn route(
 fn twin(query: &HashMap<String, String>) -> Result<Option<TwinName>, (u16, String)> {
     let parsed = query.get("twin").filter(|name| !name.is_empty()).map(|name| name.parse());
     parsed.transpose().map_err(|error: super::UnknownTwin| (400, error.to_string()))
+}
+
+fn named(query: &HashMap<String, String>) -> Result<TwinName, (u16, String)> {
+    twin(query)?.ok_or((400, "name the twin, as in ?twin=fcm".to_owned()))
+}
+
+fn set_mode(query: &HashMap<String, String>, mode: Mode, shared: &Shared) -> Done {
+    shared.set_mode(named(query)?, mode);
+    Ok(json!({}))
+}
+
+fn set_certificate(query: &HashMap<String, String>, shared: &Shared) -> Done {
+    let kind: Result<Certificate, _> = query.get("kind").map_or("good", String::as_str).parse();
+    let kind = kind.map_err(|error: UnknownCertificate| (400, error.to_string()))?;
+    shared.set_certificate(named(query)?, kind).map_err(|error| (500, error.to_string()))?;
+    Ok(json!({}))
 }
 
 fn number(query: &HashMap<String, String>, name: &str) -> Result<Option<u64>, (u16, String)> {
@@ -166,13 +185,14 @@ fn counts(shared: &Shared) -> Value {
     json!({ "receipts": shared.stage.receipts.counts(), "traffic": traffic })
 }
 
-fn set_faults(body: &[u8], shared: &Shared) -> Done {
+fn set_faults(body: &[u8], seed: Option<u64>, shared: &Shared) -> Done {
     let text = std::str::from_utf8(body).map_err(|_| (400, "the plan is not text".to_owned()))?;
-    let plan = if text.trim_start().starts_with('{') {
+    let mut plan: FaultPlan = if text.trim_start().starts_with('{') {
         serde_json::from_str(text).map_err(|error| (400, error.to_string()))?
     } else {
         FaultPlan::parse(text.trim()).map_err(|error| (400, error.to_string()))?
     };
+    plan.seed = seed.unwrap_or(plan.seed);
     let shown = json!(plan);
     shared.stage.faults.set(plan);
     Ok(shown)

@@ -46,7 +46,7 @@ pub use credentials::{CredentialFiles, Credentials};
 pub use fault::{Action, FaultPlan, FaultRule, FaultSyntax, Share};
 pub use name::{TwinName, UnknownTwin};
 pub use options::{Ports, TwinError, TwinOptions};
-pub use pki::{Certificate, PkiError};
+pub use pki::{Certificate, PkiError, UnknownCertificate};
 pub use receipts::{BodyHash, Counts, Receipt, read as read_receipts};
 pub use smtp::{ReceivedMail, SmtpOptions};
 pub use standalone::{StandaloneOptions, standalone, standalone_until};
@@ -58,6 +58,7 @@ use pki::Pki;
 use receipts::ReceiptLog;
 use stage::Stage;
 use start::{Shared, Starting, bind, http, https};
+use wire::Mode;
 
 /// Twins at work.
 #[derive(Debug)]
@@ -81,7 +82,7 @@ impl TwinSet {
             )?;
         let faults = Faults::new(options.faults.clone());
         let starting = Starting {
-            pki: Pki::generate()?,
+            pki: Arc::new(Pki::generate()?),
             stage: Arc::new(Stage { faults, receipts }),
             options,
         };
@@ -219,6 +220,24 @@ impl TwinSet {
     /// Takes a twin down (its connections are reset, new ones too) or up again. The SMTP sink
     /// stays up.
     pub fn set_up(&self, twin: TwinName, up: bool) {
-        self.shared.set_up(twin, up);
+        self.shared.set_mode(twin, if up { Mode::Up } else { Mode::Down });
+    }
+
+    /// Freezes a twin until it is up or down again: connections are taken and kept, those that
+    /// exist too, but nothing is read or sent. The SMTP sink stays up.
+    pub fn freeze(&self, twin: TwinName) {
+        self.shared.set_mode(twin, Mode::Frozen);
+    }
+
+    /// Gives a twin another certificate, for connections from now on. The SMTP sink keeps its own.
+    ///
+    /// # Errors
+    /// The certificate could not be made.
+    pub fn set_certificate(
+        &self,
+        twin: TwinName,
+        certificate: Certificate,
+    ) -> Result<(), TwinError> {
+        Ok(self.shared.set_certificate(twin, certificate)?)
     }
 }

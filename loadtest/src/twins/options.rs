@@ -43,6 +43,8 @@ pub struct TwinOptions {
     /// How long an access token of Google's token endpoint lives, in seconds.
     pub fcm_token_lifetime_s: u64,
     pub fcm_streams: u32,
+    /// Messages FCM takes in a minute, which begins with the first of them; no bound when none.
+    pub fcm_quota_per_minute: Option<u32>,
     /// Least time between two messages of one Slack webhook; Slack documents one second.
     pub slack_interval: Option<Duration>,
     /// The certificate of the webhook's TLS listener.
@@ -63,6 +65,7 @@ impl Default for TwinOptions {
             apns_token_update_min: None,
             fcm_token_lifetime_s: 3600,
             fcm_streams: 100,
+            fcm_quota_per_minute: None,
             slack_interval: None,
             webhook_certificate: Certificate::Good,
             smtp: SmtpOptions::default(),

@@ -1,6 +1,8 @@
 //! The certificate authority of a set of twins, and the server certificates it issues, good and bad.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use rcgen::{
@@ -30,6 +32,36 @@ pub enum Certificate {
 /// A certificate authority that lives as long as its twins.
 pub(crate) struct Pki {
     authority: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl fmt::Debug for Pki {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pki")
+    }
+}
+
+/// A word that names no kind of certificate.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no certificate is called {0:?}; use good, expired, not-yet-valid, wrong-host, self-signed or \
+     unknown-authority"
+)]
+pub struct UnknownCertificate(pub String);
+
+impl FromStr for Certificate {
+    type Err = UnknownCertificate;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        Ok(match word {
+            "good" => Self::Good,
+            "expired" => Self::Expired,
+            "not-yet-valid" => Self::NotYetValid,
+            "wrong-host" => Self::WrongHost,
+            "self-signed" => Self::SelfSigned,
+            "unknown-authority" => Self::UnknownAuthority,
+            other => return Err(UnknownCertificate(other.to_owned())),
+        })
+    }
 }
 
 /// Making keys or certificates failed.

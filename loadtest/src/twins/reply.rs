@@ -79,6 +79,10 @@ pub(crate) enum BodyStyle {
     },
     /// As much as is read, for ever.
     Endless,
+    /// So many bytes, announced beforehand where the protocol can.
+    Huge {
+        bytes: u64,
+    },
 }
 
 /// What the wire does with a request.
@@ -142,6 +146,12 @@ impl Body for ReplyBody {
                 None => Err(io::ErrorKind::ConnectionAborted.into()),
             })),
             BodyStyle::Endless => Poll::Ready(Some(Ok(Frame::data(CHUNK)))),
+            BodyStyle::Huge { bytes: 0 } => Poll::Ready(None),
+            BodyStyle::Huge { bytes } => {
+                let piece = CHUNK.len().min(usize::try_from(bytes).unwrap_or(usize::MAX));
+                this.style = BodyStyle::Huge { bytes: bytes - piece as u64 };
+                Poll::Ready(Some(Ok(Frame::data(CHUNK.slice(..piece)))))
+            }
             BodyStyle::Drip { ms_per_byte } => {
                 if let Some(pause) = &mut this.pause {
                     ready!(pause.as_mut().poll(cx));
@@ -161,6 +171,7 @@ impl Body for ReplyBody {
         let body_bytes = || self.body.as_ref().map_or(0, Bytes::len) as u64;
         match self.style {
             BodyStyle::Whole | BodyStyle::Cut => http_body::SizeHint::with_exact(body_bytes()),
+            BodyStyle::Huge { bytes } => http_body::SizeHint::with_exact(bytes),
             BodyStyle::Drip { .. } | BodyStyle::Endless => http_body::SizeHint::default(),
         }
     }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::TwinName;
 use super::fault::{Action, Faults};
 use super::receipts::{BodyHash, Receipt, ReceiptLog};
-use super::reply::{BodyStyle, Call, Reply, json};
+use super::reply::{BodyStyle, Call, Reply, answer, json};
 use super::wire::Link;
 use crate::{marker, wall};
 
@@ -19,6 +19,11 @@ const RETRY_DATE_S: u64 = 30;
 pub(crate) trait Twin: Send + Sync {
     /// Checks a request as strictly as the provider does and prepares the answer.
     fn judge(&self, call: &Call) -> Judged;
+
+    /// Whether the provider lets a connection carry one stream only after it answered `reason`.
+    fn is_throttled_by(&self, _reason: &str) -> bool {
+        false
+    }
 
     /// The provider's error answer for a status, with its usual reason when none is given; also
     /// returns the reason used.
@@ -119,6 +124,9 @@ impl Stage {
             Reply::Answer(response, _) => response.status().as_u16(),
             Reply::StreamReset { .. } | Reply::Nothing => 0,
         };
+        if receipt.reason.as_ref().is_some_and(|reason| twin.is_throttled_by(reason)) {
+            link.credentials(false);
+        }
         self.receipts.record(receipt);
         match shown.steer {
             Some(Steer::Reset) => link.reset(),
@@ -206,12 +214,20 @@ fn show(twin: &dyn Twin, judged: Judged, action: Option<Action>) -> Shown {
             styled(judged.answer, BodyStyle::Drip { ms_per_byte }, "drip")
         }
         Some(Action::EndlessBody) => styled(judged.answer, BodyStyle::Endless, "endless"),
+        Some(Action::HugeBody { bytes }) => {
+            styled(judged.answer, BodyStyle::Huge { bytes }, "huge")
+        }
+        Some(Action::Html) => {
+            let page = b"<!doctype html><title>Please log in</title>".to_vec();
+            styled(answer(200, "text/html", page), BodyStyle::Whole, "html")
+        }
+        Some(Action::NoId) => styled(json(200, &serde_json::json!({})), BodyStyle::Whole, "no-id"),
         Some(Action::Cut) => styled(judged.answer, BodyStyle::Cut, "cut"),
         Some(Action::BadJson) => {
-            let mut answer = judged.answer;
-            *answer.status_mut() = http::StatusCode::OK;
-            *answer.body_mut() = Bytes::from_static(b"<html>{\"name\": not JSON");
-            styled(answer, BodyStyle::Whole, "bad-json")
+            let mut bad = judged.answer;
+            *bad.status_mut() = http::StatusCode::OK;
+            *bad.body_mut() = Bytes::from_static(b"<html>{\"name\": not JSON");
+            styled(bad, BodyStyle::Whole, "bad-json")
         }
         Some(Action::Redirect { to }) => {
             let mut answer = json(307, &serde_json::json!({}));

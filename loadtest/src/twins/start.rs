@@ -4,16 +4,18 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use parking_lot::RwLock;
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
 
 use super::control::TrafficCounts;
 use super::credentials::Credentials;
 use super::name::TwinName;
 use super::options::{TwinError, TwinOptions};
-use super::pki::{Certificate, Pki};
+use super::pki::{Certificate, Pki, PkiError};
 use super::smtp::{Relay, SmtpSink};
 use super::stage::{Stage, Twin};
-use super::wire::{Listener, Port, StreamPolicy};
+use super::wire::{Listener, Mode, Port, StreamPolicy};
 use super::{apns, fcm, slack, webhook};
 
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -27,13 +29,28 @@ pub(crate) struct Shared {
     pub(super) credentials: Credentials,
     pub(super) secrets: Arc<webhook::Secrets>,
     pub(super) listeners: Listeners,
+    pub(super) pki: Arc<Pki>,
 }
 
 impl Shared {
-    pub(super) fn set_up(&self, twin: TwinName, up: bool) {
+    pub(super) fn set_mode(&self, twin: TwinName, mode: Mode) {
         for listener in self.listeners.of(twin) {
-            listener.set_up(up);
+            listener.set_mode(mode);
         }
+    }
+
+    /// A new certificate for the next connections; APNs speaks HTTP/2 only.
+    pub(super) fn set_certificate(
+        &self,
+        twin: TwinName,
+        certificate: Certificate,
+    ) -> Result<(), PkiError> {
+        let alpn = if twin == TwinName::Apns { H2_ONLY } else { H2_AND_H1 };
+        let config = self.pki.server_config(HOST, certificate, alpn)?;
+        for listener in self.listeners.of(twin) {
+            listener.set_tls(Arc::clone(&config));
+        }
+        Ok(())
     }
 
     pub(super) fn traffic(&self, twin: TwinName) -> TrafficCounts {
@@ -83,7 +100,7 @@ pub(super) fn http(address: SocketAddr) -> String {
 /// A set on its way up.
 pub(super) struct Starting {
     pub(super) options: TwinOptions,
-    pub(super) pki: Pki,
+    pub(super) pki: Arc<Pki>,
     pub(super) stage: Arc<Stage>,
 }
 
@@ -118,7 +135,8 @@ impl Starting {
             smtp: SmtpSink::start(smtp, smtp_tls, self.relay(&credentials)?)
                 .map_err(TwinError::Listener)?,
         };
-        Ok(Shared { stage: Arc::clone(&self.stage), credentials, secrets, listeners })
+        let (stage, pki) = (Arc::clone(&self.stage), Arc::clone(&self.pki));
+        Ok(Shared { stage, credentials, secrets, listeners, pki })
     }
 
     fn relay(&self, credentials: &Credentials) -> Result<Relay, TwinError> {
@@ -138,7 +156,7 @@ impl Starting {
         let port = Port {
             twin: Arc::new(apns::ApnsTwin::new(credentials, tokens)),
             stage: Arc::clone(&self.stage),
-            tls: Some(self.pki.server_config(HOST, Certificate::Good, H2_ONLY)?),
+            tls: Some(self.certified(Certificate::Good, H2_ONLY)?),
             streams: StreamPolicy {
                 initial: options.apns_streams_first,
                 authenticated: options.apns_streams,
@@ -153,9 +171,13 @@ impl Starting {
         let tokens = fcm::TokenIssuer::new(credentials, self.options.fcm_token_lifetime_s)?;
         let streams = self.options.fcm_streams;
         let port = Port {
-            twin: Arc::new(fcm::FcmTwin::new(credentials, tokens)),
+            twin: Arc::new(fcm::FcmTwin::new(
+                credentials,
+                tokens,
+                self.options.fcm_quota_per_minute,
+            )),
             stage: Arc::clone(&self.stage),
-            tls: Some(self.pki.server_config(HOST, Certificate::Good, H2_AND_H1)?),
+            tls: Some(self.certified(Certificate::Good, H2_AND_H1)?),
             streams: StreamPolicy {
                 initial: streams,
                 authenticated: streams,
@@ -165,13 +187,21 @@ impl Starting {
         Listener::start(listener, port).map_err(TwinError::Listener)
     }
 
+    fn certified(
+        &self,
+        certificate: Certificate,
+        alpn: &[&[u8]],
+    ) -> Result<Arc<RwLock<Arc<ServerConfig>>>, PkiError> {
+        Ok(Arc::new(RwLock::new(self.pki.server_config(HOST, certificate, alpn)?)))
+    }
+
     fn tls(
         &self,
         listener: TcpListener,
         twin: Arc<dyn Twin>,
         certificate: Certificate,
     ) -> Result<Listener, TwinError> {
-        let tls = Some(self.pki.server_config(HOST, certificate, H2_AND_H1)?);
+        let tls = Some(self.certified(certificate, H2_AND_H1)?);
         let (stage, streams) = (Arc::clone(&self.stage), StreamPolicy::default());
         let started = Listener::start(listener, Port { twin, stage, tls, streams });
         started.map_err(TwinError::Listener)

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
 
-use crate::support::{ask, body, soon, twins, twins_with};
+use crate::support::{ask, body, soon, tls, twins, twins_with};
 
 async fn control(twins: &TwinSet, method: &str, path: &str, text: &str) -> Response<Bytes> {
     let url = format!("{}{path}", twins.control_url());
@@ -69,6 +69,69 @@ async fn a_twin_taken_down_resets_connections_until_it_is_up_again() {
     assert!(soon(ask(&twins, "POST", &url, &[], "{}")).await.is_err());
     assert_eq!(control(&twins, "POST", "/up?twin=webhook", "").await.status(), 200);
     assert_eq!(hook(&twins, "/a").await, 200);
+}
+
+#[tokio::test]
+async fn a_frozen_twin_keeps_its_connections_silent_until_it_is_up_again() {
+    let twins = twins().await;
+    assert_eq!(control(&twins, "POST", "/freeze?twin=webhook", "").await.status(), 200);
+    let url = format!("{}/a", twins.webhook_plain_url());
+    let asked = ask(&twins, "POST", &url, &[], "{}");
+    let mut asked = std::pin::pin!(asked);
+    tokio::select! {
+        _ = &mut asked => panic!("a frozen twin answered"),
+        status = async {
+            // It is asked before the others, who are still served.
+            tokio::task::yield_now().await;
+            control(&twins, "GET", "/counts", "").await.status()
+        } => assert_eq!(status, 200),
+    }
+    assert!(twins.receipts().is_empty());
+    control(&twins, "POST", "/up?twin=webhook", "").await;
+    assert_eq!(soon(asked).await.expect("answered").status(), 200, "late, but not lost");
+}
+
+#[tokio::test]
+async fn a_certificate_is_replaced_while_the_twin_runs() {
+    let twins = twins().await;
+    let trusted = async || {
+        let url = twins.webhook_url();
+        soon(tls(twins.ca_pem(), &url, b"http/1.1")).await.is_ok()
+    };
+    assert!(trusted().await);
+    let replace = async |kind: &str| {
+        let path = format!("/certificate?twin=webhook&kind={kind}");
+        control(&twins, "POST", &path, "").await.status().as_u16()
+    };
+    for kind in ["expired", "not-yet-valid", "wrong-host", "self-signed", "unknown-authority"] {
+        assert_eq!(replace(kind).await, 200);
+        assert!(!trusted().await, "{kind}");
+    }
+    assert_eq!((replace("good").await, replace("rusty").await), (200, 400));
+    assert!(trusted().await);
+}
+
+#[tokio::test]
+async fn the_seed_of_a_plan_comes_with_it() {
+    let twins = twins().await;
+    let plan = body(&control(&twins, "POST", "/faults?seed=7", "webhook:reset:50").await);
+    assert_eq!(plan["seed"], 7);
+}
+
+#[tokio::test]
+async fn answers_of_proxies_and_answers_without_end_are_shown() {
+    let twins = twins().await;
+    let url = format!("{}/a", twins.webhook_plain_url());
+    let mut answers = Vec::new();
+    for fault in ["webhook:html", "webhook:no-id", "webhook:huge=20000"] {
+        control(&twins, "POST", "/faults", fault).await;
+        let answer = soon(ask(&twins, "POST", &url, &[], "{}")).await.expect("answered");
+        answers.push((answer.status().as_u16(), answer.body().clone()));
+    }
+    assert!(answers.iter().all(|(status, _)| *status == 200));
+    assert!(answers[0].1.starts_with(b"<!doctype html>"));
+    assert_eq!(answers[1].1, "{}");
+    assert_eq!(answers[2].1.len(), 20_000);
 }
 
 #[tokio::test]

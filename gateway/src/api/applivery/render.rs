@@ -1,19 +1,18 @@
 //! Failures in Applivery's envelope: `{"status": false, "error": {"code", "message"}}`.
 
 use crate::api::failure::{Failure, FailureClass};
-use crate::api::reply;
+use crate::api::{ExchangeError, reply};
 use crate::server::Response;
 use serde_json::json;
 
-/// Printed without the words that stand before every wrong parameter.
-const NOT_CONFIGURED: &str = "Slack integration is not configured";
+fn is_not_configured(failure: &Failure) -> bool {
+    failure.fields.is_empty() && failure.detail == ExchangeError::NotConfigured.to_string()
+}
 
 pub(crate) fn render(failure: &Failure) -> Response {
     let (status, code, message) = match failure.class {
         // No field is wrong: the sentence stands for itself.
-        FailureClass::Invalid if failure.fields.is_empty() && failure.detail == NOT_CONFIGURED => {
-            (400, 5001, failure.detail.clone())
-        }
+        FailureClass::Invalid if is_not_configured(failure) => (400, 5001, failure.detail.clone()),
         FailureClass::Invalid => (400, 5001, format!("Invalid parameters: {}", failure.detail)),
         FailureClass::NoToken => (401, 4002, String::from("No auth token")),
         FailureClass::BadToken => (401, 4004, String::from("Invalid Token")),

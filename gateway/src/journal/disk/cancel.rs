@@ -2,9 +2,10 @@
 
 use super::core::Core;
 use super::index::{EVENTS, Index, IndexError, Projection, split_u64};
+use super::line::{Spot, Ticket};
 use super::listed::ListedError;
-use super::record::{Record, Records, encode_cancellation};
-use super::state::{BlockMarks, Place, TimerRef, is_timer};
+use super::record::encode_cancellation;
+use super::state::{BlockMarks, class, is_timer};
 use crate::journal::{Cancellation, Commit, JournalError};
 use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
@@ -109,17 +110,13 @@ impl Core {
             if self.segments.at(position).is_none() {
                 continue;
             }
-            let (header, payload) = self.segments.block(position)?;
-            let entries = Records::new(payload).filter_map(|record| match record {
-                Some(Record::Entry(entry)) => Some(entry),
-                _ => None,
-            });
-            for (index, entry) in (0u32..).zip(entries) {
+            let (entries, committed_at) = self.entries(position)?;
+            for (index, (extent, entry)) in (0u32..).zip(entries) {
                 let is_ours = entry.notification == id && entry.org == org;
-                if is_ours && is_timer(entry.due, header.committed_at) {
-                    let place: Place = (position, index);
-                    if self.index.has_timer(shard, entry.due, place)? {
-                        waiting.push(TimerRef { due: entry.due, place });
+                if is_ours && is_timer(entry.due, committed_at) {
+                    let spot = Spot { position, index, extent };
+                    if self.index.has_timer((shard, org), entry.due, spot.place())? {
+                        waiting.push(Ticket { spot, due: entry.due, class: class(entry.kind) });
                     }
                 }
             }
@@ -129,9 +126,9 @@ impl Core {
             // Nobody claims in this shard meanwhile.
             let _gate = cell.gate.lock();
             let mut state = cell.state.lock();
-            for timer in waiting {
-                if state.timers_loaded.insert(timer.place) {
-                    state.timers_ready.push_back(timer);
+            for ticket in waiting {
+                if state.timers_loaded.insert((org, ticket.spot.place())) {
+                    state.lines.lapse(org, ticket);
                     hurried += 1;
                 }
             }

@@ -2,11 +2,13 @@
 
 use super::index::{Granule, Index};
 use super::options::{CommitStats, DiskOptions};
-use super::record::{HEADER_BYTES, Record, Records, encode_settlement, id_prefix};
+use super::record::{Extent, HEADER_BYTES, encode_settlement, entries, id_prefix};
 use super::scan::Scanner;
 use super::segment::{Segment, SegmentError, Segments};
 use super::shortage::Shortage;
 use super::state::{BlockMarks, BlockRef, InFlight, ListedKey, Place, Shard, listed_places};
+use super::sweep::Bell;
+use super::timers::Alarms;
 use super::writer::{Inbox, Request};
 use crate::clock::Clock;
 use crate::crash::{Sabotage, is_sabotaged};
@@ -19,14 +21,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::{Notify, oneshot};
 
+/// Payload bytes of new blocks kept in memory so that a caught-up dispatcher reads no disk.
+const HOT_BYTES_MAX: usize = 32 << 20;
+
 /// One shard's state with the means to wait for it.
 pub(super) struct Cell {
     pub(super) state: Mutex<Shard>,
     /// One claimer at a time, so that `state` is not held while reading the disk.
     pub(super) gate: Mutex<()>,
     pub(super) notify: Notify,
-    /// The earliest timer not yet loaded, or `NEVER`.
-    pub(super) next_due: Mutex<Millis>,
+    /// When timers not yet loaded are due.
+    pub(super) alarms: Mutex<Alarms>,
 }
 
 pub(super) struct Core {
@@ -51,7 +56,8 @@ pub(super) struct Core {
     pub(super) canceled: RwLock<HashSet<NotificationId>>,
     granules: RwLock<Vec<Granule>>,
     granules_saved: AtomicUsize,
-    hot_bytes: AtomicUsize,
+    /// Wakes the thread that refills lines.
+    pub(super) bell: Bell,
 }
 
 impl Core {
@@ -67,7 +73,7 @@ impl Core {
             state: Mutex::new(shard),
             gate: Mutex::new(()),
             notify: Notify::new(),
-            next_due: Mutex::new(Millis(0)),
+            alarms: Mutex::default(),
         };
         Self {
             options,
@@ -87,7 +93,7 @@ impl Core {
             canceled: RwLock::default(),
             granules_saved: AtomicUsize::new(granules.len().saturating_sub(1)),
             granules: RwLock::new(granules),
-            hot_bytes: AtomicUsize::new(0),
+            bell: Bell::default(),
         }
     }
 
@@ -108,18 +114,6 @@ impl Core {
             return Err(SegmentError::Io { action: "create", path, source });
         }
         self.segments.create(base, capacity)
-    }
-
-    pub(super) fn grant_hot(&self, bytes: usize, max: usize) -> bool {
-        let granted = self.hot_bytes.load(Ordering::Relaxed) + bytes <= max;
-        if granted {
-            self.hot_bytes.fetch_add(bytes, Ordering::Relaxed);
-        }
-        granted
-    }
-
-    pub(super) fn release_hot(&self, bytes: usize) {
-        self.hot_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn apply(
@@ -143,13 +137,9 @@ impl Core {
             self.recent_listed.lock().extend(listed);
         }
         if let Some(cell) = self.shards.get(usize::from(shard.0)) {
-            let hot = block.hot.as_ref().map_or(0, |(bytes, _)| bytes.len());
-            let mut state = cell.state.lock();
-            let queued = state.queue.len();
-            state.apply(block, end, committed_at, marks);
-            if state.queue.len() == queued && hot > 0 {
-                self.release_hot(hot);
-            }
+            let at = (committed_at, HOT_BYTES_MAX / self.shards.len());
+            // Whatever is settled here is held here, so there is nothing to measure.
+            cell.state.lock().apply(block, end, marks, at, &mut |_| None);
         }
     }
 
@@ -213,7 +203,7 @@ impl Core {
         let cell = self.shards.get(usize::from(shard.0)).ok_or(JournalError::Fenced)?;
         let mut bytes = Vec::new();
         let mut marks = BlockMarks::default();
-        let mut closing = Vec::new();
+        let mut sent = Vec::new();
         {
             let mut state = cell.state.lock();
             for mut settlement in settlements {
@@ -230,34 +220,39 @@ impl Core {
                     continue;
                 };
                 held.closing = settlement.done;
-                if settlement.done {
-                    closing.push(place);
-                }
-                encode_settlement(&settlement, held.due, &mut bytes);
-                mark_settlement(settlement, held.due, &mut marks);
+                held.settling += u32::from(!settlement.done);
+                sent.push((place, settlement.done));
+                // Its timer and its backlog are found by it.
+                settlement.org = held.org;
+                let due = held.ticket.due;
+                let extents = encode_settlement(&settlement, due, &mut bytes);
+                mark_settlement(settlement, due, extents, &mut marks);
             }
         }
         if marks.settles.is_empty() {
             return Err(JournalError::Fenced);
         }
-        self.enqueue(shard, bytes, marks, 2).inspect_err(|_| self.reopen(shard, closing))
+        self.enqueue(shard, bytes, marks, 2).inspect_err(|_| self.reopen(shard, sent))
     }
 
-    /// Takes back that settlements are on their way: they were refused and may come again.
-    pub(super) fn reopen(&self, shard: ShardId, places: impl IntoIterator<Item = Place>) {
+    /// Takes back that settlements are on their way, `true` for those that end their entry: they
+    /// were refused and may come again.
+    pub(super) fn reopen(&self, shard: ShardId, sent: impl IntoIterator<Item = (Place, bool)>) {
         let Some(cell) = self.shards.get(usize::from(shard.0)) else { return };
         let mut state = cell.state.lock();
-        for place in places {
-            if let Some(held) = state.in_flight.get_mut(&place) {
+        for (place, is_last) in sent {
+            let Some(held) = state.in_flight.get_mut(&place) else { continue };
+            if is_last {
                 held.closing = false;
+            } else {
+                held.settling = held.settling.saturating_sub(1);
             }
         }
     }
 
     pub(super) fn renew(&self, shard: ShardId, claims: &[ClaimId]) {
         let Some(cell) = self.shards.get(usize::from(shard.0)) else { return };
-        let lease = u64::try_from(self.options.lease.as_millis()).unwrap_or(u64::MAX);
-        let until = self.clock.now().plus(lease);
+        let until = self.lease_until(self.clock.now());
         let mut state = cell.state.lock();
         for claim in claims {
             let held = state.in_flight.get_mut(&(claim.position, claim.index));
@@ -290,10 +285,9 @@ impl Core {
                     continue;
                 }
                 let (_, payload) = self.segments.block(header.position)?;
-                let root = Records::new(payload).find_map(|record| match record {
-                    Some(Record::Entry(e)) if e.notification == id && e.kind.is_root() => Some(e),
-                    _ => None,
-                });
+                let root = entries(payload)
+                    .map(|(_, _, entry)| entry)
+                    .find(|entry| entry.notification == id && entry.kind.is_root());
                 if let Some(root) = root {
                     return Ok(Some((header.position, root)));
                 }
@@ -315,20 +309,21 @@ impl Core {
         for group in places.chunk_by(|a, b| a.0 == b.0) {
             let Some((position, _)) = group.first() else { continue };
             let (_, payload) = self.segments.block(*position)?;
-            let entries = Records::new(payload).filter_map(|record| match record {
-                Some(Record::Entry(entry)) => Some(entry),
-                _ => None,
-            });
-            let wanted = |index: &u32| group.iter().any(|(_, wanted)| wanted == index);
-            let found = (0u32..).zip(entries).filter(|(index, _)| wanted(index));
-            payloads.extend(found.map(|(_, entry)| entry.payload));
+            let found = entries(payload)
+                .filter(|(index, _, _)| group.binary_search(&(*position, *index)).is_ok());
+            payloads.extend(found.map(|(_, _, entry)| entry.payload));
         }
         Ok(payloads)
     }
 }
 
-fn mark_settlement(settlement: Settlement, due: Millis, marks: &mut BlockMarks) {
-    marks.entries.extend(settlement.follow_ups.iter().map(entry_mark));
+fn mark_settlement(
+    settlement: Settlement,
+    due: Millis,
+    extents: Vec<Extent>,
+    marks: &mut BlockMarks,
+) {
+    marks.entries.extend(settlement.follow_ups.iter().zip(extents).map(entry_mark));
     marks.settles.push(super::record::SettleRecord {
         position: settlement.claim.position,
         index: settlement.claim.index,
@@ -342,12 +337,12 @@ fn mark_settlement(settlement: Settlement, due: Millis, marks: &mut BlockMarks) 
     });
 }
 
-pub(super) fn entry_mark(entry: &Entry) -> super::state::EntryMark {
+pub(super) fn entry_mark((entry, extent): (&Entry, Extent)) -> super::state::EntryMark {
     super::state::EntryMark {
         notification: entry.notification,
         org: entry.org,
         kind: entry.kind,
         due: entry.due,
-        bytes: entry.payload.len() as u64,
+        extent,
     }
 }

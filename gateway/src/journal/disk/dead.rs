@@ -305,8 +305,8 @@ impl Core {
         let mut bytes = Vec::new();
         let mut marks = BlockMarks::default();
         for amendment in amendments {
-            encode_amendment(&amendment, &mut bytes);
-            marks.entries.extend(amendment.carrier.as_ref().map(entry_mark));
+            let extent = encode_amendment(&amendment, &mut bytes);
+            marks.entries.extend(amendment.carrier.as_ref().zip(extent).map(entry_mark));
             marks.amends.push(AmendMark::of(amendment));
         }
         self.enqueue(shard, bytes, marks, 1)

@@ -7,6 +7,7 @@ use super::recovery;
 use super::writer::{ToProjector, Writer};
 use super::{DiskJournal, DiskOptions, OpenError, PROJECTOR_LAG_MAX, projector};
 use crate::clock::Clock;
+use crate::model::ShardId;
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
@@ -101,6 +102,14 @@ impl Driver {
                 Ok(first) => projector::apply(&self.journal.core, first, &self.projected),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
             }
+        }
+    }
+
+    /// Refills lines that were cut short.
+    pub(crate) fn sweep(&self) {
+        let core = &self.journal.core;
+        for (number, cell) in (0u16..).zip(&core.shards) {
+            while core.sweep(ShardId(number), cell) {}
         }
     }
 

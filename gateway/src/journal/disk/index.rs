@@ -5,11 +5,14 @@
 //! A checkpoint is one synced commit that also stores how far the log was applied. Keys are
 //! big-endian, so that ranges are in time order.
 
+use super::legacy::EarlierCheckpoint;
+use super::line::Ticket;
 use super::record::SettleRecord;
 use super::state::{
     AmendMark, BlockMarks, ListedKey, Place, ShardSnapshot, is_timer, listed_places,
 };
-use super::{cancel, dead, listed, outcomes, retention};
+use super::timers::{TIMERS, timer_key};
+use super::{cancel, dead, listed, outcomes, retention, timers};
 use crate::journal::{Books, Cancellation, EventPlace, IdempotencyRecord, Remembered};
 use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
@@ -21,8 +24,6 @@ use serde::{Deserialize, Serialize};
 
 /// notification 16 | settlement position 8 | ordinal 4 → organization 4 | event
 pub(super) const EVENTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("events");
-/// shard 2 | due 8 | position 8 | index 4 → nothing
-pub(super) const TIMERS: TableDefinition<'_, &[u8], ()> = TableDefinition::new("timers");
 /// key 16 → body 16 | created 8 | answer
 const KEYS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("idempotency");
 /// created 8 | key 16 → nothing
@@ -30,7 +31,9 @@ const KEYS_BY_TIME: TableDefinition<'_, &[u8], ()> = TableDefinition::new("idemp
 /// position 8 → first root id 8 | last root id 8 | end 8
 const GRANULES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("granules");
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const CHECKPOINT: &str = "checkpoint";
+const CHECKPOINT: &str = "checkpoint2";
+/// What earlier releases wrote.
+const EARLIER_CHECKPOINT: &str = "checkpoint";
 const AMENDED: &str = "amended";
 /// Position of the last block whose rows are in.
 pub(super) const APPLIED: &str = "applied";
@@ -110,7 +113,7 @@ pub(super) struct Projection {
     pub(super) position: u64,
     shard: u16,
     pub(super) at: Millis,
-    timers: Vec<(Millis, Place)>,
+    timers: Vec<(OrganizationId, Ticket)>,
     pub(super) settles: Vec<SettleRecord>,
     keys: Vec<IdempotencyRecord>,
     listed: Vec<(ListedKey, Place)>,
@@ -129,7 +132,7 @@ impl Projection {
         let timers: Vec<_> = (0u32..)
             .zip(&marks.entries)
             .filter(|(_, entry)| is_timer(entry.due, committed_at))
-            .map(|(index, entry)| (entry.due, (position, index)))
+            .map(|(index, entry)| (entry.org, entry.ticket(position, index)))
             .collect();
         let listed: Vec<_> = listed_places(position, &marks.entries).collect();
         let is_plain = timers.is_empty()
@@ -150,9 +153,9 @@ impl Projection {
     }
 
     /// Timers whose rows this block removes.
-    pub(super) fn timers_done(&self) -> impl Iterator<Item = Place> {
+    pub(super) fn timers_done(&self) -> impl Iterator<Item = (OrganizationId, Place)> {
         let done = self.settles.iter().filter(|s| s.done && s.due != Millis(0));
-        done.map(|s| (s.position, s.index))
+        done.map(|s| (s.org, (s.position, s.index)))
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = [u8; 16]> {
@@ -163,9 +166,9 @@ impl Projection {
         self.listed.iter().map(|(key, _)| *key)
     }
 
-    /// The earliest timer this block adds.
-    pub(super) fn first_due(&self) -> Option<Millis> {
-        self.timers.iter().map(|(due, _)| *due).min()
+    /// The timers this block adds.
+    pub(super) fn timers(&self) -> impl Iterator<Item = (OrganizationId, Millis)> {
+        self.timers.iter().map(|(org, ticket)| (*org, ticket.due))
     }
 }
 
@@ -180,7 +183,7 @@ impl Index {
         let database = Database::builder().set_cache_size(16 << 20).create_with_backend(file)?;
         let txn = database.begin_write()?;
         txn.open_table(EVENTS)?;
-        txn.open_table(TIMERS)?;
+        timers::open(&txn)?;
         txn.open_table(KEYS)?;
         txn.open_table(KEYS_BY_TIME)?;
         dead::open(&txn)?;
@@ -197,6 +200,13 @@ impl Index {
     pub(super) fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
         let txn = self.database.begin_read()?;
         read_checkpoint(&txn)
+    }
+
+    /// What an earlier release left, as long as this one has written no checkpoint.
+    pub(super) fn earlier_checkpoint(&self) -> Result<Option<EarlierCheckpoint>, IndexError> {
+        let txn = self.database.begin_read()?;
+        let stored = txn.open_table(META)?.get(EARLIER_CHECKPOINT)?;
+        Ok(stored.and_then(|bytes| postcard::from_bytes(bytes.value()).ok()))
     }
 
     pub(super) fn granules(&self) -> Result<Vec<Granule>, IndexError> {
@@ -251,73 +261,13 @@ impl Index {
                 meta.insert(CHECKPOINT, bytes.as_slice())?;
                 let bytes = postcard::to_allocvec(&checkpoint.amended).unwrap_or_default();
                 meta.insert(AMENDED, bytes.as_slice())?;
+                if meta.remove(EARLIER_CHECKPOINT)?.is_some() {
+                    timers::forget_unowned(&txn)?;
+                }
             }
         }
         txn.commit()?;
         Ok(())
-    }
-
-    /// Timers of `shard` that are due, oldest first, leaving out those for which `skip` is true.
-    pub(super) fn due(
-        &self,
-        shard: ShardId,
-        now: Millis,
-        limit: usize,
-        skip: impl Fn(Place) -> bool,
-    ) -> Result<Vec<(Millis, Place)>, IndexError> {
-        let txn = self.database.begin_read()?;
-        let table = txn.open_table(TIMERS)?;
-        let (low, high) =
-            (timer_key(shard, Millis(0), (0, 0)), timer_key(shard, now.plus(1), (0, 0)));
-        let mut due = Vec::new();
-        for row in table.range(low.as_slice()..high.as_slice())? {
-            if due.len() >= limit {
-                break;
-            }
-            let (key, _) = row?;
-            let Some(timer) = read_timer_key(key.value()) else { continue };
-            if !skip(timer.1) {
-                due.push(timer);
-            }
-        }
-        Ok(due)
-    }
-
-    /// The earliest timer of `shard` due later than `now`.
-    pub(super) fn first_due_after(
-        &self,
-        shard: ShardId,
-        now: Millis,
-    ) -> Result<Option<Millis>, IndexError> {
-        let txn = self.database.begin_read()?;
-        let table = txn.open_table(TIMERS)?;
-        let low = timer_key(shard, now.plus(1), (0, 0));
-        let high = timer_key(shard, Millis(u64::MAX), (u64::MAX, u32::MAX));
-        let first = table.range(low.as_slice()..=high.as_slice())?.next().transpose()?;
-        Ok(first.and_then(|(key, _)| read_timer_key(key.value())).map(|(due, _)| due))
-    }
-
-    /// True while the timer at `place` has not been settled.
-    pub(super) fn has_timer(
-        &self,
-        shard: ShardId,
-        due: Millis,
-        place: Place,
-    ) -> Result<bool, IndexError> {
-        let txn = self.database.begin_read()?;
-        let table = txn.open_table(TIMERS)?;
-        Ok(table.get(timer_key(shard, due, place).as_slice())?.is_some())
-    }
-
-    /// Positions that waiting timers still need.
-    pub(super) fn timer_positions(&self) -> Result<Vec<u64>, IndexError> {
-        let txn = self.database.begin_read()?;
-        let table = txn.open_table(TIMERS)?;
-        let mut positions = Vec::new();
-        for row in table.iter()? {
-            positions.extend(read_timer_key(row?.0.value()).map(|(_, place)| place.0));
-        }
-        Ok(positions)
     }
 
     /// Timeline events of a notification, oldest first, with the organization they belong to.
@@ -428,10 +378,7 @@ impl Index {
 fn apply(txn: &WriteTransaction, projection: &Projection) -> Result<(), IndexError> {
     let shard = ShardId(projection.shard);
     if !projection.timers.is_empty() {
-        let mut timers = txn.open_table(TIMERS)?;
-        for (due, place) in &projection.timers {
-            timers.insert(timer_key(shard, *due, *place).as_slice(), ())?;
-        }
+        timers::insert(txn, shard, &projection.timers)?;
     }
     if !projection.keys.is_empty() {
         let mut keys = txn.open_table(KEYS)?;
@@ -472,7 +419,7 @@ fn apply_settles(
         let notification = settle.notification.0.into_bytes();
         if settle.done && settle.due != Millis(0) {
             let place = (settle.position, settle.index);
-            timers.remove(timer_key(shard, settle.due, place).as_slice())?;
+            timers.remove(timer_key(shard, settle.org, settle.due, place).as_slice())?;
         }
         for event in &settle.events {
             let value = [&settle.org.0.to_be_bytes(), event.as_ref()].concat();
@@ -480,23 +427,6 @@ fn apply_settles(
         }
     }
     Ok(())
-}
-
-fn timer_key(shard: ShardId, due: Millis, place: Place) -> [u8; 22] {
-    let mut key = [0; 22];
-    key[..2].copy_from_slice(&shard.0.to_be_bytes());
-    key[2..10].copy_from_slice(&due.0.to_be_bytes());
-    key[10..18].copy_from_slice(&place.0.to_be_bytes());
-    key[18..].copy_from_slice(&place.1.to_be_bytes());
-    key
-}
-
-pub(super) fn read_timer_key(key: &[u8]) -> Option<(Millis, Place)> {
-    let mut rest = key.get(2..)?;
-    let due = split_u64(&mut rest)?;
-    let position = split_u64(&mut rest)?;
-    let index = u32::from_be_bytes(*rest.first_chunk::<4>()?);
-    Some((Millis(due), (position, index)))
 }
 
 pub(super) fn split_u64(bytes: &mut &[u8]) -> Option<u64> {

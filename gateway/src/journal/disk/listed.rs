@@ -2,10 +2,11 @@
 
 use super::core::Core;
 use super::index::{Index, IndexError, split_u64};
-use super::record::{Record, Records};
+use super::line::{Spot, Ticket};
+use super::record::{Extent, entries};
 use super::segment::SegmentError;
-use super::state::{ListedKey, Place, is_timer};
-use crate::journal::{Claim, Entry, ListedRoot};
+use super::state::{ListedKey, Place, class, is_timer};
+use crate::journal::{Claim, ClaimId, Entry, ListedRoot};
 use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
 use redb::{ReadableDatabase, TableDefinition, WriteTransaction};
 use std::collections::BTreeMap;
@@ -119,7 +120,7 @@ impl Core {
         };
         places.extend(self.index.listed(org, before, limit)?);
         let mut roots = Vec::with_capacity(places.len().min(limit));
-        let mut read: Option<(u64, Vec<Entry>)> = None;
+        let mut read: Option<(u64, Vec<(Extent, Entry)>)> = None;
         for (notification, place) in places.into_iter().rev().take(limit) {
             // Retention may have dropped the segment a moment ago.
             if self.segments.at(place.0).is_none() {
@@ -131,19 +132,19 @@ impl Core {
                 _ => &read.insert((place.0, self.entries(place.0)?.0)).1,
             };
             let entry = usize::try_from(place.1).ok().and_then(|index| entries.get(index));
-            let payload = entry.map(|entry| entry.payload.clone());
+            let payload = entry.map(|(_, entry)| entry.payload.clone());
             roots.extend(payload.map(|payload| ListedRoot { notification, payload }));
         }
         Ok(roots)
     }
 
     /// The entries of the block at `position`, and when it was committed.
-    fn entries(&self, position: u64) -> Result<(Vec<Entry>, Millis), ListedError> {
+    pub(super) fn entries(
+        &self,
+        position: u64,
+    ) -> Result<(Vec<(Extent, Entry)>, Millis), ListedError> {
         let (header, payload) = self.segments.block(position)?;
-        let entries = Records::new(payload).filter_map(|record| match record {
-            Some(Record::Entry(entry)) => Some(entry),
-            _ => None,
-        });
+        let entries = entries(payload).map(|(_, extent, entry)| (extent, entry));
         Ok((entries.collect(), header.committed_at))
     }
 
@@ -159,7 +160,7 @@ impl Core {
         };
         let (entries, committed_at) = self.entries(place.0)?;
         let found = (0u32..).zip(entries).find(|(index, _)| *index == place.1);
-        let Some((_, entry)) = found else { return Ok(None) };
+        let Some((index, (extent, entry))) = found else { return Ok(None) };
         let cell = self.shards.get(usize::from(shard.0));
         let Some(cell) = cell.filter(|_| is_timer(entry.due, committed_at)) else {
             return Ok(None);
@@ -168,21 +169,31 @@ impl Core {
         let _gate = cell.gate.lock();
         {
             let state = cell.state.lock();
-            let is_ready = state.timers_ready.iter().any(|timer| timer.place == place);
+            let is_ready = state.lines.get(entry.org).is_some_and(|line| line.is_ready(place));
             // Loaded and not ready: claimed, or settled a moment ago.
-            let is_begun = state.timers_loaded.contains(&place) && !is_ready;
+            let is_begun = state.timers_loaded.contains(&(entry.org, place)) && !is_ready;
             if is_begun || state.in_flight.contains_key(&place) {
                 return Ok(None);
             }
         }
         let is_new = self.recent_listed.lock().contains_key(&listed);
-        if !is_new && !self.index.has_timer(shard, entry.due, place)? {
+        if !is_new && !self.index.has_timer((shard, entry.org), entry.due, place)? {
             return Ok(None);
         }
         let mut state = cell.state.lock();
-        state.timers_ready.retain(|timer| timer.place != place);
-        state.timers_loaded.insert(place);
-        let due = entry.due;
-        Ok(Some(self.lease(&mut state, place, entry, due, self.clock.now())))
+        state.lines.drop_ready(entry.org, place);
+        state.timers_loaded.insert((entry.org, place));
+        state.lines.claim(entry.org);
+        let spot = Spot { position: place.0, index, extent };
+        let ticket = Ticket { spot, due: entry.due, class: class(entry.kind) };
+        let (lease, _) = state.lease(entry.org, ticket, self.lease_until(self.clock.now()));
+        Ok(Some(Claim {
+            id: ClaimId { position: place.0, index, lease },
+            notification: entry.notification,
+            org: entry.org,
+            kind: entry.kind,
+            payload: entry.payload,
+            settled: state.partial.get(&place).cloned().unwrap_or_default(),
+        }))
     }
 }

@@ -1,6 +1,7 @@
 //! The embedded journal: an own segmented log with group commit, and an index projected from it.
 //!
-//! Threads: `writer` (group commit), `prepare` (next segment), `project` (index), `timers`.
+//! Threads: `writer` (group commit), `prepare` (next segment), `project` (index), `timers`, `sweep`
+//! (refills what claims have emptied).
 //! A crash at any instant leaves whole commits and perhaps a torn tail, which `recovery` cuts.
 
 mod cancel;
@@ -10,6 +11,9 @@ mod dead;
 #[cfg(test)]
 pub(crate) mod drive;
 mod index;
+mod legacy;
+mod line;
+mod lines;
 mod listed;
 pub(crate) mod media;
 mod options;
@@ -23,8 +27,13 @@ mod scan;
 mod segment;
 mod shortage;
 mod state;
+mod sweep;
+mod timers;
+mod view;
 mod writer;
 
+#[cfg(test)]
+mod retention_tests;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +41,10 @@ pub use options::{CommitStats, DiskOptions, FsyncPolicy};
 pub use recovery::{OpenError, Recovered};
 pub use retention::Sums;
 pub use segment::SegmentError;
+pub use view::{
+    Damage, IndexFacts, LogView, Logged, LoggedAmendment, LoggedBlock, LoggedSettlement, ViewError,
+    fingerprint,
+};
 
 use self::core::{Core, entry_mark};
 use self::media::{Disk, DiskFile, RealDisk};
@@ -118,6 +131,20 @@ impl DiskJournal {
         &self.core.stats
     }
 
+    /// The journal as it is now, to be read while it goes on.
+    ///
+    /// # Errors
+    /// The index could not be read.
+    pub fn view(&self) -> Result<LogView, ViewError> {
+        Ok(LogView::live(&self.core)?)
+    }
+
+    /// Bytes that wait for the disk, and how many may.
+    #[must_use]
+    pub fn buffered(&self) -> (usize, usize) {
+        self.core.inbox.buffered()
+    }
+
     /// Why new work is refused for now, although nothing is broken.
     #[must_use]
     pub fn shortage(&self) -> Option<&'static str> {
@@ -139,6 +166,7 @@ impl DiskJournal {
         core.shortage.closing.store(true, Ordering::Release);
         core.inbox.close();
         core.closed.store(true, Ordering::Release);
+        core.bell.ring();
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a journal thread panicked");
@@ -161,11 +189,12 @@ fn start(opened: &recovery::Opened) -> std::io::Result<Vec<JoinHandle<()>>> {
         (opened.position, opened.granule),
         Instant::now(),
     );
-    let (for_index, for_timers) = (Arc::clone(core), Arc::clone(core));
+    let (for_index, for_timers, for_sweep) = (Arc::clone(core), Arc::clone(core), Arc::clone(core));
     Ok(vec![
         named("journal-write").spawn(move || writer.run())?,
         named("journal-index").spawn(move || projector::project(&for_index, &projected))?,
         named("journal-timers").spawn(move || projector::tick(&for_timers))?,
+        named("journal-sweep").spawn(move || sweep::run(&for_sweep))?,
     ])
 }
 
@@ -182,19 +211,20 @@ impl Journal for DiskJournal {
     }
 
     fn append(&self, shard: ShardId, append: Append) -> Result<Commit, JournalError> {
+        let (bytes, extents) = encode_append(&append);
         let marks = BlockMarks {
-            entries: append.entries.iter().map(entry_mark).collect(),
-            idempotency: append.idempotency.clone(),
+            entries: append.entries.iter().zip(extents).map(entry_mark).collect(),
+            idempotency: append.idempotency,
             ..BlockMarks::default()
         };
-        self.core.enqueue(shard, encode_append(&append), marks, 1)
+        self.core.enqueue(shard, bytes, marks, 1)
     }
 
     fn claim<'a>(
         &'a self,
         shard: ShardId,
         max: usize,
-        _room: &'a dyn Room,
+        room: &'a dyn Room,
     ) -> BoxFuture<'a, Result<Vec<Claim>, JournalError>> {
         Box::pin(async move {
             let cell = self.core.shards.get(usize::from(shard.0)).ok_or(JournalError::Closed)?;
@@ -204,7 +234,11 @@ impl Journal for DiskJournal {
                 if self.core.closed.load(Ordering::Acquire) {
                     return Err(JournalError::Closed);
                 }
-                let claims = self.core.try_claim(shard, max);
+                // What cannot be settled would be sent in vain, and again after the restart.
+                if self.core.poisoned.load(Ordering::Acquire) {
+                    return Err(JournalError::Poisoned);
+                }
+                let claims = self.core.try_claim(shard, max, room);
                 if !claims.is_empty() {
                     crash::point(Stage::Replied);
                     return Ok(claims);
@@ -230,6 +264,11 @@ impl Journal for DiskJournal {
     fn backlog(&self, shard: ShardId) -> Backlog {
         let cell = self.core.shards.get(usize::from(shard.0));
         cell.map(|cell| cell.state.lock().backlog()).unwrap_or_default()
+    }
+
+    fn backlog_of(&self, shard: ShardId, org: OrganizationId) -> Backlog {
+        let cell = self.core.shards.get(usize::from(shard.0));
+        cell.map(|cell| cell.state.lock().backlog_of(org)).unwrap_or_default()
     }
 
     fn books(&self) -> Books {

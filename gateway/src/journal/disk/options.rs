@@ -54,9 +54,31 @@ pub struct CommitStats {
     pub micros: AtomicU64,
     /// Duration of the newest group in microseconds.
     pub last_micros: AtomicU64,
+    /// Moving average of the time of a sync in microseconds; 0 before the first one.
+    sync_micros: AtomicU64,
 }
 
+/// Weight of the newest sync in their moving average: one in so many.
+const SYNC_WEIGHT: u64 = 8;
+
 impl CommitStats {
+    /// The moving average of the time of one sync.
+    #[must_use]
+    pub fn sync(&self) -> Duration {
+        Duration::from_micros(self.sync_micros.load(Ordering::Relaxed))
+    }
+
+    /// Only the writer calls it.
+    pub(super) fn synced(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let before = self.sync_micros.load(Ordering::Relaxed);
+        let average = match before {
+            0 => took,
+            _ => before - before / SYNC_WEIGHT + took / SYNC_WEIGHT,
+        };
+        self.sync_micros.store(average, Ordering::Relaxed);
+    }
+
     pub(super) fn record(&self, took: Duration, blocks: usize) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.groups.fetch_add(1, Ordering::Relaxed);

@@ -7,6 +7,7 @@ use super::retention;
 use super::writer::ToProjector;
 use crate::crash::{Sabotage, is_sabotaged};
 use crate::model::{Millis, ShardId};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
@@ -70,13 +71,14 @@ fn write(core: &Core, batch: &[Projection], checkpoint: Option<(Box<Checkpoint>,
         let mut done = projection.timers_done().peekable();
         if done.peek().is_some() {
             let mut state = cell.state.lock();
-            done.for_each(|place| {
-                state.timers_loaded.remove(&place);
+            done.for_each(|timer| {
+                state.timers_loaded.remove(&timer);
             });
         }
-        if let Some(first) = projection.first_due() {
-            let mut next = cell.next_due.lock();
-            *next = (*next).min(first);
+        let mut timers = projection.timers().peekable();
+        if timers.peek().is_some() {
+            let mut alarms = cell.alarms.lock();
+            timers.for_each(|(org, due)| alarms.set(org, due));
         }
     }
 }
@@ -138,14 +140,16 @@ pub(super) fn retain(core: &Core) -> Result<(), Box<dyn std::error::Error>> {
         .map(|(_, cell)| cell.state.lock().low_water(end))
         .min()
         .unwrap_or(end);
-    let waiting = core.index.timer_positions()?;
+    let mut waiting = HashSet::new();
+    core.index.timer_positions(|position| {
+        waiting.extend(core.segments.at(position).map(|segment| segment.base));
+    })?;
     let mut kept_from = None;
     for segment in segments {
         // The first block behind a segment was written after all of that segment's.
         let behind = core.segments.header(segment.end() + super::record::HEADER_BYTES as u64);
         let is_old = behind.is_some_and(|header| header.committed_at < horizon);
-        let is_free = segment.end() <= low
-            && !waiting.iter().any(|at| (segment.base..segment.end()).contains(at));
+        let is_free = segment.end() <= low && !waiting.contains(&segment.base);
         if is_old && is_free {
             tracing::info!(file = %segment.path.display(), "dropping a segment past retention");
             retention::forget(core, &segment)?;

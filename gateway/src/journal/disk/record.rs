@@ -18,6 +18,7 @@ use crate::journal::{
 };
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::{Buf, BufMut, Bytes};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// Bytes before the payload of a block, and before the first block of a segment.
@@ -26,6 +27,9 @@ const BLOCK_MAGIC: [u8; 4] = *b"BGLb";
 const SEGMENT_MAGIC: [u8; 8] = *b"BGLsegm1";
 const FORMAT_VERSION: u8 = 1;
 const CRC_OFFSET: usize = 56;
+
+/// Bytes of an entry's record before its payload.
+const ENTRY_HEAD_BYTES: u64 = 1 + 16 + 4 + 1 + 8 + 4;
 
 const RECORD_ENTRY: u8 = 1;
 const RECORD_SETTLE: u8 = 2;
@@ -167,7 +171,29 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
+/// Where an entry's record lies in the payload of its block, and its checksum, so that it can be
+/// read and checked without the rest of the block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Extent {
+    pub(super) offset: u32,
+    pub(super) bytes: u32,
+    pub(super) crc: u32,
+}
+
+impl Extent {
+    fn of(bytes: &[u8], offset: usize) -> Self {
+        let fits = |n| u32::try_from(n).unwrap_or(u32::MAX);
+        Self { offset: fits(offset), bytes: fits(bytes.len()), crc: crc32c::crc32c(bytes) }
+    }
+
+    /// Bytes of the entry's payload.
+    pub(super) fn payload_bytes(self) -> u64 {
+        u64::from(self.bytes).saturating_sub(ENTRY_HEAD_BYTES)
+    }
+}
+
+fn put_entry(out: &mut Vec<u8>, entry: &Entry) -> Extent {
+    let start = out.len();
     out.put_u8(RECORD_ENTRY);
     out.extend_from_slice(entry.notification.0.as_bytes());
     out.put_i32_le(entry.org.0);
@@ -179,15 +205,14 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
     });
     out.put_u64_le(entry.due.0);
     put_bytes(out, &entry.payload);
+    Extent::of(out.get(start..).unwrap_or_default(), start)
 }
 
-/// Encodes everything an `append` adds.
-pub(super) fn encode_append(append: &Append) -> Vec<u8> {
+/// Encodes everything an `append` adds, and says where its entries lie.
+pub(super) fn encode_append(append: &Append) -> (Vec<u8>, Vec<Extent>) {
     let bytes: usize = append.entries.iter().map(|e| e.payload.len() + 48).sum();
     let mut out = Vec::with_capacity(bytes + 128);
-    for entry in &append.entries {
-        put_entry(&mut out, entry);
-    }
+    let extents = append.entries.iter().map(|entry| put_entry(&mut out, entry)).collect();
     for idempotency in &append.idempotency {
         out.put_u8(RECORD_IDEMPOTENCY);
         out.extend_from_slice(&idempotency.key);
@@ -195,14 +220,17 @@ pub(super) fn encode_append(append: &Append) -> Vec<u8> {
         out.put_u64_le(idempotency.created.0);
         put_bytes(&mut out, &idempotency.answer);
     }
-    out
+    (out, extents)
 }
 
-/// Encodes a settlement and its follow-up entries. `due` is that of a claimed timer, else 0.
-pub(super) fn encode_settlement(settlement: &Settlement, due: Millis, out: &mut Vec<u8>) {
-    for entry in &settlement.follow_ups {
-        put_entry(out, entry);
-    }
+/// Encodes a settlement and its follow-up entries, and says where those lie. `due` is that of a
+/// claimed timer, else 0.
+pub(super) fn encode_settlement(
+    settlement: &Settlement,
+    due: Millis,
+    out: &mut Vec<u8>,
+) -> Vec<Extent> {
+    let extents = settlement.follow_ups.iter().map(|entry| put_entry(out, entry)).collect();
     out.put_u8(RECORD_SETTLE);
     out.put_u64_le(settlement.claim.position);
     out.put_u32_le(settlement.claim.index);
@@ -224,13 +252,12 @@ pub(super) fn encode_settlement(settlement: &Settlement, due: Millis, out: &mut 
         out.extend_from_slice(delivery.0.as_bytes());
         put_bytes(out, copy);
     }
+    extents
 }
 
 /// Encodes what is done to a delivery that has ended, and the entry that carries it on.
-pub(super) fn encode_amendment(amendment: &Amendment, out: &mut Vec<u8>) {
-    if let Some(entry) = &amendment.carrier {
-        put_entry(out, entry);
-    }
+pub(super) fn encode_amendment(amendment: &Amendment, out: &mut Vec<u8>) -> Option<Extent> {
+    let extent = amendment.carrier.as_ref().map(|entry| put_entry(out, entry));
     out.put_u8(RECORD_AMEND);
     out.extend_from_slice(amendment.delivery.0.as_bytes());
     out.extend_from_slice(amendment.notification.0.as_bytes());
@@ -238,6 +265,7 @@ pub(super) fn encode_amendment(amendment: &Amendment, out: &mut Vec<u8>) {
     out.put_u8(resolution_code(Resolution::Final(amendment.from)));
     out.put_u8(u8::from(amendment.carrier.is_some()));
     put_bytes(out, &amendment.event);
+    extent
 }
 
 /// Encodes the wish that nothing of a notification is sent any more.
@@ -308,6 +336,58 @@ pub(super) enum Record {
 /// Walks over the records of a checked payload. Stops with `None` at the end, and with
 /// `Some(None)` if the bytes are no record, which a matching checksum makes a format error.
 pub(super) struct Records(Bytes);
+
+/// The entries of a checked payload in their order: index, place in the payload, entry.
+pub(super) fn entries(payload: Bytes) -> impl Iterator<Item = (u32, Extent, Entry)> {
+    let mut index = 0u32;
+    Located::new(payload).filter_map(move |(extent, record)| match record {
+        Some(Record::Entry(entry)) => {
+            index += 1;
+            Some((index - 1, extent, entry))
+        }
+        _ => None,
+    })
+}
+
+/// The entry whose whole record is `bytes`.
+pub(super) fn read_entry(bytes: Bytes, extent: Extent) -> Option<Entry> {
+    if crc32c::crc32c(&bytes) != extent.crc {
+        return None;
+    }
+    match Records::new(bytes).next() {
+        Some(Some(Record::Entry(entry))) => Some(entry),
+        _ => None,
+    }
+}
+
+/// Records, and for entries where they lie.
+pub(super) struct Located {
+    all: Bytes,
+    records: Records,
+}
+
+impl Located {
+    pub(super) fn new(payload: Bytes) -> Self {
+        Self { all: payload.clone(), records: Records::new(payload) }
+    }
+}
+
+impl Iterator for Located {
+    type Item = (Extent, Option<Record>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let start = self.all.len() - self.records.0.len();
+        let record = self.records.next()?;
+        let end = self.all.len() - self.records.0.len();
+        let extent = match &record {
+            Some(Record::Entry(_)) => {
+                Extent::of(self.all.get(start..end).unwrap_or_default(), start)
+            }
+            _ => Extent::default(),
+        };
+        Some((extent, record))
+    }
+}
 
 impl Records {
     pub(super) fn new(payload: Bytes) -> Self {

@@ -6,12 +6,14 @@
 
 use super::core::Core;
 use super::index::{Checkpoint, Granule, Index, IndexError, Projection};
+use super::legacy::EarlierCheckpoint;
 use super::media::{Disk, DiskFile, Opening, read_some, write_all};
 use super::options::DiskOptions;
 use super::record::{BlockFault, BlockHeader, HEADER_BYTES, read_block};
 use super::segment::{Segment, SegmentError, Segments};
 use super::shortage::{IndexFile, Shortage};
 use super::state::{BlockMarks, BlockRef, Shard};
+use super::sweep::Measure;
 use super::writer::count;
 use crate::clock::Clock;
 use crate::crash::{self, Stage};
@@ -104,10 +106,14 @@ pub(super) fn open(
         let backend =
             IndexFile::new(Arc::clone(disk), file, Arc::clone(&shortage), Arc::clone(&patient));
         let index = Index::open(backend)?;
-        let (checkpoint, granules) = (index.checkpoint()?, index.granules()?);
-        Ok((index, checkpoint, granules))
+        let from = match index.checkpoint()? {
+            Some(checkpoint) => Start::Checkpoint(checkpoint),
+            None => index.earlier_checkpoint()?.map_or(Start::Log, Start::Earlier),
+        };
+        let granules = index.granules()?;
+        Ok((index, from, granules))
     });
-    let (index, checkpoint, granules) = read.map_err(index_error)?;
+    let (index, from, granules) = read.map_err(index_error)?;
     let first = segments.all().first().map_or(0, |s| s.base);
     if segments.all().is_empty() {
         segments.adopt(segments.create(0, options.segment_bytes)?);
@@ -115,7 +121,7 @@ pub(super) fn open(
     crash::point(Stage::Recovery);
     drop_unused(&segments)?;
     crash::point(Stage::Recovery);
-    let mut replay = Replay::new(checkpoint, options.shards, first, granules);
+    let mut replay = Replay::new(from, options.shards, first, granules);
     let replayed = unpanicked(|| replay.run(&segments, &index));
     let end = replayed.map_err(|error| match error {
         ReplayError::Segment(error) => OpenError::Segment(error),
@@ -232,9 +238,19 @@ struct End {
     cut_bytes: u64,
 }
 
+/// What replaying starts from.
+enum Start {
+    Log,
+    Checkpoint(Checkpoint),
+    /// Its books and the index are right, the state of the shards is made again from the log.
+    Earlier(EarlierCheckpoint),
+}
+
 struct Replay {
-    /// Blocks below this were applied before the checkpoint.
+    /// Blocks below this are in the books and in the index.
     applied: u64,
+    /// Blocks below this are in the state of the shards.
+    claimed: u64,
     start: u64,
     shards: Vec<Shard>,
     books: crate::journal::Books,
@@ -244,25 +260,22 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(
-        checkpoint: Option<Checkpoint>,
-        shards: u16,
-        first: u64,
-        granules: Vec<Granule>,
-    ) -> Self {
-        let books = checkpoint.as_ref().map(Checkpoint::books).unwrap_or_default();
-        let applied = checkpoint.as_ref().map_or(first, |c| c.position);
-        let mut shards: Vec<_> = match checkpoint {
-            Some(checkpoint) => {
-                checkpoint.shards.into_iter().map(|s| Shard::restore(s, applied)).collect()
+    fn new(from: Start, shards: u16, first: u64, granules: Vec<Granule>) -> Self {
+        let fresh = || (0..shards).map(|_| Shard::default()).collect();
+        let (books, applied, claimed, shards): (_, _, _, Vec<_>) = match from {
+            Start::Checkpoint(checkpoint) => {
+                let (books, at) = (checkpoint.books(), checkpoint.position);
+                let shards = checkpoint.shards.into_iter().map(|s| Shard::restore(s, at));
+                (books, at, at, shards.collect())
             }
-            None => (0..shards).map(|_| Shard::default()).collect(),
+            Start::Earlier(earlier) => (earlier.books(), earlier.position, first, fresh()),
+            Start::Log => (crate::journal::Books::default(), first, first, fresh()),
         };
-        shards.resize_with(shards.len(), Shard::default);
-        let low = shards.iter().map(|s| s.low_water(applied)).min().unwrap_or(applied);
+        let low = shards.iter().map(|s| s.low_water(claimed)).min().unwrap_or(claimed);
         Self {
             applied,
-            start: low.min(applied),
+            claimed,
+            start: low.min(claimed),
             shards,
             books,
             granules,
@@ -277,9 +290,10 @@ impl Replay {
         let first = segments.at(self.start).map_or(0, |s| s.base);
         let live: Vec<_> = all.into_iter().filter(|s| s.base >= first).collect();
         let mut end = End { position: self.applied.max(HEADER_BYTES as u64), cut_bytes: 0 };
+        let mut measure = Measure::new(segments);
         for (number, segment) in live.iter().enumerate() {
             let is_last = number + 1 == live.len();
-            end = self.segment(segment, is_last, index)?;
+            end = self.segment(segment, is_last, index, &mut measure)?;
         }
         self.flush(index)?;
         Ok(end)
@@ -290,6 +304,7 @@ impl Replay {
         segment: &Arc<Segment>,
         is_last: bool,
         index: &Index,
+        measure: &mut Measure<'_>,
     ) -> Result<End, ReplayError> {
         let capacity = usize::try_from(segment.capacity).unwrap_or(usize::MAX);
         let mut bytes = vec![0; capacity];
@@ -307,7 +322,7 @@ impl Replay {
                     let from = offset + HEADER_BYTES;
                     let payload = bytes.slice(from..from + header.payload_bytes as usize);
                     offset += header.block_bytes();
-                    self.block(segment, &header, payload, index)?;
+                    self.block(segment, &header, payload, index, measure)?;
                     continue;
                 }
                 Err(fault) => fault,
@@ -337,8 +352,9 @@ impl Replay {
         header: &BlockHeader,
         payload: Bytes,
         index: &Index,
+        measure: &mut Measure<'_>,
     ) -> Result<(), ReplayError> {
-        if header.position < self.applied {
+        if header.position < self.claimed {
             return Ok(());
         }
         let unreadable = || SegmentError::Damaged {
@@ -346,15 +362,21 @@ impl Replay {
             offset: header.position - segment.base,
             what: "a block holds records this version does not know; use the version that wrote it",
         };
-        let marks = BlockMarks::decode(payload).ok_or_else(unreadable)?;
+        let mut marks = BlockMarks::decode(payload).ok_or_else(unreadable)?;
         let shard = self.shards.get_mut(usize::from(header.shard.0)).ok_or_else(unreadable)?;
-        count(&mut self.books, &marks);
         let end = header.position + header.block_bytes() as u64;
         let reference = BlockRef { position: header.position, hot: None };
-        shard.apply(reference, end, header.committed_at, &marks);
+        let at = (header.committed_at, 0);
+        shard.apply(reference, end, &marks, at, &mut |place| measure.payload_bytes(place));
+        shard.settle_down(measure.segments(), header.shard);
         self.recovered.replayed_blocks += 1;
         crash::point(Stage::Recovery);
-        self.granule(header, end);
+        if header.position < self.applied {
+            marks.keep_timers();
+        } else {
+            count(&mut self.books, &marks);
+            self.granule(header, end);
+        }
         let shard = ShardId(header.shard.0);
         self.projections.extend(Projection::of(header.position, shard, header.committed_at, marks));
         if self.projections.len() >= REPLAY_BATCH {
@@ -392,7 +414,7 @@ impl Replay {
 
 /// True if `rest`, which starts at `position`, holds a whole block that was written after the
 /// log had been synced beyond `position`.
-fn acknowledged_beyond(rest: &[u8], position: u64) -> bool {
+pub(super) fn acknowledged_beyond(rest: &[u8], position: u64) -> bool {
     (8..rest.len().saturating_sub(HEADER_BYTES)).step_by(8).any(|offset| {
         let Some(bytes) = rest.get(offset..) else { return false };
         let found = bytes.starts_with(b"BGLb").then(|| read_block(bytes, position + offset as u64));

@@ -1,23 +1,26 @@
 //! What the journal knows in memory of one shard: what is unclaimed, leased, half done.
 //!
-//! Everything here is bounded by what is in flight, not by the backlog: unclaimed blocks are
-//! remembered one by one only near the head (`QUEUE_MAX`), the rest is found by scanning.
+//! Everything here is bounded by what is in flight, by `PLACES_MAX` and by the number of
+//! organizations with something pending, not by the backlog. Of each organization the log is known
+//! up to a cursor: what lies before it was claimed (and is done, in flight or free again), what lies
+//! behind it was not. So a checkpoint needs one cursor for each organization and the entries that
+//! are claimed and not done, whatever the order in which organizations were served.
 //! Changes are applied in position order by the writer (live) and by recovery (replay), so a
 //! snapshot taken between two blocks plus the blocks after it give the same state again.
 
-use super::record::{AmendRecord, Record, Records, SettleRecord};
+use super::line::{Class, Counts, Line, Spot, Ticket};
+use super::lines::{Finished, Lines};
+use super::record::{AmendRecord, Extent, Located, Record, SettleRecord};
 use crate::journal::{Amendment, Backlog, Cancellation, EntryKind, Reserved};
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// Unclaimed blocks remembered one by one; further ones are found by scanning.
-const QUEUE_MAX: usize = 1024;
-/// Due timers loaded ahead of their claim.
-pub(super) const TIMERS_LOADED_MAX: usize = 512;
+/// Entries and blocks of a shard that were found unreadable and are told apart.
+const DAMAGED_MAX: usize = 1024;
 
-/// One unclaimed block. `hot` is its payload while memory for it is granted.
+/// A committed block. `hot` is its payload and when it was committed.
 #[derive(Debug)]
 pub(super) struct BlockRef {
     pub(super) position: u64,
@@ -39,74 +42,90 @@ pub(super) fn listed_places(
     listed.map(move |(index, entry)| ((entry.org, entry.notification), (position, index)))
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(super) struct TimerRef {
-    pub(super) due: Millis,
-    pub(super) place: Place,
-}
-
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub(super) lease: u64,
     pub(super) until: Millis,
-    /// 0 for an entry claimed from the log.
-    pub(super) due: Millis,
-    pub(super) bytes: u64,
+    pub(super) org: OrganizationId,
+    pub(super) ticket: Ticket,
     /// A settlement with `done` is on its way to the disk: nobody else may claim or settle.
     pub(super) closing: bool,
-}
-
-/// Progress on a block whose entries are partly done.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Unfinished {
-    /// Entries that are not timers; unknown until the block was opened.
-    immediate: Option<u32>,
-    done: HashSet<u32>,
-}
-
-/// A block being claimed entry by entry.
-#[derive(Debug)]
-pub(super) struct OpenBlock {
-    pub(super) position: u64,
-    pub(super) entries: VecDeque<(u32, crate::journal::Entry)>,
+    /// Other settlements on their way. Who claimed it again now would not know of them.
+    pub(super) settling: u32,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Shard {
-    pub(super) queue: VecDeque<BlockRef>,
-    /// Blocks at or past this position are not in `queue`.
-    pub(super) scan_from: Option<u64>,
-    pub(super) open: Option<OpenBlock>,
+    pub(super) lines: Lines,
     pub(super) in_flight: HashMap<Place, InFlight>,
     pub(super) partial: HashMap<Place, Vec<DeliveryId>>,
-    pub(super) timers_ready: VecDeque<TimerRef>,
-    pub(super) timers_loaded: HashSet<Place>,
-    pub(super) reclaim: VecDeque<TimerRef>,
+    /// Timers that were taken from the index and whose rows are still there.
+    pub(super) timers_loaded: BTreeSet<(OrganizationId, Place)>,
     pub(super) leases: u64,
     pub(super) next_lease_check: Millis,
-    /// One past the last block of this shard that was applied; scans stop here.
+    /// One past the last block of this shard that was applied.
     pub(super) applied_end: u64,
-    unfinished: BTreeMap<u64, Unfinished>,
     /// Change entries not yet done.
     pub(super) changes: BTreeSet<Place>,
+    hot: Hot,
+    damaged: BTreeMap<Place, Damaged>,
+    unreadable: u64,
     counts: Counts,
 }
 
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct Counts {
-    pending: u64,
-    timers: u64,
-    bytes: u64,
+/// What is unreadable: an entry that was claimed, or a whole block.
+#[derive(Clone, Copy, Debug)]
+struct Damaged(Option<(OrganizationId, Spot)>);
+
+/// Payloads of new blocks, so that a claimer that keeps up reads no disk; the newest are kept.
+#[derive(Debug, Default)]
+struct Hot {
+    blocks: BTreeMap<u64, (Bytes, u32)>,
+    bytes: usize,
+}
+
+impl Hot {
+    fn keep(&mut self, position: u64, payload: Bytes, waiting: u32, max: usize) {
+        self.bytes += payload.len();
+        self.blocks.insert(position, (payload, waiting));
+        while self.bytes > max
+            && let Some((_, (payload, _))) = self.blocks.pop_first()
+        {
+            self.bytes -= payload.len();
+        }
+    }
+
+    /// The record of an entry that is claimed now. A copy, since whole blocks would live as long.
+    fn take(&mut self, spot: &Spot) -> Option<Bytes> {
+        let (payload, waiting) = self.blocks.get_mut(&spot.position)?;
+        let (start, bytes) = (spot.extent.offset as usize, spot.extent.bytes as usize);
+        let record = payload.get(start..start + bytes).map(Bytes::copy_from_slice);
+        *waiting = waiting.saturating_sub(1);
+        if *waiting == 0
+            && let Some((payload, _)) = self.blocks.remove(&spot.position)
+        {
+            self.bytes -= payload.len();
+        }
+        record
+    }
 }
 
 /// What survives in a checkpoint.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ShardSnapshot {
-    cursor: u64,
-    unfinished: BTreeMap<u64, Unfinished>,
+    lines: Vec<LineSnapshot>,
+    /// Claimed from the log and not done.
+    open: Vec<(OrganizationId, Spot)>,
     partial: Vec<(Place, Vec<DeliveryId>)>,
     changes: BTreeSet<Place>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct LineSnapshot {
+    org: OrganizationId,
     counts: Counts,
+    cursor: Option<Place>,
+    done: Vec<Place>,
 }
 
 /// An entry as the state needs it.
@@ -116,7 +135,20 @@ pub(super) struct EntryMark {
     pub(super) org: OrganizationId,
     pub(super) kind: EntryKind,
     pub(super) due: Millis,
-    pub(super) bytes: u64,
+    pub(super) extent: Extent,
+}
+
+impl EntryMark {
+    /// The entry at `index` of the block at `position` as a timer.
+    pub(super) fn ticket(&self, position: u64, index: u32) -> Ticket {
+        let spot = Spot { position, index, extent: self.extent };
+        Ticket { spot, due: self.due, class: class(self.kind) }
+    }
+}
+
+/// Which share of a claim a timer counts to.
+pub(super) fn class(kind: EntryKind) -> Class {
+    if kind == EntryKind::FollowUp { Class::Again } else { Class::First }
 }
 
 /// The parts of one block that change state.
@@ -133,6 +165,7 @@ pub(super) struct BlockMarks {
 #[derive(Debug)]
 pub(super) struct AmendMark {
     pub(super) record: AmendRecord,
+    #[expect(dead_code, reason = "kept for its drop, which gives the right back")]
     pub(super) held: Option<Reserved>,
 }
 
@@ -149,14 +182,14 @@ impl BlockMarks {
     /// Decodes a checked payload; `None` if it holds something that is no record.
     pub(super) fn decode(payload: Bytes) -> Option<Self> {
         let mut marks = Self::default();
-        for record in Records::new(payload) {
+        for (extent, record) in Located::new(payload) {
             match record? {
                 Record::Entry(entry) => marks.entries.push(EntryMark {
                     notification: entry.notification,
                     org: entry.org,
                     kind: entry.kind,
                     due: entry.due,
-                    bytes: entry.payload.len() as u64,
+                    extent,
                 }),
                 Record::Settle(settle) => marks.settles.push(settle),
                 Record::Idempotency(record) => marks.idempotency.push(record),
@@ -166,157 +199,231 @@ impl BlockMarks {
         }
         Some(marks)
     }
+
+    /// Drops everything but what timers need, for blocks that earlier releases projected.
+    pub(super) fn keep_timers(&mut self) {
+        self.idempotency.clear();
+        self.amends.clear();
+        self.cancels.clear();
+        self.settles.retain(|settle| settle.done && settle.due != Millis(0));
+        for settle in &mut self.settles {
+            settle.resolved.clear();
+            settle.events.clear();
+            settle.dead.clear();
+        }
+    }
+
+    /// Adds those of a part of the block that starts at `offset` of its payload.
+    pub(super) fn absorb(&mut self, mut part: Self, offset: usize) {
+        let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+        for entry in &mut part.entries {
+            entry.extent.offset = entry.extent.offset.saturating_add(offset);
+        }
+        self.entries.append(&mut part.entries);
+        self.settles.append(&mut part.settles);
+        self.idempotency.append(&mut part.idempotency);
+        self.amends.append(&mut part.amends);
+        self.cancels.append(&mut part.cancels);
+    }
 }
 
 impl Shard {
-    /// A shard as a checkpoint left it; unclaimed blocks are found by scanning from its cursor.
+    /// A shard as a checkpoint left it; what is unclaimed is found again from its cursors.
     pub(super) fn restore(snapshot: ShardSnapshot, end: u64) -> Self {
-        let queue = snapshot
-            .unfinished
-            .keys()
-            .filter(|position| **position < snapshot.cursor)
-            .map(|position| BlockRef { position: *position, hot: None })
-            .collect();
-        Self {
-            queue,
-            scan_from: (snapshot.cursor < end).then_some(snapshot.cursor),
+        let mut shard = Self {
             applied_end: end,
             partial: snapshot.partial.into_iter().collect(),
-            unfinished: snapshot.unfinished,
             changes: snapshot.changes,
-            counts: snapshot.counts,
             ..Self::default()
+        };
+        for line in snapshot.lines {
+            shard.counts.pending += line.counts.pending;
+            shard.counts.timers += line.counts.timers;
+            shard.counts.bytes += line.counts.bytes;
+            shard.lines.restore(line.org, line.counts, line.cursor, line.done);
         }
+        for (org, spot) in snapshot.open {
+            shard.lines.lapse(org, Ticket::from_log(spot));
+        }
+        shard
     }
 
-    /// State for a checkpoint; `end` is the position after the last applied block.
-    pub(super) fn snapshot(&self, end: u64) -> ShardSnapshot {
-        let queued = self.queue.iter().map(|b| b.position);
-        let reopened = |position: &u64| self.unfinished.contains_key(position);
-        let cursor = queued
-            .filter(|position| !reopened(position))
-            .chain(self.scan_from)
-            .min()
-            .unwrap_or(end);
-        ShardSnapshot {
-            cursor,
-            unfinished: self.unfinished.clone(),
-            partial: self.partial.iter().map(|(k, v)| (*k, v.clone())).collect(),
-            changes: self.changes.clone(),
-            counts: self.counts,
+    /// State for a checkpoint, as of the last block that was applied.
+    pub(super) fn snapshot(&self) -> ShardSnapshot {
+        let mut open: Vec<_> = self.open_in_flight().collect();
+        open.extend(self.damaged.values().filter_map(|damaged| damaged.0));
+        let mut lines = Vec::new();
+        for (org, line) in self.lines.iter() {
+            open.extend(line.lapsed.values().map(|spot| (org, *spot)));
+            lines.push(LineSnapshot {
+                org,
+                counts: line.counts,
+                cursor: line.cursor(),
+                done: line.done.iter().copied().collect(),
+            });
         }
+        // So that the same state is the same bytes.
+        lines.sort_unstable_by_key(|line| line.org);
+        open.sort_unstable_by_key(|(_, spot)| spot.place());
+        let mut partial: Vec<_> = self.partial.iter().map(|(k, v)| (*k, v.clone())).collect();
+        partial.sort_unstable_by_key(|(place, _)| *place);
+        ShardSnapshot { lines, open, partial, changes: self.changes.clone() }
+    }
+
+    fn open_in_flight(&self) -> impl Iterator<Item = (OrganizationId, Spot)> {
+        let from_log = self.in_flight.values().filter(|held| !held.ticket.is_timer());
+        from_log.map(|held| (held.org, held.ticket.spot))
     }
 
     /// Applies a committed block: new entries become claimable or timers, settlements take effect.
+    /// `hot_max` bounds the payloads kept in memory. `measure` tells the payload bytes of an entry
+    /// that a settlement names and that nothing here knows, which only happens while replaying.
     pub(super) fn apply(
         &mut self,
         block: BlockRef,
         end: u64,
-        committed_at: Millis,
         marks: &BlockMarks,
+        (committed_at, hot_max): (Millis, usize),
+        measure: &mut dyn FnMut(Place) -> Option<u64>,
     ) {
         self.applied_end = end;
-        let mut immediate = false;
+        let mut waiting = 0;
         for (index, entry) in (0u32..).zip(&marks.entries) {
             if entry.kind == EntryKind::Change {
                 self.changes.insert((block.position, index));
             }
+            let (bytes, is_timer) =
+                (entry.extent.payload_bytes(), is_timer(entry.due, committed_at));
             self.counts.pending += 1;
-            self.counts.bytes += entry.bytes;
-            if is_timer(entry.due, committed_at) {
-                self.counts.timers += 1;
-            } else {
-                immediate = true;
+            self.counts.bytes += bytes;
+            self.counts.timers += u64::from(is_timer);
+            self.lines.count(entry.org, bytes, is_timer);
+            if !is_timer {
+                let spot = Spot { position: block.position, index, extent: entry.extent };
+                waiting += u32::from(self.lines.offer(entry.org, spot));
             }
         }
         for settle in &marks.settles {
-            self.apply_settle(settle);
+            self.apply_settle(settle, measure);
         }
-        if immediate && self.scan_from.is_none() {
-            if self.queue.len() < QUEUE_MAX {
-                self.queue.push_back(block);
-            } else {
-                self.scan_from = Some(block.position);
-            }
+        if let Some((payload, _)) = block.hot.filter(|_| waiting > 0) {
+            self.hot.keep(block.position, payload, waiting, hot_max);
         }
     }
 
-    fn apply_settle(&mut self, settle: &SettleRecord) {
+    fn apply_settle(
+        &mut self,
+        settle: &SettleRecord,
+        measure: &mut dyn FnMut(Place) -> Option<u64>,
+    ) {
         let place = (settle.position, settle.index);
         if !settle.done {
             let ids = settle.resolved.iter().map(|(delivery, _)| *delivery);
             self.partial.entry(place).or_default().extend(ids);
+            if let Some(held) = self.in_flight.get_mut(&place) {
+                held.settling = held.settling.saturating_sub(1);
+            }
             return;
         }
         self.partial.remove(&place);
         self.changes.remove(&place);
-        let bytes = self.in_flight.remove(&place).map_or(0, |entry| entry.bytes);
+        let is_timer = settle.due != Millis(0);
+        let bytes = match self.in_flight.remove(&place) {
+            Some(held) => {
+                self.lines.unclaim(held.org);
+                Some(held.ticket.spot.extent.payload_bytes())
+            }
+            // `timers_loaded` keeps the place until the index row is gone, else it would load again.
+            None if is_timer => measure(place),
+            None => match self.lines.finish(settle.org, place) {
+                Finished::Known(spot) => Some(spot.extent.payload_bytes()),
+                Finished::Ahead => Some(measure(place).unwrap_or(0)),
+                Finished::Unknown => None,
+            },
+        };
+        let Some(bytes) = bytes else { return };
         self.counts.pending = self.counts.pending.saturating_sub(1);
         self.counts.bytes = self.counts.bytes.saturating_sub(bytes);
-        if settle.due == Millis(0) {
-            self.finish(settle.position, settle.index);
-        } else {
-            // `timers_loaded` keeps the place until the index row is gone, else it would load again.
-            self.counts.timers = self.counts.timers.saturating_sub(1);
-        }
+        self.counts.timers = self.counts.timers.saturating_sub(u64::from(is_timer));
+        self.lines.uncount(settle.org, bytes, is_timer);
     }
 
-    fn finish(&mut self, position: u64, index: u32) {
-        let block = self.unfinished.entry(position).or_default();
-        block.done.insert(index);
-        if block.immediate.is_some_and(|all| block.done.len() >= all as usize) {
-            self.unfinished.remove(&position);
-        }
+    /// Leases an entry; its record, too, if that is in memory.
+    pub(super) fn lease(
+        &mut self,
+        org: OrganizationId,
+        ticket: Ticket,
+        until: Millis,
+    ) -> (u64, Option<Bytes>) {
+        self.leases += 1;
+        let lease = self.leases;
+        let place = ticket.spot.place();
+        let record = if ticket.is_timer() { None } else { self.hot.take(&ticket.spot) };
+        self.in_flight
+            .insert(place, InFlight { lease, until, org, ticket, closing: false, settling: 0 });
+        (lease, record)
     }
 
-    /// Takes the entries of a block that are neither timers nor done.
-    pub(super) fn open(&mut self, position: u64, committed_at: Millis, payload: Bytes) {
-        let all = Records::new(payload).filter_map(|record| match record {
-            Some(Record::Entry(entry)) => Some(entry),
-            _ => None,
-        });
-        let immediate: Vec<_> =
-            (0u32..).zip(all).filter(|(_, entry)| !is_timer(entry.due, committed_at)).collect();
-        let block = self.unfinished.entry(position).or_default();
-        block.immediate = Some(u32::try_from(immediate.len()).unwrap_or(u32::MAX));
-        let entries: VecDeque<_> =
-            immediate.into_iter().filter(|(index, _)| !block.done.contains(index)).collect();
-        if entries.is_empty() {
-            self.unfinished.remove(&position);
-        } else {
-            self.open = Some(OpenBlock { position, entries });
-        }
+    /// Sets an entry aside that was leased and cannot be read: it stays pending, unclaimed.
+    pub(super) fn set_aside(&mut self, place: Place) {
+        let Some(held) = self.in_flight.remove(&place) else { return };
+        self.lines.unclaim(held.org);
+        self.unreadable += 1;
+        let entry = (!held.ticket.is_timer()).then_some((held.org, held.ticket.spot));
+        self.damaged.insert(place, Damaged(entry));
     }
 
-    /// Forgets a block that cannot be read, so that the rest of the shard goes on.
-    pub(super) fn skip(&mut self, position: u64) {
-        self.unfinished.remove(&position);
+    /// Counts a block of `entries` that cannot be read; false if it is known.
+    pub(super) fn note_unreadable(&mut self, position: u64, entries: u32) -> bool {
+        let place = (position, u32::MAX);
+        if self.damaged.contains_key(&place) || self.damaged.len() >= DAMAGED_MAX {
+            return false;
+        }
+        self.unreadable += u64::from(entries);
+        self.damaged.insert(place, Damaged(None));
+        true
     }
 
     /// Lowest position still needed for claims.
     pub(super) fn low_water(&self, end: u64) -> u64 {
-        let unfinished = self.unfinished.keys().next().copied();
-        let queued = self.queue.front().map(|b| b.position);
-        [unfinished, queued, self.scan_from].into_iter().flatten().min().unwrap_or(end)
+        let lines = self.lines.iter().filter_map(|(_, line)| line.low_water());
+        let open = self.open_in_flight().map(|(_, spot)| spot.position);
+        let damaged = self.damaged.keys().map(|(position, _)| *position);
+        lines.chain(open).chain(damaged).min().unwrap_or(end)
     }
 
-    /// Moves claims whose lease ran out back to the claimable ones.
-    pub(super) fn expire_leases(&mut self, now: Millis) {
+    /// Moves claims whose lease ran out back to the claimable ones. Answers the timers among them
+    /// whose time has not come: they wait in the index again.
+    pub(super) fn expire_leases(&mut self, now: Millis) -> Vec<(OrganizationId, Millis)> {
         if now < self.next_lease_check {
-            return;
+            return Vec::new();
         }
         self.next_lease_check = now.plus(500);
         let mut expired: Vec<_> = self
             .in_flight
             .iter()
-            .filter(|(_, entry)| entry.until <= now && !entry.closing)
-            .map(|(place, entry)| TimerRef { due: entry.due, place: *place })
+            .filter(|(_, held)| held.until <= now && !held.closing && held.settling == 0)
+            .map(|(_, held)| (held.org, held.ticket))
             .collect();
-        expired.sort_unstable_by_key(|timer| timer.place);
-        for timer in expired {
-            self.in_flight.remove(&timer.place);
-            self.reclaim.push_back(timer);
+        expired.sort_unstable_by_key(|(_, ticket)| (ticket.due, ticket.spot.place()));
+        let mut early = Vec::new();
+        for (org, ticket) in expired {
+            self.in_flight.remove(&ticket.spot.place());
+            self.lines.unclaim(org);
+            if ticket.due > now {
+                self.timers_loaded.remove(&(org, ticket.spot.place()));
+                early.push((org, ticket.due));
+            } else {
+                self.lines.lapse(org, ticket);
+            }
         }
+        early
+    }
+
+    /// Timers of `org` that need not be loaded.
+    pub(super) fn timers_loaded_of(&self, org: OrganizationId) -> HashSet<Place> {
+        let all = (org, (0, 0))..=(org, (u64::MAX, u32::MAX));
+        self.timers_loaded.range(all).map(|(_, place)| *place).collect()
     }
 
     pub(super) fn backlog(&self) -> Backlog {
@@ -325,7 +432,12 @@ impl Shard {
             claimed: self.in_flight.len() as u64,
             timers: self.counts.timers,
             bytes: self.counts.bytes,
+            unreadable: self.unreadable,
         }
+    }
+
+    pub(super) fn backlog_of(&self, org: OrganizationId) -> Backlog {
+        self.lines.get(org).map(Line::backlog).unwrap_or_default()
     }
 }
 

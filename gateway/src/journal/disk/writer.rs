@@ -13,7 +13,7 @@ use super::segment::Segment;
 use super::state::{BlockMarks, BlockRef};
 use crate::crash::{self, Sabotage, Stage, is_sabotaged};
 use crate::journal::{Books, JournalError, Resolution};
-use crate::model::{Millis, ShardId};
+use crate::model::ShardId;
 use crate::telemetry::metrics;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -37,8 +37,6 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// What of a segment is kept for settlements while there is no next one: its last eighth.
 const KEPT_SHARE: u64 = 8;
 const GRANULE_BYTES: u64 = 256 << 10;
-/// Payload bytes of unclaimed blocks kept in memory so that a caught-up dispatcher reads no disk.
-const HOT_BYTES_MAX: usize = 16 << 20;
 
 /// One atomic addition on its way to the disk.
 pub(super) struct Request {
@@ -80,6 +78,10 @@ impl Inbox {
             self.wake.notify_one();
         }
         Ok(())
+    }
+
+    pub(super) fn buffered(&self) -> (usize, usize) {
+        (self.waiting.lock().bytes, INBOX_BYTES_MAX)
     }
 
     pub(super) fn close(&self) {
@@ -256,6 +258,7 @@ impl Writer {
         }
         if is_sabotaged(Sabotage::EarlyAnswer) {
             self.publish(std::mem::take(&mut laid.planned));
+            crash::dawdle();
         }
         self.write(&mut laid).ok();
         let planned = laid.planned;
@@ -268,7 +271,6 @@ impl Writer {
         let took = now().saturating_duration_since(started);
         let entries: u32 = planned.iter().map(|block| block.header.entries).sum();
         metrics::committed(entries, took);
-        metrics::commit_waited(took);
         self.core.stats.record(took, planned.len());
         self.publish(planned);
     }
@@ -276,9 +278,6 @@ impl Writer {
     /// Takes back blocks that are not on the disk, and tells who waits for them.
     fn drop_planned(&self, planned: Vec<Planned>, error: JournalError) {
         for block in planned {
-            if let Some(hot) = block.hot {
-                self.core.release_hot(hot.len());
-            }
             self.reopen(block.header.shard, &block.marks);
             answer(block.done, Err(error));
         }
@@ -293,8 +292,8 @@ impl Writer {
 
     /// Settlements that were refused may come again.
     fn reopen(&self, shard: ShardId, marks: &BlockMarks) {
-        let done = marks.settles.iter().filter(|settle| settle.done);
-        self.core.reopen(shard, done.map(|settle| (settle.position, settle.index)));
+        let sent = marks.settles.iter();
+        self.core.reopen(shard, sent.map(|s| ((s.position, s.index), s.done)));
     }
 
     fn plan(&mut self, group: Vec<Request>, bytes: usize, buffer: &mut Vec<u8>) -> Planned {
@@ -302,12 +301,10 @@ impl Writer {
         let mut done = Vec::with_capacity(group.len());
         let mut parts = Vec::with_capacity(group.len());
         let shard = group[0].shard;
+        let mut offset = 0;
         for request in group {
-            marks.entries.extend(request.marks.entries);
-            marks.settles.extend(request.marks.settles);
-            marks.idempotency.extend(request.marks.idempotency);
-            marks.amends.extend(request.marks.amends);
-            marks.cancels.extend(request.marks.cancels);
+            marks.absorb(request.marks, offset);
+            offset += request.bytes.len();
             done.push(request.done);
             parts.push(request.bytes);
         }
@@ -328,8 +325,7 @@ impl Writer {
         let payload: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
         put_block(buffer, &header, &payload);
         self.position += header.block_bytes() as u64;
-        let hot = (header.entries > 0 && self.core.grant_hot(bytes, HOT_BYTES_MAX))
-            .then(|| Bytes::from(parts.concat()));
+        let hot = (header.entries > 0).then(|| Bytes::from(parts.concat()));
         Planned { header, hot, marks, done }
     }
 
@@ -415,6 +411,8 @@ impl Writer {
         if !due && !force {
             return Ok(());
         }
+        let started = Instant::now();
+        let had_some = !self.unsynced.is_empty();
         for segment in self.unsynced.drain(..) {
             if let Err(error) = segment.sync() {
                 self.core.poison("journal sync failed");
@@ -423,6 +421,9 @@ impl Writer {
             }
         }
         self.last_sync = now;
+        if had_some {
+            self.core.stats.synced(started.elapsed());
+        }
         self.durable = self.position;
         Ok(())
     }
@@ -478,8 +479,7 @@ impl Writer {
             return;
         }
         self.checkpointed = self.position;
-        let shards =
-            self.core.shards.iter().map(|cell| cell.state.lock().snapshot(self.position)).collect();
+        let shards = self.core.shards.iter().map(|cell| cell.state.lock().snapshot()).collect();
         let checkpoint = Checkpoint {
             position: self.position,
             shards,
@@ -526,6 +526,3 @@ fn answer(done: Vec<oneshot::Sender<Result<(), JournalError>>>, result: Result<(
         sender.send(result).ok();
     }
 }
-
-/// Due time that no timer has.
-pub(super) const NEVER: Millis = Millis(u64::MAX);

@@ -256,7 +256,13 @@ impl Shared {
             self.dial_if_due(&mut state);
         }
         if let Some(link) = found {
-            return Try::Granted(Permit { shared: self, link });
+            if !(state.dialing && link.gauge.is_slow(soft)) {
+                return Try::Granted(Permit { shared: self, link });
+            }
+            // Nobody joins those who wait on it while another connection is on its way. Given
+            // back in silence: a notification would come straight back here.
+            link.gauge.give_back();
+            return Try::Wait;
         }
         match &state.resting {
             Some(resting) if state.links.is_empty() && !state.dialing => {

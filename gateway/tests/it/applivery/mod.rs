@@ -2,6 +2,7 @@
 
 mod changes;
 mod deliveries;
+mod rights;
 mod slack;
 
 use serde_json::{Value, json};

@@ -30,15 +30,7 @@ impl World {
     }
 
     async fn with(change: impl FnOnce(&mut Value, &TwinSet), settings: &[&str]) -> Self {
-        let twins = world::twins().await;
-        let mut directory = world::directory();
-        change(&mut directory, &twins);
-        let mut home = world::home(&twins, directory).set("store.segment=4MiB");
-        for setting in settings {
-            home = home.set(setting);
-        }
-        let gateway = home.start().await;
-        let token = home.token(101).await;
+        let (twins, home, gateway, token) = world::start(change, settings, "").await;
         Self { twins, home, gateway, token }
     }
 

@@ -1,5 +1,6 @@
 //! Deliveries seen from the providers' side and in the timeline.
 
+mod again;
 mod hung;
 mod inbox;
 mod mail;
@@ -36,15 +37,7 @@ impl World {
         settings: &[&str],
         rules: &str,
     ) -> Self {
-        let twins = world::twins().await;
-        let mut directory = world::directory();
-        change(&mut directory, &twins);
-        let mut home = world::home(&twins, directory).set("store.segment=4MiB").with(rules);
-        for setting in settings {
-            home = home.set(setting);
-        }
-        let gateway = home.start().await;
-        let token = home.token(101).await;
+        let (twins, home, gateway, token) = world::start(change, settings, rules).await;
         Self { twins, home, gateway, token }
     }
 

@@ -25,14 +25,18 @@ fn hooks(webhook: &'static str, slack: &'static str) -> impl FnOnce(&mut Value, 
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_provider_takes_what_the_gateway_sends_and_the_timeline_says_so() {
-    let change = |directory: &mut Value, twins: &TwinSet| {
+/// Two devices of user 101, and both kinds of hooks at `name`.
+fn everywhere(name: &'static str) -> impl FnOnce(&mut Value, &TwinSet) {
+    move |directory, twins| {
         add_device(directory, 101, "apns", &apns_token(1));
         add_device(directory, 101, "fcm", "phone-1");
-        hooks("all", "all")(directory, twins);
-    };
-    let world = World::new(change, &[]).await;
+        hooks(name, name)(directory, twins);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_provider_takes_what_the_gateway_sends_and_the_timeline_says_so() {
+    let world = World::new(everywhere("all"), &[]).await;
     let secret = crate::support::world::SECRET;
     world.twins.register_secret("/hooks/all", secret).expect("a right secret");
     let to_user = world.send_to_user(101).await;
@@ -108,12 +112,7 @@ async fn a_device_token_that_is_wrong_is_rejected_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_passing_failure_is_tried_again_with_the_same_id() {
-    let change = |directory: &mut Value, twins: &TwinSet| {
-        add_device(directory, 101, "apns", &apns_token(1));
-        add_device(directory, 101, "fcm", "phone-1");
-        hooks("again", "again")(directory, twins);
-    };
-    let world = World::new(change, &[]).await;
+    let world = World::new(everywhere("again"), &[]).await;
     world.faults("apns:status=429:x2;fcm:status=503:x2;slack:status=500:x2;webhook:status=503:x2");
     let to_user = world.send_to_user(101).await;
     let to_hooks = world.send_to_hooks().await;
@@ -169,12 +168,7 @@ async fn what_fails_to_the_end_is_dead_and_kept() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_connections_cost_a_repeat_at_most() {
-    let change = |directory: &mut Value, twins: &TwinSet| {
-        add_device(directory, 101, "apns", &apns_token(1));
-        add_device(directory, 101, "fcm", "phone-1");
-        hooks("broken", "broken")(directory, twins);
-    };
-    let world = World::new(change, &[]).await;
+    let world = World::new(everywhere("broken"), &[]).await;
     world.faults(
         "apns:goaway:x1&reset:x1&refuse:x1;fcm:reset:x1&rst-stream:x1;\
          slack:cut:x1&reset:x1;webhook:reset:x1&cut:x1",

@@ -4,6 +4,7 @@
 //! how each dialect says that something is not there or not yours.
 
 mod aims;
+mod hostile;
 mod rules;
 mod world;
 

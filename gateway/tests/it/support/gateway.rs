@@ -161,7 +161,8 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    async fn start(mut command: Command) -> Result<Self, Failure> {
+    /// Starts `command`, which serves, and waits until it is ready or has ended.
+    pub(crate) async fn start(mut command: Command) -> Result<Self, Failure> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary can be started");
         let log = Arc::<Mutex<Vec<String>>>::default();

@@ -3,7 +3,7 @@
 use bugler_loadtest::twins::{TwinOptions, TwinSet};
 use serde_json::{Value, json};
 
-use super::gateway::Home;
+use super::gateway::{Gateway, Home};
 use super::rules;
 
 pub(crate) const ACME: &str = "09e431b3-1e59-4c2d-9a35-6a3f4d1b7c55";
@@ -153,6 +153,25 @@ pub(crate) fn home(twins: &TwinSet, directory: Value) -> Home {
         .set("dispatch.retry.push.cap=200ms")
         .set("dispatch.retry.email.schedule=[\"50ms\", \"100ms\", \"100ms\"]")
         .set("dispatch.retry.webhook.schedule=[\"50ms\", \"100ms\", \"100ms\"]")
+}
+
+/// A gateway with twins, the changed directory, these settings and more lines of configuration;
+/// with it the token of organization 101.
+pub(crate) async fn start(
+    change: impl FnOnce(&mut Value, &TwinSet),
+    settings: &[&str],
+    more: &str,
+) -> (TwinSet, Home, Gateway, String) {
+    let twins = twins().await;
+    let mut directory = directory();
+    change(&mut directory, &twins);
+    let mut home = home(&twins, directory).set("store.segment=4MiB").with(more);
+    for setting in settings {
+        home = home.set(setting);
+    }
+    let gateway = home.start().await;
+    let token = home.token(101).await;
+    (twins, home, gateway, token)
 }
 
 /// A `[[rules.chain]]` section with a shipped rule; `rest` is more TOML of it.

@@ -23,15 +23,13 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let twins = world::twins().await;
-        let mut directory = world::directory();
-        add_device(&mut directory, 102, "apns", &apns_token(1));
-        let url = format!("{}/hooks/passwords", twins.webhook_url());
-        add_hook(&mut directory, "webhook", &url, &[EVENT]);
-        twins.register_secret("/hooks/passwords", world::SECRET).expect("a right secret");
-        let home = world::home(&twins, directory).set("store.segment=4MiB");
-        let gateway = home.start().await;
-        let token = home.token(101).await;
+        let change = |directory: &mut Value, twins: &TwinSet| {
+            add_device(directory, 102, "apns", &apns_token(1));
+            let url = format!("{}/hooks/passwords", twins.webhook_url());
+            add_hook(directory, "webhook", &url, &[EVENT]);
+            twins.register_secret("/hooks/passwords", world::SECRET).expect("a right secret");
+        };
+        let (twins, home, gateway, token) = world::start(change, &[], "").await;
         Self { twins, home, gateway, token }
     }
 

@@ -182,6 +182,11 @@ impl Twin for ApnsTwin {
         }
     }
 
+    /// Seen at Apple: one bad device token, and the next good answer lifts it again.
+    fn is_throttled_by(&self, reason: &str) -> bool {
+        reason == "BadDeviceToken"
+    }
+
     fn failure(
         &self,
         judged: &Judged,

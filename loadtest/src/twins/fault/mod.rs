@@ -48,10 +48,16 @@ pub enum Action {
     Drip { ms_per_byte: u64, head: bool },
     /// Sends a body that never ends, as fast as it is read.
     EndlessBody,
+    /// Announces a body of this many bytes and sends it as fast as it is read.
+    HugeBody { bytes: u64 },
     /// Sends half of the answer and then breaks it off.
     Cut,
     /// Answers 200 with a body that is not JSON.
     BadJson,
+    /// Answers 200 with a page, as a proxy in between does.
+    Html,
+    /// Answers 200 with an empty object: a success that names nothing.
+    NoId,
     /// Answers 307 with this location.
     Redirect { to: String },
 }

@@ -14,7 +14,8 @@ use crate::twins::TwinName;
 pub enum FaultSyntax {
     #[error(
         "no fault is called {0:?}; use status, delay, reset, rst-stream, refuse, goaway, streams, \
-         freeze, drip, drip-head, endless, cut, bad-json, redirect or unregistered"
+         freeze, drip, drip-head, endless, huge, cut, bad-json, html, no-id, redirect or \
+         unregistered"
     )]
     Fault(String),
     #[error("{0:?} is no share; write a per cent such as 5 or 5%, every:<n>, or x<n>")]
@@ -160,6 +161,13 @@ fn parse_fault(name: &str, value: Option<&str>, common: &Common) -> Result<Actio
         "drip" => Action::Drip { ms_per_byte: parse_ms(value.unwrap_or("1s"))?, head: false },
         "drip-head" => Action::Drip { ms_per_byte: parse_ms(value.unwrap_or("1s"))?, head: true },
         "endless" => Action::EndlessBody,
+        "huge" => {
+            let text = value.unwrap_or("1073741824");
+            let bytes = text.parse().map_err(|_| FaultSyntax::Number(text.to_owned()))?;
+            Action::HugeBody { bytes }
+        }
+        "html" => Action::Html,
+        "no-id" => Action::NoId,
         "cut" => Action::Cut,
         "bad-json" => Action::BadJson,
         "redirect" => Action::Redirect { to: needed("redirect")?.to_owned() },

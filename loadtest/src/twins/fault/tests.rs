@@ -39,6 +39,9 @@ fn the_notation_reads_as_documented() {
             ],
         ),
         ("unregistered:2%", vec![rule(None, Share::Percent(2.0), status(410))]),
+        ("huge=5000", vec![rule(None, Share::Always, Action::HugeBody { bytes: 5000 })]),
+        ("html:5", vec![rule(None, Share::Percent(5.0), Action::Html)]),
+        ("fcm:no-id:x1", vec![rule(fcm, Share::First(1), Action::NoId)]),
         ("streams=1", vec![rule(None, Share::Always, Action::StreamLimit { streams: 1 })]),
         ("fcm:reset:x3", vec![rule(fcm, Share::First(3), Action::Reset)]),
         (

@@ -1,7 +1,7 @@
 //! The FCM twin: the v1 send endpoint and Google's token endpoint on one listener.
 
 use bytes::Bytes;
-use http::{Method, Response};
+use http::{HeaderValue, Method, Response, header};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -14,8 +14,10 @@ use crate::wall;
 
 mod message;
 mod oauth;
+mod quota;
 
 pub(crate) use oauth::TokenIssuer;
+use quota::Quota;
 
 const TOKEN_PATH: &str = "/token";
 const FCM_ERROR_TYPE: &str = "type.googleapis.com/google.firebase.fcm.v1.FcmError";
@@ -24,6 +26,7 @@ pub(crate) struct FcmTwin {
     send_path: String,
     project: String,
     tokens: TokenIssuer,
+    quota: Option<Quota>,
 }
 
 /// An error of the send endpoint.
@@ -49,9 +52,14 @@ impl Refusal {
 }
 
 impl FcmTwin {
-    pub(crate) fn new(credentials: &Credentials, tokens: TokenIssuer) -> Self {
+    pub(crate) fn new(
+        credentials: &Credentials,
+        tokens: TokenIssuer,
+        per_minute: Option<u32>,
+    ) -> Self {
         let project = credentials.fcm_project_id.clone();
-        Self { send_path: format!("/v1/projects/{project}/messages:send"), project, tokens }
+        let send_path = format!("/v1/projects/{project}/messages:send");
+        Self { send_path, project, tokens, quota: per_minute.map(Quota::new) }
     }
 
     fn check(&self, call: &Call, payload: Option<&Value>) -> Result<(), Refusal> {
@@ -76,7 +84,15 @@ impl FcmTwin {
 
     fn judge_send(&self, call: &Call) -> Judged {
         let payload: Option<Value> = serde_json::from_slice(&call.body).ok();
-        let refused = self.check(call, payload.as_ref()).err();
+        let mut refused = self.check(call, payload.as_ref()).err();
+        let mut wait_s = None;
+        if refused.is_none() {
+            wait_s = self.quota.as_ref().and_then(Quota::take);
+        }
+        if wait_s.is_some() {
+            let message = String::from("the project's quota is used up");
+            refused = Some(Refusal { code: 429, error_code: Some("QUOTA_EXCEEDED"), message });
+        }
         let message = payload.as_ref().and_then(|payload| payload.get("message"));
         let text = |pointer: &str| message.and_then(|message| message.pointer(pointer)?.as_str());
         let target = ["/token", "/topic", "/condition"].into_iter().find_map(text);
@@ -91,7 +107,7 @@ impl FcmTwin {
             credentials: None,
             magic: target.and_then(magic),
             answer: match &refused {
-                Some(refusal) => envelope(refusal),
+                Some(refusal) => with_wait(envelope(refusal), wait_s),
                 None => json_answer(200, &json!({ "name": name })),
             },
             refused: refused.map(|refusal| refusal.name()),
@@ -164,6 +180,13 @@ fn magic(token: &str) -> Option<Magic> {
     } else {
         None
     }
+}
+
+fn with_wait(mut answer: Response<Bytes>, wait_s: Option<u64>) -> Response<Bytes> {
+    if let Some(wait_s) = wait_s {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait_s));
+    }
+    answer
 }
 
 fn envelope(refusal: &Refusal) -> Response<Bytes> {

@@ -169,12 +169,18 @@ async fn send(
                 reset = std::future::poll_fn(|cx| stream.poll_reset(cx)) => return reset.map(drop),
             }
         },
-        BodyStyle::Endless => loop {
-            stream.reserve_capacity(CHUNK.len());
-            let granted = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
-            let Some(granted) = granted.transpose()? else { return Ok(()) };
-            stream.send_data(CHUNK.slice(..granted.min(CHUNK.len())), false)?;
-        },
+        BodyStyle::Endless | BodyStyle::Huge { .. } => {
+            let mut left = if let BodyStyle::Huge { bytes } = style { bytes } else { u64::MAX };
+            while left > 0 {
+                stream.reserve_capacity(CHUNK.len());
+                let granted = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
+                let Some(granted) = granted.transpose()? else { return Ok(()) };
+                let piece = granted.min(CHUNK.len());
+                let piece = piece.min(usize::try_from(left).unwrap_or(usize::MAX));
+                left -= piece as u64;
+                stream.send_data(CHUNK.slice(..piece), left == 0)?;
+            }
+        }
     }
     Ok(())
 }

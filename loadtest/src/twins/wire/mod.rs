@@ -5,10 +5,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -36,7 +38,8 @@ const H2: &[u8] = b"h2";
 pub(crate) struct Port {
     pub(crate) twin: Arc<dyn Twin>,
     pub(crate) stage: Arc<Stage>,
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    /// May be replaced while connections come in.
+    pub(crate) tls: Option<Arc<RwLock<Arc<ServerConfig>>>>,
     pub(crate) streams: StreamPolicy,
 }
 
@@ -52,8 +55,19 @@ pub(crate) struct Traffic {
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
     pub(crate) traffic: Arc<Traffic>,
-    up: watch::Sender<bool>,
+    mode: watch::Sender<Mode>,
+    tls: Option<Arc<RwLock<Arc<ServerConfig>>>>,
     task: AbortHandle,
+}
+
+/// How a listener treats its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Up,
+    /// Connections are reset, those that exist too.
+    Down,
+    /// Connections are taken and kept, but nothing is read or sent any more.
+    Frozen,
 }
 
 impl Listener {
@@ -61,15 +75,22 @@ impl Listener {
     pub(crate) fn start(listener: TcpListener, port: Port) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let traffic = Arc::<Traffic>::default();
-        let (up, watched) = watch::channel(true);
+        let (mode, watched) = watch::channel(Mode::Up);
+        let tls = port.tls.clone();
         let serving = serve(listener, Arc::new(port), Arc::clone(&traffic), watched);
         let task = tokio::spawn(serving).abort_handle();
-        Ok(Self { address, traffic, up, task })
+        Ok(Self { address, traffic, mode, tls, task })
     }
 
-    /// Whether it serves. While it does not, connections are reset, those that exist too.
-    pub(crate) fn set_up(&self, up: bool) {
-        self.up.send_replace(up);
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+
+    /// From the next connection on; a listener in clear text has no certificate.
+    pub(crate) fn set_tls(&self, config: Arc<ServerConfig>) {
+        if let Some(tls) = &self.tls {
+            *tls.write() = config;
+        }
     }
 }
 
@@ -83,7 +104,7 @@ async fn serve(
     listener: TcpListener,
     port: Arc<Port>,
     traffic: Arc<Traffic>,
-    up: watch::Receiver<bool>,
+    mode: watch::Receiver<Mode>,
 ) {
     let mut connections = JoinSet::new();
     loop {
@@ -91,8 +112,8 @@ async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((tcp, _)) => {
                     traffic.connections.fetch_add(1, Ordering::Relaxed);
-                    let (port, traffic, up) = (Arc::clone(&port), Arc::clone(&traffic), up.clone());
-                    connections.spawn(serve_connection(tcp, port, traffic, up));
+                    let (port, traffic) = (Arc::clone(&port), Arc::clone(&traffic));
+                    connections.spawn(serve_connection(tcp, port, traffic, mode.clone()));
                 }
                 // Out of descriptors: without a pause this would spin.
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -106,22 +127,36 @@ async fn serve_connection(
     tcp: TcpStream,
     port: Arc<Port>,
     traffic: Arc<Traffic>,
-    mut up: watch::Receiver<bool>,
+    mut mode: watch::Receiver<Mode>,
 ) {
     // Without it small answers wait for the peer's delayed acknowledgement.
     tcp.set_nodelay(true).ok();
     let control = Arc::<SocketControl>::default();
     let socket = Socket::new(tcp, Arc::clone(&control));
-    let is_up = *up.borrow();
-    if !is_up {
-        control.reset();
-        return;
-    }
-    tokio::select! {
-        () = serve_socket(socket, port, traffic, &control) => {}
-        () = control.reset_asked() => {}
-        // An error means that the listener is gone, which ends the connection as well.
-        _ = up.wait_for(|up| !up) => control.reset(),
+    let mut serving = pin!(serve_socket(socket, port, traffic, &control));
+    loop {
+        let now = *mode.borrow_and_update();
+        match now {
+            Mode::Down => {
+                control.reset();
+                break;
+            }
+            // Not polled, so that nothing moves. An error means that the listener is gone.
+            Mode::Frozen => {
+                if mode.changed().await.is_err() {
+                    control.reset();
+                    break;
+                }
+            }
+            Mode::Up => tokio::select! {
+                () = &mut serving => break,
+                () = control.reset_asked() => break,
+                changed = mode.changed() => if changed.is_err() {
+                    control.reset();
+                    break;
+                },
+            },
+        }
     }
     control.close();
 }
@@ -135,7 +170,8 @@ async fn serve_socket(
     let Some(config) = &port.tls else {
         return h1::serve(socket, port, control).await;
     };
-    let handshake = TlsAcceptor::from(Arc::clone(config)).accept(socket);
+    let config = Arc::clone(&config.read());
+    let handshake = TlsAcceptor::from(config).accept(socket);
     let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE_MAX, handshake).await else { return };
     if tls.get_ref().1.alpn_protocol() == Some(H2) {
         h2::serve(tls, port, traffic, control).await;

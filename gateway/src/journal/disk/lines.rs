@@ -1,0 +1,392 @@
+//! The organizations of a shard that have something pending, and whose turn it is.
+//!
+//! Each has a line of entries ready to be claimed. All lines together hold at most `PLACES_MAX`
+//! entries of the log, and none more than a quarter of what is free: an organization with more is
+//! cut short, remembers where in the log it goes on (`behind`) and is refilled from there (`sweep`)
+//! while it drains. When all places are taken, the longest line gives up its second half. So a
+//! backlog of any size costs a bounded amount of memory and is never in anybody else's way.
+
+use super::line::{Class, Counts, Line, Spot, Ticket};
+use super::state::Place;
+use crate::journal::Room;
+use crate::model::OrganizationId;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+/// Unclaimed entries of the log remembered one by one.
+pub(super) const PLACES_MAX: usize = 1 << 16;
+/// An organization may have this many in any case, as long as there are places at all.
+const PLACES_MIN: usize = 32;
+/// Due timers waiting to be claimed.
+const READY_MAX: usize = 4096;
+const READY_MIN: usize = 16;
+/// One entry in so many is a repeat while first attempts wait.
+const AGAIN_SHARE: usize = 5;
+/// Entries an organization gets in one turn.
+const TURN_MAX: usize = 32;
+
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    /// In order, so that the same history gives the same turns.
+    by_org: BTreeMap<OrganizationId, Line>,
+    first: VecDeque<OrganizationId>,
+    again: VecDeque<OrganizationId>,
+    /// Lines that are short and go on in the log.
+    hungry: VecDeque<OrganizationId>,
+    places: usize,
+    ready: usize,
+    done: usize,
+    /// What repeats may still take, in parts of `AGAIN_SHARE`.
+    owed: usize,
+}
+
+/// What one claim takes.
+struct Basket<'a> {
+    room: &'a dyn Room,
+    left: HashMap<OrganizationId, usize>,
+    taken: Vec<(OrganizationId, Ticket)>,
+}
+
+/// A stretch of the log as read for the lines that are behind.
+#[derive(Debug, Default)]
+pub(super) struct Stretch {
+    pub(super) start: u64,
+    /// One past the last block that was looked at.
+    pub(super) next: u64,
+    /// Entries of the log in their order; timers are left out.
+    pub(super) entries: Vec<(OrganizationId, Spot)>,
+    /// Blocks that could not be read: where, and how many entries they held.
+    pub(super) unreadable: Vec<(u64, u32)>,
+}
+
+impl Lines {
+    pub(super) fn get(&self, org: OrganizationId) -> Option<&Line> {
+        self.by_org.get(&org)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (OrganizationId, &Line)> {
+        self.by_org.iter().map(|(org, line)| (*org, line))
+    }
+
+    /// Takes a line up as a checkpoint left it.
+    pub(super) fn restore(
+        &mut self,
+        org: OrganizationId,
+        counts: Counts,
+        behind: Option<Place>,
+        done: impl IntoIterator<Item = Place>,
+    ) {
+        let line = self.by_org.entry(org).or_default();
+        (line.counts, line.behind) = (counts, behind);
+        line.done.extend(done);
+        self.done += line.done.len();
+        self.feed(org);
+    }
+
+    pub(super) fn count(&mut self, org: OrganizationId, bytes: u64, is_timer: bool) {
+        let counts = &mut self.by_org.entry(org).or_default().counts;
+        counts.pending += 1;
+        counts.bytes += bytes;
+        counts.timers += u64::from(is_timer);
+    }
+
+    /// An entry is done; a line with nothing pending is forgotten.
+    pub(super) fn uncount(&mut self, org: OrganizationId, bytes: u64, is_timer: bool) {
+        let Some(line) = self.by_org.get_mut(&org) else { return };
+        let counts = &mut line.counts;
+        counts.pending = counts.pending.saturating_sub(1);
+        counts.bytes = counts.bytes.saturating_sub(bytes);
+        counts.timers = counts.timers.saturating_sub(u64::from(is_timer));
+        if counts.pending == 0
+            && let Some(line) = self.by_org.remove(&org)
+        {
+            self.places -= line.queue.len();
+            self.ready -= line.ready();
+            self.done -= line.done.len();
+            // Seldom: only what ended without being claimed still stands anywhere.
+            let stands = [line.turns.first, line.turns.again, line.turns.hungry];
+            let rounds = [&mut self.first, &mut self.again, &mut self.hungry];
+            for (round, _) in rounds.into_iter().zip(stands).filter(|(_, stands)| *stands) {
+                round.retain(|standing| *standing != org);
+            }
+        }
+    }
+
+    /// Puts a new entry of the log into its line, or leaves it in the log; true if it was put.
+    pub(super) fn offer(&mut self, org: OrganizationId, spot: Spot) -> bool {
+        let Some(line) = self.by_org.get(&org) else { return false };
+        if line.behind.is_some() {
+            return false;
+        }
+        let fits = self.admit(org, spot);
+        if let Some(line) = self.by_org.get_mut(&org).filter(|_| !fits) {
+            line.behind = Some(spot.place());
+            self.feed(org);
+        }
+        fits
+    }
+
+    fn cap(&self) -> usize {
+        (PLACES_MAX.saturating_sub(self.places) / 4).max(PLACES_MIN)
+    }
+
+    fn admit(&mut self, org: OrganizationId, spot: Spot) -> bool {
+        let cap = self.cap();
+        let queued = self.by_org.get(&org).map_or(0, |line| line.queue.len());
+        if queued >= cap
+            || (self.places >= PLACES_MAX && !(queued < PLACES_MIN && self.push_out(queued)))
+        {
+            return false;
+        }
+        let Some(line) = self.by_org.get_mut(&org) else { return false };
+        line.queue.push_back(spot);
+        self.places += 1;
+        self.stand(org, Class::First);
+        true
+    }
+
+    /// Takes the second half of the longest line's places away, unless that has hardly more than
+    /// `queued`.
+    fn push_out(&mut self, queued: usize) -> bool {
+        let longest = self.by_org.iter_mut().max_by_key(|(_, line)| line.queue.len());
+        let Some((org, line)) = longest.filter(|(_, line)| line.queue.len() > 2 * queued + 1)
+        else {
+            return false;
+        };
+        let (org, keep) = (*org, line.queue.len() / 2);
+        if let Some(first) = line.queue.get(keep) {
+            line.behind = Some(first.place());
+        }
+        self.places -= line.queue.len() - keep;
+        line.queue.truncate(keep);
+        self.feed(org);
+        true
+    }
+
+    fn stand(&mut self, org: OrganizationId, class: Class) {
+        let Some(line) = self.by_org.get_mut(&org) else { return };
+        let (stands, round) = match class {
+            Class::First => (&mut line.turns.first, &mut self.first),
+            Class::Again => (&mut line.turns.again, &mut self.again),
+        };
+        if !*stands {
+            *stands = true;
+            round.push_back(org);
+        }
+    }
+
+    /// Notes a line that is short and goes on in the log.
+    fn feed(&mut self, org: OrganizationId) {
+        let cap = self.cap();
+        let Some(line) = self.by_org.get_mut(&org) else { return };
+        if line.behind.is_some() && !line.turns.hungry && line.queue.len() * 2 <= cap {
+            line.turns.hungry = true;
+            self.hungry.push_back(org);
+        }
+    }
+
+    pub(super) fn is_hungry(&self) -> bool {
+        !self.hungry.is_empty()
+    }
+
+    /// Entries known to be done although nobody has come to them yet.
+    pub(super) fn done_ahead(&self) -> usize {
+        self.done
+    }
+
+    /// Where the next line that is short goes on.
+    pub(super) fn next_hungry(&mut self) -> Option<u64> {
+        while let Some(org) = self.hungry.pop_front() {
+            let Some(line) = self.by_org.get_mut(&org) else { continue };
+            line.turns.hungry = false;
+            if let Some((position, _)) = line.behind {
+                return Some(position);
+            }
+        }
+        None
+    }
+
+    /// Refills lines from a stretch of the log. `is_end` says that nothing is behind it. False if
+    /// there was no place for anything.
+    pub(super) fn merge(&mut self, stretch: &Stretch, is_end: bool) -> bool {
+        let mut moved = false;
+        let Stretch { start, next, .. } = *stretch;
+        let mut full = BTreeSet::new();
+        for (org, spot) in &stretch.entries {
+            let place = spot.place();
+            let Some(line) = self.by_org.get_mut(org) else { continue };
+            // A line that goes on before the stretch would miss what lies between.
+            let Some(behind) = line.behind.filter(|behind| behind.0 >= start) else { continue };
+            if place < behind || full.contains(org) {
+                continue;
+            }
+            if line.done.remove(&place) {
+                self.done -= 1;
+            } else if !self.admit(*org, *spot) {
+                full.insert(*org);
+                continue;
+            }
+            if let Some(line) = self.by_org.get_mut(org) {
+                line.behind = Some((place.0, place.1 + 1));
+                moved = true;
+            }
+        }
+        let mut short = Vec::new();
+        for (org, line) in &mut self.by_org {
+            let Some((position, _)) = line.behind.filter(|behind| behind.0 >= start) else {
+                continue;
+            };
+            if full.contains(org) {
+                continue;
+            }
+            if position < next || (is_end && position == next) {
+                line.behind = (!is_end).then_some((next, 0));
+                moved = true;
+                short.push(*org);
+            }
+        }
+        for org in short.into_iter().chain(full) {
+            self.feed(org);
+        }
+        moved
+    }
+
+    /// Free again: its lease ran out.
+    pub(super) fn lapse(&mut self, org: OrganizationId, ticket: Ticket) {
+        let Some(line) = self.by_org.get_mut(&org) else { return };
+        if ticket.is_timer() {
+            line.push_ready(ticket);
+            self.ready += 1;
+        } else {
+            line.lapsed.insert(ticket.spot.place(), ticket.spot);
+        }
+        self.stand(org, ticket.class);
+    }
+
+    /// Timers of `org` that may be loaded now.
+    pub(super) fn room_for_ready(&self, org: OrganizationId) -> usize {
+        let free = READY_MAX.saturating_sub(self.ready);
+        let has = self.by_org.get(&org).map_or(0, Line::ready);
+        (free / 4).max(READY_MIN).saturating_sub(has)
+    }
+
+    pub(super) fn drop_ready(&mut self, org: OrganizationId, place: Place) {
+        if self.by_org.get_mut(&org).is_some_and(|line| line.drop_ready(place)) {
+            self.ready -= 1;
+        }
+    }
+
+    /// An entry was claimed without standing in line.
+    pub(super) fn claim(&mut self, org: OrganizationId) {
+        if let Some(line) = self.by_org.get_mut(&org) {
+            line.claimed += 1;
+        }
+    }
+
+    /// A claim is over, whatever comes of its entry.
+    pub(super) fn unclaim(&mut self, org: OrganizationId) {
+        if let Some(line) = self.by_org.get_mut(&org) {
+            line.claimed = line.claimed.saturating_sub(1);
+        }
+    }
+
+    /// Takes an unclaimed entry of the log out because it is done: while replaying.
+    pub(super) fn finish(&mut self, org: OrganizationId, place: Place) -> Finished {
+        let Some(line) = self.by_org.get_mut(&org) else { return Finished::Unknown };
+        if let Some(spot) = line.lapsed.remove(&place) {
+            return Finished::Known(spot);
+        }
+        if let Ok(at) = line.queue.binary_search_by_key(&place, Spot::place)
+            && let Some(spot) = line.queue.remove(at)
+        {
+            self.places -= 1;
+            self.feed(org);
+            return Finished::Known(spot);
+        }
+        if line.behind.is_some_and(|behind| behind <= place) && line.done.insert(place) {
+            self.done += 1;
+            return Finished::Ahead;
+        }
+        Finished::Unknown
+    }
+
+    /// Takes up to `max` entries: organizations by turns, each as many as `room` allows, repeats a
+    /// fifth while first attempts wait.
+    pub(super) fn pick(&mut self, max: usize, room: &dyn Room) -> Vec<(OrganizationId, Ticket)> {
+        let mut basket = Basket { room, left: HashMap::new(), taken: Vec::new() };
+        if !self.first.is_empty() && !self.again.is_empty() {
+            self.owed = (self.owed + max).min(max.saturating_mul(AGAIN_SHARE));
+            self.rounds(Class::Again, self.owed / AGAIN_SHARE, true, &mut basket);
+            self.owed -= basket.taken.len() * AGAIN_SHARE;
+        }
+        self.rounds(Class::First, max - basket.taken.len(), false, &mut basket);
+        self.rounds(Class::Again, max - basket.taken.len(), false, &mut basket);
+        basket.taken
+    }
+
+    fn rounds(&mut self, class: Class, max: usize, shared: bool, basket: &mut Basket<'_>) {
+        let until = basket.taken.len() + max;
+        let mut passed_over = 0;
+        loop {
+            let round = match class {
+                Class::First => &mut self.first,
+                Class::Again => &mut self.again,
+            };
+            let missing = until - basket.taken.len();
+            if missing == 0 || passed_over >= round.len() {
+                return;
+            }
+            let turn = (missing / round.len()).clamp(1, TURN_MAX);
+            let Some(org) = round.pop_front() else { return };
+            let taken = self.turn(org, class, (turn, shared), basket);
+            let Some(line) = self.by_org.get_mut(&org) else { continue };
+            let stands = match class {
+                Class::First => &mut line.turns.first,
+                Class::Again => &mut line.turns.again,
+            };
+            *stands = false;
+            if line.has(class) {
+                self.stand(org, class);
+                passed_over = if taken == 0 { passed_over + 1 } else { 0 };
+            }
+        }
+    }
+
+    fn turn(
+        &mut self,
+        org: OrganizationId,
+        class: Class,
+        (max, shared): (usize, bool),
+        basket: &mut Basket<'_>,
+    ) -> usize {
+        let Some(line) = self.by_org.get_mut(&org) else { return 0 };
+        let left = basket.left.entry(org).or_insert_with(|| basket.room.room(org));
+        let mut max = max.min(*left);
+        if shared && line.has(Class::First) {
+            // Of its own room, too, its repeats get a fifth.
+            let is_due = usize::from(line.since_again >= AGAIN_SHARE - 1);
+            max = max.min((*left / AGAIN_SHARE).max(is_due));
+        }
+        let (queued, ready) = (line.queue.len(), line.ready());
+        let before = basket.taken.len();
+        let tickets = std::iter::from_fn(|| line.take(class)).take(max);
+        basket.taken.extend(tickets.map(|ticket| (org, ticket)));
+        let taken = basket.taken.len() - before;
+        *left -= taken;
+        line.claimed += taken as u64;
+        self.places -= queued - line.queue.len();
+        self.ready -= ready - line.ready();
+        self.feed(org);
+        taken
+    }
+}
+
+/// What a line knew of an entry that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finished {
+    /// Unclaimed, or its lease had run out.
+    Known(Spot),
+    /// Not come to yet: remembered as done until somebody does.
+    Ahead,
+    /// Not pending.
+    Unknown,
+}

@@ -1,0 +1,217 @@
+//! Refilling lines that were cut short: a thread reads on in the log where they end.
+//!
+//! A stretch is read without any lock, since the log never changes; what of it belongs where is
+//! decided under the lock (`Lines::merge`). Stretches are short and lines take turns, so that an
+//! organization with few entries far apart does not hold up one with many.
+
+use super::core::{Cell, Core};
+use super::line::Spot;
+use super::lines::Stretch;
+use super::record::{BlockFault, HEADER_BYTES, entries, read_block, read_header};
+use super::segment::{Segment, Segments};
+use super::state::{Place, Shard, is_timer};
+use crate::model::ShardId;
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Bytes of the log in one stretch.
+const STRETCH_BYTES: u64 = 4 << 20;
+/// Bytes read at once.
+const READ_BYTES: usize = 256 << 10;
+/// Entries known as done although nobody came to them, before replaying stops to do that.
+const DONE_MAX: usize = 1 << 16;
+/// Blocks whose entries' sizes are remembered while replaying.
+const MEASURED_MAX: usize = 1024;
+
+/// Wakes the sweeping thread.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    rung: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Bell {
+    pub(super) fn ring(&self) {
+        let mut rung = self.rung.lock();
+        if !*rung {
+            *rung = true;
+            self.wake.notify_one();
+        }
+    }
+
+    fn wait(&self, patience: Duration) {
+        let mut rung = self.rung.lock();
+        if !*rung {
+            self.wake.wait_for(&mut rung, patience);
+        }
+        *rung = false;
+    }
+}
+
+/// Sweeps until the journal is closed.
+pub(super) fn run(core: &Arc<Core>) {
+    while !core.closed.load(Ordering::Acquire) {
+        let mut has_moved = false;
+        for (number, cell) in (0u16..).zip(&core.shards) {
+            has_moved |= core.sweep(ShardId(number), cell);
+        }
+        if !has_moved {
+            core.bell.wait(Duration::from_millis(500));
+        }
+    }
+}
+
+impl Core {
+    /// Refills from one stretch of the log; false if there was nothing to do or no place for it.
+    pub(super) fn sweep(&self, shard: ShardId, cell: &Cell) -> bool {
+        let (from, until) = {
+            let mut state = cell.state.lock();
+            let Some(from) = state.lines.next_hungry() else { return false };
+            (from, state.applied_end)
+        };
+        let stretch = read(&self.segments, shard, from, until);
+        let has_moved = cell.state.lock().take_in(&stretch);
+        cell.notify.notify_one();
+        has_moved
+    }
+}
+
+impl Shard {
+    fn take_in(&mut self, stretch: &Stretch) -> bool {
+        for (position, entries) in &stretch.unreadable {
+            if self.note_unreadable(*position, *entries) {
+                tracing::error!(
+                    position,
+                    entries,
+                    "a journal block is unreadable and skipped; run `bugler store verify`"
+                );
+            }
+        }
+        let is_end = stretch.next >= self.applied_end;
+        self.lines.merge(stretch, is_end)
+    }
+
+    /// While replaying a long log: comes to entries that are known as done, so that they need not
+    /// be remembered.
+    pub(super) fn settle_down(&mut self, segments: &Segments, shard: ShardId) {
+        if self.lines.done_ahead() <= DONE_MAX {
+            return;
+        }
+        while self.lines.done_ahead() > DONE_MAX / 2 {
+            let Some(from) = self.lines.next_hungry() else { return };
+            let stretch = read(segments, shard, from, self.applied_end);
+            if !self.take_in(&stretch) {
+                return;
+            }
+        }
+    }
+}
+
+/// Reads a stretch that starts with the block at `from` and ends before `until`.
+fn read(segments: &Segments, shard: ShardId, from: u64, until: u64) -> Stretch {
+    let mut stretch = Stretch { start: from, next: from, ..Stretch::default() };
+    let mut window = Window::default();
+    let budget = from + STRETCH_BYTES;
+    while stretch.next < until.min(budget) {
+        let Some(segment) = segments.at(stretch.next) else {
+            // Retention dropped what was here.
+            let later = segments.all().into_iter().find(|segment| segment.base > stretch.next);
+            stretch.next = later.map_or(until, |segment| segment.base + HEADER_BYTES as u64);
+            continue;
+        };
+        stretch.next = stretch.next.max(segment.base + HEADER_BYTES as u64);
+        stretch.next = window.block(&segment, shard, &mut stretch);
+    }
+    stretch.next = stretch.next.min(until);
+    stretch
+}
+
+/// The bytes of a segment that are in memory.
+#[derive(Default)]
+struct Window {
+    at: u64,
+    bytes: Bytes,
+}
+
+impl Window {
+    /// Takes in the block at `stretch.next`; answers where the next one begins.
+    fn block(&mut self, segment: &Segment, shard: ShardId, stretch: &mut Stretch) -> u64 {
+        let position = stretch.next;
+        let behind = segment.end() + HEADER_BYTES as u64;
+        let header = match read_header(&self.get(segment, position, HEADER_BYTES), position) {
+            Ok(header) => header,
+            Err(fault) => {
+                // The unused end of a segment is all zeros, or too short for a block.
+                let is_end =
+                    fault == BlockFault::Empty || segment.end() < position + HEADER_BYTES as u64;
+                if !is_end {
+                    stretch.unreadable.push((position, 1));
+                }
+                return behind;
+            }
+        };
+        let next = position + header.block_bytes() as u64;
+        if header.shard != shard || header.entries == 0 {
+            return next;
+        }
+        let bytes = self.get(segment, position, header.block_bytes());
+        if read_block(&bytes, position).is_err() {
+            stretch.unreadable.push((position, header.entries));
+            return next;
+        }
+        let payload = bytes.slice(HEADER_BYTES..HEADER_BYTES + header.payload_bytes as usize);
+        for (index, extent, entry) in entries(payload) {
+            if !is_timer(entry.due, header.committed_at) {
+                stretch.entries.push((entry.org, Spot { position, index, extent }));
+            }
+        }
+        next
+    }
+
+    /// `length` bytes from `position`, fewer where the segment ends.
+    fn get(&mut self, segment: &Segment, position: u64, length: usize) -> Bytes {
+        let held = position.checked_sub(self.at).and_then(|from| usize::try_from(from).ok());
+        if let Some(from) = held.filter(|from| from + length <= self.bytes.len()) {
+            return self.bytes.slice(from..from + length);
+        }
+        let mut bytes = vec![0; length.max(READ_BYTES)];
+        let read = segment.read(position, &mut bytes).unwrap_or(0);
+        bytes.truncate(read);
+        (self.at, self.bytes) = (position, Bytes::from(bytes));
+        self.bytes.slice(..length.min(read))
+    }
+}
+
+/// Payload bytes of entries that replayed settlements name.
+pub(super) struct Measure<'a> {
+    segments: &'a Segments,
+    blocks: HashMap<u64, Vec<u64>>,
+}
+
+impl<'a> Measure<'a> {
+    pub(super) fn new(segments: &'a Segments) -> Self {
+        Self { segments, blocks: HashMap::new() }
+    }
+
+    pub(super) fn segments(&self) -> &'a Segments {
+        self.segments
+    }
+
+    /// `None` if the entry is no longer stored.
+    pub(super) fn payload_bytes(&mut self, (position, index): Place) -> Option<u64> {
+        if self.blocks.len() >= MEASURED_MAX && !self.blocks.contains_key(&position) {
+            self.blocks.clear();
+        }
+        let sizes = self.blocks.entry(position).or_insert_with(|| {
+            let stored =
+                self.segments.at(position).and_then(|_| self.segments.block(position).ok());
+            let payload = stored.map(|(_, payload)| payload).unwrap_or_default();
+            entries(payload).map(|(_, extent, _)| extent.payload_bytes()).collect()
+        });
+        sizes.get(usize::try_from(index).ok()?).copied()
+    }
+}

@@ -1,0 +1,321 @@
+//! Faults of load: a backlog, a hot organization, many small ones, too few descriptors, overload.
+
+use std::time::{Duration, Instant};
+
+use super::{Order, Row, Shape, Stage, Suite, Trouble};
+use crate::load::{Mode, Stop};
+use crate::torture::plot::{self, Line};
+use crate::torture::series::{self, Second, Stretch};
+use crate::torture::traffic::Pace;
+
+/// Resident memory that a backlog may not exceed.
+const RSS_MAX: u64 = 400 << 20;
+const HOT: usize = 0;
+
+pub(super) const ROWS: &[Row] = &[
+    Row::new("F29", "a backlog while all providers are down", backlog_shape, |stage| {
+        Box::pin(backlog(stage))
+    }),
+    Row::lacking(
+        "F68",
+        "hostile rules: loops and traps",
+        "needs guest components, which are built in the gateway's own tests",
+    ),
+    Row::lacking("F69", "hostile rules: memory, tables, output", "as F68"),
+    Row::lacking("F70", "malformed rules", "as F68"),
+    Row::lacking("F71", "compile bombs", "as F68"),
+    Row::lacking(
+        "F72",
+        "rules swapped under load",
+        "rules are published by configuration and restart",
+    ),
+    Row::lacking("F73", "a slow rule", "as F68"),
+    Row::lacking("F74", "a rule that answers badly", "as F68"),
+    Row::new("F75", "one organization sends 100 times as much", fairness_shape, |stage| {
+        Box::pin(fairness(stage))
+    }),
+    Row::new("F76", "one hot target among many organizations", many_shape, |stage| {
+        Box::pin(hot_target(stage))
+    }),
+    Row::lacking("F77", "clock jumps", "faketime is not installed"),
+    Row::lacking("F78", "configuration reload", "configuration is read at the start only"),
+    Row::new("F79", "file descriptors run out", descriptors_shape, |stage| {
+        Box::pin(descriptors(stage))
+    }),
+    Row::new("F80", "overload: 5 times what the gateway can take", overload_shape, |stage| {
+        Box::pin(overload(stage))
+    }),
+];
+
+fn backlog_shape(shape: Shape) -> Shape {
+    Shape { rate: 0.0, mode: Mode::Bulk { lines_per_request: 500 }, ..shape }
+        .devices_only()
+        .order(Order::Unjudged)
+}
+
+async fn backlog(stage: &mut Stage) -> Result<(), Trouble> {
+    stage.providers_up(false);
+    let size = stage.shape.times(20_000, 5_000_000);
+    let organizations = stage.shape.size.organizations as u64;
+    let pace = Pace {
+        stop: Stop::Total(size / organizations),
+        rates: vec![1e9; stage.shape.size.organizations],
+        connections: 1,
+        timeout: Duration::from_secs(60),
+        ..stage.pace()
+    };
+    stage.begin(&pace)?;
+    let begun = Instant::now();
+    let patience = Duration::from_secs(stage.shape.times(60, 3_600));
+    let mut peak = 0;
+    while begun.elapsed() < patience {
+        peak = peak.max(stage.gateway.residue().map_or(0, |residue| residue.rss_bytes));
+        let (accepted, refused) = stage.progress();
+        if accepted + refused >= size / organizations * organizations {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let sent = stage.end_traffic().await;
+    let mib = |bytes: u64| bytes >> 20;
+    stage.note(format_args!("backlog of {}", sent.accepted));
+    stage.providers_up(true);
+    stage.healed = Some(Instant::now());
+    stage.shape.drain_goal = Duration::from_secs(stage.shape.times(90, 3_600));
+    stage.remarks.push(format!(
+        "backlog {} in {:.1} s, refused {} {:?}, resident at most {} MiB",
+        sent.accepted,
+        begun.elapsed().as_secs_f64(),
+        sent.refused,
+        sent.statuses,
+        mib(peak)
+    ));
+    stage.expect(peak < RSS_MAX, || format!("{} MiB resident", mib(peak)));
+    Ok(())
+}
+
+fn fairness_shape(shape: Shape) -> Shape {
+    let mut shape = Shape { rate: 0.0, ..shape }.devices_only().order(Order::Unjudged);
+    shape.max_in_flight = 256;
+    if shape.suite == Suite::Short {
+        shape.size.organizations = 12;
+        shape.max_in_flight = 64;
+        shape.dwell = Duration::from_secs(5).max(shape.dwell);
+    }
+    shape
+}
+
+async fn fairness(stage: &mut Stage) -> Result<(), Trouble> {
+    let organizations = stage.shape.size.organizations;
+    let (base, factor) =
+        if stage.shape.suite == Suite::Long { (10.0, 100.0) } else { (4.0, 100.0) };
+    let quiet = Pace { rates: vec![base; organizations], ..stage.pace() };
+    let mut hot = Pace { connections: 32, ..quiet.clone() };
+    if let Some(rate) = hot.rates.get_mut(HOT) {
+        *rate = base * factor;
+    }
+    stage.faults("delay=100ms")?;
+    let mut windows = Vec::new();
+    for (name, pace) in [("quiet", &quiet), ("hot", &hot)] {
+        let from = Stage::now_ms();
+        stage.note(name);
+        stage.begin(pace)?;
+        stage.dwell().await;
+        stage.dwell().await;
+        windows.push(from..Stage::now_ms());
+        stage.end_traffic().await;
+        stage.drained(stage.shape.drain_goal).await?;
+    }
+    stage.faults("")?;
+    let stretches = series::read(stage, windows, Some(HOT)).await?;
+    if let [quiet, hot] = stretches.as_slice() {
+        judge_fairness(stage, quiet, hot);
+    }
+    Ok(())
+}
+
+fn judge_fairness(stage: &mut Stage, quiet: &Stretch, hot: &Stretch) {
+    let p99 = |stretch: &Stretch| stretch.quantile(|second| &second.first_attempt, 0.99);
+    let (before, after) = (p99(quiet), p99(hot));
+    let of_hot = hot.quantile(|second| &second.first_attempt_hot, 0.99);
+    let goal = 2 * before + 50;
+    let holds = after <= goal;
+    stage.remarks.push(format!(
+        "others' p99 to the first attempt: quiet {before} ms, hot {after} ms (goal {goal} ms, {}); \
+         the hot organization's own {of_hot} ms",
+        if holds { "met" } else { "MISSED" }
+    ));
+    if stage.shape.suite == Suite::Long {
+        stage.expect(holds, || format!("others waited {after} ms, the goal is {goal} ms"));
+    }
+    let lane = |stretch: &Stretch, of: fn(&Second) -> &Vec<u64>, share: f64| {
+        let value = |second: &Second| as_value(series::quantile(&mut of(second).clone(), share));
+        stretch.seconds.iter().map(value).collect::<Vec<_>>()
+    };
+    let joined = |of: fn(&Second) -> &Vec<u64>, share: f64| {
+        [lane(quiet, of, share), lane(hot, of, share)].concat()
+    };
+    let lines = [
+        Line::new("others, p50", joined(|second| &second.first_attempt, 0.5)),
+        Line::new("others, p99", joined(|second| &second.first_attempt, 0.99)),
+        Line::new("hot organization, p99", joined(|second| &second.first_attempt_hot, 0.99)),
+    ];
+    let turn = as_value(quiet.seconds.len() as u64);
+    let marks = [(0.0, String::from("quiet")), (turn, String::from("one sends 100 times as much"))];
+    let title = "Time to first attempt of the others, quiet and hot";
+    stage.plots.push((title.to_owned(), plot::chart(title, "ms", &lines, &marks)));
+}
+
+fn as_value(count: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
+    let value = count as f64;
+    value
+}
+
+fn many_shape(mut shape: Shape) -> Shape {
+    shape.size.organizations = if shape.suite == Suite::Long { 400 } else { 40 };
+    shape.size.hooks = 1;
+    shape.order(Order::Unjudged)
+}
+
+async fn hot_target(stage: &mut Stage) -> Result<(), Trouble> {
+    // One webhook takes half a second for each message, and its organization sends most of all.
+    let hook = stage.world.hook_paths(1).into_iter().next().unwrap_or_default();
+    stage.faults(&format!("webhook:delay=500ms&match={hook}"))?;
+    stage.dwell().await;
+    stage.faults("")?;
+    Ok(())
+}
+
+fn descriptors_shape(mut shape: Shape) -> Shape {
+    shape.wrap = vec![String::from("prlimit"), String::from("--nofile=256")];
+    shape.is_armed_at_start = true;
+    shape.order(Order::Unjudged)
+}
+
+async fn descriptors(stage: &mut Stage) -> Result<(), Trouble> {
+    let mut idle = Vec::new();
+    for _ in 0..400 {
+        let connecting = tokio::net::TcpStream::connect(stage.gateway.api);
+        match tokio::time::timeout(Duration::from_millis(50), connecting).await {
+            Ok(Ok(tcp)) => idle.push(tcp),
+            Ok(Err(_)) | Err(_) => break,
+        }
+    }
+    stage.note(format_args!("{} idle connections", idle.len()));
+    stage.dwell().await;
+    let is_alive = stage.gateway.is_alive();
+    stage.expect(is_alive, || String::from("the gateway ended for want of descriptors"));
+    drop(idle);
+    stage.note("descriptors free again");
+    let (before, _) = stage.progress();
+    let begun = Instant::now();
+    while stage.progress().0 == before && begun.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (after, _) = stage.progress();
+    stage
+        .expect(after > before, || String::from("nothing was accepted once descriptors were free"));
+    Ok(())
+}
+
+fn overload_shape(shape: Shape) -> Shape {
+    let mut shape = Shape { rate: 0.0, ..shape }.devices_only().order(Order::Unjudged);
+    shape.client_timeout = Duration::from_secs(20);
+    shape.set("server.max_connections_per_ip=5000")
+}
+
+async fn overload(stage: &mut Stage) -> Result<(), Trouble> {
+    let organizations = stage.shape.size.organizations;
+    let each = as_value(organizations as u64);
+    // As fast as answers come: what the gateway can take.
+    let peak = phase(stage, "peak", 1e9, 4).await?;
+    let capacity = peak.2 / each;
+    let normal = phase(stage, "half", capacity / 2.0, 8).await?;
+    let over = phase(stage, "5 times", capacity * 5.0, 32).await?;
+    let after = phase(stage, "half again", capacity / 2.0, 8).await?;
+    let refusal_us = over.1.refusal_us.value_at_quantile(0.99);
+    let windows = [&peak, &normal, &over, &after].map(|phase| phase.0.clone());
+    let statuses = over.1.statuses.clone();
+    stage.drained(stage.shape.drain_goal).await?;
+    let stretches = series::read(stage, windows.to_vec(), None).await?;
+    if let [peak, normal, over, after] = stretches.as_slice() {
+        judge_overload(stage, [peak, normal, over, after], refusal_us);
+    }
+    stage.remarks.push(format!("refused under overload: {statuses:?}"));
+    Ok(())
+}
+
+type Phase = (std::ops::Range<u64>, crate::torture::traffic::Sent, f64);
+
+/// Load at one rate; answers its window, what was sent, and how much was accepted each second.
+async fn phase(
+    stage: &mut Stage,
+    name: &str,
+    rate: f64,
+    connections: usize,
+) -> Result<Phase, Trouble> {
+    let pace =
+        Pace { rates: vec![rate; stage.shape.size.organizations], connections, ..stage.pace() };
+    stage.note(format_args!("{name}: {rate:.0}/s from each organization"));
+    let from = Stage::now_ms();
+    stage.begin(&pace)?;
+    stage.dwell().await;
+    stage.dwell().await;
+    let to = Stage::now_ms();
+    let (accepted, _) = stage.progress();
+    let sent = stage.end_traffic().await;
+    let seconds = as_value(to - from) / 1000.0;
+    Ok((from..to, sent, as_value(accepted) / seconds))
+}
+
+fn judge_overload(stage: &mut Stage, stretches: [&Stretch; 4], refusal_us: u64) {
+    let [peak, normal, over, _] = stretches;
+    let best = peak.mean(|second| second.goodput);
+    let good = over.mean(|second| second.goodput);
+    let p99 = |stretch: &Stretch| stretch.quantile(|second| &second.latency, 0.99);
+    let (usual, loaded) = (p99(normal), p99(over));
+    let goals = [
+        ("goodput at least 90 % of the peak's", good >= best * 0.9),
+        ("accepted within 3 times the usual p99", loaded <= (usual * 3).max(20)),
+        ("refusals within 5 ms at p99", refusal_us <= 5_000),
+    ];
+    stage.remarks.push(format!(
+        "goodput {best:.0}/s at the peak, {good:.0}/s under overload; p99 of accepted {usual} ms at \
+         half load, {loaded} ms under overload; p99 of refusals {:.1} ms",
+        as_value(refusal_us) / 1000.0
+    ));
+    for (goal, holds) in goals {
+        if !holds {
+            stage.remarks.push(format!("goal MISSED: {goal}"));
+        }
+        if stage.shape.suite == Suite::Long {
+            stage.expect(holds, || format!("goal missed: {goal}"));
+        }
+    }
+    let all: Vec<Second> = stretches.iter().flat_map(|s| s.seconds.iter().cloned()).collect();
+    let line = |name: &str, of: fn(&Second) -> u64| {
+        Line::new(name, all.iter().map(|second| as_value(of(second))).collect())
+    };
+    let lines = [
+        line("offered", |second| second.offered),
+        line("accepted", |second| second.accepted),
+        line("goodput (delivered)", |second| second.goodput),
+    ];
+    let mut at = 0;
+    let mut marks = Vec::new();
+    for (stretch, name) in stretches.iter().zip(["as fast as it goes", "half", "5 times", "half"]) {
+        marks.push((as_value(at), name.to_owned()));
+        at += stretch.seconds.len() as u64;
+    }
+    let title = "Overload: offered, accepted and delivered each second";
+    stage.plots.push((title.to_owned(), plot::chart(title, "1/s", &lines, &marks)));
+    let late = |share: f64| {
+        let value =
+            |second: &Second| as_value(series::quantile(&mut second.latency.clone(), share));
+        all.iter().map(value).collect::<Vec<_>>()
+    };
+    let lines = [Line::new("accepted, p50", late(0.5)), Line::new("accepted, p99", late(0.99))];
+    let title = "Overload: time to the 2xx";
+    stage.plots.push((title.to_owned(), plot::chart(title, "ms", &lines, &marks)));
+}

@@ -1,0 +1,66 @@
+//! The rows of the fault matrix: what each needs, and how its fault strikes and heals.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use super::Trouble;
+use super::shape::{Order, Shape, Suite};
+use super::stage::Stage;
+
+mod damage;
+mod disk;
+mod load;
+mod points;
+mod processes;
+mod providers;
+mod wires;
+
+pub(super) type Injecting<'a> = Pin<Box<dyn Future<Output = Result<(), Trouble>> + Send + 'a>>;
+
+/// One row of the matrix.
+pub(super) struct Row {
+    pub(super) id: &'static str,
+    pub(super) what: &'static str,
+    pub(super) shape: fn(Shape) -> Shape,
+    pub(super) inject: for<'a> fn(&'a mut Stage) -> Injecting<'a>,
+    /// Why the row cannot run on one machine with this harness, if so.
+    pub(super) lacks: Option<&'static str>,
+}
+
+impl Row {
+    const fn new(
+        id: &'static str,
+        what: &'static str,
+        shape: fn(Shape) -> Shape,
+        inject: for<'a> fn(&'a mut Stage) -> Injecting<'a>,
+    ) -> Self {
+        Self { id, what, shape, inject, lacks: None }
+    }
+
+    /// A row that is named, and not run.
+    const fn lacking(id: &'static str, what: &'static str, why: &'static str) -> Self {
+        Self {
+            id,
+            what,
+            shape: |shape| shape,
+            inject: |_| Box::pin(async { Ok(()) }),
+            lacks: Some(why),
+        }
+    }
+}
+
+/// All rows, in the order of the matrix.
+pub(super) fn all() -> impl Iterator<Item = &'static Row> {
+    let tables: [&'static [Row]; 7] = [
+        processes::ROWS,
+        points::ROWS,
+        disk::ROWS,
+        damage::ROWS,
+        providers::ROWS,
+        wires::ROWS,
+        load::ROWS,
+    ];
+    let mut rows: Vec<&'static Row> = tables.into_iter().flatten().collect();
+    rows.sort_by_key(|row| row.id.trim_start_matches('F').parse::<u32>().unwrap_or(u32::MAX));
+    rows.into_iter()
+}

@@ -1,0 +1,386 @@
+//! One row at work: twins, a gateway, traffic, and the verbs a fault is made of.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::Trouble;
+use super::gateway::{Gateway, Launch, Residue, free_ports, tool};
+use super::proxy::{Proxy, Way};
+use super::shape::Shape;
+use super::traffic::{Clients, Pace, Sent, Traffic};
+use super::world::{Endpoints, World, configuration};
+use crate::load::Stop;
+use crate::twins::{FaultPlan, TwinName, TwinOptions, TwinSet};
+use crate::wall;
+
+const POLL: Duration = Duration::from_millis(100);
+/// The gateway publishes its backlog a few times a second: zero must be seen for so long.
+const QUIET: Duration = Duration::from_millis(1200);
+/// Notifications per second of the warm-up.
+const WARM_UP_RATE: f64 = 200.0;
+const FOREVER: Stop = Stop::After(Duration::from_secs(86_400));
+
+/// Everything a row has to do with.
+pub(super) struct Stage {
+    pub(super) shape: Shape,
+    pub(super) seed: u64,
+    pub(super) random: StdRng,
+    pub(super) dir: PathBuf,
+    pub(super) twins: TwinSet,
+    /// In front of APNs, FCM and webhooks, where the shape asks for them.
+    pub(super) proxies: Vec<Proxy>,
+    pub(super) world: World,
+    pub(super) launch: Launch,
+    pub(super) gateway: Gateway,
+    pub(super) clients: Clients,
+    traffic: Option<Traffic>,
+    /// What was sent so far, the warm-up apart.
+    pub(super) sent: Sent,
+    /// What was done when: the schedule that the seed drew.
+    pub(super) schedule: Vec<String>,
+    begun: Instant,
+    /// Crashes, each of which may repeat what was in flight.
+    pub(super) crashes: u64,
+    /// Whether the gateway's own counters still go back to the start of the run.
+    pub(super) is_first_life: bool,
+    pub(super) ready_max: Duration,
+    pub(super) residue_before: Residue,
+    /// What a row itself found broken.
+    pub(super) breaches: Vec<String>,
+    /// What a row measured.
+    pub(super) remarks: Vec<String>,
+    pub(super) plots: Vec<(String, String)>,
+    pub(super) healed: Option<Instant>,
+    /// The last field: it goes after the gateway.
+    _mount: Option<Mount>,
+}
+
+/// A small file system, taken away when dropped.
+struct Mount(PathBuf);
+
+impl Mount {
+    async fn tmpfs(at: PathBuf, mib: u64) -> Result<Self, Trouble> {
+        std::fs::create_dir_all(&at).map_err(Trouble::io("the mount point"))?;
+        let size = format!("size={mib}m");
+        tool(&["mount", "-t", "tmpfs", "-o", &size, "tmpfs", &at.to_string_lossy()]).await?;
+        Ok(Self(at))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily: a process that is just ending may still have files open.
+        std::process::Command::new("umount").arg("-l").arg(&self.0).status().ok();
+    }
+}
+
+/// What a row is opened with.
+pub(super) struct Opening<'a> {
+    pub(super) id: &'a str,
+    pub(super) seed: u64,
+    pub(super) dir: PathBuf,
+    pub(super) binary: PathBuf,
+    pub(super) shape: Shape,
+}
+
+impl Stage {
+    /// Starts twins and gateway, and warms both up.
+    pub(super) async fn open(opening: Opening<'_>) -> Result<Self, Trouble> {
+        let Opening { id, seed, dir, binary, shape } = opening;
+        std::fs::create_dir_all(&dir).map_err(Trouble::io("the run's directory"))?;
+        let mount = match shape.tmpfs_mib {
+            Some(mib) => Some(Mount::tmpfs(dir.join("store"), mib).await?),
+            None => None,
+        };
+        let (world, twins) = (World::new(shape.size), twins(&shape, &dir).await?);
+        world.register_secrets(&twins);
+        let mut launch = launch(binary, &dir, &shape)?;
+        let (at, proxies) = endpoints(&twins, &shape, seed).await?;
+        settle_in(&world, &twins, &at, &launch)?;
+        let mut tokens = Vec::new();
+        for org in 0..shape.size.organizations {
+            tokens.push(launch.token(World::id(org)).await?);
+        }
+        let clients = Clients::open(&dir.join("client.jsonl"), tokens)?;
+        let env = std::mem::take(&mut launch.env);
+        let wrap = std::mem::take(&mut launch.wrap);
+        if shape.is_armed_at_start {
+            (launch.env, launch.wrap) = (env.clone(), wrap.clone());
+        }
+        let gateway = match launch.attempt().await? {
+            Ok(gateway) => gateway,
+            // Nothing has struck yet: what is wrong is what it was started with.
+            Err(ended) => return Err(Trouble::Setup(ended.last_words())),
+        };
+        (launch.env, launch.wrap) = (env, wrap);
+        // The row's name goes in, so that rows of one run do not share their schedule.
+        let salt =
+            id.bytes().fold(seed, |sum, byte| sum.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte));
+        let mut stage = Self {
+            random: StdRng::seed_from_u64(salt),
+            seed,
+            dir,
+            twins,
+            proxies,
+            world,
+            launch,
+            ready_max: gateway.ready_in,
+            gateway,
+            clients,
+            shape,
+            traffic: None,
+            sent: Sent::default(),
+            schedule: Vec::new(),
+            begun: Instant::now(),
+            crashes: 0,
+            is_first_life: true,
+            residue_before: Residue::default(),
+            breaches: Vec::new(),
+            remarks: Vec::new(),
+            plots: Vec::new(),
+            healed: None,
+            _mount: mount,
+        };
+        stage.warm_up().await?;
+        Ok(stage)
+    }
+
+    /// A little traffic first: connections, caches and tokens are there when the row begins.
+    async fn warm_up(&mut self) -> Result<(), Trouble> {
+        let shape = Shape { rate: WARM_UP_RATE, ..self.shape.clone() };
+        let organizations = shape.size.organizations;
+        let rates = (0..organizations).map(|org| shape.rate_of(org)).collect();
+        let pace = Pace { stop: Stop::Total(shape.size.users * 2), rates, ..self.pace() };
+        let traffic = self.clients.start(&self.world, &pace)?;
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        let sent = self.clients.finish(traffic).await;
+        if sent.accepted == 0 {
+            return Err(Trouble::Broken(format!(
+                "nothing was accepted in the warm-up: {:?} / {}",
+                sent.statuses,
+                self.gateway.log()
+            )));
+        }
+        self.drained(Duration::from_secs(30)).await?;
+        self.residue_before = self.gateway.residue().unwrap_or_default();
+        self.begun = Instant::now();
+        Ok(())
+    }
+
+    /// The row's usual load.
+    pub(super) fn pace(&self) -> Pace {
+        let shape = &self.shape;
+        Pace {
+            url: self.gateway.url(),
+            mode: shape.mode.clone(),
+            rates: (0..shape.size.organizations).map(|org| shape.rate_of(org)).collect(),
+            connections: shape.connections,
+            stop: FOREVER,
+            keys: shape.keys,
+            timeout: shape.client_timeout,
+        }
+    }
+
+    pub(super) fn begin_traffic(&mut self) -> Result<(), Trouble> {
+        let pace = self.pace();
+        self.begin(&pace)
+    }
+
+    pub(super) fn begin(&mut self, pace: &Pace) -> Result<(), Trouble> {
+        self.traffic = Some(self.clients.start(&self.world, pace)?);
+        Ok(())
+    }
+
+    /// Ends load; what it came to is also added to the run's sum.
+    pub(super) async fn end_traffic(&mut self) -> Sent {
+        let Some(traffic) = self.traffic.take() else { return Sent::default() };
+        let sent = self.clients.finish(traffic).await;
+        self.sent.merge(&sent);
+        sent
+    }
+
+    /// Notifications accepted and refused by the load under way.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        self.traffic.as_ref().map_or((0, 0), |load| (load.accepted(), load.refused()))
+    }
+
+    pub(super) fn note(&mut self, what: impl std::fmt::Display) {
+        let at = self.begun.elapsed().as_millis();
+        self.schedule.push(format!("{at} ms {what}"));
+    }
+
+    pub(super) fn expect(&mut self, holds: bool, broken: impl FnOnce() -> String) {
+        if !holds {
+            self.breaches.push(broken());
+        }
+    }
+
+    /// A number the seed draws.
+    pub(super) fn draw(&mut self, range: std::ops::Range<u64>) -> u64 {
+        self.random.random_range(range)
+    }
+
+    /// Lets the load run for a time the seed draws.
+    pub(super) async fn wait(&mut self, ms: std::ops::Range<u64>) {
+        let ms = self.draw(ms);
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+
+    /// Lets the load run for the row's usual time.
+    pub(super) async fn dwell(&mut self) {
+        tokio::time::sleep(self.shape.dwell).await;
+    }
+
+    pub(super) fn faults(&mut self, plan: &str) -> Result<(), Trouble> {
+        let parsed = FaultPlan::parse(plan).map_err(|error| Trouble::Setup(error.to_string()))?;
+        self.twins.set_faults(FaultPlan { seed: self.seed, ..parsed });
+        self.note(if plan.is_empty() { "providers healed" } else { plan });
+        Ok(())
+    }
+
+    /// Takes all providers down or up again.
+    pub(super) fn providers_up(&mut self, up: bool) {
+        for twin in TwinName::ALL {
+            self.twins.set_up(twin, up);
+        }
+        if !up {
+            // Answers on their way are cut off, and nobody can count them.
+            self.shape.repeats_extra += self.shape.max_in_flight;
+        }
+        self.note(if up { "providers up" } else { "providers down" });
+    }
+
+    /// Spoils the way to the providers, or clears it.
+    pub(super) fn way(&mut self, way: Way) {
+        for proxy in &self.proxies {
+            proxy.set(way);
+        }
+        self.note(format_args!("{way:?}"));
+    }
+
+    /// `kill -9`.
+    pub(super) fn crash(&mut self) {
+        self.gateway.kill();
+        self.note("kill -9");
+        self.crashes += 1;
+    }
+
+    /// Starts the gateway again, in the same place.
+    pub(super) async fn restart(&mut self) -> Result<(), Trouble> {
+        self.is_first_life = false;
+        self.gateway = self.launch.start().await?;
+        self.ready_max = self.ready_max.max(self.gateway.ready_in);
+        self.note(format_args!("ready after {} ms", self.gateway.ready_in.as_millis()));
+        Ok(())
+    }
+
+    /// Waits until the journal holds nothing that is still to do; answers how long that took.
+    pub(super) async fn drained(&mut self, within: Duration) -> Result<Option<Duration>, Trouble> {
+        let begun = Instant::now();
+        let mut quiet_since = None;
+        while begun.elapsed() < within + QUIET {
+            let pending = match self.gateway.metrics().await {
+                Ok(metrics) => metrics.sum("bugler_log_pending_entries", ""),
+                // A gateway that ended will not drain any more.
+                Err(error) if !self.gateway.is_alive() => {
+                    let log = self.gateway.log();
+                    let last: Vec<_> = log.lines().rev().take(2).collect();
+                    return Err(Trouble::Broken(format!("{error}; {}", last.join(" / "))));
+                }
+                Err(_) => f64::MAX,
+            };
+            if pending > 0.0 {
+                quiet_since = None;
+            } else {
+                let since = *quiet_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= QUIET {
+                    return Ok(Some(since - begun));
+                }
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(None)
+    }
+
+    /// Everything the twins wrote down is on disk.
+    pub(super) fn sync(&self) -> Result<(), Trouble> {
+        self.twins.sync_receipts().map_err(Trouble::io("the twins' ledger cannot be written"))?;
+        self.clients.sync()
+    }
+
+    pub(super) fn receipts_path(&self) -> PathBuf {
+        self.dir.join("receipts.jsonl")
+    }
+
+    pub(super) fn now_ms() -> u64 {
+        wall::unix_ms()
+    }
+}
+
+async fn twins(shape: &Shape, dir: &Path) -> Result<TwinSet, Trouble> {
+    let options = TwinOptions {
+        receipts_kept_max: 10_000,
+        receipts_file: Some(dir.join("receipts.jsonl")),
+        webhook_certificate: shape.webhook_certificate,
+        fcm_token_lifetime_s: shape.fcm_token_lifetime_s,
+        ..TwinOptions::default()
+    };
+    TwinSet::start(options).await.map_err(|error| Trouble::Setup(error.to_string()))
+}
+
+async fn endpoints(
+    twins: &TwinSet,
+    shape: &Shape,
+    seed: u64,
+) -> Result<(Endpoints, Vec<Proxy>), Trouble> {
+    let mut at = Endpoints::of(twins);
+    let mut proxies = Vec::new();
+    if shape.is_proxied {
+        for url in [&mut at.apns, &mut at.fcm, &mut at.webhook] {
+            let proxy = Proxy::before(url, seed).await?;
+            *url = proxy.url();
+            proxies.push(proxy);
+        }
+    }
+    Ok((at, proxies))
+}
+
+fn launch(binary: PathBuf, dir: &Path, shape: &Shape) -> Result<Launch, Trouble> {
+    let (api, admin) = free_ports()?;
+    let mut settings = vec![format!("dispatch.max_in_flight={}", shape.max_in_flight)];
+    settings.extend(shape.settings.iter().cloned());
+    Ok(Launch {
+        binary,
+        config: dir.join("bugler.toml"),
+        directory: Some(dir.join("directory.json")),
+        store: dir.join("store"),
+        api,
+        admin,
+        settings,
+        env: shape.env.clone(),
+        wrap: shape.wrap.clone(),
+        mutes: shape.mutes_gateway,
+    })
+}
+
+/// Writes what a gateway needs to find the world.
+pub(super) fn settle_in(
+    world: &World,
+    twins: &TwinSet,
+    at: &Endpoints,
+    launch: &Launch,
+) -> Result<(), Trouble> {
+    let dir = launch.config.parent().unwrap_or(Path::new(".")).to_owned();
+    let files = twins.write_credentials(&dir.join("twins"));
+    let files = files.map_err(|error| Trouble::Setup(error.to_string()))?;
+    let config = configuration(twins, &files, at);
+    std::fs::write(&launch.config, config).map_err(Trouble::io("the configuration"))?;
+    if let Some(directory) = &launch.directory {
+        let document = world.directory(at).to_string();
+        std::fs::write(directory, document).map_err(Trouble::io("the directory document"))?;
+    }
+    Ok(())
+}
