@@ -127,6 +127,7 @@ async fn idle_connections_never_take_the_descriptors_of_the_store() {
             .header("content-type", "application/json")
             .body(Full::new(body.clone()))
             .expect("a right request");
+        soon("the answer before is read", first.ready()).await.expect("an open connection");
         let answer = soon("an answer", first.send_request(request)).await.expect("an answer");
         assert_eq!(answer.status(), 201);
         answer.into_body().collect().await.expect("the answer's body");

@@ -17,6 +17,8 @@ const WINDOW: Duration = Duration::from_millis(100);
 const TARGET_MIN: Duration = Duration::from_millis(20);
 /// Neither is one of this many syncs: one under way, one's own, and one of slack.
 const TARGET_SYNCS: u32 = 3;
+/// Fewer commits that wait at once are no queue, whatever the disk does: refusing helps nobody.
+const QUEUE_MIN: u32 = 16;
 /// The level at which an organization with twice its fair share is refused always.
 const LEVEL_FULL: f64 = 8.0;
 /// Bounds `Retry-After` at 11 s.
@@ -58,6 +60,9 @@ pub(super) struct Overload {
     recent: [f64; RATE_WINDOWS],
     /// Requests that wait for their commit.
     waiting: u32,
+    /// Their commits, and the most of them in this window.
+    commits: u32,
+    deepest: u32,
     /// When a commit came back last, or when the first that waits began to.
     progress: Instant,
     sync: Duration,
@@ -79,6 +84,8 @@ impl Overload {
             begun: 0,
             recent: [0.0; RATE_WINDOWS],
             waiting: 0,
+            commits: 0,
+            deepest: 0,
             progress: now,
             sync: Duration::ZERO,
             level: 0,
@@ -112,12 +119,15 @@ impl Overload {
         }
         self.waiting = self.waiting.saturating_add(requests);
         self.begun = self.begun.saturating_add(requests);
+        self.commits = self.commits.saturating_add(1);
+        self.deepest = self.deepest.max(self.commits);
     }
 
     /// They were answered after `wait`; with none, nobody waits for them any more.
     pub(super) fn end(&mut self, requests: u32, wait: Option<Duration>, now: Instant) {
         self.advance(now);
         self.waiting = self.waiting.saturating_sub(requests);
+        self.commits = self.commits.saturating_sub(1);
         if let Some(wait) = wait {
             self.served = self.served.saturating_add(requests);
             self.least = Some(self.least.map_or(wait, |least| least.min(wait)));
@@ -173,6 +183,7 @@ impl Overload {
     /// The least wait of the window that ends, as far as it is known.
     fn standing(&self, end: Instant) -> Duration {
         match self.least {
+            _ if self.deepest < QUEUE_MIN => Duration::ZERO,
             Some(least) => least,
             // Nothing came back: somebody has waited for at least as long.
             None if self.waiting > 0 => end.saturating_duration_since(self.progress),
@@ -211,7 +222,7 @@ impl Overload {
         if offered > 0 || standing <= target {
             self.spread();
         }
-        (self.served, self.begun) = (0, 0);
+        (self.served, self.begun, self.deepest) = (0, 0, self.commits);
         (self.least, self.offered) = (None, [[0; 2]; CLASSES]);
     }
 
