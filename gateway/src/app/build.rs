@@ -38,6 +38,7 @@ pub(super) fn journal_options(config: &Config) -> DiskOptions {
         retention: config.store.retention,
         keys_ttl: config.idempotency.ttl,
         disk_bytes_max: config.store.max_disk.0,
+        ..DiskOptions::default()
     }
 }
 

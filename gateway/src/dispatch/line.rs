@@ -5,6 +5,7 @@
 //! after a crash stay within `max_in_flight`.
 
 use crate::clock::Clock;
+use crate::crash::{self, Stage};
 use crate::dispatch::finish::{self, Ended, Finisher};
 use crate::dispatch::sched::{
     About, Bounds, LaneKey, Now, Offer, Offered, Parked, Picked, Scheduler, Ticket,
@@ -21,7 +22,7 @@ use crate::providers::Provider;
 use crate::telemetry::metrics::ProviderMetrics;
 use crate::work::Overrides;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -396,7 +397,7 @@ async fn send(line: Arc<Line>, channel: Arc<Channel>, batch: Vec<Going>) {
         }
     };
     let sending = channel.provider.send(&deliveries, &report);
-    let cause = match Caught::new(sending).await {
+    let cause = match Caught::new(crash::midway(Stage::HalfSent, sending)).await {
         Ok(()) => "not_reported",
         Err(panic) => {
             report_panic("provider", panic.as_ref());

@@ -6,6 +6,7 @@ mod change;
 pub use change::{ChangeError, RecordChange};
 
 use crate::clock::Clock;
+use crate::crash::{self, Stage};
 use crate::journal::{Append, Entry, IdempotencyRecord, Journal, JournalError, Remembered};
 use crate::model::{Millis, Notification, NotificationId, OrganizationId, ShardId};
 use crate::work::Work;
@@ -212,6 +213,7 @@ impl Intake {
             entries: vec![Work::root(notification)],
             idempotency: idempotency.into_iter().collect(),
         };
+        crash::point(Stage::Validated);
         self.journal.append(shard, append)?.await?;
         Ok(())
     }

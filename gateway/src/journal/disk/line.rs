@@ -66,7 +66,7 @@ pub(super) struct Line {
     pub(super) queue: VecDeque<Spot>,
     /// The log from here on holds entries that are not in `queue`; `None`: it holds none.
     pub(super) behind: Option<Place>,
-    /// Entries at or past `behind` that are done: only after a restart.
+    /// Entries at or past the cursor that are done all the same: after a restart.
     pub(super) done: BTreeSet<Place>,
     /// Timers that are due.
     scheduled: VecDeque<Ticket>,
@@ -161,6 +161,15 @@ impl Line {
     /// The first entry of the log that was never claimed, if there may be one.
     pub(super) fn cursor(&self) -> Option<Place> {
         self.queue.front().map(Spot::place).or(self.behind)
+    }
+
+    /// Forgets what the cursor has passed; answers how much.
+    pub(super) fn trim_done(&mut self) -> usize {
+        let (before, cursor) = (self.done.len(), self.cursor());
+        while self.done.first().is_some_and(|first| cursor.is_none_or(|cursor| *first < cursor)) {
+            self.done.pop_first();
+        }
+        before - self.done.len()
     }
 
     /// Lowest position that claims still need.

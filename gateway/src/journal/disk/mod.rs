@@ -8,6 +8,8 @@ mod claim;
 mod core;
 #[cfg(test)]
 pub(crate) mod drive;
+#[cfg(feature = "crash-points")]
+mod faulty;
 mod index;
 mod legacy;
 mod line;
@@ -28,6 +30,8 @@ mod timers;
 mod writer;
 
 #[cfg(test)]
+mod claim_tests;
+#[cfg(test)]
 mod tests;
 
 pub use options::{CommitStats, DiskOptions, FsyncPolicy};
@@ -35,7 +39,7 @@ pub use recovery::{OpenError, Recovered};
 pub use segment::SegmentError;
 
 use self::core::{Core, entry_mark};
-use self::media::{Disk, DiskFile, RealDisk};
+use self::media::DiskFile;
 use self::prepare::Preparer;
 use self::record::encode_append;
 use self::state::BlockMarks;
@@ -85,7 +89,7 @@ impl DiskJournal {
         options: DiskOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let disk = media::machine();
         let opened = recovery::open(&disk, dir, options, clock)?;
         let core = Arc::clone(&opened.core);
         let threads = start(&opened).map_err(|source| OpenError::Io {

@@ -27,6 +27,9 @@ pub struct DiskOptions {
     pub keys_ttl: Duration,
     /// Bytes all segments may take; beyond it new work is refused.
     pub disk_bytes_max: u64,
+    /// Unclaimed entries that each shard remembers one by one, 24 bytes each; further ones are read
+    /// from the log again when their turn comes.
+    pub places: usize,
 }
 
 impl Default for DiskOptions {
@@ -39,6 +42,7 @@ impl Default for DiskOptions {
             retention: Duration::from_hours(168),
             keys_ttl: Duration::from_hours(24),
             disk_bytes_max: 20 << 30,
+            places: 1 << 16,
         }
     }
 }

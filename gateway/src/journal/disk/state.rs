@@ -1,6 +1,6 @@
 //! What the journal knows in memory of one shard: what is unclaimed, leased, half done.
 //!
-//! Everything here is bounded by what is in flight, by `PLACES_MAX` and by the number of
+//! Everything here is bounded by what is in flight, by `DiskOptions::places` and by the number of
 //! organizations with something pending, not by the backlog. Of each organization the log is known
 //! up to a cursor: what lies before it was claimed (and is done, in flight or free again), what lies
 //! behind it was not. So a checkpoint needs one cursor for each organization and the entries that
@@ -120,6 +120,14 @@ pub(super) struct ShardSnapshot {
     changes: BTreeSet<Place>,
 }
 
+#[cfg(test)]
+impl ShardSnapshot {
+    /// What is pending, by organization.
+    pub(super) fn counts(&self) -> Vec<(OrganizationId, Counts)> {
+        self.lines.iter().map(|line| (line.org, line.counts)).collect()
+    }
+}
+
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct LineSnapshot {
     org: OrganizationId,
@@ -203,13 +211,18 @@ impl BlockMarks {
 }
 
 impl Shard {
+    /// An empty shard that remembers up to `places` unclaimed entries.
+    pub(super) fn new(places: usize) -> Self {
+        Self { lines: Lines::new(places), ..Self::default() }
+    }
+
     /// A shard as a checkpoint left it; what is unclaimed is found again from its cursors.
-    pub(super) fn restore(snapshot: ShardSnapshot, end: u64) -> Self {
+    pub(super) fn restore(snapshot: ShardSnapshot, end: u64, places: usize) -> Self {
         let mut shard = Self {
             applied_end: end,
             partial: snapshot.partial.into_iter().collect(),
             changes: snapshot.changes,
-            ..Self::default()
+            ..Self::new(places)
         };
         for line in snapshot.lines {
             shard.counts.pending += line.counts.pending;
@@ -369,15 +382,19 @@ impl Shard {
 
     /// Moves claims whose lease ran out back to the claimable ones. Answers the timers among them
     /// whose time has not come: they wait in the index again.
-    pub(super) fn expire_leases(&mut self, now: Millis) -> Vec<(OrganizationId, Millis)> {
-        if now < self.next_lease_check {
+    pub(super) fn expire_leases(
+        &mut self,
+        now: Millis,
+        steady: Millis,
+    ) -> Vec<(OrganizationId, Millis)> {
+        if steady < self.next_lease_check {
             return Vec::new();
         }
-        self.next_lease_check = now.plus(500);
+        self.next_lease_check = steady.plus(500);
         let mut expired: Vec<_> = self
             .in_flight
             .iter()
-            .filter(|(_, held)| held.until <= now && !held.closing && held.settling == 0)
+            .filter(|(_, held)| held.until <= steady && !held.closing && held.settling == 0)
             .map(|(_, held)| (held.org, held.ticket))
             .collect();
         expired.sort_unstable_by_key(|(_, ticket)| (ticket.due, ticket.spot.place()));
