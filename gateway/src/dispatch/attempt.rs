@@ -1,5 +1,6 @@
 //! Tries: a batch at its provider, and what is done with results as they come in.
 
+use crate::crash::{self, Stage};
 use crate::dispatch::counters;
 use crate::dispatch::finish::{self, Ended, Finisher};
 use crate::dispatch::line::{Channel, Going, Line};
@@ -33,7 +34,7 @@ pub(super) async fn send(line: Arc<Line>, channel: Arc<Channel>, batch: Vec<Goin
         }
     };
     let sending = channel.provider.send(&deliveries, &report);
-    let cause = match Caught::new(sending).await {
+    let cause = match Caught::new(crash::midway(Stage::HalfSent, sending)).await {
         Ok(()) => "not_reported",
         Err(panic) => {
             report_panic("provider", panic.as_ref());

@@ -16,6 +16,7 @@ pub use change::{ChangeError, RecordChange};
 
 use self::admission::{Denied, Waiting};
 use crate::clock::Clock;
+use crate::crash::{self, Stage};
 use crate::journal::{
     Append, Backlog, Commit, Entry, IdempotencyRecord, Journal, JournalError, Remembered,
 };
@@ -335,6 +336,7 @@ impl Intake {
             idempotency.push(self.record(first, answer));
             running.push(first.clone());
         }
+        crash::point(Stage::Validated);
         let requests = entries.len();
         let commit = Some(self.journal.append(shard, Append { entries, idempotency })?);
         let waiting = Some(self.admission.begin(org, requests, more.bytes));

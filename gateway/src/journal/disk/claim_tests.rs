@@ -1,7 +1,7 @@
 //! Lines and recovery from within: bounds, push-out, replays of replays, damage while running.
 
 use super::legacy::EarlierCheckpoint;
-use super::line::{Class, Spot, Ticket};
+use super::line::{Class, Spot};
 use super::lines::{Lines, Stretch};
 use super::record::Extent;
 use super::state::ShardSnapshot;
@@ -209,7 +209,7 @@ async fn a_replay_killed_ten_times_ends_in_the_same_state_and_takes_no_longer() 
 
 /// A journal replayed and not started.
 fn recovered(dir: &Path, clock: &TestClock) -> recovery::Opened {
-    let disk: Arc<dyn media::Disk> = Arc::new(media::RealDisk);
+    let disk = media::machine();
     recovery::open(&disk, dir, options(), Arc::new(clock.clone())).expect("opens")
 }
 

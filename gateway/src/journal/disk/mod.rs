@@ -10,6 +10,8 @@ mod core;
 mod dead;
 #[cfg(test)]
 pub(crate) mod drive;
+#[cfg(feature = "crash-points")]
+mod faulty;
 mod index;
 mod legacy;
 mod line;
@@ -49,7 +51,7 @@ pub use view::{
 };
 
 use self::core::{Core, entry_mark};
-use self::media::{Disk, DiskFile, RealDisk};
+use self::media::DiskFile;
 use self::prepare::Preparer;
 use self::record::encode_append;
 use self::state::BlockMarks;
@@ -100,7 +102,7 @@ impl DiskJournal {
         options: DiskOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let disk = media::machine();
         let opened = recovery::open(&disk, dir, options, clock)?;
         let core = Arc::clone(&opened.core);
         let canceled = core

@@ -100,7 +100,7 @@ pub(super) fn open(
     let segments = Segments::open(Arc::clone(disk), dir)?;
     let index_path = dir.join("index.redb");
     let index_error = |source| OpenError::Index { path: index_path.clone(), source };
-    let file = disk.open(&index_path, Opening::OrNew).map_err(io_error("open", &index_path))?;
+    let (file, made) = index_file(disk.as_ref(), dir, &index_path)?;
     let (shortage, patient) = (Arc::<Shortage>::default(), Arc::new(AtomicBool::new(false)));
     let read = unpanicked(|| {
         let backend =
@@ -114,6 +114,10 @@ pub(super) fn open(
         Ok((index, from, granules))
     });
     let (index, from, granules) = read.map_err(index_error)?;
+    if let Some(made) = made {
+        disk.rename(&made, &index_path).map_err(io_error("rename", &made))?;
+        disk.sync_dir(dir).map_err(io_error("sync", dir))?;
+    }
     let first = segments.all().first().map_or(0, |s| s.base);
     if segments.all().is_empty() {
         segments.adopt(segments.create(0, options.segment_bytes)?);
@@ -149,6 +153,23 @@ pub(super) fn open(
         recovered: Recovered { cut_bytes: end.cut_bytes, ..recovered },
         lock,
     })
+}
+
+/// The index's file. A new one gets its name once it is whole: half of one would be damage.
+fn index_file(
+    disk: &dyn Disk,
+    dir: &Path,
+    path: &Path,
+) -> Result<(Arc<dyn DiskFile>, Option<PathBuf>), OpenError> {
+    match disk.open(path, Opening::Existing) {
+        Ok(file) => Ok((file, None)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let made = dir.join("index.new");
+            let file = disk.open(&made, Opening::Empty).map_err(io_error("create", &made))?;
+            Ok((file, Some(made)))
+        }
+        Err(error) => Err(io_error("open", path)(error)),
+    }
 }
 
 /// Turns the assertion that redb makes where damage leaves it no way into an error.

@@ -407,15 +407,19 @@ impl Shard {
 
     /// Moves claims whose lease ran out back to the claimable ones. Answers the timers among them
     /// whose time has not come: they wait in the index again.
-    pub(super) fn expire_leases(&mut self, now: Millis) -> Vec<(OrganizationId, Millis)> {
-        if now < self.next_lease_check {
+    pub(super) fn expire_leases(
+        &mut self,
+        now: Millis,
+        steady: Millis,
+    ) -> Vec<(OrganizationId, Millis)> {
+        if steady < self.next_lease_check {
             return Vec::new();
         }
-        self.next_lease_check = now.plus(500);
+        self.next_lease_check = steady.plus(500);
         let mut expired: Vec<_> = self
             .in_flight
             .iter()
-            .filter(|(_, held)| held.until <= now && !held.closing && held.settling == 0)
+            .filter(|(_, held)| held.until <= steady && !held.closing && held.settling == 0)
             .map(|(_, held)| (held.org, held.ticket))
             .collect();
         expired.sort_unstable_by_key(|(_, ticket)| (ticket.due, ticket.spot.place()));
