@@ -2,13 +2,20 @@
 
 use crate::model::Millis;
 use parking_lot::Mutex;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 /// Wall time for records and schedules.
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// Milliseconds since the Unix epoch.
     fn now(&self) -> Millis;
+
+    /// Milliseconds since some instant that never leap, however the wall clock is set: for leases.
+    fn steady(&self) -> Millis {
+        static START: OnceLock<Instant> = OnceLock::new();
+        let elapsed = START.get_or_init(Instant::now).elapsed();
+        Millis(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+    }
 
     /// Uniform in 0..1: what spreads work over time. Here, so that a simulated world decides it.
     fn chance(&self) -> f64 {
@@ -48,5 +55,9 @@ impl TestClock {
 impl Clock for TestClock {
     fn now(&self) -> Millis {
         *self.0.lock()
+    }
+
+    fn steady(&self) -> Millis {
+        self.now()
     }
 }

@@ -27,14 +27,13 @@ pub enum Stage {
     Settled,
     /// C10: each operation on files of rolling and of dropping segments.
     Files,
-    /// C11: a rule is being published.
-    Published,
     /// C12: each step of recovery.
     Recovery,
 }
 
 impl Stage {
-    /// The name of the stage, `C1` to `C12`.
+    /// The name of the stage, `C1` to `C12`. Rules are read at the start and published by nobody,
+    /// so there is no C11.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -48,7 +47,6 @@ impl Stage {
             Self::Answered => "C8",
             Self::Settled => "C9",
             Self::Files => "C10",
-            Self::Published => "C11",
             Self::Recovery => "C12",
         }
     }
@@ -62,12 +60,28 @@ pub fn point(stage: Stage) {
     }
 }
 
-/// True if this is the passing that `BUGLER_CRASH` names: the caller gets ready and then calls
-/// `die`.
+/// Dies a moment after `work` began, unless that ends sooner, if this is the passing that
+/// `BUGLER_CRASH` names.
 #[cfg(feature = "crash-points")]
-#[must_use]
-pub fn is_last(stage: Stage) -> bool {
-    armed::is_last(stage)
+pub async fn midway<T>(stage: Stage, work: impl Future<Output = T>) -> T {
+    if !armed::is_last(stage) {
+        return work.await;
+    }
+    tokio::select! {
+        biased;
+        done = work => {
+            drop(done);
+            std::process::abort()
+        }
+        () = tokio::time::sleep(armed::MOMENT) => std::process::abort(),
+    }
+}
+
+/// `work` itself: the feature `crash-points` is off.
+#[cfg(not(feature = "crash-points"))]
+#[inline]
+pub fn midway<T, F: Future<Output = T>>(_: Stage, work: F) -> F {
+    work
 }
 
 /// Ways to build a gateway that breaks its promises, so that tests of the tests can catch it.
@@ -145,6 +159,10 @@ mod armed {
     use std::cell::Cell;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    /// Enough for a request to leave, hardly for its answer.
+    pub(super) const MOMENT: Duration = Duration::from_micros(300);
 
     static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
     static PASSED: AtomicU64 = AtomicU64::new(0);

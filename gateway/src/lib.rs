@@ -17,6 +17,7 @@ pub mod rules;
 pub mod store;
 pub mod work;
 
+pub mod audit;
 pub mod auth;
 pub mod intake;
 

@@ -1,4 +1,4 @@
-//! The operator's listener: liveness, readiness, metrics and the API's documents.
+//! The operator's listener: liveness, readiness, metrics, audit and the API's documents.
 //!
 //! Served by the same front door as the API, so it has the same limits and deadlines.
 
@@ -24,7 +24,11 @@ pub struct AdminService {
     metrics: PrometheusHandle,
     durability: Arc<dyn Fn() -> &'static str + Send + Sync>,
     viewer: Viewer,
+    audit: Audit,
 }
+
+/// Audits the journal, or says why it cannot now; takes as long as the log is long.
+pub type Audit = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
 
 impl AdminService {
     /// `durability` names the present durability class; it is asked on each `/readyz`. `viewer`
@@ -36,11 +40,18 @@ impl AdminService {
         viewer: Viewer,
         durability: impl Fn() -> &'static str + Send + Sync + 'static,
     ) -> Self {
-        Self { readiness, metrics, durability: Arc::new(durability), viewer }
+        let audit: Audit = Arc::new(|| Err(String::from("there is no journal to audit")));
+        Self { readiness, metrics, durability: Arc::new(durability), viewer, audit }
+    }
+
+    /// Answers `/audit` with what `audit` finds.
+    #[must_use]
+    pub fn with_audit(self, audit: Audit) -> Self {
+        Self { audit, ..self }
     }
 
     fn serves(&self, path: &str) -> bool {
-        matches!(path, "/healthz" | "/readyz" | "/healthz/ready" | "/metrics")
+        matches!(path, "/healthz" | "/readyz" | "/healthz/ready" | "/metrics" | "/audit")
             || Documents::get().paths().chain(self.viewer.paths()).any(|known| known == path)
     }
 
@@ -101,6 +112,16 @@ impl Service for AdminService {
                     match rendering.await {
                         Ok(text) => reply(StatusCode::OK, PROMETHEUS, text),
                         Err(_) => reply(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "no metrics\n"),
+                    }
+                }
+                "/audit" => {
+                    let auditing = tokio::task::spawn_blocking(move || (admin.audit)());
+                    match auditing.await {
+                        Ok(Ok(report)) => reply(StatusCode::OK, JSON, report),
+                        Ok(Err(why)) => {
+                            reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n"))
+                        }
+                        Err(_) => reply(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "no audit\n"),
                     }
                 }
                 path => {

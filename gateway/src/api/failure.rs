@@ -130,6 +130,12 @@ impl Failure {
         Self { class, detail: detail.into(), fields: Vec::new(), retry_after_s }
     }
 
+    /// A request to make again after some seconds.
+    #[must_use]
+    pub(crate) fn later(class: FailureClass, detail: String, seconds: u32) -> Self {
+        Self { retry_after_s: Some(seconds), ..Self::new(class, detail) }
+    }
+
     /// A request whose body or parameters break the dialect's rules.
     #[must_use]
     pub(crate) fn invalid(fields: Vec<FieldFault>) -> Self {
@@ -176,6 +182,12 @@ impl From<IntakeError> for Failure {
             IntakeError::KeyReused => FailureClass::KeyReused,
             IntakeError::KeyBusy => FailureClass::Conflict,
             IntakeError::Overloaded => FailureClass::Overloaded,
+            IntakeError::Shed { retry_after_s } | IntakeError::NoRoom { retry_after_s } => {
+                return Self::later(FailureClass::Overloaded, error.to_string(), retry_after_s);
+            }
+            IntakeError::Backlog { retry_after_s } => {
+                return Self::later(FailureClass::Throttled, error.to_string(), retry_after_s);
+            }
             IntakeError::TooLarge => FailureClass::TooLarge,
             IntakeError::Failed => FailureClass::Overloaded,
         };

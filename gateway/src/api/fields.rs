@@ -4,7 +4,6 @@
 
 use crate::api::failure::{Failure, FieldFault};
 use serde_json::{Map, Value};
-use unicode_normalization::char::is_combining_mark;
 
 /// The members of one object, by path.
 #[derive(Debug)]
@@ -189,15 +188,6 @@ pub(crate) fn text_problem(text: &str, max: usize) -> Option<String> {
     }
     let is_refused = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
     text.chars().any(is_refused).then(|| String::from("has a control character"))
-}
-
-/// `\p{L}`. The standard library's alphabetic also has letter-like numbers, marks and symbols.
-#[must_use]
-pub(crate) fn is_letter(c: char) -> bool {
-    let is_symbol = matches!(c,
-        '\u{24b6}'..='\u{24e9}' | '\u{1f130}'..='\u{1f149}'
-        | '\u{1f150}'..='\u{1f169}' | '\u{1f170}'..='\u{1f189}');
-    c.is_alphabetic() && !c.is_numeric() && !is_symbol && !is_combining_mark(c)
 }
 
 /// True for what the gateway accepts as an e-mail address: a practical subset of RFC 5321.

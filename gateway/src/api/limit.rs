@@ -47,6 +47,11 @@ impl SendLimit {
 
     /// Takes one of what is counted, or says when to come back.
     pub(crate) fn take(&self, org: OrganizationId, now: Instant) -> Result<(), Failure> {
+        self.take_with(org, now, rand::random())
+    }
+
+    /// As `take`, with a random number from 0 to 1 that spreads those who are told to come back.
+    fn take_with(&self, org: OrganizationId, now: Instant, draw: f64) -> Result<(), Failure> {
         let mut buckets = self.buckets.lock();
         if buckets.len() >= BUCKETS_MAX && !buckets.contains_key(&org) {
             buckets.retain(|_, bucket| {
@@ -65,14 +70,15 @@ impl SendLimit {
         let wait = (1.0 - bucket.tokens) / self.per_second;
         let text = "the organization sends faster than its limit";
         let mut failure = Failure::new(FailureClass::Throttled, text);
-        failure.retry_after_s = Some(seconds_up(wait));
+        failure.retry_after_s = Some(seconds_up(wait, draw));
         Err(failure)
     }
 }
 
-fn seconds_up(wait: f64) -> u32 {
-    let whole = Duration::from_secs_f64(wait.clamp(0.0, 86_400.0)).as_secs();
-    u32::try_from(whole + 1).unwrap_or(u32::MAX)
+/// The wait in whole seconds and up to a fifth more, so that not all come back at once.
+fn seconds_up(wait: f64, draw: f64) -> u32 {
+    let wait = wait.clamp(0.001, 86_400.0).ceil() * (1.0 + 0.2 * draw.clamp(0.0, 1.0));
+    u32::try_from(Duration::from_secs_f64(wait).as_secs()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -110,7 +116,10 @@ mod tests {
         let limit = SendLimit::new(1, Duration::from_mins(1));
         let start = Instant::now();
         limit.take(OrganizationId(1), start).expect("first");
-        let refused = limit.take(OrganizationId(1), start).expect_err("second");
-        assert_eq!(refused.retry_after_s, Some(61));
+        let wait = |draw| {
+            let refused = limit.take_with(OrganizationId(1), start, draw).expect_err("empty");
+            refused.retry_after_s
+        };
+        assert_eq!((wait(0.0), wait(0.5), wait(1.0)), (Some(60), Some(66), Some(72)));
     }
 }

@@ -22,6 +22,7 @@ mod notice;
 mod oauth;
 mod passwords;
 mod route;
+mod screen;
 mod shared;
 mod signed;
 mod tries;
@@ -41,6 +42,7 @@ pub use shared::{ApiSettings, BLYNK_BODY_MAX, Shared};
 use crate::BoxFuture;
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::route::{Call, Dialect, Endpoint, Params, label_of, method_label, percent_decode};
+use crate::api::screen::Load;
 use crate::server::{Refusal, Request, Response, Service};
 use crate::telemetry::metrics::{IntakeMetrics, RouteMetrics};
 use http::header::{ALLOW, CONTENT_TYPE};
@@ -59,6 +61,7 @@ pub struct Api {
 #[derive(Clone)]
 struct Served {
     endpoint: &'static Endpoint,
+    load: Load,
     metrics: Arc<RouteMetrics>,
 }
 
@@ -77,7 +80,8 @@ impl Api {
             let method = method_label(&endpoint.method);
             let metrics = Arc::new(RouteMetrics::new(label_of(dialect), label, method));
             for pattern in endpoint.patterns {
-                let served = Served { endpoint, metrics: Arc::clone(&metrics) };
+                let load = Load::of(dialect, &endpoint.method, pattern);
+                let served = Served { endpoint, load, metrics: Arc::clone(&metrics) };
                 match table.iter_mut().find(|(known, _)| known == pattern) {
                     Some((_, all)) => all.push(served),
                     None => table.push((pattern, vec![served])),
@@ -125,6 +129,25 @@ impl Api {
     }
 }
 
+/// Does `call` unless its head is enough to refuse it.
+async fn screened(
+    dialect: Dialect,
+    endpoint: &'static Endpoint,
+    load: Load,
+    call: Call,
+) -> Result<Answered, Failure> {
+    let Err(failure) = call.shared.screen(load, &call.request).await else {
+        return (endpoint.work)(call).await;
+    };
+    if dialect != Dialect::Zitadel {
+        return Err(failure);
+    }
+    // Rendered here: only the head tells which of its transports the call came by.
+    call.intake.rejected(failure.class.code());
+    let refused = dialect.refuse(call.request.headers.get(CONTENT_TYPE), &failure);
+    Ok(Answered::Other(zitadel::after_body(call.request, refused).await))
+}
+
 fn methods(served: &[Served]) -> String {
     served.iter().map(|served| served.endpoint.method.as_str()).collect::<Vec<_>>().join(", ")
 }
@@ -162,7 +185,12 @@ impl Service for Api {
         let intake = Arc::clone(intake);
         let shared = Arc::clone(&self.shared);
         let call = Call { shared, request, params, intake: Arc::clone(&intake) };
-        let work = (served.endpoint.work)(call);
+        let load = served.load;
+        let work = if load != Load::Nothing && call.shared.intake.admission().is_pressed() {
+            Box::pin(screened(dialect, served.endpoint, load, call))
+        } else {
+            (served.endpoint.work)(call)
+        };
         Box::pin(async move {
             let response = match work.await {
                 Ok(Answered::Accepted(response)) => {

@@ -3,10 +3,13 @@
 use crate::api::failure::{Failure, FailureClass};
 use crate::api::{Answered, Blynk, Hooks, Identity, NotificationStates, SendLimit, reply};
 use crate::auth::{Caller, PasswordPool, TokenVerifier};
-use crate::intake::{Answer, ChangeError, Intake, KeyState, RecordChange, RequestKey, Running};
+use crate::intake::{
+    Answer, ChangeError, Class, Intake, KeyState, RecordChange, RequestKey, Running,
+};
 use crate::model::{AuditNote, Organization, OrganizationId};
 use crate::server::Request;
 use crate::store::{OrganizationRef, Store, StoreError, TREE_DEPTH_MAX};
+use crate::telemetry::metrics;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -50,7 +53,10 @@ pub struct Shared {
 impl Shared {
     /// Counts one notification of `org` against its limit.
     pub(crate) fn throttle(&self, org: OrganizationId) -> Result<(), Failure> {
-        self.limit.as_ref().map_or(Ok(()), |limit| limit.take(org, Instant::now()))
+        let Some(limit) = &self.limit else { return Ok(()) };
+        limit
+            .take(org, Instant::now())
+            .inspect_err(|_| metrics::admission_refused("rate", Class::Normal.as_str()))
     }
 
     /// An organization, and whether the caller may act on it: its own and those below it. `None`

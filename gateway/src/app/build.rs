@@ -2,12 +2,13 @@
 
 use crate::api::Hooks;
 use crate::app::AppError;
+use crate::app::descriptors;
 use crate::app::hooks::ProviderHooks;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::dispatch::retry::RetryPolicy;
 use crate::dispatch::{DispatchSettings, Providers};
-use crate::journal::disk::{DiskOptions, FsyncPolicy};
+use crate::journal::disk::{DiskJournal, DiskOptions, FsyncPolicy};
 use crate::model::{ProviderName, Secret};
 use crate::providers::Provider;
 use crate::providers::apns::{Apns, ApnsConfig, TokenShelf};
@@ -21,6 +22,7 @@ use crate::rules::{
     WasmRules,
 };
 use crate::server::ServerLimits;
+use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +41,20 @@ pub(super) fn journal_options(config: &Config) -> DiskOptions {
         dead_letter_retention: config.store.dead_letter_retention,
         keys_ttl: config.idempotency.ttl,
         disk_bytes_max: config.store.max_disk.0,
+        ..DiskOptions::default()
     }
+}
+
+/// Audits a running journal, one audit at a time.
+pub(super) fn audit(journal: Arc<DiskJournal>) -> crate::admin::Audit {
+    let is_running = Mutex::new(());
+    Arc::new(move || {
+        let busy = || String::from("an audit is running; ask again when it is done");
+        let _only = is_running.try_lock().ok_or_else(busy)?;
+        let view = journal.view().map_err(|error| crate::telemetry::chain(&error))?;
+        let report = crate::audit::audit(&view).map_err(|error| crate::telemetry::chain(&error))?;
+        Ok(report.to_json().to_string())
+    })
 }
 
 pub(super) fn dispatch_settings(config: &Config) -> DispatchSettings {
@@ -69,7 +84,7 @@ pub(super) fn server_limits(config: &Config) -> ServerLimits {
     let server = &config.server;
     let mut limits = ServerLimits {
         name: "api",
-        connections: server.max_connections,
+        connections: descriptors::connections(server.max_connections),
         connections_per_peer: u32::try_from(server.max_connections_per_ip).unwrap_or(u32::MAX),
         max_inflight: server.max_inflight,
         first_byte: server.first_byte_timeout,

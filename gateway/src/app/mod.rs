@@ -7,7 +7,9 @@
 
 mod build;
 mod client;
+mod descriptors;
 mod hooks;
+mod pressure;
 
 #[cfg(test)]
 mod tests;
@@ -24,7 +26,7 @@ use crate::auth::{KeyError, KeyRing, PasswordPool, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, DispatcherParts};
-use crate::intake::Intake;
+use crate::intake::{AdmissionLimits, BacklogQuota, Intake};
 use crate::journal::Journal;
 use crate::journal::disk::{DiskJournal, OpenError};
 use crate::lifecycle::{Readiness, Shutdown, TaskKind, Tasks};
@@ -105,6 +107,8 @@ pub enum SeedError {
     Store(#[from] StoreError),
 }
 
+/// Connections of the operator's listener: a few tools, never more descriptors than are kept.
+const ADMIN_CONNECTIONS: usize = 32;
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 const FORGET_AFTER_MS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -156,13 +160,17 @@ impl App {
         let readiness = Readiness::new(shutdown.clone());
         let kept = Arc::clone(&store);
         let hooks = hooked.for_api(&config, &clock)?;
-        let service = service(&config, &journal, (store, keys, hooks), &clock);
+        let intake = intake(&config, &journal, &clock);
+        let admission = Arc::clone(intake.admission());
+        let service = service(&config, intake, (store, keys, hooks), &clock);
         let addresses = (local(&api), local(&admin));
         let admin_service = {
+            let audited = Arc::clone(&journal);
             let journal = Arc::clone(&journal);
             let viewer = Viewer::new(addresses.0, tls.is_some());
             let durability = move || journal.durability();
             AdminService::new(readiness.clone(), metrics.clone(), viewer, durability)
+                .with_audit(build::audit(audited))
         };
         let limits = build::server_limits(&config);
         tasks.spawn(
@@ -181,7 +189,13 @@ impl App {
         tasks.spawn(
             TaskKind::Background,
             "journal-watch",
-            watch_journal(Arc::clone(&journal), readiness, shutdown.clone()),
+            watch_journal(Arc::clone(&journal), readiness.clone(), shutdown.clone()),
+        );
+        let (watched, settings) = (Arc::clone(&journal), config.store.clone());
+        tasks.spawn(
+            TaskKind::Background,
+            "pressure",
+            pressure::watch(admission, watched, settings, readiness, shutdown.clone()),
         );
         tasks.spawn(
             TaskKind::Background,
@@ -230,7 +244,8 @@ impl App {
 
 /// Serves the operator beyond the drain of everything else; answers what stops it.
 fn serve_admin(listener: TcpListener, service: AdminService, tasks: &Tasks) -> Shutdown {
-    let limits = ServerLimits { name: "admin", ..ServerLimits::default() };
+    let (name, connections) = ("admin", ADMIN_CONNECTIONS);
+    let limits = ServerLimits { name, connections, ..ServerLimits::default() };
     let own_shutdown = Shutdown::new();
     let serving = server::serve(listener, None, limits, Arc::new(service), own_shutdown.clone());
     let serving = tokio::spawn(serving);
@@ -306,13 +321,21 @@ async fn apply_seed(path: &Path, store: &dyn Store, clock: &dyn Clock) -> Result
     Ok(())
 }
 
+fn intake(config: &Config, journal: &Arc<DiskJournal>, clock: &Arc<dyn Clock>) -> Intake {
+    let backlog = BacklogQuota {
+        entries: config.limits.backlog_per_org,
+        bytes: config.limits.backlog_bytes_per_org.0,
+    };
+    let journal = Arc::clone(journal) as Arc<dyn Journal>;
+    Intake::limited(journal, Arc::clone(clock), AdmissionLimits { backlog })
+}
+
 fn service(
     config: &Config,
-    journal: &Arc<DiskJournal>,
+    intake: Intake,
     (store, keys, hooks): (Arc<dyn Store>, Arc<KeyRing>, Arc<dyn Hooks>),
     clock: &Arc<dyn Clock>,
 ) -> Arc<dyn Service> {
-    let journal = Arc::clone(journal) as Arc<dyn Journal>;
     let (issuer, audience) = (&config.auth.issuer, &config.auth.audience);
     let minter = TokenMinter::new(Arc::clone(&keys), issuer, audience, Arc::clone(clock));
     let identity = IdentitySettings {
@@ -320,7 +343,7 @@ fn service(
         client_failures: config.auth.client_failures,
     };
     Arc::new(Api::new(Shared {
-        intake: Intake::new(journal, Arc::clone(clock)),
+        intake,
         store,
         verifier: TokenVerifier::new(keys, issuer, audience, Arc::clone(clock)),
         settings: ApiSettings {
@@ -378,8 +401,9 @@ async fn watch_journal(journal: Arc<DiskJournal>, readiness: Readiness, shutdown
         for (shard, metrics) in (0u16..).zip(&shards) {
             let backlog = journal.backlog(crate::model::ShardId(shard));
             metrics.backlog(backlog.pending, backlog.bytes, backlog.timers);
+            metrics.unreadable(backlog.unreadable);
         }
-        let dead = journal.books().dead_letters;
+        let dead = journal.dead_kept().await.unwrap_or_default();
         metrics::dead_letters(u32::try_from(dead).unwrap_or(u32::MAX));
         match journal.shortage() {
             Some(reason) => readiness.block("room", reason),

@@ -18,6 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Gateway {
     url: Url,
     token: String,
+    patience: Duration,
 }
 
 /// An answer, read whole.
@@ -45,7 +46,12 @@ impl Gateway {
             let text = format!("{url:?} is no gateway address; write it as http://127.0.0.1:2845");
             CliError::new(Exit::Unreachable, text)
         })?;
-        Ok(Self { url, token: token.to_owned() })
+        Ok(Self { url, token: token.to_owned(), patience: TIMEOUT })
+    }
+
+    /// Waits so long for an answer.
+    pub(super) fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Reply, CliError> {
@@ -60,7 +66,7 @@ impl Gateway {
         body: Bytes,
     ) -> Result<Reply, CliError> {
         let exchange = self.exchange(method, path, media, body);
-        match tokio::time::timeout(TIMEOUT, exchange).await {
+        match tokio::time::timeout(self.patience, exchange).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(error)) => Err(self.unreachable(error.as_ref())),
             Err(elapsed) => Err(self.unreachable(&elapsed)),

@@ -2,14 +2,19 @@
 //!
 //! Data goes to standard output, talk and errors to standard error; exit codes are in `Exit`.
 
+mod access;
+mod again;
+mod audit;
 mod client;
 mod config;
+mod dead;
 #[cfg(feature = "harness")]
 mod demo;
 mod explain;
 #[cfg(feature = "harness")]
 mod load;
 mod oauth_client;
+mod outcomes;
 mod rule;
 mod serve;
 mod token;
@@ -105,6 +110,17 @@ enum Command {
     Torture(torture::Torture),
     /// Show what became of a notification: every decision, try and outcome.
     Trace(trace::Trace),
+    /// Deliveries that ended, by state and time.
+    Outcomes(outcomes::Outcomes),
+    /// Dead letters: list, show, replay, discard.
+    #[command(subcommand)]
+    Dead(dead::Dead),
+    /// Send what ended of a notification again.
+    Resend(again::Resend),
+    /// Take back what has not gone out of a notification.
+    Cancel(again::Cancel),
+    /// Prove that nothing was lost or counted twice.
+    Audit(audit::Audit),
     /// Mint a bearer token with the keys of a data directory.
     Token(token::Token),
     /// Make the first OAuth client of a gateway.
@@ -161,6 +177,11 @@ pub fn run() -> u8 {
         #[cfg(feature = "harness")]
         Command::Torture(torture) => torture.run(&mut out),
         Command::Trace(trace) => trace.run(&mut out),
+        Command::Outcomes(outcomes) => outcomes.run(&mut out),
+        Command::Dead(dead) => dead.run(&mut out),
+        Command::Resend(resend) => resend.run(&mut out),
+        Command::Cancel(cancel) => cancel.run(&mut out),
+        Command::Audit(audit) => audit.run(&mut out),
         Command::Token(token) => token.run(&mut out),
         Command::Client(client) => client.run(&mut out),
         Command::Rule(rule) => rule.run(&mut out),

@@ -72,6 +72,8 @@ fn store(store: &mut StoreSettings, walk: &mut Walk<'_>) {
     let dead = &mut store.dead_letter_retention;
     walk.ranged("dead_letter_retention", dead, MINUTE..=YEAR);
     walk.ranged("max_disk", &mut store.max_disk, ByteSize(16 * MIB)..=ByteSize(1024 * TIB));
+    walk.value("min_free", &mut store.min_free);
+    walk.ranged("min_free_percent", &mut store.min_free_percent, 0..=99);
 }
 
 fn dispatch(dispatch: &mut Dispatch, walk: &mut Walk<'_>) {
@@ -122,6 +124,8 @@ fn accounts(accounts: &mut Accounts, walk: &mut Walk<'_>) {
 
 fn limits(limits: &mut Limits, walk: &mut Walk<'_>) {
     walk.value("per_org", &mut limits.per_org);
+    walk.value("backlog_per_org", &mut limits.backlog_per_org);
+    walk.value("backlog_bytes_per_org", &mut limits.backlog_bytes_per_org);
     walk.value("blynk_requests", &mut limits.blynk_requests);
     walk.value("users_per_org", &mut limits.users_per_org);
     walk.value("invites_per_day", &mut limits.invites_per_day);

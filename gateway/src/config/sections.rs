@@ -97,6 +97,10 @@ pub struct StoreSettings {
     pub retention: Duration,
     pub dead_letter_retention: Duration,
     pub max_disk: ByteSize,
+    /// New work is refused while the file system has less free.
+    pub min_free: ByteSize,
+    /// The same as a share of the file system's size.
+    pub min_free_percent: u32,
 }
 
 impl Default for StoreSettings {
@@ -109,6 +113,8 @@ impl Default for StoreSettings {
             retention: Duration::from_secs(7 * DAY),
             dead_letter_retention: Duration::from_secs(30 * DAY),
             max_disk: ByteSize(20 << 30),
+            min_free: ByteSize(512 * MIB),
+            min_free_percent: 5,
         }
     }
 }
@@ -227,6 +233,10 @@ impl Default for Auth {
 pub struct Limits {
     /// Requests the callers of one organization may make; `None` is no limit.
     pub per_org: Option<Rate>,
+    /// Journal entries of one organization that may wait; 0 is no limit.
+    pub backlog_per_org: u64,
+    /// Their bytes; 0 is no limit.
+    pub backlog_bytes_per_org: ByteSize,
     /// Requests one organization may make of Blynk's paths; `None` is no limit.
     pub blynk_requests: Option<Rate>,
     /// Users of one organization; 0 is no limit. Imports are not limited.
@@ -245,6 +255,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             per_org: None,
+            backlog_per_org: 1_000_000,
+            backlog_bytes_per_org: ByteSize(1 << 30),
             blynk_requests: Some(Rate { count: 10_000, per: Duration::from_mins(1) }),
             users_per_org: 50,
             invites_per_day: 25,

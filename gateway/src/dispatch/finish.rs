@@ -21,6 +21,8 @@ use std::sync::Arc;
 const REASON_MAX: usize = 256;
 /// A try that ended in a panic; a delivery that does it three times is given up.
 pub(super) const PANICKED: &str = "panicked";
+/// Cause of deliveries that were taken back before they went out.
+pub(super) const CANCELED: &str = "canceled";
 /// Titles shown of the messages that go out within another.
 const MERGED_SHOWN: usize = 20;
 const MERGED_CHARS: usize = 120;
@@ -125,8 +127,7 @@ impl Finisher {
         }
         let provider = delivery.target.provider();
         let tried = Tried { provider, made: delivery.attempt, expires_at: delivery.expires_at };
-        let chance = self.context.clock.chance();
-        match self.context.settings.retry.after(tried, attempt, now, chance) {
+        match self.context.settings.retry.after(tried, attempt, now, self.context.clock.chance()) {
             Next::Final(state) => end(state, state == FinalState::Dead),
             Next::Gone => Course { is_gone: true, ..end(FinalState::Rejected, false) },
             Next::Again(at) => {
@@ -338,6 +339,11 @@ pub(super) async fn expire(queued: Queued, at: Millis) {
 /// Ends a delivery that a newer one with its collapse key replaces.
 pub(super) async fn collapse(queued: Queued, at: Millis) {
     end(queued, at, FinalState::Suppressed, "collapsed").await;
+}
+
+/// Ends a delivery that was taken back while it waited.
+pub(super) async fn cancel(queued: Queued, at: Millis) {
+    end(queued, at, FinalState::Suppressed, CANCELED).await;
 }
 
 async fn end(queued: Queued, at: Millis, state: FinalState, cause: &str) {

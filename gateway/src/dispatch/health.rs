@@ -1,7 +1,7 @@
 //! Hooks that fail: since when, and who heads their line, kept in the records across restarts.
 //!
-//! A record is written when a hook begins to fail and when it is well again, not for each try; for
-//! a line in strict order also when its first delivery gets another time.
+//! A record is written once a hook has failed for ten minutes and when it is well again, not for each
+//! try; for a line in strict order also when its first delivery gets another time.
 
 use crate::model::{Attempt, Delivery, Millis, Outcome, SubscriptionId, TargetRef};
 use crate::store::{Change, Failing};
@@ -10,6 +10,8 @@ use std::collections::HashMap;
 
 /// A subscription that had no success for this long is disabled.
 const FAILING_MAX_MS: u64 = 120 * 60 * 60 * 1_000;
+/// Failing for less than this is not worth a write: a restart then starts counting anew.
+const NOTED_AFTER_MS: u64 = 10 * 60 * 1_000;
 
 /// What a try changes.
 #[derive(Debug, Default)]
@@ -19,14 +21,22 @@ pub(super) struct Noted {
     pub(super) is_over: bool,
 }
 
+/// A failing hook, and what the records say of it.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    failing: Failing,
+    noted: Option<Failing>,
+}
+
 /// Every failing hook of this process.
 #[derive(Debug, Default)]
-pub(super) struct Health(Mutex<HashMap<SubscriptionId, Failing>>);
+pub(super) struct Health(Mutex<HashMap<SubscriptionId, Known>>);
 
 impl Health {
     /// Takes over what the records say.
     pub(super) fn restore(&self, all: &[Failing]) {
-        self.0.lock().extend(all.iter().map(|one| (one.subscription, *one)));
+        let known = |one: &Failing| Known { failing: *one, noted: Some(*one) };
+        self.0.lock().extend(all.iter().map(|one| (one.subscription, known(one))));
     }
 
     /// Notes the end of a try of `delivery`, which goes on at `again`.
@@ -43,8 +53,10 @@ impl Health {
         let mut all = self.0.lock();
         match attempt.outcome {
             Outcome::Delivered => match all.remove(&subscription) {
-                Some(_) => Noted::of(Change::NoteFailing(subscription, None)),
-                None => Noted::default(),
+                Some(Known { noted: Some(_), .. }) => {
+                    Noted::of(Change::NoteFailing(subscription, None))
+                }
+                Some(_) | None => Noted::default(),
             },
             // It goes with its subscription.
             Outcome::Gone { .. } => {
@@ -54,7 +66,7 @@ impl Health {
             Outcome::Rejected { .. } | Outcome::Hold { .. } => Noted::default(),
             Outcome::Retry { .. } | Outcome::Unknown { .. } => {
                 let before = all.get(&subscription).copied();
-                let since = before.map_or(now, |failing| failing.since);
+                let since = before.map_or(now, |known| known.failing.since);
                 if now.since(since) >= FAILING_MAX_MS {
                     all.remove(&subscription);
                     tracing::warn!(target = %delivery.target.key(), "a hook had no success for 120 hours; it is disabled");
@@ -68,11 +80,17 @@ impl Health {
                 let head = again.filter(|_| keeps_order).map(|at| (delivery.id, at));
                 let org = delivery.notification.org;
                 let failing = Failing { subscription, org, since, head };
-                if before == Some(failing) {
-                    return Noted::default();
+                let noted = before.and_then(|known| known.noted);
+                let is_worth_it =
+                    head.is_some() || noted.is_some() || now.since(since) >= NOTED_AFTER_MS;
+                let is_new = is_worth_it && noted != Some(failing);
+                let noted = if is_new { Some(failing) } else { noted };
+                all.insert(subscription, Known { failing, noted });
+                if is_new {
+                    Noted::of(Change::NoteFailing(subscription, Some(failing)))
+                } else {
+                    Noted::default()
                 }
-                all.insert(subscription, failing);
-                Noted::of(Change::NoteFailing(subscription, Some(failing)))
             }
         }
     }

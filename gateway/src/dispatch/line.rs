@@ -5,17 +5,16 @@
 //! after a crash stay within `max_in_flight`.
 
 use crate::clock::Clock;
-use crate::dispatch::finish::{self, Ended, Finisher};
+use crate::dispatch::finish::{self, Ended, Finisher, Judged};
+use crate::dispatch::pulse::Pulse;
 use crate::dispatch::sched::{
-    About, Bounds, LaneKey, Now, Offer, Offered, Parked, Picked, Scheduler, Ticket,
+    About, Bounds, Finished, LaneKey, Offer, Offered, Parked, Picked, Scheduler, Signal, Ticket,
 };
 use crate::dispatch::settle::{Settler, Tracker};
-use crate::dispatch::{Context, counters};
+use crate::dispatch::{Context, attempt, counters};
 use crate::journal::{Journal, Room};
-use crate::lifecycle::{Caught, report_panic};
 use crate::model::{
-    Attempt, Delivery, DeliveryId, Millis, OrganizationId, Outcome, ProviderName, ShardId, Target,
-    TargetRef,
+    Delivery, DeliveryId, Millis, OrganizationId, ProviderName, ShardId, Target, TargetRef,
 };
 use crate::providers::Provider;
 use crate::telemetry::metrics::{ProviderMetrics, SchedulerMetrics};
@@ -24,14 +23,12 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 /// Picks under one lock.
 const ROUND_MAX: usize = 512;
-/// Ended tries settled together.
-const ENDED_MAX: usize = 256;
 /// While something waits, the scheduler is asked again after this long at the latest.
 const LOOK_MAX: Duration = Duration::from_millis(100);
 /// How often gauges are set.
@@ -39,7 +36,16 @@ const SHOWN_EVERY: Duration = Duration::from_secs(1);
 /// Deliveries that leave the queue between two looks for organizations waiting for room.
 const RELIEF_EVERY: usize = 32;
 /// As well after this long, if any left.
-const RELIEF_PAUSE: Duration = Duration::from_millis(20);
+const RELIEF_PAUSE_MS: u64 = 20;
+
+/// The end of a try that was taken back before it began.
+const UNTRIED: Finished = Finished {
+    signal: Signal::Nothing,
+    wait_ms: None,
+    is_lane_wait: false,
+    service_ms: 0,
+    again_ms: None,
+};
 
 /// A delivery that waits or is on its way, with what settling it needs.
 pub(super) struct Queued {
@@ -62,8 +68,8 @@ impl fmt::Debug for Queued {
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) key: LaneKey,
-    provider: Arc<dyn Provider>,
-    metrics: ProviderMetrics,
+    pub(super) provider: Arc<dyn Provider>,
+    pub(super) metrics: ProviderMetrics,
 }
 
 /// One of `max_in_flight`; free again when dropped.
@@ -80,26 +86,6 @@ impl Drop for Slot {
     }
 }
 
-/// Ticks that never go back, made from a clock that may.
-#[derive(Debug)]
-pub(super) struct Pulse {
-    last: Millis,
-    tick: u64,
-}
-
-impl Pulse {
-    fn new(at: Millis) -> Self {
-        Self { last: at, tick: 1 }
-    }
-
-    /// The instant `at`. A clock set back stands still for as long as it took to notice.
-    fn now(&mut self, at: Millis) -> Now {
-        self.tick += at.since(self.last);
-        self.last = at;
-        Now { at, tick: self.tick }
-    }
-}
-
 #[derive(Debug)]
 struct Core {
     scheduler: Scheduler<Queued>,
@@ -107,7 +93,7 @@ struct Core {
     /// Who found no room, and the shard that asked.
     refused: BTreeMap<OrganizationId, ShardId>,
     left: usize,
-    relieved_at: Instant,
+    relieved_at: u64,
 }
 
 /// Everything between the shards and the providers.
@@ -117,7 +103,7 @@ pub(super) struct Line {
     channels: Mutex<BTreeMap<LaneKey, Arc<Channel>>>,
     slots: Arc<Semaphore>,
     work: Arc<Notify>,
-    ended: mpsc::Sender<Ended>,
+    pub(super) results: mpsc::Sender<Ended>,
     clock: Arc<dyn Clock>,
     journal: Arc<dyn Journal>,
     metrics: SchedulerMetrics,
@@ -128,17 +114,18 @@ pub(super) struct Line {
 struct Round {
     batches: Vec<(Arc<Channel>, Vec<Going>)>,
     expired: Vec<Queued>,
+    canceled: Vec<Queued>,
     parked: Vec<Parked<Queued>>,
     relieved: Vec<ShardId>,
     next: Option<u64>,
 }
 
 /// A delivery chosen to go out, with those that go in the same message.
-struct Going {
-    queued: Queued,
-    merged: Vec<Queued>,
-    ticket: Ticket,
-    slot: Slot,
+pub(super) struct Going {
+    pub(super) queued: Queued,
+    pub(super) merged: Vec<Queued>,
+    pub(super) ticket: Ticket,
+    pub(super) slot: Slot,
 }
 
 impl Line {
@@ -154,25 +141,25 @@ impl Line {
             hook_max: settings.webhook_in_flight,
         };
         let pulse = Pulse::new(context.clock.now());
-        let scheduler = Scheduler::new(bounds, context.clock.chance().to_bits(), pulse.tick);
-        let (ended, from) = mpsc::channel(settings.max_in_flight.max(1));
+        let scheduler = Scheduler::new(bounds, context.clock.chance().to_bits(), pulse.tick());
+        let (results, from) = mpsc::channel(settings.max_in_flight.max(1));
         let line = Arc::new(Self {
             core: Mutex::new(Core {
                 scheduler,
                 pulse,
                 refused: BTreeMap::new(),
                 left: 0,
-                relieved_at: Instant::now(),
+                relieved_at: 0,
             }),
             channels: Mutex::default(),
             slots: Arc::clone(&context.in_flight),
             work: Arc::default(),
-            ended,
+            results,
             clock: Arc::clone(&context.clock),
             journal: Arc::clone(&context.journal),
             metrics: SchedulerMetrics::default(),
         });
-        let finishing = finish_all(Arc::downgrade(&line), finisher, from);
+        let finishing = attempt::finish_all(Arc::downgrade(&line), finisher, from);
         (line, finishing)
     }
 
@@ -250,13 +237,18 @@ impl Line {
         shown.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !*stop.borrow() {
             let work = self.work.notified();
-            let Round { batches, expired, parked, relieved, next } = self.round();
-            for (channel, batch) in batches {
-                tokio::spawn(send(Arc::clone(&self), channel, batch));
+            let mut round = self.round();
+            self.recall(&mut round);
+            let Round { batches, expired, canceled, parked, relieved, next } = round;
+            for (channel, batch) in batches.into_iter().filter(|(_, batch)| !batch.is_empty()) {
+                tokio::spawn(attempt::send(Arc::clone(&self), channel, batch));
             }
             let at = self.clock.now();
             for queued in expired {
                 finish::expire(queued, at).await;
+            }
+            for queued in canceled {
+                finish::cancel(queued, at).await;
             }
             self.metrics.sent_back(parked.len());
             for Parked { item, due } in parked {
@@ -276,6 +268,41 @@ impl Line {
                 () = look => {}
                 _ = shown.tick() => self.show(),
             }
+        }
+    }
+
+    /// Tells the scheduler of tries that ended.
+    pub(super) fn ended(&self, judged: &[Judged]) {
+        let mut core = self.core.lock();
+        let now = core.pulse.now(self.clock.now());
+        for one in judged {
+            core.scheduler.finish(one.ticket, one.finished, now);
+        }
+        drop(core);
+        self.work.notify_one();
+    }
+
+    /// Takes back what was canceled while it waited. Not under the scheduler's lock, which the
+    /// journal may wait for while it holds its own.
+    fn recall(&self, round: &mut Round) {
+        let is_canceled =
+            |one: &Going| self.journal.is_canceled(one.queued.delivery.notification.id);
+        let mut recalled = Vec::new();
+        for (_, batch) in &mut round.batches {
+            recalled.extend(batch.extract_if(.., |one| is_canceled(one)));
+        }
+        if recalled.is_empty() {
+            return;
+        }
+        let mut core = self.core.lock();
+        let now = core.pulse.now(self.clock.now());
+        for Going { queued, merged, ticket, slot } in recalled {
+            core.scheduler.finish(ticket, UNTRIED, now);
+            round.canceled.push(queued);
+            // They lose their place, and come back as messages of their own.
+            let due = now.at.plus(1);
+            round.parked.extend(merged.into_iter().map(|item| Parked { item, due }));
+            drop(slot);
         }
     }
 
@@ -329,13 +356,13 @@ impl Line {
         if round.batches.iter().map(|(_, batch)| batch.len()).sum::<usize>() >= ROUND_MAX {
             self.work.notify_one();
         }
-        round.parked = core.scheduler.take_parked();
+        round.parked.extend(core.scheduler.take_parked());
         let queued = core.scheduler.queued();
         core.left += before.saturating_sub(queued) + round.parked.len();
-        let is_time = core.left > 0 && core.relieved_at.elapsed() >= RELIEF_PAUSE;
+        let is_time = core.left > 0 && now.tick >= core.relieved_at + RELIEF_PAUSE_MS;
         if core.left >= RELIEF_EVERY || queued == 0 || is_time {
             core.left = 0;
-            core.relieved_at = Instant::now();
+            core.relieved_at = now.tick;
             round.relieved = core.relieved();
         }
         if queued > 0 {
@@ -419,85 +446,5 @@ fn offer(queued: Queued) -> Offer<Queued> {
         policy: delivery.target.policy(),
         about,
         item: queued,
-    }
-}
-
-async fn send(line: Arc<Line>, channel: Arc<Channel>, batch: Vec<Going>) {
-    let mut deliveries = Vec::with_capacity(batch.len());
-    let mut rest = Vec::with_capacity(batch.len());
-    for going in batch {
-        deliveries.push(finish::merged(&going.queued.delivery, &going.merged));
-        rest.push(Mutex::new(Some(going)));
-        channel.metrics.started();
-    }
-    let report = |index: usize, attempt: Attempt| {
-        let going = rest.get(index).and_then(|slot| slot.lock().take());
-        let Some(Going { queued, merged, ticket, slot }) = going else { return };
-        channel.metrics.ended(counters::word(&attempt), attempt.elapsed);
-        let ended = Ended { queued, merged, ticket, slot, attempt };
-        // There is room for every slot.
-        if line.ended.try_send(ended).is_err() {
-            tracing::debug!("a result came after the dispatcher stopped; it is sent again");
-        }
-    };
-    let sending = channel.provider.send(&deliveries, &report);
-    let cause = match Caught::new(sending).await {
-        Ok(()) => "not_reported",
-        Err(panic) => {
-            report_panic("provider", panic.as_ref());
-            finish::PANICKED
-        }
-    };
-    for index in 0..rest.len() {
-        // The provider broke its promise to report; the receiver may have it.
-        report(index, unreported(cause));
-    }
-}
-
-fn unreported(cause: &'static str) -> Attempt {
-    Attempt {
-        outcome: Outcome::Unknown { cause },
-        status: None,
-        reason: None,
-        provider_id: None,
-        elapsed: Duration::ZERO,
-    }
-}
-
-/// Settles ended tries until the line is gone.
-async fn finish_all(
-    line: std::sync::Weak<Line>,
-    finisher: Finisher,
-    mut from: mpsc::Receiver<Ended>,
-) {
-    let mut batch = Vec::with_capacity(ENDED_MAX);
-    while from.recv_many(&mut batch, ENDED_MAX).await > 0 {
-        let Some(line) = line.upgrade() else { return };
-        let mut judged = Vec::with_capacity(batch.len());
-        for ended in batch.drain(..) {
-            judged.push(finisher.judge(ended));
-        }
-        {
-            let mut core = line.core.lock();
-            let now = core.pulse.now(line.clock.now());
-            for one in &judged {
-                core.scheduler.finish(one.ticket, one.finished, now);
-            }
-        }
-        line.work.notify_one();
-        finisher.settle(judged).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ticks_never_go_back_and_do_not_wait_for_a_clock_that_was_set_back() {
-        let mut pulse = Pulse::new(Millis(1_000_000));
-        assert_eq!(pulse.now(Millis(1_000_100)).tick, 101);
-        assert_eq!(pulse.now(Millis(900_000)).tick, 101, "an hour back is no time");
-        assert_eq!(pulse.now(Millis(900_050)).tick, 151, "and it goes on from there");
     }
 }

@@ -9,6 +9,7 @@
 pub mod retry;
 pub mod sched;
 
+mod attempt;
 mod counters;
 mod expand;
 mod finish;
@@ -16,6 +17,8 @@ mod health;
 mod inbox;
 mod job;
 mod line;
+mod pulse;
+mod route;
 mod settle;
 mod shard;
 

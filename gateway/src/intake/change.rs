@@ -1,6 +1,6 @@
 //! Changes to records: checked, written to the journal with what they trigger, then made.
 
-use super::{Answer, Intake, IntakeError, Running};
+use super::{Answer, Intake, IntakeError, Running, size};
 use crate::journal::{Append, Journal, JournalError};
 use crate::model::{AuditNote, Notification, OrganizationId};
 use crate::store::{Change, LogError, LogStep, Store, StoreError};
@@ -52,19 +52,30 @@ impl Intake {
         let RecordChange { org, mut changes, audit, notifications } = change;
         changes.push(Change::Audit(audit));
         let shard = self.shard(org);
+        let sent: Vec<_> = notifications.into_iter().map(Work::root).collect();
+        if sent.is_empty() {
+            self.admission.check_room().map_err(IntakeError::from)?;
+        } else {
+            let backlog = self.journal.backlog_of(shard, org);
+            self.admission.check(org, backlog, size(&sent)).map_err(IntakeError::from)?;
+        }
         let (id, now) = (self.mint(), self.now());
         let idempotency = remember.map(|(first, answer)| self.record(first, answer));
         // The change is decided where it is queued, whether its caller still waits or not.
         let running = remember.map(|(first, _)| first.clone());
         let logged = changes.clone();
         let journal: Arc<dyn Journal> = Arc::clone(&self.journal);
+        let admission = Arc::clone(&self.admission);
         let log: LogStep = Box::new(move |version| {
             let mut entries = vec![log_entry(id, org, now, version, &logged)];
-            entries.extend(notifications.into_iter().map(Work::root));
+            entries.extend(sent);
+            let bytes = size(&entries).bytes;
             let append = Append { entries, idempotency: idempotency.into_iter().collect() };
             let commit = journal.append(shard, append).map_err(log_error)?;
+            let waiting = admission.begin(org, 1, bytes);
             Ok(Box::pin(async move {
                 let logged = commit.await.map_err(log_error);
+                waiting.answered();
                 drop(running);
                 logged
             }))

@@ -1,8 +1,10 @@
 //! A journal for tests whose commits wait until they are let go: a disk as slow as a test likes.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::BoxFuture;
@@ -20,6 +22,7 @@ use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 pub(crate) struct HeldJournal {
     inner: DiskJournal,
     held: watch::Sender<bool>,
+    pretended: Mutex<HashMap<OrganizationId, u64>>,
 }
 
 impl HeldJournal {
@@ -27,7 +30,12 @@ impl HeldJournal {
     pub(crate) fn open(dir: &Path) -> Arc<Self> {
         let options = DiskOptions { shards: 1, segment_bytes: 1 << 20, ..DiskOptions::default() };
         let inner = DiskJournal::open(dir, options, Arc::new(SystemClock)).unwrap();
-        Arc::new(Self { inner, held: watch::Sender::new(true) })
+        Arc::new(Self { inner, held: watch::Sender::new(true), pretended: Mutex::default() })
+    }
+
+    /// Has an organization's backlog look as if so many entries were in it.
+    pub(crate) fn pretend(&self, org: OrganizationId, pending: u64) {
+        self.pretended.lock().insert(org, pending);
     }
 
     /// Lets commits go, or holds later ones.
@@ -76,7 +84,10 @@ impl Journal for HeldJournal {
     }
 
     fn backlog_of(&self, shard: ShardId, org: OrganizationId) -> Backlog {
-        self.inner.backlog_of(shard, org)
+        match self.pretended.lock().get(&org) {
+            Some(pending) => Backlog { pending: *pending, ..Backlog::default() },
+            None => self.inner.backlog_of(shard, org),
+        }
     }
 
     fn books(&self) -> Books {

@@ -1,5 +1,6 @@
 //! From an accepted command to a durable commit: ids, shard, idempotency, and only then an answer.
 
+mod admission;
 mod again;
 mod cancel;
 mod change;
@@ -9,11 +10,16 @@ pub(crate) mod held;
 #[cfg(test)]
 mod tests;
 
+pub use admission::{Admission, AdmissionLimits, Asked, BacklogQuota, Class, Vitals};
 pub use again::{Again, Done, Pace, Refused, ended};
 pub use change::{ChangeError, RecordChange};
 
+use self::admission::{Denied, Waiting};
 use crate::clock::Clock;
-use crate::journal::{Append, Commit, Entry, IdempotencyRecord, Journal, JournalError, Remembered};
+use crate::crash::{self, Stage};
+use crate::journal::{
+    Append, Backlog, Commit, Entry, IdempotencyRecord, Journal, JournalError, Remembered,
+};
 use crate::model::{Millis, Notification, NotificationId, OrganizationId, ShardId};
 use crate::work::Work;
 use bytes::{Bytes, BytesMut};
@@ -39,10 +45,29 @@ pub enum IntakeError {
     KeyBusy,
     #[error("the journal is full; ask again later")]
     Overloaded,
+    #[error("more is asked for than the disk takes; ask again in {retry_after_s} s")]
+    Shed { retry_after_s: u32 },
+    #[error("the disk has no room for new work; ask again in {retry_after_s} s")]
+    NoRoom { retry_after_s: u32 },
+    #[error(
+        "too much of the organization waits to be delivered (limits.backlog_per_org, \
+         limits.backlog_bytes_per_org); ask again in {retry_after_s} s"
+    )]
+    Backlog { retry_after_s: u32 },
     #[error("the request is larger than the journal can store in one commit; send less at once")]
     TooLarge,
     #[error("the journal failed; nothing was stored")]
     Failed,
+}
+
+impl From<Denied> for IntakeError {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Overloaded(retry_after_s) => Self::Shed { retry_after_s },
+            Denied::Stopped(retry_after_s) => Self::NoRoom { retry_after_s },
+            Denied::Backlog(retry_after_s) => Self::Backlog { retry_after_s },
+        }
+    }
 }
 
 impl From<JournalError> for IntakeError {
@@ -155,6 +180,7 @@ impl Drop for RunningKey {
 struct Undecided {
     commit: Option<Commit>,
     running: Vec<Running>,
+    waiting: Option<Waiting>,
 }
 
 impl Future for Undecided {
@@ -164,6 +190,7 @@ impl Future for Undecided {
         let Some(commit) = &mut self.commit else { return Poll::Pending };
         let decided = std::task::ready!(commit.as_mut().poll(context));
         self.commit = None;
+        self.waiting.take().into_iter().for_each(Waiting::answered);
         Poll::Ready(decided)
     }
 }
@@ -175,8 +202,10 @@ impl Drop for Undecided {
             && !running.is_empty()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
+            let waiting = self.waiting.take();
             runtime.spawn(async move {
                 commit.await.ok();
+                waiting.into_iter().for_each(Waiting::answered);
                 drop(running);
             });
         }
@@ -197,12 +226,40 @@ pub struct Intake {
     journal: Arc<dyn Journal>,
     clock: Arc<dyn Clock>,
     running: RunningKeys,
+    admission: Arc<Admission>,
 }
 
 impl Intake {
+    /// With the default limits.
     #[must_use]
     pub fn new(journal: Arc<dyn Journal>, clock: Arc<dyn Clock>) -> Self {
-        Self { journal, clock, running: RunningKeys::default() }
+        Self::limited(journal, clock, AdmissionLimits::default())
+    }
+
+    #[must_use]
+    pub fn limited(
+        journal: Arc<dyn Journal>,
+        clock: Arc<dyn Clock>,
+        limits: AdmissionLimits,
+    ) -> Self {
+        let (running, admission) = (RunningKeys::default(), Arc::new(Admission::new(limits)));
+        Self { journal, clock, running, admission }
+    }
+
+    #[must_use]
+    pub fn admission(&self) -> &Arc<Admission> {
+        &self.admission
+    }
+
+    /// Whether a request may come in, decided before its body is read. While nothing presses
+    /// ([`Admission::is_pressed`]) everybody may.
+    ///
+    /// # Errors
+    /// [`IntakeError::Shed`], [`IntakeError::Backlog`] or [`IntakeError::NoRoom`], each with the
+    /// seconds after which to ask again.
+    pub fn admit(&self, asked: &Asked) -> Result<(), IntakeError> {
+        let backlog = || self.journal.backlog_of(self.shard(asked.org), asked.org);
+        Ok(self.admission.ask(asked, backlog)?)
     }
 
     #[must_use]
@@ -251,8 +308,7 @@ impl Intake {
         notification: Notification,
         remember: Option<(&Running, &Answer)>,
     ) -> Result<(), IntakeError> {
-        let shard = self.shard(notification.org);
-        self.append(shard, vec![Work::root(notification)], remember).await
+        self.append(notification.org, vec![Work::root(notification)], remember).await
     }
 
     /// Stores the entries of several notifications of one organization in one commit.
@@ -263,22 +319,28 @@ impl Intake {
         remember: &[(Running, Answer)],
     ) -> Result<(), IntakeError> {
         let remember = remember.iter().map(|(running, answer)| (running, answer));
-        self.append(self.shard(org), entries, remember).await
+        self.append(org, entries, remember).await
     }
 
     async fn append(
         &self,
-        shard: ShardId,
+        org: OrganizationId,
         entries: Vec<Entry>,
         remember: impl IntoIterator<Item = (&Running, &Answer)>,
     ) -> Result<(), IntakeError> {
+        let more = size(&entries);
+        let shard = self.shard(org);
+        self.admission.check(org, self.journal.backlog_of(shard, org), more)?;
         let (mut idempotency, mut running) = (Vec::new(), Vec::new());
         for (first, answer) in remember {
             idempotency.push(self.record(first, answer));
             running.push(first.clone());
         }
-        let commit = self.journal.append(shard, Append { entries, idempotency })?;
-        Undecided { commit: Some(commit), running }.await?;
+        crash::point(Stage::Validated);
+        let requests = entries.len();
+        let commit = Some(self.journal.append(shard, Append { entries, idempotency })?);
+        let waiting = Some(self.admission.begin(org, requests, more.bytes));
+        Undecided { commit, running, waiting }.await?;
         Ok(())
     }
 
@@ -291,4 +353,10 @@ impl Intake {
             answer: answer.encode(),
         }
     }
+}
+
+/// What `entries` add to the backlog of their organization.
+fn size(entries: &[Entry]) -> Backlog {
+    let bytes = entries.iter().map(|entry| entry.payload.len() as u64).sum();
+    Backlog { pending: entries.len() as u64, bytes, ..Backlog::default() }
 }

@@ -3,7 +3,6 @@
 //! Readers of JSON Schema disagree about `\p{…}`, and their tables are of different years. Ranges
 //! made from the very functions that check names mean the same to all of them.
 
-use crate::api::fields::is_letter;
 use serde_json::Value;
 use std::sync::OnceLock;
 use unicode_normalization::char::is_combining_mark;
@@ -13,6 +12,15 @@ type Class = (&'static str, fn(char) -> bool);
 /// What stands for a class inside the brackets of a pattern, and what belongs to it.
 const CLASSES: [Class; 3] =
     [(r"\p{L}", is_letter), (r"\p{M}", is_combining_mark), (r"\p{N}", char::is_numeric)];
+
+/// `\p{L}`. The standard library's alphabetic also has letter-like numbers, marks and circled
+/// letters.
+pub(crate) fn is_letter(c: char) -> bool {
+    let is_symbol = matches!(c,
+        '\u{24b6}'..='\u{24e9}' | '\u{1f130}'..='\u{1f149}'
+        | '\u{1f150}'..='\u{1f169}' | '\u{1f170}'..='\u{1f189}');
+    c.is_alphabetic() && !c.is_numeric() && !is_symbol && !is_combining_mark(c)
+}
 
 /// Replaces the classes in every `pattern` of `document`.
 pub(super) fn spell_out(document: &mut Value) {

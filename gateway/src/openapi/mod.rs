@@ -10,6 +10,7 @@ mod viewer;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use classes::is_letter;
 pub use viewer::Viewer;
 
 use crate::clock::{Clock, SystemClock};

@@ -37,6 +37,10 @@ impl Clock for SimClock {
         self.base.lock().plus(u64::try_from(elapsed).unwrap_or(0))
     }
 
+    fn steady(&self) -> Millis {
+        Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(0))
+    }
+
     fn chance(&self) -> f64 {
         // 53 bits are what a double holds exactly.
         (self.dice.lock().roll() >> 11) as f64 / (1u64 << 53) as f64

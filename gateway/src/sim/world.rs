@@ -77,6 +77,7 @@ pub(crate) fn run(seed: u64) -> Tale {
         shards: SHARDS,
         segment_bytes: (16 << 10) << dice.below(3),
         lease: LEASE,
+        places: 4usize << dice.below(8),
         ..DiskOptions::default()
     };
     let queue = if dice.chance(30) { 4 + dice.below(12) } else { 4096 };
@@ -284,7 +285,11 @@ impl World {
                     let by = LEASE * 2;
                     self.tell(format!("the clock leaps by {by:?}"));
                     process.clock.leap(by);
-                    self.ledger.lock().leapt.push(self.life);
+                }
+                71 if self.dice.chance(20) => {
+                    self.tell(String::from("all leases run out"));
+                    process.driver.lapse();
+                    self.ledger.lock().lapsed.push(self.life);
                 }
                 71 => process.driver.retain(),
                 72..=75 => process.driver.sweep(),
@@ -444,7 +449,13 @@ impl World {
             let timeline = journal.timeline(one.org, one.id).await;
             let timeline =
                 timeline.map_err(|error| format!("{} is unreadable: {error}", one.id))?;
-            let Some(timeline) = timeline.filter(|t| t.root.is_some()) else { continue };
+            let Some(timeline) = timeline.filter(|t| t.root.is_some()) else {
+                if one.told == Told::Accepted {
+                    self.tell(format!("{} is not found among", one.id));
+                    self.story.extend(process.driver.describe());
+                }
+                continue;
+            };
             let events = timeline.events.iter().filter_map(|event| decode_event(event)).collect();
             found.timelines.insert(one.id, events);
             let remembered = journal.remembered(one.key, process.clock.now()).await;

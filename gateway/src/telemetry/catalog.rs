@@ -63,7 +63,13 @@ catalog! {
     BULK_LINES = "bugler_bulk_lines", Histogram, Count,
         "Lines in one bulk request.";
 
-    LOG_COMMIT_DURATION_SECONDS = "bugler_log_commit_duration_seconds", Histogram, Seconds,
+    ADMISSION_REFUSED_TOTAL = "bugler_admission_refused_total", Counter, Count,
+        "Requests refused because of overload, a full backlog or a full disk, by reason and class.";
+    ADMISSION_LEVEL = "bugler_admission_level", Gauge, Count,
+        "Drop level of the admission: 0 while the journal keeps up.";
+    ORG_SHARE = "bugler_org_share", Gauge, Count,
+        "Largest shares of the last second's bytes, by rank.";
+    COMMIT_WAIT_SECONDS = "bugler_commit_wait_seconds", Histogram, Seconds,
         "Time a request waits for its group commit.";
     LOG_COMMIT_ENTRIES = "bugler_log_commit_entries", Histogram, Count,
         "Entries in one group commit.";
@@ -75,6 +81,8 @@ catalog! {
         "Bytes of journal entries not yet done, by shard.";
     LOG_TIMERS = "bugler_log_timers", Gauge, Count,
         "Journal entries waiting for a time, by shard.";
+    LOG_UNREADABLE_ENTRIES = "bugler_log_unreadable_entries", Gauge, Count,
+        "Pending journal entries found unreadable since the start, by shard.";
     STORE_ERRORS_TOTAL = "bugler_store_errors_total", Counter, Count,
         "Failed journal or store operations, by backend.";
 

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod accounts_crash;
+mod admission;
 mod api;
 mod applivery;
 mod binary;
@@ -9,8 +10,10 @@ mod blynk;
 mod bulk;
 mod config;
 mod crash;
+mod crash_points;
 mod damage;
 mod delivery;
+mod disk_faults;
 mod idempotency;
 mod lifecycle;
 mod matrix;

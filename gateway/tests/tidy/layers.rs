@@ -8,7 +8,7 @@ const ROOM: &str = "gateway/src/";
 
 /// The modules in the order of a notification's path, from below, with all each may import.
 /// `work` is what a journal entry carries: whoever writes or reads entries knows it.
-const IMPORTS: [(&str, &[&str]); 19] = [
+const IMPORTS: [(&str, &[&str]); 20] = [
     ("model", &[]),
     ("telemetry", &[]),
     ("clock", &["model"]),
@@ -19,6 +19,7 @@ const IMPORTS: [(&str, &[&str]); 19] = [
     ("store", &["clock", "model", "telemetry"]),
     ("work", &["journal", "model", "store"]),
     ("providers", &["clock", "crash", "model", "telemetry"]),
+    ("audit", &["journal", "model", "telemetry", "work"]),
     ("rules", &["clock", "model", "telemetry"]),
     ("auth", &["clock", "model", "telemetry"]),
     ("intake", &["clock", "crash", "journal", "model", "store", "telemetry", "work"]),
@@ -55,7 +56,21 @@ const IMPORTS: [(&str, &[&str]); 19] = [
             "work",
         ],
     ),
-    ("cli", &["app", "auth", "clock", "config", "lifecycle", "model", "rules", "telemetry"]),
+    (
+        "cli",
+        &[
+            "app",
+            "audit",
+            "auth",
+            "clock",
+            "config",
+            "journal",
+            "lifecycle",
+            "model",
+            "rules",
+            "telemetry",
+        ],
+    ),
 ];
 /// Free to import everything below: the composition root.
 const ROOT_MODULES: [&str; 3] = ["app", "lib", "main"];

@@ -95,8 +95,8 @@ async fn a_frozen_twin_keeps_its_connections_silent_until_it_is_up_again() {
 async fn a_certificate_is_replaced_while_the_twin_runs() {
     let twins = twins().await;
     let trusted = async || {
-        let connected = tls(twins.ca_pem(), &twins.webhook_url(), b"http/1.1");
-        soon(connected).await.is_ok()
+        let url = twins.webhook_url();
+        soon(tls(twins.ca_pem(), &url, b"http/1.1")).await.is_ok()
     };
     assert!(trusted().await);
     let replace = async |kind: &str| {

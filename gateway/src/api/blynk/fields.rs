@@ -1,8 +1,9 @@
 //! The rules of Blynk's text fields, as character predicates: linear in any input.
 
-use crate::api::fields::{Faults, Fields, is_email, is_letter};
+use crate::api::fields::{Faults, Fields, is_email};
 use crate::auth::NewPassword;
 use crate::model::{Address, Secret};
+use crate::openapi::is_letter;
 use jiff::tz::TimeZoneDatabase;
 use serde_json::Value;
 use std::ops::RangeInclusive;

@@ -8,9 +8,10 @@ use crate::api::failure::{Failure, FailureClass};
 use crate::api::native::wire::Wire;
 use crate::api::native::{organization, sender};
 use crate::api::route::Call;
+use crate::api::screen::{Load, class_of};
 use crate::api::signed::Signed;
 use crate::api::{Answered, Shared, reply};
-use crate::intake::{Answer, IntakeError, KeyState, RequestKey, Running};
+use crate::intake::{Answer, Asked, Class, IntakeError, KeyState, RequestKey, Running};
 use crate::journal::Entry;
 use crate::model::{NotificationId, OrganizationId};
 use crate::server::{BodyStream, ReplyBody};
@@ -40,6 +41,7 @@ pub(super) async fn batch(call: Call) -> Result<Answered, Failure> {
     check_type(&request.headers)?;
     let created_by = sender(&caller)?;
     let key = batch_key(&request.headers)?;
+    let class = class_of(&request.headers, Load::Bulk);
     let path = request.path().to_owned();
     let mut lines = request.body.into_stream(shared.settings.bulk_max_body)?;
     // Asked for before the answer begins: a caller that waits for 100 Continue must not get the
@@ -51,6 +53,7 @@ pub(super) async fn batch(call: Call) -> Result<Answered, Failure> {
         shared,
         caller,
         created_by,
+        class,
         key,
         path,
         to,
@@ -125,6 +128,7 @@ struct Batch {
     shared: Arc<Shared>,
     caller: Signed,
     created_by: String,
+    class: Class,
     key: Option<Bytes>,
     path: String,
     to: mpsc::Sender<Frame<Bytes>>,
@@ -218,6 +222,7 @@ impl Batch {
             return Err(Failure::new(FailureClass::TooLarge, text).into());
         }
         self.shared.throttle(self.caller.organization)?;
+        self.admit(line.len())?;
         let wire = Wire::parse(line)?;
         let org = match wire.organization {
             None => self.caller.organization,
@@ -247,6 +252,15 @@ impl Batch {
             self.group.remember.push((running, answer));
         }
         Ok(())
+    }
+
+    /// Asks for each line again: a disk may fall behind while a request runs.
+    fn admit(&self, bytes: usize) -> Result<(), IntakeError> {
+        if !self.shared.intake.admission().is_pressed() {
+            return Ok(());
+        }
+        let (org, bytes) = (self.caller.organization, bytes as u64);
+        self.shared.intake.admit(&Asked { org, class: self.class, sends: true, bytes })
     }
 
     fn line_key(
@@ -295,12 +309,15 @@ impl Batch {
     fn refused(&mut self, number: usize, failure: &Failure) -> String {
         self.totals.rejected += 1;
         self.counters.rejected(failure.class.code());
-        let line = json!({
+        let mut line = json!({
             "i": number,
             "status": failure.class.status(),
             "code": failure.class.code(),
             "detail": failure.detail,
         });
+        if let Some(seconds) = failure.retry_after_s {
+            line["retryAfter"] = seconds.into();
+        }
         format!("{line}\n")
     }
 

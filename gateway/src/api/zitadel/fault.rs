@@ -1,6 +1,8 @@
 //! What went wrong with a ZITADEL call: a gRPC code, a text and, where the product has one, its id.
 
-use super::proto::{Any, ERROR_DETAIL_TYPE, ErrorDetail, Status};
+use super::proto::{
+    Any, ERROR_DETAIL_TYPE, ErrorDetail, RETRY_INFO_TYPE, RetryInfo, Status, WholeSeconds,
+};
 use crate::api::failure::{Failure, FailureClass};
 use crate::store::StoreError;
 use prost::Message;
@@ -108,11 +110,14 @@ impl Fault {
             type_url: ERROR_DETAIL_TYPE.to_owned(),
             value: detail.encode_to_vec(),
         };
-        Status {
-            code: self.code.number(),
-            message: self.message(),
-            details: self.detail().map(any).into_iter().collect(),
-        }
+        let retry = |seconds: u32| {
+            let retry_delay = Some(WholeSeconds { seconds: i64::from(seconds) });
+            let value = RetryInfo { retry_delay }.encode_to_vec();
+            Any { type_url: RETRY_INFO_TYPE.to_owned(), value }
+        };
+        let mut details: Vec<_> = self.detail().map(any).into_iter().collect();
+        details.extend(self.failure.retry_after_s.map(retry));
+        Status { code: self.code.number(), message: self.message(), details }
     }
 }
 

@@ -184,6 +184,22 @@ pub(super) struct ErrorDetail {
 /// The type of [`ErrorDetail`] in an [`Any`].
 pub(super) const ERROR_DETAIL_TYPE: &str = "type.googleapis.com/zitadel.v1.ErrorDetail";
 
+pub(super) const RETRY_INFO_TYPE: &str = "type.googleapis.com/google.rpc.RetryInfo";
+
+/// `google.rpc.RetryInfo`
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(super) struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    pub(super) retry_delay: Option<WholeSeconds>,
+}
+
+/// `google.protobuf.Duration` without a fraction.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(super) struct WholeSeconds {
+    #[prost(int64, tag = "1")]
+    pub(super) seconds: i64,
+}
+
 /// `google.protobuf.Any`
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(super) struct Any {

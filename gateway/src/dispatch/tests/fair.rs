@@ -1,7 +1,7 @@
 //! Whom one organization's or one provider's trouble reaches, and whom it does not.
 
 use super::*;
-use crate::model::{OnUnknown, TargetPolicy};
+use crate::model::{Endpoint, OnUnknown, Secret, TargetPolicy};
 use crate::store::Change;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
@@ -239,6 +239,35 @@ async fn a_refused_credential_holds_everything_and_uses_up_nobodys_tries() {
     is_wrong.store(false, SeqCst);
     world.settled_after(Duration::from_secs(20)).await;
     assert_eq!(world.books().finals, [20, 0, 0, 0, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overflow_of_a_slack_hook_goes_out_as_one_message_and_each_has_its_own_outcome() {
+    let mut world = World::hooks(|_| Some(Outcome::Delivered), TargetPolicy::default()).await;
+    world.dispatcher.take().expect("running").drain(Duration::ZERO).await;
+    let [mut hook] = <[_; 1]>::try_from(world.subscriptions().await).expect("one hook");
+    hook.policy.merges_overflow = true;
+    hook.endpoint = Endpoint::Slack {
+        url: Secret::new("https://hooks.example.com/x"),
+        team: String::from("t"),
+        channel: String::from("c"),
+    };
+    world.store.apply(vec![Change::PutSubscription(hook)]).await.expect("applied");
+    let slack = scripted(ProviderName::Slack, |_| Some(Outcome::Delivered));
+    world.slack = Some(Arc::clone(&slack));
+    let mut ids = Vec::new();
+    for _ in 0..10 {
+        ids.push(world.hook().await);
+    }
+    world.start(Arc::new(NoRules));
+    world.settled().await;
+    let bodies = slack.bodies.lock().clone();
+    let merged: Vec<_> = bodies.iter().map(|body| body.lines().nth(2)).collect();
+    assert_eq!(merged, [None, None, Some("7 more:")], "{bodies:?}");
+    for id in ids {
+        world.until("an outcome", Duration::ZERO, async |w| !w.finals(id).await.is_empty()).await;
+        assert_eq!(world.finals(id).await, [FinalState::Delivered]);
+    }
 }
 
 #[test]

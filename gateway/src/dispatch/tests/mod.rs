@@ -34,6 +34,7 @@ struct Scripted {
     name: ProviderName,
     script: Box<Script>,
     sent: Mutex<Vec<(String, u16)>>,
+    bodies: Mutex<Vec<String>>,
 }
 
 impl std::fmt::Debug for Scripted {
@@ -63,6 +64,7 @@ impl Provider for Scripted {
         Box::pin(async move {
             for (index, delivery) in batch.iter().enumerate() {
                 self.sent.lock().push((delivery.target.key(), delivery.attempt));
+                self.bodies.lock().push(delivery.notification.content.body.clone());
                 let Some(outcome) = (self.script)(delivery) else {
                     std::future::pending::<()>().await;
                     return;
@@ -108,6 +110,7 @@ struct World {
     dispatcher: Option<Dispatcher>,
     push: Arc<Scripted>,
     webhook: Arc<Scripted>,
+    slack: Option<Arc<Scripted>>,
     email: Option<Arc<Scripted>>,
 }
 
@@ -115,7 +118,12 @@ fn scripted(
     name: ProviderName,
     script: impl Fn(&Delivery) -> Option<Outcome> + Send + Sync + 'static,
 ) -> Arc<Scripted> {
-    Arc::new(Scripted { name, script: Box::new(script), sent: Mutex::default() })
+    Arc::new(Scripted {
+        name,
+        script: Box::new(script),
+        sent: Mutex::default(),
+        bodies: Mutex::default(),
+    })
 }
 
 impl World {
@@ -150,8 +158,17 @@ impl World {
         let journal = open(&dir, "journal", &clock);
         let push = scripted(ProviderName::Apns, push);
         let webhook = scripted(ProviderName::Webhook, |_| Some(Outcome::Delivered));
-        let mut world =
-            Self { dir, clock, journal, store, dispatcher: None, push, webhook, email: None };
+        let mut world = Self {
+            dir,
+            clock,
+            journal,
+            store,
+            dispatcher: None,
+            push,
+            webhook,
+            slack: None,
+            email: None,
+        };
         world.start(rules);
         world
     }
@@ -161,6 +178,7 @@ impl World {
         let key = (ProviderName::Apns, String::from("main"));
         providers.push.insert(key, Arc::clone(&self.push) as Arc<dyn Provider>);
         providers.webhook = Some(Arc::clone(&self.webhook) as Arc<dyn Provider>);
+        providers.slack = self.slack.clone().map(|slack| slack as Arc<dyn Provider>);
         providers.email = self.email.clone().map(|email| email as Arc<dyn Provider>);
         let settings =
             DispatchSettings { queue: 64, max_in_flight: 128, ..DispatchSettings::default() };

@@ -38,10 +38,11 @@ impl Core {
         let Some(cell) = self.shards.get(usize::from(shard.0)) else { return Vec::new() };
         let _gate = cell.gate.lock();
         let now = self.clock.now();
-        let until = self.lease_until(now);
+        let steady = self.clock.steady();
+        let until = self.lease_until(steady);
         let (early, mut leased, is_hungry) = {
             let mut state = cell.state.lock();
-            let early = state.expire_leases(now);
+            let early = state.expire_leases(now, steady);
             let picked = state.lines.pick(max, room);
             let mut leased = Vec::with_capacity(picked.len());
             for (org, ticket) in picked {

@@ -157,6 +157,11 @@ impl Core {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn granules(&self) -> Vec<Granule> {
+        self.granules.read().clone()
+    }
+
     /// Granules that changed since the last call.
     pub(super) fn fresh_granules(&self) -> Vec<Granule> {
         let granules = self.granules.read();
@@ -252,7 +257,7 @@ impl Core {
 
     pub(super) fn renew(&self, shard: ShardId, claims: &[ClaimId]) {
         let Some(cell) = self.shards.get(usize::from(shard.0)) else { return };
-        let until = self.lease_until(self.clock.now());
+        let until = self.lease_until(self.clock.steady());
         let mut state = cell.state.lock();
         for claim in claims {
             let held = state.in_flight.get_mut(&(claim.position, claim.index));

@@ -3,11 +3,13 @@
 use super::core::Core;
 use super::media::Disk;
 use super::prepare::{Made, Maker, Preparer};
+use super::record::HEADER_BYTES;
 use super::recovery;
+use super::scan::Scanner;
 use super::writer::{ToProjector, Writer};
 use super::{DiskJournal, DiskOptions, OpenError, PROJECTOR_LAG_MAX, projector};
 use crate::clock::Clock;
-use crate::model::ShardId;
+use crate::model::{Millis, ShardId};
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
@@ -103,6 +105,27 @@ impl Driver {
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
             }
         }
+    }
+
+    /// Lets every lease run out, as if whoever renews them had stood still.
+    pub(crate) fn lapse(&self) {
+        for cell in &self.journal.core.shards {
+            let mut state = cell.state.lock();
+            state.next_lease_check = Millis(0);
+            state.in_flight.values_mut().for_each(|held| held.until = Millis(0));
+        }
+    }
+
+    /// Where roots are looked for, and the blocks that are there.
+    pub(crate) fn describe(&self) -> Vec<String> {
+        let core = &self.journal.core;
+        let mut lines: Vec<_> =
+            core.granules().iter().map(|granule| format!("{granule:x?}")).collect();
+        let mut scanner = Scanner::new(&core.segments, HEADER_BYTES as u64);
+        while let Some(header) = scanner.next_header(u64::MAX) {
+            lines.push(format!("{header:x?}"));
+        }
+        lines
     }
 
     /// Refills lines that were cut short.

@@ -346,7 +346,9 @@ impl Index {
         log_before: u64,
         is_stored: impl Fn(u64) -> bool + Copy,
     ) -> Result<(), IndexError> {
-        let txn = self.database.begin_write()?;
+        let mut txn = self.database.begin_write()?;
+        // Durable with the next checkpoint: before it, the log may be shorter than the index.
+        txn.set_durability(Durability::None).map_err(redb::Error::from)?;
         {
             let mut by_time = txn.open_table(KEYS_BY_TIME)?;
             let mut keys = txn.open_table(KEYS)?;

@@ -66,13 +66,15 @@ pub(super) struct Line {
     pub(super) queue: VecDeque<Spot>,
     /// The log from here on holds entries that are not in `queue`; `None`: it holds none.
     pub(super) behind: Option<Place>,
-    /// Entries at or past `behind` that are done: only after a restart.
+    /// Entries at or past the cursor that are done all the same: after a restart.
     pub(super) done: BTreeSet<Place>,
     /// Timers that are due.
     scheduled: VecDeque<Ticket>,
     again: VecDeque<Ticket>,
     pub(super) counts: Counts,
     pub(super) claimed: u64,
+    /// Entries of the log that are claimed, or set aside: known, though not in line.
+    pub(super) out: usize,
     /// Entries of the first class taken since the last of the other.
     pub(super) since_again: usize,
     /// The scheduled ones come next.
@@ -99,6 +101,7 @@ impl Default for Line {
             again: VecDeque::new(),
             counts: Counts::default(),
             claimed: 0,
+            out: 0,
             since_again: usize::MAX,
             prefers_scheduled: true,
             turns: Turns::default(),
@@ -161,6 +164,21 @@ impl Line {
     /// The first entry of the log that was never claimed, if there may be one.
     pub(super) fn cursor(&self) -> Option<Place> {
         self.queue.front().map(Spot::place).or(self.behind)
+    }
+
+    /// True if entries of the log are pending that nothing here knows.
+    pub(super) fn has_more(&self) -> bool {
+        let known = self.queue.len() + self.lapsed.len() + self.out;
+        self.counts.pending.saturating_sub(self.counts.timers) > known as u64
+    }
+
+    /// Forgets what the cursor has passed; answers how much.
+    pub(super) fn trim_done(&mut self) -> usize {
+        let (before, cursor) = (self.done.len(), self.cursor());
+        while self.done.first().is_some_and(|first| cursor.is_none_or(|cursor| *first < cursor)) {
+            self.done.pop_first();
+        }
+        before - self.done.len()
     }
 
     /// Lowest position that claims still need.

@@ -1,6 +1,6 @@
 //! The organizations of a shard that have something pending, and whose turn it is.
 //!
-//! Each has a line of entries ready to be claimed. All lines together hold at most `PLACES_MAX`
+//! Each has a line of entries ready to be claimed. All lines together hold a bounded number of
 //! entries of the log, and none more than a quarter of what is free: an organization with more is
 //! cut short, remembers where in the log it goes on (`behind`) and is refilled from there (`sweep`)
 //! while it drains. When all places are taken, the longest line gives up its second half. So a
@@ -12,12 +12,10 @@ use crate::journal::Room;
 use crate::model::OrganizationId;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-/// Unclaimed entries of the log remembered one by one.
-pub(super) const PLACES_MAX: usize = 1 << 16;
-/// An organization may have this many in any case, as long as there are places at all.
-const PLACES_MIN: usize = 32;
-/// Due timers waiting to be claimed.
-const READY_MAX: usize = 4096;
+/// An organization may have one place in so many in any case, as long as there are places at all.
+const PLACES_SHARE_MIN: usize = 2048;
+/// Due timers waiting to be claimed, as a share of the places.
+const READY_SHARE: usize = 16;
 const READY_MIN: usize = 16;
 /// One entry in so many is a repeat while first attempts wait.
 const AGAIN_SHARE: usize = 5;
@@ -26,17 +24,22 @@ const TURN_MAX: usize = 32;
 
 #[derive(Debug, Default)]
 pub(super) struct Lines {
+    /// Unclaimed entries of the log remembered one by one.
+    places_max: usize,
     /// In order, so that the same history gives the same turns.
     by_org: BTreeMap<OrganizationId, Line>,
     first: VecDeque<OrganizationId>,
     again: VecDeque<OrganizationId>,
     /// Lines that are short and go on in the log.
     hungry: VecDeque<OrganizationId>,
+    lowest_next: bool,
     places: usize,
     ready: usize,
     done: usize,
     /// What repeats may still take, in parts of `AGAIN_SHARE`.
     owed: usize,
+    /// Who gave places up since somebody last looked.
+    cut: Vec<OrganizationId>,
 }
 
 /// What one claim takes.
@@ -59,6 +62,14 @@ pub(super) struct Stretch {
 }
 
 impl Lines {
+    pub(super) fn new(places_max: usize) -> Self {
+        Self { places_max, ..Self::default() }
+    }
+
+    pub(super) fn places_max(&self) -> usize {
+        self.places_max
+    }
+
     pub(super) fn get(&self, org: OrganizationId) -> Option<&Line> {
         self.by_org.get(&org)
     }
@@ -118,6 +129,7 @@ impl Lines {
             return false;
         }
         let fits = self.admit(org, spot);
+        self.cut.clear();
         if let Some(line) = self.by_org.get_mut(&org).filter(|_| !fits) {
             line.behind = Some(spot.place());
             self.feed(org);
@@ -126,14 +138,19 @@ impl Lines {
     }
 
     fn cap(&self) -> usize {
-        (PLACES_MAX.saturating_sub(self.places) / 4).max(PLACES_MIN)
+        (self.places_max.saturating_sub(self.places) / 4).max(self.cap_min())
+    }
+
+    fn cap_min(&self) -> usize {
+        (self.places_max / PLACES_SHARE_MIN).max(1)
     }
 
     fn admit(&mut self, org: OrganizationId, spot: Spot) -> bool {
         let cap = self.cap();
         let queued = self.by_org.get(&org).map_or(0, |line| line.queue.len());
         if queued >= cap
-            || (self.places >= PLACES_MAX && !(queued < PLACES_MIN && self.push_out(queued)))
+            || (self.places >= self.places_max
+                && !(queued < self.cap_min() && self.push_out(queued)))
         {
             return false;
         }
@@ -158,6 +175,7 @@ impl Lines {
         }
         self.places -= line.queue.len() - keep;
         line.queue.truncate(keep);
+        self.cut.push(org);
         self.feed(org);
         true
     }
@@ -178,6 +196,10 @@ impl Lines {
     fn feed(&mut self, org: OrganizationId) {
         let cap = self.cap();
         let Some(line) = self.by_org.get_mut(&org) else { return };
+        if line.behind.is_some() && !line.has_more() {
+            line.behind = None;
+            self.done -= line.trim_done();
+        }
         if line.behind.is_some() && !line.turns.hungry && line.queue.len() * 2 <= cap {
             line.turns.hungry = true;
             self.hungry.push_back(org);
@@ -193,8 +215,31 @@ impl Lines {
         self.done
     }
 
+    /// Moves every cursor to where its line ends, as if all before were claimed and had lapsed.
+    pub(super) fn pass_all(&mut self) {
+        let orgs: Vec<_> = self.by_org.keys().copied().collect();
+        for org in orgs {
+            let Some(line) = self.by_org.get_mut(&org) else { continue };
+            self.places -= line.queue.len();
+            line.lapsed.extend(line.queue.drain(..).map(|spot| (spot.place(), spot)));
+            self.done -= line.trim_done();
+            self.feed(org);
+        }
+    }
+
     /// Where the next line that is short goes on.
     pub(super) fn next_hungry(&mut self) -> Option<u64> {
+        if self.hungry.is_empty() {
+            return None;
+        }
+        // By turns who waits longest, and who goes on first: that one meets all others on its way.
+        self.lowest_next = !self.lowest_next;
+        if self.lowest_next {
+            let behind = |org: &OrganizationId| self.by_org.get(org).and_then(|line| line.behind);
+            let lowest =
+                (0..self.hungry.len()).min_by_key(|at| self.hungry.get(*at).and_then(behind));
+            self.hungry.swap(0, lowest.unwrap_or(0));
+        }
         while let Some(org) = self.hungry.pop_front() {
             let Some(line) = self.by_org.get_mut(&org) else { continue };
             line.turns.hungry = false;
@@ -210,6 +255,7 @@ impl Lines {
     pub(super) fn merge(&mut self, stretch: &Stretch, is_end: bool) -> bool {
         let mut moved = false;
         let Stretch { start, next, .. } = *stretch;
+        self.cut.clear();
         let mut full = BTreeSet::new();
         for (org, spot) in &stretch.entries {
             let place = spot.place();
@@ -219,9 +265,11 @@ impl Lines {
             if place < behind || full.contains(org) {
                 continue;
             }
-            if line.done.remove(&place) {
-                self.done -= 1;
-            } else if !self.admit(*org, *spot) {
+            // Kept in `done`: the place may be given up and come to again.
+            let fits = line.done.contains(&place) || self.admit(*org, *spot);
+            // Who was cut to make room goes on where it was cut, which the stretch has passed.
+            full.extend(self.cut.drain(..));
+            if !fits {
                 full.insert(*org);
                 continue;
             }
@@ -240,9 +288,10 @@ impl Lines {
             }
             if position < next || (is_end && position == next) {
                 line.behind = (!is_end).then_some((next, 0));
+                self.done -= line.trim_done();
                 moved = true;
-                short.push(*org);
             }
+            short.push(*org);
         }
         for org in short.into_iter().chain(full) {
             self.feed(org);
@@ -264,7 +313,7 @@ impl Lines {
 
     /// Timers of `org` that may be loaded now.
     pub(super) fn room_for_ready(&self, org: OrganizationId) -> usize {
-        let free = READY_MAX.saturating_sub(self.ready);
+        let free = (self.places_max / READY_SHARE).saturating_sub(self.ready);
         let has = self.by_org.get(&org).map_or(0, Line::ready);
         (free / 4).max(READY_MIN).saturating_sub(has)
     }
@@ -282,10 +331,11 @@ impl Lines {
         }
     }
 
-    /// A claim is over, whatever comes of its entry.
-    pub(super) fn unclaim(&mut self, org: OrganizationId) {
+    /// A claim is over, whatever comes of its entry; one of the log may stay `aside`.
+    pub(super) fn unclaim(&mut self, org: OrganizationId, ticket: &Ticket, aside: bool) {
         if let Some(line) = self.by_org.get_mut(&org) {
             line.claimed = line.claimed.saturating_sub(1);
+            line.out = line.out.saturating_sub(usize::from(!ticket.is_timer() && !aside));
         }
     }
 
@@ -299,6 +349,9 @@ impl Lines {
             && let Some(spot) = line.queue.remove(at)
         {
             self.places -= 1;
+            // Taken out of the middle: the place may be given up and come to again.
+            self.done += usize::from(line.done.insert(place));
+            self.done -= line.trim_done();
             self.feed(org);
             return Finished::Known(spot);
         }
@@ -371,10 +424,12 @@ impl Lines {
         let tickets = std::iter::from_fn(|| line.take(class)).take(max);
         basket.taken.extend(tickets.map(|ticket| (org, ticket)));
         let taken = basket.taken.len() - before;
+        line.out += taken - (ready - line.ready());
         *left -= taken;
         line.claimed += taken as u64;
         self.places -= queued - line.queue.len();
         self.ready -= ready - line.ready();
+        self.done -= line.trim_done();
         self.feed(org);
         taken
     }

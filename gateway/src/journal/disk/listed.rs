@@ -186,7 +186,7 @@ impl Core {
         state.lines.claim(entry.org);
         let spot = Spot { position: place.0, index, extent };
         let ticket = Ticket { spot, due: entry.due, class: class(entry.kind) };
-        let (lease, _) = state.lease(entry.org, ticket, self.lease_until(self.clock.now()));
+        let (lease, _) = state.lease(entry.org, ticket, self.lease_until(self.clock.steady()));
         Ok(Some(Claim {
             id: ClaimId { position: place.0, index, lease },
             notification: entry.notification,

@@ -105,6 +105,21 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
     )
 }
 
+/// The machine's files, failing as `BUGLER_DISK_FAULTS` says.
+#[cfg(feature = "crash-points")]
+pub(super) fn machine() -> Arc<dyn Disk> {
+    match std::env::var_os("BUGLER_DISK_FAULTS") {
+        Some(orders) => Arc::new(super::faulty::FaultyDisk::new(orders.into())),
+        None => Arc::new(RealDisk),
+    }
+}
+
+/// The machine's files.
+#[cfg(not(feature = "crash-points"))]
+pub(super) fn machine() -> Arc<dyn Disk> {
+    Arc::new(RealDisk)
+}
+
 /// The machine's files.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RealDisk;

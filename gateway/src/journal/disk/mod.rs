@@ -10,6 +10,8 @@ mod core;
 mod dead;
 #[cfg(test)]
 pub(crate) mod drive;
+#[cfg(feature = "crash-points")]
+mod faulty;
 mod index;
 mod legacy;
 mod line;
@@ -29,8 +31,13 @@ mod shortage;
 mod state;
 mod sweep;
 mod timers;
+mod view;
 mod writer;
 
+#[cfg(test)]
+mod claim_tests;
+#[cfg(test)]
+mod retention_tests;
 #[cfg(test)]
 mod tests;
 
@@ -38,9 +45,13 @@ pub use options::{CommitStats, DiskOptions, FsyncPolicy};
 pub use recovery::{OpenError, Recovered};
 pub use retention::Sums;
 pub use segment::SegmentError;
+pub use view::{
+    Damage, IndexFacts, LogView, Logged, LoggedAmendment, LoggedBlock, LoggedSettlement, ViewError,
+    fingerprint,
+};
 
 use self::core::{Core, entry_mark};
-use self::media::{Disk, DiskFile, RealDisk};
+use self::media::DiskFile;
 use self::prepare::Preparer;
 use self::record::encode_append;
 use self::state::BlockMarks;
@@ -91,7 +102,7 @@ impl DiskJournal {
         options: DiskOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let disk = media::machine();
         let opened = recovery::open(&disk, dir, options, clock)?;
         let core = Arc::clone(&opened.core);
         let canceled = core
@@ -122,6 +133,20 @@ impl DiskJournal {
     #[must_use]
     pub fn stats(&self) -> &CommitStats {
         &self.core.stats
+    }
+
+    /// The journal as it is now, to be read while it goes on.
+    ///
+    /// # Errors
+    /// The index could not be read.
+    pub fn view(&self) -> Result<LogView, ViewError> {
+        Ok(LogView::live(&self.core)?)
+    }
+
+    /// Bytes that wait for the disk, and how many may.
+    #[must_use]
+    pub fn buffered(&self) -> (usize, usize) {
+        self.core.inbox.buffered()
     }
 
     /// Why new work is refused for now, although nothing is broken.

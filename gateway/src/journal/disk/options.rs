@@ -29,6 +29,9 @@ pub struct DiskOptions {
     pub keys_ttl: Duration,
     /// Bytes all segments may take; beyond it new work is refused.
     pub disk_bytes_max: u64,
+    /// Unclaimed entries that each shard remembers one by one, 24 bytes each; further ones are read
+    /// from the log again when their turn comes.
+    pub places: usize,
 }
 
 impl Default for DiskOptions {
@@ -42,6 +45,7 @@ impl Default for DiskOptions {
             dead_letter_retention: Duration::from_hours(720),
             keys_ttl: Duration::from_hours(24),
             disk_bytes_max: 20 << 30,
+            places: 1 << 16,
         }
     }
 }
@@ -54,9 +58,31 @@ pub struct CommitStats {
     pub micros: AtomicU64,
     /// Duration of the newest group in microseconds.
     pub last_micros: AtomicU64,
+    /// Moving average of the time of a sync in microseconds; 0 before the first one.
+    sync_micros: AtomicU64,
 }
 
+/// Weight of the newest sync in their moving average: one in so many.
+const SYNC_WEIGHT: u64 = 8;
+
 impl CommitStats {
+    /// The moving average of the time of one sync.
+    #[must_use]
+    pub fn sync(&self) -> Duration {
+        Duration::from_micros(self.sync_micros.load(Ordering::Relaxed))
+    }
+
+    /// Only the writer calls it.
+    pub(super) fn synced(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let before = self.sync_micros.load(Ordering::Relaxed);
+        let average = match before {
+            0 => took,
+            _ => before - before / SYNC_WEIGHT + took / SYNC_WEIGHT,
+        };
+        self.sync_micros.store(average, Ordering::Relaxed);
+    }
+
     pub(super) fn record(&self, took: Duration, blocks: usize) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.groups.fetch_add(1, Ordering::Relaxed);

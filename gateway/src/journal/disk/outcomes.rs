@@ -12,7 +12,7 @@ use redb::{ReadableDatabase, TableDefinition, WriteTransaction};
 use std::collections::BTreeMap;
 
 /// organization 4 | committed at 8 | position 8 → one bit for each final state in the block
-const OUTCOMES: TableDefinition<'_, &[u8], u8> = TableDefinition::new("outcomes");
+pub(super) const OUTCOMES: TableDefinition<'_, &[u8], u8> = TableDefinition::new("outcomes");
 /// Rows looked at for one page, whatever they hold.
 const ROWS_MAX: usize = 8_192;
 

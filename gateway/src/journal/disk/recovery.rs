@@ -100,7 +100,7 @@ pub(super) fn open(
     let segments = Segments::open(Arc::clone(disk), dir)?;
     let index_path = dir.join("index.redb");
     let index_error = |source| OpenError::Index { path: index_path.clone(), source };
-    let file = disk.open(&index_path, Opening::OrNew).map_err(io_error("open", &index_path))?;
+    let (file, made) = index_file(disk.as_ref(), dir, &index_path)?;
     let (shortage, patient) = (Arc::<Shortage>::default(), Arc::new(AtomicBool::new(false)));
     let read = unpanicked(|| {
         let backend =
@@ -114,6 +114,10 @@ pub(super) fn open(
         Ok((index, from, granules))
     });
     let (index, from, granules) = read.map_err(index_error)?;
+    if let Some(made) = made {
+        disk.rename(&made, &index_path).map_err(io_error("rename", &made))?;
+        disk.sync_dir(dir).map_err(io_error("sync", dir))?;
+    }
     let first = segments.all().first().map_or(0, |s| s.base);
     if segments.all().is_empty() {
         segments.adopt(segments.create(0, options.segment_bytes)?);
@@ -121,7 +125,7 @@ pub(super) fn open(
     crash::point(Stage::Recovery);
     drop_unused(&segments)?;
     crash::point(Stage::Recovery);
-    let mut replay = Replay::new(from, options.shards, first, granules);
+    let mut replay = Replay::new(from, &options, first, granules);
     let replayed = unpanicked(|| replay.run(&segments, &index));
     let end = replayed.map_err(|error| match error {
         ReplayError::Segment(error) => OpenError::Segment(error),
@@ -149,6 +153,23 @@ pub(super) fn open(
         recovered: Recovered { cut_bytes: end.cut_bytes, ..recovered },
         lock,
     })
+}
+
+/// The index's file. A new one gets its name once it is whole: half of one would be damage.
+fn index_file(
+    disk: &dyn Disk,
+    dir: &Path,
+    path: &Path,
+) -> Result<(Arc<dyn DiskFile>, Option<PathBuf>), OpenError> {
+    match disk.open(path, Opening::Existing) {
+        Ok(file) => Ok((file, None)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let made = dir.join("index.new");
+            let file = disk.open(&made, Opening::Empty).map_err(io_error("create", &made))?;
+            Ok((file, Some(made)))
+        }
+        Err(error) => Err(io_error("open", path)(error)),
+    }
 }
 
 /// Turns the assertion that redb makes where damage leaves it no way into an error.
@@ -260,12 +281,13 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(from: Start, shards: u16, first: u64, granules: Vec<Granule>) -> Self {
-        let fresh = || (0..shards).map(|_| Shard::default()).collect();
+    fn new(from: Start, options: &DiskOptions, first: u64, granules: Vec<Granule>) -> Self {
+        let places = options.places;
+        let fresh = || (0..options.shards).map(|_| Shard::new(places)).collect();
         let (books, applied, claimed, shards): (_, _, _, Vec<_>) = match from {
             Start::Checkpoint(checkpoint) => {
                 let (books, at) = (checkpoint.books(), checkpoint.position);
-                let shards = checkpoint.shards.into_iter().map(|s| Shard::restore(s, at));
+                let shards = checkpoint.shards.into_iter().map(|s| Shard::restore(s, at, places));
                 (books, at, at, shards.collect())
             }
             Start::Earlier(earlier) => (earlier.books(), earlier.position, first, fresh()),
@@ -414,7 +436,7 @@ impl Replay {
 
 /// True if `rest`, which starts at `position`, holds a whole block that was written after the
 /// log had been synced beyond `position`.
-fn acknowledged_beyond(rest: &[u8], position: u64) -> bool {
+pub(super) fn acknowledged_beyond(rest: &[u8], position: u64) -> bool {
     (8..rest.len().saturating_sub(HEADER_BYTES)).step_by(8).any(|offset| {
         let Some(bytes) = rest.get(offset..) else { return false };
         let found = bytes.starts_with(b"BGLb").then(|| read_block(bytes, position + offset as u64));

@@ -7,7 +7,7 @@ use super::record::{HEADER_BYTES, Record, Records, SettleRecord, read_block};
 use super::segment::Segment;
 use super::state::Place;
 use crate::journal::{Books, Resolution, SettledPlace};
-use crate::model::OrganizationId;
+use crate::model::{FinalState, OrganizationId};
 use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -34,15 +34,21 @@ impl Sums {
     pub(super) fn add_settle(&mut self, settle: &SettleRecord) {
         self.dead_letters += settle.dead.len() as u64;
         for (_, resolution) in &settle.resolved {
-            if let Resolution::Final(state) = resolution
-                && let Some(slot) = self.finals.get_mut(*state as usize)
-            {
-                *slot += 1;
+            if let Resolution::Final(state) = resolution {
+                self.end(*state);
             }
         }
     }
 
-    pub(super) fn add_amend(&mut self, from: crate::model::FinalState, is_reopened: bool) {
+    /// Counts a delivery that ended.
+    pub fn end(&mut self, state: FinalState) {
+        if let Some(count) = self.finals.get_mut(state as usize) {
+            *count += 1;
+        }
+    }
+
+    /// Counts an amendment of a delivery that had ended in `from`.
+    pub fn amend(&mut self, from: FinalState, is_reopened: bool) {
         let slot = from as usize;
         if !is_reopened {
             self.discarded += 1;
@@ -140,7 +146,7 @@ fn sum_up(segment: &Segment) -> std::io::Result<(Carried, Vec<(OrganizationId, S
                 Record::Settle(settle) => settles.push(settle),
                 Record::Amend(amend) => {
                     let sums = carried.sums.entry(amend.org.0).or_default();
-                    sums.add_amend(amend.from, amend.is_reopened);
+                    sums.amend(amend.from, amend.is_reopened);
                 }
                 Record::Entry(_) | Record::Idempotency(_) | Record::Cancel(_) => {}
             }

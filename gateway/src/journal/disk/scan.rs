@@ -23,6 +23,10 @@ impl<'a> Scanner<'a> {
     /// The next block that starts below `until`, in this segment or a later one.
     pub(super) fn next_header(&mut self, until: u64) -> Option<BlockHeader> {
         while self.position < until {
+            if let Some(segment) = self.segments.at(self.position) {
+                // A block may have ended where its segment ends.
+                self.position = self.position.max(segment.base + HEADER_BYTES as u64);
+            }
             if let Some(header) = self.header_here() {
                 self.position += header.block_bytes() as u64;
                 return Some(header);

@@ -22,8 +22,6 @@ use std::time::Duration;
 const STRETCH_BYTES: u64 = 4 << 20;
 /// Bytes read at once.
 const READ_BYTES: usize = 256 << 10;
-/// Entries known as done although nobody came to them, before replaying stops to do that.
-const DONE_MAX: usize = 1 << 16;
 /// Blocks whose entries' sizes are remembered while replaying.
 const MEASURED_MAX: usize = 1024;
 
@@ -55,14 +53,19 @@ impl Bell {
 /// Sweeps until the journal is closed.
 pub(super) fn run(core: &Arc<Core>) {
     while !core.closed.load(Ordering::Acquire) {
-        let mut has_moved = false;
-        for (number, cell) in (0u16..).zip(&core.shards) {
-            has_moved |= core.sweep(ShardId(number), cell);
-        }
-        if !has_moved {
+        if !step(core) {
             core.bell.wait(Duration::from_millis(500));
         }
     }
+}
+
+/// One stretch of each shard; false if nobody moved.
+pub(super) fn step(core: &Core) -> bool {
+    let mut has_moved = false;
+    for (number, cell) in (0u16..).zip(&core.shards) {
+        has_moved |= core.sweep(ShardId(number), cell);
+    }
+    has_moved
 }
 
 impl Core {
@@ -98,10 +101,15 @@ impl Shard {
     /// While replaying a long log: comes to entries that are known as done, so that they need not
     /// be remembered.
     pub(super) fn settle_down(&mut self, segments: &Segments, shard: ShardId) {
-        if self.lines.done_ahead() <= DONE_MAX {
+        let max = self.lines.places_max();
+        if self.lines.done_ahead() <= max {
             return;
         }
-        while self.lines.done_ahead() > DONE_MAX / 2 {
+        loop {
+            self.lines.pass_all();
+            if self.lines.done_ahead() <= max / 2 {
+                return;
+            }
             let Some(from) = self.lines.next_hungry() else { return };
             let stretch = read(segments, shard, from, self.applied_end);
             if !self.take_in(&stretch) {

@@ -17,8 +17,8 @@ struct OnDisk {
 }
 
 fn options() -> DiskOptions {
-    // Small segments, so that every case also rolls.
-    DiskOptions { shards: 2, segment_bytes: 256 << 10, ..DiskOptions::default() }
+    // Small segments and few places, so that every case also rolls and overflows.
+    DiskOptions { shards: 2, segment_bytes: 256 << 10, places: 64, ..DiskOptions::default() }
 }
 
 fn open(dir: &Path, clock: &TestClock) -> Result<DiskJournal, OpenError> {

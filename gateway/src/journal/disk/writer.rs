@@ -80,6 +80,10 @@ impl Inbox {
         Ok(())
     }
 
+    pub(super) fn buffered(&self) -> (usize, usize) {
+        (self.waiting.lock().bytes, INBOX_BYTES_MAX)
+    }
+
     pub(super) fn close(&self) {
         self.waiting.lock().closed = true;
         self.wake.notify_one();
@@ -267,7 +271,6 @@ impl Writer {
         let took = now().saturating_duration_since(started);
         let entries: u32 = planned.iter().map(|block| block.header.entries).sum();
         metrics::committed(entries, took);
-        metrics::commit_waited(took);
         self.core.stats.record(took, planned.len());
         self.publish(planned);
     }
@@ -408,6 +411,8 @@ impl Writer {
         if !due && !force {
             return Ok(());
         }
+        let started = Instant::now();
+        let had_some = !self.unsynced.is_empty();
         for segment in self.unsynced.drain(..) {
             if let Err(error) = segment.sync() {
                 self.core.poison("journal sync failed");
@@ -416,6 +421,9 @@ impl Writer {
             }
         }
         self.last_sync = now;
+        if had_some {
+            self.core.stats.synced(started.elapsed());
+        }
         self.durable = self.position;
         Ok(())
     }

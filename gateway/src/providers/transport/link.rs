@@ -185,7 +185,9 @@ async fn watch(mut pings: PingPong, gauge: &Gauge, limits: &PoolLimits) {
         let patience = if busy { limits.ping_busy } else { limits.ping_idle };
         let wait = patience.saturating_sub(gauge.meter.quiet());
         if !wait.is_zero() && !gauge.is_doubted() {
-            // A notification cuts the wait short: what is waited for has changed.
+            // A notification cuts the wait short: what is waited for has changed. None tells that the
+            // last answer came, so that is looked for.
+            let wait = wait.min(limits.ping_idle);
             timeout(wait, gauge.stirred.notified()).await.ok();
             continue;
         }

@@ -111,6 +111,7 @@ pub struct ShardMetrics {
     entries: Gauge,
     bytes: Gauge,
     timers: Gauge,
+    unreadable: Gauge,
 }
 
 impl ShardMetrics {
@@ -120,7 +121,8 @@ impl ShardMetrics {
         Self {
             entries: gauge!(name::LOG_PENDING_ENTRIES, "shard" => shard.clone()),
             bytes: gauge!(name::LOG_PENDING_BYTES, "shard" => shard.clone()),
-            timers: gauge!(name::LOG_TIMERS, "shard" => shard),
+            timers: gauge!(name::LOG_TIMERS, "shard" => shard.clone()),
+            unreadable: gauge!(name::LOG_UNREADABLE_ENTRIES, "shard" => shard),
         }
     }
 
@@ -130,6 +132,11 @@ impl ShardMetrics {
         self.entries.set(shown(entries));
         self.bytes.set(shown(bytes));
         self.timers.set(shown(timers));
+    }
+
+    /// Sets the number of entries that were found unreadable.
+    pub fn unreadable(&self, entries: u64) {
+        self.unreadable.set(f64::from(u32::try_from(entries).unwrap_or(u32::MAX)));
     }
 }
 

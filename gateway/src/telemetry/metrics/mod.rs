@@ -110,6 +110,9 @@ const REQUEST_REFUSALS: &[&str] = &[
     "timeout",
     "internal",
 ];
+/// Ranks of [`admission`]'s shares.
+const SHARE_RANKS: [&str; 5] = ["1", "2", "3", "4", "5"];
+
 impl Process {
     fn new() -> Self {
         let refused = |reason| counter!(name::HTTP_REFUSED_TOTAL, "reason" => reason);
@@ -123,7 +126,7 @@ impl Process {
             connections_refused: Labeled::new(CONNECTION_REFUSALS, closed),
             accept_errors: counter!(name::HTTP_ACCEPT_ERRORS_TOTAL),
             refused: Labeled::new(REQUEST_REFUSALS, refused),
-            commit_duration: histogram!(name::LOG_COMMIT_DURATION_SECONDS),
+            commit_duration: histogram!(name::COMMIT_WAIT_SECONDS),
             commit_entries: histogram!(name::LOG_COMMIT_ENTRIES),
             fsync_duration: histogram!(name::LOG_FSYNC_DURATION_SECONDS),
             bulk_lines: histogram!(name::BULK_LINES),
@@ -197,6 +200,19 @@ pub fn committed(entries: u32, fsync: Duration) {
         p.commit_entries.record(entries);
         p.fsync_duration.record(fsync);
     });
+}
+
+/// A request of `class` was refused for `reason`: `overload`, `backlog`, `disk` or `rate`.
+pub fn admission_refused(reason: &'static str, class: &'static str) {
+    counter!(name::ADMISSION_REFUSED_TOTAL, "reason" => reason, "class" => class).increment(1);
+}
+
+/// The drop level, and the largest shares of the last second's bytes, largest first.
+pub fn admission(level: u32, shares: &[f64]) {
+    gauge!(name::ADMISSION_LEVEL).set(f64::from(level));
+    for (rank, label) in SHARE_RANKS.into_iter().enumerate() {
+        gauge!(name::ORG_SHARE, "rank" => label).set(shares.get(rank).copied().unwrap_or(0.0));
+    }
 }
 
 /// A bulk request had `lines` lines.

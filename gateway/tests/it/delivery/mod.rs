@@ -1,5 +1,6 @@
 //! Deliveries seen from the providers' side and in the timeline.
 
+mod again;
 mod hung;
 mod inbox;
 mod mail;

@@ -109,6 +109,16 @@ impl Home {
         Gateway::start(self.serve()).await
     }
 
+    /// As `attempt`, with these variables in its environment.
+    pub(crate) async fn attempt_with(
+        &self,
+        variables: &[(&str, &str)],
+    ) -> Result<Gateway, Failure> {
+        let mut command = self.serve();
+        command.envs(variables.iter().copied());
+        Gateway::start(command).await
+    }
+
     /// A token of an organization, from the command line.
     pub(crate) async fn token(&self, organization: i32) -> String {
         self.mint(&["--org", &organization.to_string()]).await
@@ -161,7 +171,8 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    async fn start(mut command: Command) -> Result<Self, Failure> {
+    /// Starts `command`, which serves, and waits until it is ready or has ended.
+    pub(crate) async fn start(mut command: Command) -> Result<Self, Failure> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary can be started");
         let log = Arc::<Mutex<Vec<String>>>::default();

@@ -144,7 +144,7 @@ async fn wrong_certificates_are_refused_with_their_reason_and_no_request() {
             (expired, "expired"),
             (early, "notvalidyet|not valid yet"),
             (other, "notvalidforname|not valid for name"),
-            (stranger, "unknownissuer|unknown issuer"),
+            (stranger, "unknownissuer|unknown issuer|badsignature"),
         ];
         for (config, words) in cases {
             let server = Server::start(Some(config), speak, |_, _| Act::status(200)).await;

@@ -1,0 +1,83 @@
+//! Tries: a batch at its provider, and what is done with results as they come in.
+
+use crate::crash::{self, Stage};
+use crate::dispatch::counters;
+use crate::dispatch::finish::{self, Ended, Finisher};
+use crate::dispatch::line::{Channel, Going, Line};
+use crate::lifecycle::{Caught, report_panic};
+use crate::model::{Attempt, Outcome};
+use parking_lot::Mutex;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Ended tries settled together.
+const ENDED_MAX: usize = 256;
+
+/// Sends one batch; a provider that panics has told nothing of what it did not report.
+pub(super) async fn send(line: Arc<Line>, channel: Arc<Channel>, batch: Vec<Going>) {
+    let mut deliveries = Vec::with_capacity(batch.len());
+    let mut rest = Vec::with_capacity(batch.len());
+    for going in batch {
+        deliveries.push(finish::merged(&going.queued.delivery, &going.merged));
+        rest.push(Mutex::new(Some(going)));
+        channel.metrics.started();
+    }
+    let report = |index: usize, attempt: Attempt| {
+        let going = rest.get(index).and_then(|slot| slot.lock().take());
+        let Some(Going { queued, merged, ticket, slot }) = going else { return };
+        channel.metrics.ended(counters::word(&attempt), attempt.elapsed);
+        let ended = Ended { queued, merged, ticket, slot, attempt };
+        // There is room for every slot.
+        if line.results.try_send(ended).is_err() {
+            tracing::debug!("a result came after the dispatcher stopped; it is sent again");
+        }
+    };
+    let sending = channel.provider.send(&deliveries, &report);
+    let cause = match Caught::new(crash::midway(Stage::HalfSent, sending)).await {
+        Ok(()) => "not_reported",
+        Err(panic) => {
+            report_panic("provider", panic.as_ref());
+            finish::PANICKED
+        }
+    };
+    for index in 0..rest.len() {
+        // The provider broke its promise to report; the receiver may have it.
+        report(index, unreported(cause));
+    }
+}
+
+fn unreported(cause: &'static str) -> Attempt {
+    Attempt {
+        outcome: Outcome::Unknown { cause },
+        status: None,
+        reason: None,
+        provider_id: None,
+        elapsed: Duration::ZERO,
+    }
+}
+
+/// Settles ended tries until the line is gone.
+pub(super) async fn finish_all(
+    line: Weak<Line>,
+    finisher: Finisher,
+    mut from: mpsc::Receiver<Ended>,
+) {
+    loop {
+        match Caught::new(finish_some(&line, &finisher, &mut from)).await {
+            Ok(()) => return,
+            // What it was about is sent again after a restart.
+            Err(panic) => report_panic("finishing", panic.as_ref()),
+        }
+    }
+}
+
+async fn finish_some(line: &Weak<Line>, finisher: &Finisher, from: &mut mpsc::Receiver<Ended>) {
+    let mut batch = Vec::with_capacity(ENDED_MAX);
+    while from.recv_many(&mut batch, ENDED_MAX).await > 0 {
+        let Some(line) = line.upgrade() else { return };
+        let judged: Vec<_> = batch.drain(..).map(|ended| finisher.judge(ended)).collect();
+        line.ended(&judged);
+        finisher.settle(judged).await;
+    }
+}

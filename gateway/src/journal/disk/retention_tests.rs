@@ -1,0 +1,118 @@
+//! Whole segments go, and with them what led to them; what is left of the books still adds up.
+
+use super::*;
+use crate::clock::TestClock;
+use crate::journal::{Entry, EntryKind, Resolution, SettledQuery, Settlement, Unlimited};
+use crate::model::FinalState;
+use std::time::Duration;
+use uuid::Uuid;
+
+const ORG: OrganizationId = OrganizationId(7);
+
+async fn send_and_settle(journal: &DiskJournal, bytes: usize) {
+    let entry = Entry {
+        notification: NotificationId(Uuid::now_v7()),
+        org: ORG,
+        kind: EntryKind::Root,
+        due: Millis(0),
+        payload: Bytes::from(vec![1; bytes]),
+    };
+    let append = Append { entries: vec![entry], idempotency: Vec::new() };
+    journal.append(ShardId(0), append).expect("accepted").await.expect("durable");
+    let claims = journal.claim(ShardId(0), 1, &Unlimited).await.expect("claims");
+    let settled = claims.iter().map(|claim| Settlement {
+        claim: claim.id,
+        notification: claim.notification,
+        org: ORG,
+        resolved: vec![(
+            DeliveryId::derive(claim.notification, "t"),
+            Resolution::Final(FinalState::Dead),
+        )],
+        events: vec![Bytes::from_static(b"event")],
+        follow_ups: Vec::new(),
+        dead: vec![(DeliveryId::derive(claim.notification, "t"), Bytes::from_static(b"copy"))],
+        done: true,
+    });
+    let settled = settled.collect();
+    journal.settle(ShardId(0), settled).expect("accepted").await.expect("durable");
+}
+
+fn all() -> SettledQuery {
+    let (from, to) = (Millis(0), Millis(u64::MAX));
+    SettledQuery { org: ORG, from, to, states: 0b11_1111, before: None }
+}
+
+async fn outcomes(journal: &DiskJournal) -> usize {
+    let page = journal.settled(all(), 1_000).await.expect("readable");
+    page.blocks.iter().flat_map(|b| &b.settled).map(|s| s.finals.len()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_and_books_stay_right_across_segments_that_go() {
+    const EACH: usize = 12;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let clock = TestClock::at(Millis(1_700_000_000_000));
+    let options = DiskOptions { shards: 1, segment_bytes: 256 << 10, ..DiskOptions::default() };
+    let journal = DiskJournal::open(dir.path(), options.clone(), Arc::new(clock.clone()));
+    let journal = journal.expect("opens");
+    for _ in 0..EACH {
+        send_and_settle(&journal, 64 << 10).await;
+    }
+    clock.advance(options.retention + Duration::from_secs(1));
+    for _ in 0..EACH {
+        send_and_settle(&journal, 64 << 10).await;
+    }
+    let books = journal.books();
+    journal.close().await;
+    drop(journal);
+
+    let journal = DiskJournal::open(dir.path(), options.clone(), Arc::new(clock.clone()));
+    let journal = journal.expect("opens again");
+    assert_eq!(outcomes(&journal).await, 2 * EACH);
+    let before = journal.core.segments.all().len();
+    projector::retain(&journal.core).expect("retention runs");
+    let left = journal.core.segments.all().len();
+    assert!(left < before && left > 0, "{before} segments, then {left}");
+
+    // What is listed is what is there, and what is gone is in the sums.
+    let view = journal.view().expect("a snapshot");
+    let facts = view.facts().expect("readable").expect("an index");
+    let carried = facts.carried[&ORG];
+    let mut there = 0u64;
+    let damages = view.scan(&mut |block| {
+        for record in block.records {
+            if let Logged::Settlement(settlement) = record {
+                there += settlement.resolved.len() as u64;
+            }
+        }
+    });
+    assert_eq!(damages.expect("readable"), []);
+    assert_eq!(outcomes(&journal).await as u64, there);
+    let gone = carried.books().expect("whole numbers");
+    assert!(gone.accepted > 0 && gone.finals[5] > 0, "{gone:?}");
+    assert_eq!(gone.finals[5] + there, books.finals[5]);
+
+    // Dead letters are kept longer than the log.
+    let page = journal.dead_of(ORG, None, 1_000).await.expect("readable");
+    assert_eq!(page.rows.len(), 2 * EACH);
+    assert_eq!(journal.dead_kept().await, Ok(2 * EACH as u64));
+    clock.advance(options.dead_letter_retention);
+    projector::retain(&journal.core).expect("retention runs");
+    let facts = journal.view().expect("a snapshot").facts().expect("readable").expect("an index");
+    assert_eq!((facts.dead_kept, facts.dead_dropped), (0, 2 * EACH as u64));
+    journal.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_request_at_a_time_amends_a_delivery() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let clock = TestClock::at(Millis(1_700_000_000_000));
+    let options = DiskOptions { shards: 1, ..DiskOptions::default() };
+    let journal = DiskJournal::open(dir.path(), options, Arc::new(clock)).expect("opens");
+    let delivery = DeliveryId::derive(NotificationId(Uuid::now_v7()), "t");
+    let held = journal.reserve(delivery).expect("nobody has it");
+    assert!(journal.reserve(delivery).is_none());
+    drop(held);
+    assert!(journal.reserve(delivery).is_some());
+    journal.close().await;
+}

@@ -1,0 +1,474 @@
+//! The whole log and its index as they are at one instant, to be read and never changed.
+//!
+//! Of a running journal it is a snapshot: the files as they are open, and one transaction of the
+//! index. Of a stopped one it opens everything for reading; an index that would have to be
+//! repaired first is repaired in a copy elsewhere.
+
+use super::core::Core;
+use super::dead;
+use super::index::{APPLIED, EVENTS, IndexError, META, read_checkpoint, split_u64};
+use super::outcomes::OUTCOMES;
+use super::record::{
+    AmendRecord, HEADER_BYTES, Record, Records, SettleRecord, read_block, read_header,
+    read_segment_header,
+};
+use super::recovery::acknowledged_beyond;
+use super::retention::{Sums, carried};
+use super::segment::Segment;
+use super::state::{Place, is_timer};
+use super::timers::{TIMERS, read_timer_key};
+use crate::journal::Resolution;
+use crate::journal::{Books, Entry};
+use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId};
+use bytes::Bytes;
+use redb::{Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, ReadableTable};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Why a data directory cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    #[error(
+        "{} is in use by a running gateway: stop it, or ask it with --url and its operator's port",
+        dir.display()
+    )]
+    InUse { dir: PathBuf },
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the journal's index cannot be read")]
+    Index(#[from] IndexError),
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ViewError {
+    let path = path.to_path_buf();
+    move |source| ViewError::Io { action, path, source }
+}
+
+/// A settlement as logged.
+#[derive(Clone, Debug)]
+pub struct LoggedSettlement {
+    /// The entry it is about.
+    pub entry: Place,
+    pub is_timer: bool,
+    pub done: bool,
+    pub notification: NotificationId,
+    pub org: OrganizationId,
+    pub resolved: Vec<(DeliveryId, Resolution)>,
+    pub events: Vec<Bytes>,
+    pub dead: u64,
+}
+
+/// An amendment as logged.
+#[derive(Clone, Copy, Debug)]
+pub struct LoggedAmendment {
+    pub delivery: DeliveryId,
+    pub notification: NotificationId,
+    pub org: OrganizationId,
+    pub from: FinalState,
+    pub is_reopened: bool,
+}
+
+/// One record of the log.
+#[derive(Clone, Debug)]
+pub enum Logged {
+    /// An entry, and whether it waited for a time.
+    Entry(Entry, bool),
+    Settlement(LoggedSettlement),
+    Amendment(LoggedAmendment),
+    Cancellation(NotificationId),
+}
+
+/// One block of the log, with where it is.
+#[derive(Clone, Debug)]
+pub struct LoggedBlock {
+    pub file: PathBuf,
+    pub byte: u64,
+    pub position: u64,
+    pub at: Millis,
+    pub records: Vec<Logged>,
+}
+
+/// Bytes that are no block and should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub file: PathBuf,
+    pub byte: u64,
+    pub what: &'static str,
+}
+
+/// What the index says, for comparison with the log.
+#[derive(Debug, Default)]
+pub struct IndexFacts {
+    /// The books as of the last checkpoint, and its position.
+    pub checkpoint: Option<(u64, Books)>,
+    /// Position of the last block whose rows are in.
+    pub applied: Option<u64>,
+    pub dead_kept: u64,
+    pub dead_dropped: u64,
+    /// What dropped segments held, by organization.
+    pub carried: BTreeMap<OrganizationId, Sums>,
+    /// Entries here that were settled by segments dropped since.
+    pub settled: Vec<Place>,
+    /// By base of the segment: rows of timelines, and their fingerprint.
+    pub events: BTreeMap<u64, (u64, u64)>,
+    /// By base of the segment: rows of outcomes.
+    pub outcomes: BTreeMap<u64, u64>,
+}
+
+/// Where a row came from, as a number that can be added up.
+#[must_use]
+pub fn fingerprint(notification: NotificationId, position: u64) -> u64 {
+    let (high, low) = notification.0.as_u64_pair();
+    let mixed =
+        (high ^ low.rotate_left(17) ^ position.rotate_left(31)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 29)
+}
+
+#[derive(Debug)]
+enum Bytestream {
+    Live(Arc<Segment>),
+    Stopped(File),
+}
+
+#[derive(Debug)]
+struct ViewedSegment {
+    base: u64,
+    capacity: u64,
+    path: PathBuf,
+    bytes: Bytestream,
+}
+
+impl ViewedSegment {
+    fn read(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        match &self.bytes {
+            Bytestream::Live(segment) => segment.read(position, buffer),
+            Bytestream::Stopped(file) => {
+                let mut read = 0;
+                while read < buffer.len() {
+                    let at = position - self.base + read as u64;
+                    match file.read_at(&mut buffer[read..], at) {
+                        Ok(0) => break,
+                        Ok(n) => read += n,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(read)
+            }
+        }
+    }
+}
+
+/// A copy of an index, removed with it.
+#[derive(Debug)]
+struct Copied(PathBuf);
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        // A leftover in the temporary directory is all that can come of it.
+        fs::remove_file(&self.0).ok();
+    }
+}
+
+/// A journal as it is at one instant.
+#[derive(Debug)]
+pub struct LogView {
+    segments: Vec<ViewedSegment>,
+    index: Option<ReadTransaction>,
+    /// Of a running journal: nothing behind this position is looked at.
+    until: Option<u64>,
+    _lock: Option<File>,
+    _copied: Option<Copied>,
+}
+
+impl LogView {
+    /// Opens the journal in `dir` for reading. Changes nothing in it.
+    ///
+    /// # Errors
+    /// A gateway runs on it, or a file cannot be opened.
+    pub fn open(dir: &Path) -> Result<Self, ViewError> {
+        let lock_path = dir.join("LOCK");
+        let lock = match File::open(&lock_path) {
+            Ok(lock) => Some(lock),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(io_error("open", &lock_path)(error)),
+        };
+        if lock.as_ref().is_some_and(|lock| lock.try_lock_shared().is_err()) {
+            return Err(ViewError::InUse { dir: dir.to_path_buf() });
+        }
+        let mut segments = Vec::new();
+        for found in fs::read_dir(dir).map_err(io_error("list", dir))? {
+            let path = found.map_err(io_error("list", dir))?.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                segments.push(open_segment(path)?);
+            }
+        }
+        segments.sort_by_key(|segment| segment.base);
+        let (index, copied) = open_index(&dir.join("index.redb"))?;
+        Ok(Self { segments, index, until: None, _lock: lock, _copied: copied })
+    }
+
+    /// A running journal as it is now.
+    pub(super) fn live(core: &Core) -> Result<Self, IndexError> {
+        // The index first: what it shows is in the log, which only grows.
+        let index = core.index.database.begin_read()?;
+        let segments = core.segments.all().into_iter().map(|segment| ViewedSegment {
+            base: segment.base,
+            capacity: segment.capacity,
+            path: segment.path.clone(),
+            bytes: Bytestream::Live(segment),
+        });
+        let segments: Vec<_> = segments.collect();
+        let until = applied(&index)?.unwrap_or(0);
+        Ok(Self { segments, index: Some(index), until: Some(until), _lock: None, _copied: None })
+    }
+
+    /// Bytes of all segments.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.capacity).sum()
+    }
+
+    /// The base of the segment that holds a position.
+    #[must_use]
+    pub fn segment_of(&self, position: u64) -> Option<u64> {
+        let after = self.segments.partition_point(|segment| segment.base <= position);
+        let segment = self.segments.get(after.checked_sub(1)?)?;
+        (position < segment.base + segment.capacity).then_some(segment.base)
+    }
+
+    /// The file of the segment with this base.
+    #[must_use]
+    pub fn file(&self, base: u64) -> Option<&Path> {
+        self.segments.iter().find(|segment| segment.base == base).map(|s| s.path.as_path())
+    }
+
+    /// Reads the log from its first block to its last; answers what is no block and should be.
+    ///
+    /// # Errors
+    /// A file could not be read.
+    pub fn scan(&self, visit: &mut dyn FnMut(LoggedBlock)) -> Result<Vec<Damage>, ViewError> {
+        let mut damages = Vec::new();
+        for (number, segment) in self.segments.iter().enumerate() {
+            let is_last = number + 1 == self.segments.len();
+            self.scan_segment(segment, is_last, visit, &mut damages)?;
+        }
+        Ok(damages)
+    }
+
+    fn scan_segment(
+        &self,
+        segment: &ViewedSegment,
+        is_last: bool,
+        visit: &mut dyn FnMut(LoggedBlock),
+        damages: &mut Vec<Damage>,
+    ) -> Result<(), ViewError> {
+        let mut position = segment.base + HEADER_BYTES as u64;
+        let end = segment.base + segment.capacity;
+        let mut buffer = Vec::new();
+        while position + (HEADER_BYTES as u64) <= end {
+            if self.until.is_some_and(|until| position > until) {
+                return Ok(());
+            }
+            match self.block(segment, position, &mut buffer)? {
+                Ok((block, bytes)) => {
+                    visit(block);
+                    position += bytes as u64;
+                }
+                Err(what) => {
+                    // What follows says whether this was ever acknowledged.
+                    let rest = usize::try_from(end - position).unwrap_or(usize::MAX);
+                    buffer.resize(rest, 0);
+                    let read = segment.read(position, &mut buffer);
+                    let read = read.map_err(io_error("read", &segment.path))?;
+                    buffer.truncate(read);
+                    let is_empty = buffer.iter().all(|byte| *byte == 0);
+                    let is_torn = is_last && !acknowledged_beyond(&buffer, position);
+                    if is_empty || is_torn && self.until.is_none() {
+                        return Ok(());
+                    }
+                    let byte = position - segment.base;
+                    damages.push(Damage { file: segment.path.clone(), byte, what });
+                    let Some(next) = next_block(&buffer, position) else { return Ok(()) };
+                    position = next;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn block(
+        &self,
+        segment: &ViewedSegment,
+        position: u64,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Result<(LoggedBlock, usize), &'static str>, ViewError> {
+        buffer.resize(HEADER_BYTES, 0);
+        let read = segment.read(position, buffer).map_err(io_error("read", &segment.path))?;
+        let header = read_header(buffer.get(..read).unwrap_or_default(), position);
+        let Ok(header) = header else { return Ok(Err("no block header")) };
+        let capacity = usize::try_from(segment.capacity).unwrap_or(usize::MAX);
+        buffer.resize(header.block_bytes().min(capacity), 0);
+        let read = segment.read(position, buffer).map_err(io_error("read", &segment.path))?;
+        buffer.truncate(read);
+        let Ok((header, payload)) = read_block(buffer, position) else {
+            return Ok(Err("the checksum differs"));
+        };
+        let mut records = Vec::new();
+        for record in Records::new(Bytes::copy_from_slice(payload)) {
+            let Some(record) = record else {
+                return Ok(Err("a record this version does not know"));
+            };
+            records.extend(logged(record, header.committed_at));
+        }
+        let block = LoggedBlock {
+            file: segment.path.clone(),
+            byte: position - segment.base,
+            position,
+            at: header.committed_at,
+            records,
+        };
+        Ok(Ok((block, header.block_bytes())))
+    }
+
+    /// What the index says; nothing without one.
+    ///
+    /// # Errors
+    /// The index could not be read.
+    pub fn facts(&self) -> Result<Option<IndexFacts>, ViewError> {
+        let Some(index) = &self.index else { return Ok(None) };
+        Ok(Some(self.read_facts(index)?))
+    }
+
+    fn read_facts(&self, index: &ReadTransaction) -> Result<IndexFacts, IndexError> {
+        let is_stored = |base| self.segments.iter().any(|segment| segment.base == base);
+        let kept = carried(index, is_stored)?;
+        let (dead_kept, dead_dropped) = dead::counts(index)?;
+        let mut facts = IndexFacts {
+            checkpoint: read_checkpoint(index)?.map(|c| (c.position, c.books())),
+            applied: applied(index)?,
+            dead_kept,
+            dead_dropped,
+            carried: kept.sums.into_iter().map(|(org, s)| (OrganizationId(org), s)).collect(),
+            settled: kept.settled,
+            ..IndexFacts::default()
+        };
+        for row in index.open_table(EVENTS)?.iter()? {
+            let (key, _) = row?;
+            let Some((id, mut rest)) = key.value().split_first_chunk::<16>() else { continue };
+            let Some(position) = split_u64(&mut rest) else { continue };
+            let Some(base) = self.segment_of(position) else { continue };
+            let id = NotificationId(uuid::Uuid::from_bytes(*id));
+            let sum = facts.events.entry(base).or_default();
+            sum.0 += 1;
+            sum.1 = sum.1.wrapping_add(fingerprint(id, position));
+        }
+        for row in index.open_table(OUTCOMES)?.iter()? {
+            let (key, _) = row?;
+            let position = key.value().get(12..).and_then(|mut rest| split_u64(&mut rest));
+            let base = position.and_then(|position| self.segment_of(position));
+            if let Some(base) = base {
+                *facts.outcomes.entry(base).or_default() += 1;
+            }
+        }
+        Ok(facts)
+    }
+
+    /// Every waiting entry the index knows.
+    ///
+    /// # Errors
+    /// The index could not be read.
+    pub fn timers(&self, visit: &mut dyn FnMut(Place)) -> Result<(), ViewError> {
+        let Some(index) = &self.index else { return Ok(()) };
+        let table = index.open_table(TIMERS).map_err(IndexError::from)?;
+        for row in table.iter().map_err(IndexError::from)? {
+            let (key, _) = row.map_err(IndexError::from)?;
+            if let Some((_, _, _, place)) = read_timer_key(key.value()) {
+                visit(place);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn applied(index: &ReadTransaction) -> Result<Option<u64>, IndexError> {
+    let stored = index.open_table(META)?.get(APPLIED)?;
+    Ok(stored.and_then(|position| split_u64(&mut position.value())))
+}
+
+/// Where the next whole block begins in `rest`, which starts at `position` and has none there.
+fn next_block(rest: &[u8], position: u64) -> Option<u64> {
+    (8..rest.len().saturating_sub(HEADER_BYTES)).step_by(8).find_map(|offset| {
+        let bytes = rest.get(offset..).filter(|bytes| bytes.starts_with(b"BGLb"))?;
+        let at = position + offset as u64;
+        read_block(bytes, at).is_ok().then_some(at)
+    })
+}
+
+fn logged(record: Record, committed_at: Millis) -> Option<Logged> {
+    match record {
+        Record::Entry(entry) => {
+            let is_timer = is_timer(entry.due, committed_at);
+            Some(Logged::Entry(entry, is_timer))
+        }
+        Record::Settle(settle) => {
+            let SettleRecord { position, index, due, done, notification, org, .. } = settle;
+            Some(Logged::Settlement(LoggedSettlement {
+                entry: (position, index),
+                is_timer: due != Millis(0),
+                done,
+                notification,
+                org,
+                resolved: settle.resolved,
+                events: settle.events,
+                dead: settle.dead.len() as u64,
+            }))
+        }
+        Record::Amend(amend) => {
+            let AmendRecord { delivery, notification, org, from, is_reopened, .. } = amend;
+            let amendment = LoggedAmendment { delivery, notification, org, from, is_reopened };
+            Some(Logged::Amendment(amendment))
+        }
+        Record::Cancel(cancel) => Some(Logged::Cancellation(cancel.notification)),
+        Record::Idempotency(_) => None,
+    }
+}
+
+fn open_segment(path: PathBuf) -> Result<ViewedSegment, ViewError> {
+    let file = File::open(&path).map_err(io_error("open", &path))?;
+    let mut head = [0; HEADER_BYTES];
+    let read = file.read_at(&mut head, 0).map_err(io_error("read", &path))?;
+    let header = head.get(..read).and_then(read_segment_header);
+    let (base, capacity) = header.ok_or_else(|| {
+        let why = "the segment header, bytes 0 to 63, is unreadable";
+        io_error("read", &path)(io::Error::new(io::ErrorKind::InvalidData, why))
+    })?;
+    Ok(ViewedSegment { base, capacity, path, bytes: Bytestream::Stopped(file) })
+}
+
+fn open_index(path: &Path) -> Result<(Option<ReadTransaction>, Option<Copied>), ViewError> {
+    if !path.exists() {
+        return Ok((None, None));
+    }
+    let opened = ReadOnlyDatabase::open(path).map_err(IndexError::from);
+    let read = opened.and_then(|index| Ok(index.begin_read()?));
+    if let Ok(index) = read {
+        return Ok((Some(index), None));
+    }
+    // After a crash it has to be repaired, and only a copy may be.
+    let name = format!("bugler-audit-{}-{}.redb", std::process::id(), uuid::Uuid::now_v7());
+    let copied = Copied(std::env::temp_dir().join(name));
+    fs::copy(path, &copied.0).map_err(io_error("copy", path))?;
+    let index = Database::create(&copied.0).map_err(IndexError::from)?;
+    let index = index.begin_read().map_err(IndexError::from)?;
+    Ok((Some(index), Some(copied)))
+}

@@ -1,0 +1,204 @@
+//! Death at an exact stage: what a caller was told holds, and nothing is there in halves.
+//!
+//! One notification at a time, so that every row is exact: who was told what, what is stored, and
+//! how often a provider got it.
+
+use std::os::unix::process::ExitStatusExt;
+
+use bugler_loadtest::twins::TwinSet;
+
+use crate::support::client::{Ask, Protocol, Reply};
+use crate::support::gateway::{Gateway, Home};
+use crate::support::world::{self, add_device, apns_token};
+
+const NATIVE: &str = "/bugler/v1/notifications";
+/// `SIGABRT`: nothing was unwound or flushed.
+const ABORTED: i32 = 6;
+const SENT: usize = 4;
+
+struct Scene {
+    twins: TwinSet,
+    home: Home,
+    token: String,
+}
+
+/// What a caller knows of one notification.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Accepted(String),
+    Nothing,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let twins = world::twins().await;
+        let mut directory = world::directory();
+        add_device(&mut directory, 101, "apns", &apns_token(1));
+        let home = world::home(&twins, directory).set("store.segment=1MiB");
+        let token = home.token(101).await;
+        Self { twins, home, token }
+    }
+
+    /// A gateway that dies at `point`, or has died before it was ready.
+    async fn doomed(&self, point: &str) -> Option<Gateway> {
+        self.home.attempt_with(&[("BUGLER_CRASH", point)]).await.ok()
+    }
+
+    fn ask(&self, number: usize) -> Ask {
+        let body = format!(r#"{{"to":{{"users":[101]}},"title":"n {number}"}}"#);
+        Ask::post(NATIVE).bearer(&self.token).json(body).key(&format!("key-{number}"))
+    }
+
+    /// Sends until the gateway is dead; the last caller, or nobody, hears nothing.
+    async fn send(&self, gateway: &mut Gateway) -> Vec<Told> {
+        let mut told = Vec::new();
+        for number in 0..SENT {
+            let asked = self.ask(number).exchange(Protocol::Http1, gateway.api).await;
+            match asked {
+                Ok(reply) => {
+                    assert_eq!(reply.status, 201, "{}", reply.text());
+                    told.push(Told::Accepted(reply.id()));
+                }
+                Err(_) => {
+                    told.push(Told::Nothing);
+                    break;
+                }
+            }
+        }
+        let ended = gateway.ended().await;
+        assert_eq!(ended.signal(), Some(ABORTED), "{ended:?}");
+        told
+    }
+
+    /// How often the provider got each of `ids`, and under how many ids of its own.
+    fn received(&self, id: &str) -> (usize, usize) {
+        let receipts = self.twins.receipts();
+        let of_it: Vec<_> = receipts
+            .iter()
+            .filter(|r| r.notification.as_deref().is_some_and(|found| found == id))
+            .collect();
+        let mut provider_ids: Vec<_> = of_it.iter().map(|r| r.key.clone()).collect();
+        provider_ids.sort();
+        provider_ids.dedup();
+        (of_it.len(), provider_ids.len())
+    }
+}
+
+/// Dies at `point`, starts again, asks again with the same keys.
+async fn row(point: &str) -> (Scene, Vec<Told>, Vec<Reply>) {
+    let scene = Scene::new().await;
+    let mut gateway = scene.doomed(point).await.expect("it becomes ready");
+    let told = scene.send(&mut gateway).await;
+    drop(gateway);
+    let gateway = scene.home.start().await;
+    let mut again = Vec::new();
+    for number in 0..told.len() {
+        again.push(gateway.ask(&scene.ask(number)).await);
+    }
+    for (told, again) in told.iter().zip(&again) {
+        assert_eq!(again.status, 201, "{}", again.text());
+        let timeline = gateway.done(&scene.token, &again.id()).await;
+        assert_eq!(timeline["deliveries"].as_array().map_or(0, Vec::len), 1, "{timeline}");
+        if let Told::Accepted(id) = told {
+            assert_eq!(*id, again.id(), "{point}: what was accepted is there under its key");
+            assert_eq!(again.header("idempotent-replayed"), Some("true"));
+        }
+    }
+    (scene, told, again)
+}
+
+/// True if the last of them, whose caller heard nothing, was stored all the same.
+fn was_stored(again: &[Reply]) -> bool {
+    again.last().and_then(|reply| reply.header("idempotent-replayed")).is_some()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_the_append_nothing_is_stored() {
+    let (_, told, again) = row("C1:3").await;
+    assert_eq!((told.len(), told.last()), (3, Some(&Told::Nothing)));
+    assert!(!was_stored(&again));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn between_write_and_sync_it_is_there_whole_or_not_at_all() {
+    let (_, told, _) = row("C2:3").await;
+    assert_eq!((told.len(), told.last()), (3, Some(&Told::Nothing)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_the_sync_it_is_stored_although_nobody_was_told() {
+    let (_, told, again) = row("C3:3").await;
+    assert_eq!((told.len(), told.last()), (3, Some(&Told::Nothing)));
+    assert!(was_stored(&again), "the key answers as for the first request");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_the_attempt_every_stage_sends_once_after_the_restart() {
+    for point in ["C4:3", "C5:3", "C6:3"] {
+        let (_, told, again) = row(point).await;
+        assert!(told.len() >= 3, "{point}: {told:?}");
+        assert!(told.last() == Some(&Told::Nothing) || was_stored(&again), "{point}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_was_under_way_is_repeated_at_most_once_under_its_id() {
+    for point in ["C7:2", "C8:2", "C9:2"] {
+        let (scene, _, again) = row(point).await;
+        let counts: Vec<_> = again.iter().map(|reply| scene.received(&reply.id())).collect();
+        let repeats: usize = counts.iter().map(|(times, _)| times.saturating_sub(1)).sum();
+        assert!(repeats <= 2, "{point}: {counts:?}");
+        assert!(counts.iter().all(|(times, ids)| *times >= 1 && *ids == 1), "{point}: {counts:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_step_of_a_roll_leaves_the_old_segments_or_the_new_ones() {
+    let scene = Scene::new().await;
+    scene.home.start().await.kill();
+    let mut accepted = Vec::new();
+    // A start makes one segment ahead; what is sent fills one and asks for the next.
+    for step in 1..=20 {
+        let Some(mut gateway) = scene.doomed(&format!("C10:{step}")).await else { continue };
+        let filler = "x".repeat(60_000);
+        loop {
+            let data =
+                format!(r#"{{"to":{{"users":[103]}},"title":"t","data":{{"f":"{filler}"}}}}"#);
+            let ask = Ask::post(NATIVE).bearer(&scene.token).json(data);
+            match ask.exchange(Protocol::Http1, gateway.api).await {
+                Ok(reply) if reply.status == 201 => accepted.push(reply.id()),
+                Ok(reply) => unreachable!("{}", reply.text()),
+                Err(_) => break,
+            }
+        }
+        assert_eq!(gateway.ended().await.signal(), Some(ABORTED), "step {step}");
+    }
+    assert!(!accepted.is_empty());
+    let gateway = scene.home.start().await;
+    for id in &accepted {
+        gateway.done(&scene.token, id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_that_dies_again_and_again_changes_nothing() {
+    let scene = Scene::new().await;
+    let gateway = scene.home.start().await;
+    let mut ids = Vec::new();
+    for number in 0..SENT {
+        ids.push(gateway.ask(&scene.ask(number)).await.id());
+    }
+    gateway.drained().await;
+    gateway.kill();
+    for step in 1..=10 {
+        // Later steps may not come: then it is ready, and is killed.
+        if let Some(gateway) = scene.doomed(&format!("C12:{step}")).await {
+            gateway.kill();
+        }
+    }
+    let gateway = scene.home.start().await;
+    for id in &ids {
+        assert_eq!(gateway.timeline(&scene.token, id).await["state"], "done");
+        assert_eq!(scene.received(id), (1, 1));
+    }
+}
