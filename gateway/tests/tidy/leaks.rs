@@ -23,7 +23,7 @@ const RESERVED: [&str; 12] = [
     "internal",
     "iam.gserviceaccount.com",
 ];
-const HOSTS: [&str; 14] = [
+const HOSTS: [&str; 17] = [
     "accounts.google.com",
     "api.push.apple.com",
     "api.sandbox.push.apple.com",
@@ -32,12 +32,15 @@ const HOSTS: [&str; 14] = [
     "github.com",
     "hooks.slack.com",
     "keepachangelog.com",
+    "localtest.me",
+    "lvh.me",
     "oauth2.googleapis.com",
     "rustup.rs",
     "semver.org",
     "slack.com",
     "www.googleapis.com",
     "www.standardwebhooks.com",
+    "www.w3.org",
 ];
 
 fn is_reserved(host: &str) -> bool {

@@ -1,7 +1,7 @@
 //! What went wrong with a ZITADEL call: a gRPC code, a text and, where the product has one, its id.
 
 use super::proto::{
-    Any, ERROR_DETAIL_TYPE, ErrorDetail, RETRY_INFO_TYPE, RetryInfo, Status, WholeSeconds,
+    Any, ERROR_DETAIL_TYPE, ErrorDetail, RETRY_INFO_TYPE, RetryDelay, Status, WholeSeconds,
 };
 use crate::api::failure::{Failure, FailureClass};
 use crate::store::StoreError;
@@ -112,7 +112,7 @@ impl Fault {
         };
         let retry = |seconds: u32| {
             let retry_delay = Some(WholeSeconds { seconds: i64::from(seconds) });
-            let value = RetryInfo { retry_delay }.encode_to_vec();
+            let value = RetryDelay { retry_delay }.encode_to_vec();
             Any { type_url: RETRY_INFO_TYPE.to_owned(), value }
         };
         let mut details: Vec<_> = self.detail().map(any).into_iter().collect();

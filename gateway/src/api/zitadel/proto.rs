@@ -188,7 +188,7 @@ pub(super) const RETRY_INFO_TYPE: &str = "type.googleapis.com/google.rpc.RetryIn
 
 /// `google.rpc.RetryInfo`
 #[derive(Clone, PartialEq, Eq, Message)]
-pub(super) struct RetryInfo {
+pub(super) struct RetryDelay {
     #[prost(message, optional, tag = "1")]
     pub(super) retry_delay: Option<WholeSeconds>,
 }

@@ -95,7 +95,7 @@ impl Http1Pool {
                 Some(live) => (live, true),
                 None => (self.open(origin, deadline).await?, false),
             };
-            live.meter.allow(ANSWER_BYTES_MAX);
+            live.meter.grant(ANSWER_BYTES_MAX);
             match timeout_at(deadline, live.sender.try_send_request(request)).await {
                 Ok(Ok(response)) => {
                     let answer = finish(response, &live.meter, deadline).await?;
@@ -125,7 +125,7 @@ impl Http1Pool {
             .await
             .unwrap_or_else(|_| Err(Failure::not_sent("connect")))?;
         let meter = Meter::new();
-        meter.allow(ANSWER_BYTES_MAX);
+        meter.grant(ANSWER_BYTES_MAX);
         let (sender, connection) = Builder::new()
             .max_headers(64)
             .max_buf_size(ANSWER_BYTES_MAX)

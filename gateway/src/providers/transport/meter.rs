@@ -28,7 +28,7 @@ impl Meter {
     }
 
     /// From now on so many bytes may come in, heads, chunk sizes and trailers included.
-    pub(super) fn allow(&self, bytes: usize) {
+    pub(super) fn grant(&self, bytes: usize) {
         self.left.store(bytes, Ordering::Relaxed);
     }
 
@@ -136,13 +136,13 @@ mod tests {
         let meter = Meter::new();
         let sent = vec![7; 5000];
         let mut metered = Metered::new(sent.as_slice(), Arc::clone(&meter));
-        meter.allow(2500);
+        meter.grant(2500);
         let mut got = Vec::new();
         assert!(metered.read_to_end(&mut got).await.is_err());
         assert_eq!((got.len(), meter.is_spent()), (2500, true));
-        meter.allow(1);
+        meter.grant(1);
         assert_eq!(metered.read(&mut [0; 100]).await.unwrap(), 1, "the rest was left alone");
-        meter.allow(usize::MAX);
+        meter.grant(usize::MAX);
         assert_eq!(metered.read(&mut [0; 10_000]).await.unwrap(), 2499);
     }
 }

@@ -120,6 +120,8 @@ impl Process {
         let open = |protocol| gauge!(name::HTTP_CONNECTIONS, "protocol" => protocol);
         // There from the start: what first appears at 1 has no increase to alert on.
         counter!(name::PANICS_TOTAL, "task" => "request").increment(0);
+        counter!(name::ADMISSION_REFUSED_TOTAL, "reason" => "overload", "class" => "normal")
+            .increment(0);
         counter!(name::STORE_ERRORS_TOTAL, "backend" => "disk").increment(0);
         Self {
             connections: Labeled::new(PROTOCOLS, open),

@@ -52,6 +52,7 @@ golden! {
     applivery_lists_and_shows = "applivery/list.toml";
     applivery_changes_what_may_be_changed = "applivery/update.toml";
     applivery_refuses_callers_without_the_right = "applivery/callers.toml";
+    native_tells_what_became_of_deliveries = "native/outcomes.toml";
     native_takes_every_event = "native/events.toml";
     native_refuses_events_outside_its_schema = "native/events_refused.toml";
     native_accepts_every_audience = "native/accepted.toml";

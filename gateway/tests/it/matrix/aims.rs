@@ -151,7 +151,7 @@ pub(super) async fn aim(
             "solution" => String::from(SOLUTION),
             "userId" | "user_id" => user.clone(),
             "id" if rule.at == At::User => user.clone(),
-            "id" | "notification" => object.clone(),
+            "id" | "notification" if !object.is_empty() => object.clone(),
             "roleId" => String::from("2"),
             _ => text_of(&parameter["example"]),
         };
