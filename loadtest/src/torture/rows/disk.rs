@@ -55,7 +55,12 @@ impl Shape {
 fn small_disk(mut shape: Shape, mib: u64) -> Shape {
     shape.tmpfs_mib = Some(mib);
     shape.rate = shape.rate.min(400.0);
-    shape.set("store.segment=1MiB").set("store.max_disk=1GiB")
+    // The end of the disk itself is to be met, not the reserve before it.
+    shape
+        .set("store.segment=1MiB")
+        .set("store.max_disk=1GiB")
+        .set("store.min_free=1KiB")
+        .set("store.min_free_percent=0")
 }
 
 async fn fill(stage: &mut Stage, left_kib: u64) -> Result<(), Trouble> {
