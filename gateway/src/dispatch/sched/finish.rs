@@ -44,7 +44,7 @@ pub struct Finished {
 impl<T> Scheduler<T> {
     /// Takes a try back. What cannot go out soon any more is among `take_parked` afterwards.
     pub fn finish(&mut self, ticket: Ticket, finished: Finished, now: Now) {
-        let Ticket { place, lane, org, is_retry, id } = ticket;
+        let Ticket { place, lane, org, is_retry, id, notification } = ticket;
         self.in_flight = self.in_flight.saturating_sub(1);
         self.retries_in_flight -= usize::from(is_retry).min(self.retries_in_flight);
         if let Some(org) = self.orgs.get_mut(&org) {
@@ -59,7 +59,7 @@ impl<T> Scheduler<T> {
             judge(target, finished, now.tick, random);
             let is_untried = matches!(finished.signal, Signal::Refused | Signal::Nothing);
             if let (true, false, Some(ms)) = (is_untried, is_retry, finished.again_ms) {
-                target.sent_away(now.tick + ms);
+                target.sent_away(notification, now.tick + ms);
             }
             if target.policy.keeps_order {
                 match finished.again_ms {
@@ -133,7 +133,7 @@ impl<T> Scheduler<T> {
         for plane in [FIRST, RETRY] {
             for waiting in std::mem::take(&mut target.waiting[plane]) {
                 if !waiting.about.is_retry {
-                    target.sent_away(tick);
+                    target.sent_away(waiting.about.notification, tick);
                 }
                 cleared.push(waiting);
             }

@@ -200,16 +200,16 @@ impl<T> Scheduler<T> {
         let is_head = state.head.is_some_and(|(head, _)| head == about.id);
         let later = if closed > now.tick + SOON_MS {
             Some(closed)
-        } else if replaced.is_none() && crowded && !is_head {
+        } else if replaced.is_none() && crowded && !is_head && !about.came_back {
             Some(now.tick + CROWDED_MS)
-        } else if state.waits() >= LINE_MAX && !policy.keeps_order {
+        } else if state.waits() >= LINE_MAX && !policy.keeps_order && !about.came_back {
             Some(now.tick + state.drain_ms())
         } else {
             None
         };
         if let Some(tick) = later {
             if !about.is_retry {
-                state.sent_away(tick);
+                state.sent_away(about.notification, tick);
             }
             let replaced = replaced.map(|waiting| self.unqueued(org, waiting));
             self.targets.rest(place, now.tick);

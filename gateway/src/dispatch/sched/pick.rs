@@ -3,7 +3,7 @@
 use super::lane::{HUNG_PAUSE_MS, THROTTLE_PAUSE_MS};
 use super::plane::cost;
 use super::{FIRST, Now, RETRY, Scheduler};
-use crate::model::{DeliveryId, OrganizationId};
+use crate::model::{DeliveryId, NotificationId, OrganizationId};
 use std::cmp::Reverse;
 
 /// An organization may always have this many in flight.
@@ -23,6 +23,7 @@ pub struct Ticket {
     pub(super) org: OrganizationId,
     pub(super) is_retry: bool,
     pub(super) id: DeliveryId,
+    pub(super) notification: NotificationId,
 }
 
 /// What to do next.
@@ -231,6 +232,7 @@ impl<T> Scheduler<T> {
         let waiting = state.waiting[plane].pop_front()?;
         let org = state.key.0;
         let (id, is_retry) = (waiting.about.id, plane == RETRY);
+        let notification = waiting.about.notification;
         if waiting.about.expires_at <= now.at {
             if state.head.is_some_and(|(head, _)| head == id) {
                 state.head = None;
@@ -278,7 +280,8 @@ impl<T> Scheduler<T> {
             self.expired.push(item);
         }
         let merged = merged.into_iter().map(|waiting| self.unqueued(org, waiting)).collect();
-        Some(Picked::Send { ticket: Ticket { place, lane, org, is_retry, id }, item, merged })
+        let ticket = Ticket { place, lane, org, is_retry, id, notification };
+        Some(Picked::Send { ticket, item, merged })
     }
 
     fn unlist(&mut self, lane: usize, plane: usize) {

@@ -87,6 +87,8 @@ pub(super) struct Target<T> {
     /// First tries sent back to the journal and not seen again: later ones wait for them.
     pub(super) away: u32,
     pub(super) away_until: u64,
+    /// The first of them: what was accepted before it waits for nobody.
+    away_first: Option<NotificationId>,
     pub(super) service_ms: f64,
     pub(super) policy: TargetPolicy,
     /// Strict order: who has to end before anybody else starts, and until when it is waited for.
@@ -119,6 +121,7 @@ impl<T> Target<T> {
             gate: 0,
             away: 0,
             away_until: 0,
+            away_first: None,
             service_ms,
             policy: TargetPolicy::default(),
             head: None,
@@ -140,7 +143,13 @@ impl<T> Target<T> {
                 return false;
             }
         }
-        if plane == 0 && self.away > 0 && self.away_until > tick && !first.about.came_back {
+        let is_later = self.away_first.is_some_and(|away| away < first.about.notification);
+        if plane == 0
+            && self.away > 0
+            && is_later
+            && self.away_until > tick
+            && !first.about.came_back
+        {
             return false;
         }
         self.hook.as_ref().is_none_or(|hook| {
@@ -188,7 +197,9 @@ impl<T> Target<T> {
     }
 
     /// A first try goes back to the journal until `tick`.
-    pub(super) fn sent_away(&mut self, tick: u64) {
+    pub(super) fn sent_away(&mut self, notification: NotificationId, tick: u64) {
+        let first = self.away_first.filter(|_| self.away > 0);
+        self.away_first = Some(first.map_or(notification, |first| first.min(notification)));
         self.away += 1;
         self.away_until = self.away_until.max(tick + PATIENCE_MS);
     }

@@ -220,6 +220,37 @@ fn a_breaker_opens_sends_its_line_back_and_probes_once() {
 }
 
 #[test]
+fn a_line_too_long_for_memory_still_goes_out_whole_and_in_order() {
+    let mut scheduler = scheduler();
+    let mut back = Vec::new();
+    for n in 1..=400 {
+        match scheduler.offer(hook_offer(1, 1, n, n), now(LATER)) {
+            Offered::Later { parked, .. } => back.push(parked.item),
+            offered => queued(offered),
+        }
+    }
+    assert!(!back.is_empty());
+    let mut sent = Vec::new();
+    let mut tick = LATER;
+    while sent.len() < 400 {
+        tick += 100;
+        // As the journal does: what came back is claimed while there is room.
+        while scheduler.room_for(organization(1)) > 0 && !back.is_empty() {
+            let n = back.remove(0);
+            let mut offer = hook_offer(1, 1, n, n);
+            offer.about.came_back = true;
+            queued(scheduler.offer(offer, now(tick)));
+        }
+        for (number, ticket) in picks(&mut scheduler, tick) {
+            sent.push(number);
+            scheduler.finish(ticket, answered(10), now(tick));
+        }
+        assert!(tick < LATER + 60_000, "the line stands still after {}", sent.len());
+    }
+    assert!(sent.is_sorted());
+}
+
+#[test]
 fn nothing_goes_out_inside_a_gate() {
     let mut scheduler = scheduler();
     (1..=9).for_each(|n| queued(scheduler.offer(hook_offer(1, 1, n, n), now(LATER))));
