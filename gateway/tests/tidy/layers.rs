@@ -58,7 +58,7 @@ const IMPORTS: [(&str, &[&str]); 19] = [
     ("cli", &["app", "auth", "clock", "config", "lifecycle", "model", "rules", "telemetry"]),
 ];
 /// Free to import everything below: the composition root.
-const ROOT_MODULES: [&str; 3] = ["app", "lib", "main"];
+const ROOT_MODULES: [&str; 4] = ["app", "lib", "main", "sim"];
 
 /// Outside crates and the only places that may name them.
 const FENCES: [(&str, &[&str]); 18] = [
