@@ -33,7 +33,7 @@ const HOSTS: [&str; 17] = [
     "hooks.slack.com",
     "keepachangelog.com",
     "localtest.me",
-    "lvh.me",
+    "a.lvh.me",
     "oauth2.googleapis.com",
     "rustup.rs",
     "semver.org",
