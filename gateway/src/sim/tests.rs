@@ -9,6 +9,12 @@ const SCHEDULES: u64 = 10_000;
 /// Schedules within which each sabotage must be caught.
 const CAUGHT_WITHIN: u64 = 300;
 const THREADS: u64 = 2;
+/// Seeds that found something, each with what it was.
+const FOUND: [(u64, &str); 3] = [
+    (34, "a block that fills its segment hides the next segment from lookups"),
+    (56, "a first start without power leaves half an index"),
+    (22, "accepted and sent after a failed write"),
+];
 
 fn first_seed() -> u64 {
     0x0b06_1e50
@@ -53,6 +59,14 @@ fn every_promise_holds_in_every_schedule() {
     let seeds = first_seed()..first_seed() + count.unwrap_or(SCHEDULES);
     if let Some((seed, breaches)) = first_breach(seeds, None) {
         panic!("BUGLER_SIM_SEED={seed} breaks promises: {breaches:#?}");
+    }
+}
+
+#[test]
+fn what_was_found_stays_mended() {
+    for (seed, what) in FOUND {
+        let breaches = run(seed).breaches;
+        assert!(breaches.is_empty(), "BUGLER_SIM_SEED={seed}, {what}: {breaches:#?}");
     }
 }
 

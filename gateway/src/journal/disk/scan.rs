@@ -33,7 +33,10 @@ impl<'a> Scanner<'a> {
             }
             // Nothing more in this segment: blocks go on behind the next segment's header.
             let segment = self.segments.at(self.position)?;
-            self.position = segment.end() + HEADER_BYTES as u64;
+            let first = segment.base + HEADER_BYTES as u64;
+            // A block may have filled the segment before to its last byte.
+            let is_before = self.position < first;
+            self.position = if is_before { first } else { segment.end() + HEADER_BYTES as u64 };
         }
         None
     }
