@@ -12,9 +12,9 @@ use crate::store::{Change, InboxChange, Store};
 use crate::work::encode_event;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -29,6 +29,8 @@ pub(super) struct Tracker {
     pub(super) notification: NotificationId,
     pub(super) org: OrganizationId,
     units: AtomicUsize,
+    /// A part of it could not be settled, so nothing may finish it.
+    is_lost: AtomicBool,
 }
 
 impl Tracker {
@@ -39,6 +41,7 @@ impl Tracker {
             notification: claim.notification,
             org: claim.org,
             units: AtomicUsize::new(1),
+            is_lost: AtomicBool::new(false),
         })
     }
 
@@ -124,9 +127,14 @@ async fn run(
             report.events.iter().for_each(|event| parts.counters.count(event));
         }
         tell_inboxes(&parts, &mut reports).await;
+        let trackers: Vec<_> = reports.iter().map(|(tracker, _)| Arc::clone(tracker)).collect();
         let settlements = merge(reports.drain(..), &mut slots);
-        let done: Vec<_> = settlements.iter().filter(|s| s.done).map(|s| s.claim).collect();
-        commit(parts.journal.as_ref(), parts.shard, settlements).await;
+        let mut done: Vec<_> = settlements.iter().filter(|s| s.done).map(|s| s.claim).collect();
+        if !commit(parts.journal.as_ref(), parts.shard, settlements).await {
+            trackers.iter().for_each(|tracker| tracker.is_lost.store(true, Ordering::Release));
+            // Nobody prolongs their leases any more, so they are claimed again.
+            done.extend(trackers.iter().map(|tracker| tracker.claim));
+        }
         let mut held = held.lock();
         for claim in done {
             held.remove(&claim);
@@ -170,7 +178,8 @@ fn merge(
             merged.len() - 1
         });
         let Some(settlement) = merged.get_mut(place) else { continue };
-        settlement.done |= tracker.units.fetch_sub(1, Ordering::AcqRel) == 1;
+        let is_last = tracker.units.fetch_sub(1, Ordering::AcqRel) == 1;
+        settlement.done |= is_last && !tracker.is_lost.load(Ordering::Acquire);
         settlement.resolved.extend(report.resolved);
         settlement.events.extend(report.events.iter().map(encode_event));
         settlement.follow_ups.extend(report.follow_ups);
@@ -180,24 +189,80 @@ fn merge(
     merged
 }
 
-async fn commit(journal: &dyn Journal, shard: ShardId, settlements: Vec<Settlement>) {
-    loop {
-        let committed = match journal.settle(shard, settlements.clone()) {
+/// Commits settlements in as few additions as fit into the journal; false if one was not committed.
+/// Its claim must not be finished then: it is claimed again.
+async fn commit(journal: &dyn Journal, shard: ShardId, settlements: Vec<Settlement>) -> bool {
+    let mut parts = VecDeque::from([settlements]);
+    while let Some(part) = parts.pop_front() {
+        let committed = match journal.settle(shard, part.clone()) {
             Ok(commit) => commit.await,
             Err(error) => Err(error),
         };
         match committed {
-            Ok(()) => return,
+            Ok(()) => {}
             // Settling frees space, so it is worth waiting for.
-            Err(JournalError::Full) => tokio::time::sleep(FULL_PAUSE).await,
+            Err(JournalError::Full) => {
+                parts.push_front(part);
+                tokio::time::sleep(FULL_PAUSE).await;
+            }
             Err(JournalError::Fenced) => {
                 tracing::warn!(shard = shard.0, "a lease ran out before its work was settled");
-                return;
+            }
+            Err(JournalError::TooLarge) if can_split(&part) => {
+                let (first, second) = halves(part);
+                parts.push_front(second);
+                parts.push_front(first);
             }
             Err(error) => {
-                tracing::error!(shard = shard.0, %error, "results could not be settled; their entries are claimed again after a restart");
-                return;
+                tracing::error!(shard = shard.0, %error, "results could not be settled; their entries are claimed again");
+                return false;
             }
         }
+    }
+    true
+}
+
+fn can_split(settlements: &[Settlement]) -> bool {
+    match settlements {
+        [one] => one.follow_ups.len() + one.events.len() > 1,
+        _ => settlements.len() > 1,
+    }
+}
+
+/// Two parts, to be committed in this order. Many follow-ups carry the whole notification each.
+fn halves(mut settlements: Vec<Settlement>) -> (Vec<Settlement>, Vec<Settlement>) {
+    if settlements.len() > 1 {
+        let second = settlements.split_off(settlements.len() / 2);
+        return (settlements, second);
+    }
+    let second = settlements.iter_mut().map(split).collect();
+    (settlements, second)
+}
+
+/// Leaves the first half in `settlement` and answers the rest, which finishes the claim.
+fn split(settlement: &mut Settlement) -> Settlement {
+    let carried = settlement.follow_ups.len();
+    let kept = carried / 2;
+    // A delivery that moved and the entry that carries it stay together. They stand in the same
+    // order, and only what stands before all of them moved without an entry.
+    let is_moved = |resolved: &(DeliveryId, Resolution)| resolved.1 == Resolution::Moved;
+    let moved = settlement.resolved.iter().filter(|resolved| is_moved(resolved)).count();
+    let mut still = moved.saturating_sub(carried) + kept;
+    let (first, rest) =
+        std::mem::take(&mut settlement.resolved).into_iter().partition(|resolved| {
+            let stays = is_moved(resolved) && still > 0;
+            still -= usize::from(stays);
+            stays
+        });
+    settlement.resolved = first;
+    Settlement {
+        claim: settlement.claim,
+        notification: settlement.notification,
+        org: settlement.org,
+        resolved: rest,
+        events: settlement.events.split_off(settlement.events.len() / 2),
+        follow_ups: settlement.follow_ups.split_off(kept),
+        dead: std::mem::take(&mut settlement.dead),
+        done: std::mem::take(&mut settlement.done),
     }
 }

@@ -27,6 +27,7 @@ pub(crate) struct Submitted {
     /// Places in the order of all that happened.
     pub(crate) sent: u64,
     pub(crate) answered: u64,
+    pub(crate) life: u64,
 }
 
 /// One try as its provider saw it.
@@ -216,7 +217,14 @@ impl Ledger {
             {
                 for target in &earlier.targets {
                     let first = |s: &Submitted| firsts.get(&(target.as_str(), s.id));
-                    if let (Some(a), Some(b)) = (first(earlier), first(later))
+                    // What was sent back to the journal loses its place to a restart.
+                    let is_kept = |place: &usize| {
+                        self.receipts
+                            .get(*place)
+                            .is_some_and(|receipt| receipt.life == earlier.life)
+                    };
+                    if let (Some(a), Some(b)) =
+                        (first(earlier).filter(|a| is_kept(a)), first(later))
                         && a > b
                     {
                         breaches.push(format!(

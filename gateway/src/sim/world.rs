@@ -410,6 +410,7 @@ impl World {
             told: Told::Nothing,
             sent: self.ledger.lock().tick(),
             answered: u64::MAX,
+            life: self.life,
         };
         (notification, submitted)
     }
