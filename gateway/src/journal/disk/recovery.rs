@@ -273,6 +273,8 @@ struct Replay {
     /// Blocks below this are in the state of the shards.
     claimed: u64,
     start: u64,
+    /// Everything below this is known to have reached the disk.
+    floor: u64,
     shards: Vec<Shard>,
     books: crate::journal::Books,
     granules: Vec<Granule>,
@@ -298,6 +300,7 @@ impl Replay {
             applied,
             claimed,
             start: low.min(claimed),
+            floor: applied,
             shards,
             books,
             granules,
@@ -317,8 +320,31 @@ impl Replay {
             let is_last = number + 1 == live.len();
             end = self.segment(segment, is_last, index, &mut measure)?;
         }
+        if let Some(last) = live.last() {
+            self.confirm(last, end.position)?;
+        }
         self.flush(index)?;
         Ok(end)
+    }
+
+    /// Writes again and syncs what no sync is known to have reached, before anything relies on it.
+    /// After a failed sync a system may keep pages that the disk never got, and call the next sync
+    /// a success.
+    fn confirm(&self, segment: &Segment, end: u64) -> Result<(), SegmentError> {
+        let from = self.floor.max(segment.base + HEADER_BYTES as u64);
+        let Some(bytes) = end.checked_sub(from).and_then(|bytes| usize::try_from(bytes).ok())
+        else {
+            return Ok(());
+        };
+        if bytes == 0 {
+            return Ok(());
+        }
+        let mut tail = vec![0; bytes];
+        let read = segment.read(from, &mut tail);
+        let read = read.map_err(SegmentError::io("read", &segment.path))?;
+        tail.truncate(read);
+        let written = segment.write(from, &tail).and_then(|()| segment.sync());
+        written.map_err(SegmentError::io("write again", &segment.path))
     }
 
     fn segment(
@@ -376,6 +402,7 @@ impl Replay {
         index: &Index,
         measure: &mut Measure<'_>,
     ) -> Result<(), ReplayError> {
+        self.floor = self.floor.max(header.durable_floor);
         if header.position < self.claimed {
             return Ok(());
         }
