@@ -495,7 +495,8 @@ impl Writer {
 
 /// Passes a crash point for what the group holds.
 fn pass(planned: &[Planned], accepted: Stage, settled: Stage) {
-    if planned.iter().any(|block| block.header.entries > 0 && block.marks.settles.is_empty()) {
+    let is_accepted = |block: &Planned| block.marks.entries.iter().any(|e| e.kind.is_root());
+    if planned.iter().any(is_accepted) {
         crash::point(accepted);
     }
     if accepted != settled && planned.iter().any(|block| !block.marks.settles.is_empty()) {

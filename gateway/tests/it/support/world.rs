@@ -3,6 +3,7 @@
 use bugler_loadtest::twins::{TwinOptions, TwinSet};
 use serde_json::{Value, json};
 
+use super::client::Ask;
 use super::gateway::{Gateway, Home};
 use super::rules;
 
@@ -110,6 +111,13 @@ pub(crate) fn add_known_hooks(directory: &mut Value) {
           "secret": SECRET, "events": ["buildCreated"], "enabled": false },
     ]);
     directory["subscriptions"] = hooks;
+}
+
+/// An event of organization 101 with `bytes` of data, at most 65,000.
+pub(crate) fn event_of(bytes: usize) -> Ask {
+    let filler = "x".repeat(bytes);
+    let body = format!(r#"{{"event":"buildCreated","data":{{"f":"{filler}"}}}}"#);
+    Ask::post("/bugler/v1/organizations/101/events").json(body)
 }
 
 /// An APNs token that is nobody's special case.
