@@ -232,7 +232,7 @@ impl App {
         let is_healthy = self.journal.is_healthy();
         let aborted = self.shutdown.aborted();
         tokio::select! {
-            () = self.dispatcher.drain(left()) => {}
+            _ = self.dispatcher.drain(left()) => {}
             () = aborted => tracing::warn!("aborted; what is in flight is sent again"),
         }
         self.journal.close().await;

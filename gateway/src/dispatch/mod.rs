@@ -259,7 +259,8 @@ impl Dispatcher {
 
     /// Stops claiming and sending, then waits up to `deadline` for what is in flight. What is not settled by
     /// then stays leased in the journal and is claimed again after the next start.
-    pub async fn drain(mut self, deadline: Duration) {
+    /// Answers how many are not.
+    pub async fn drain(mut self, deadline: Duration) -> usize {
         self.stop.send_replace(true);
         let all = u32::try_from(self.context.settings.max_in_flight).unwrap_or(u32::MAX);
         let settled = self.context.in_flight.acquire_many(all);
@@ -269,7 +270,9 @@ impl Dispatcher {
                 "the grace period ended before every attempt did; these are sent again"
             );
         }
+        let left = self.in_flight();
         self.loops.shutdown().await;
         self.finishing.shutdown().await;
+        left
     }
 }

@@ -5,7 +5,7 @@ use crate::sim::world::run;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Schedules in one run of the tests.
-const SCHEDULES: u64 = 10_000;
+const SCHEDULES: u64 = 6_000;
 /// Schedules within which each sabotage must be caught.
 const CAUGHT_WITHIN: u64 = 300;
 const THREADS: u64 = 2;

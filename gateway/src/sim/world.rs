@@ -324,7 +324,7 @@ impl World {
             process.write();
             self.pass(20).await;
         }
-        let in_flight = drain.await.is_err();
+        let in_flight = drain.await.is_ok_and(|left| left > 0);
         process.driver.close(Process::now());
         if self.disk.is_off() {
             return End::PowerCut;
