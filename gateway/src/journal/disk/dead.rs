@@ -262,6 +262,9 @@ impl Core {
         limit: usize,
     ) -> Result<DeadPage, IndexError> {
         let mut page = self.index.dead_of(org, before, limit)?;
+        // Committed amendments that the index does not show yet.
+        let reserved = self.reserved.lock().clone();
+        page.rows.retain(|row| !reserved.contains(&row.letter.delivery));
         self.tell(&mut page.rows);
         Ok(page)
     }
