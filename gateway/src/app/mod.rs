@@ -165,8 +165,7 @@ impl App {
         let service = service(&config, intake, (store, keys, hooks), &clock);
         let addresses = (local(&api), local(&admin));
         let admin_service = {
-            let audited = Arc::clone(&journal);
-            let journal = Arc::clone(&journal);
+            let (audited, journal) = (Arc::clone(&journal), Arc::clone(&journal));
             let viewer = Viewer::new(addresses.0, tls.is_some());
             let durability = move || journal.durability();
             AdminService::new(readiness.clone(), metrics.clone(), viewer, durability)

@@ -469,7 +469,7 @@ impl World {
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
-    crate::telemetry::chain(error).to_string()
+    crate::telemetry::chain(error)
 }
 
 fn uuid_v7(now: Millis, dice: &mut Dice) -> NotificationId {

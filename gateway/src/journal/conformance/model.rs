@@ -109,7 +109,7 @@ impl Model {
 
 async fn any_history_claims_what_is_pending_in_order(mut f: impl Fixture, seed: u64) {
     let (mut dice, mut model) = (Dice(seed), Model::default());
-    let orgs: Vec<_> = (0..1 + dice.size(12)).map(|n| OrganizationId(n as i32)).collect();
+    let orgs: Vec<_> = (0..).take(1 + dice.size(12)).map(OrganizationId).collect();
     for _ in 0..STEPS {
         match dice.roll(16) {
             0..=4 => accept(&f, &mut dice, &mut model, &orgs).await,

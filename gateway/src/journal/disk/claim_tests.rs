@@ -317,11 +317,13 @@ async fn an_entry_damaged_after_it_was_lined_up_is_never_served() {
     drop(journal);
     let journal = open(home.path(), &clock);
     for _ in 0..500 {
-        let queued = journal.core.shards[0].state.lock();
-        if queued.lines.get(OrganizationId(1)).is_some_and(|line| line.queue.len() == 10) {
+        let queued = {
+            let state = journal.core.shards[0].state.lock();
+            state.lines.get(OrganizationId(1)).map_or(0, |line| line.queue.len())
+        };
+        if queued == 10 {
             break;
         }
-        drop(queued);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     damage(home.path(), "entry 004");
