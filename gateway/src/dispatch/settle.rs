@@ -65,6 +65,7 @@ pub(super) struct Report {
 #[derive(Clone, Debug)]
 pub(super) struct Settler {
     to: mpsc::Sender<(Arc<Tracker>, Report)>,
+    shard: ShardId,
     held: Arc<Mutex<HashMap<ClaimId, ()>>>,
 }
 
@@ -83,12 +84,23 @@ impl Settler {
         };
         let (to, from) = mpsc::channel(capacity);
         let held = Arc::new(Mutex::new(HashMap::new()));
-        (Self { to, held: Arc::clone(&held) }, run(loop_parts, from, held))
+        (Self { to, shard, held: Arc::clone(&held) }, run(loop_parts, from, held))
     }
 
     /// Notes that a claim is being worked on, so that its lease is renewed.
     pub(super) fn hold(&self, claim: ClaimId) {
         self.held.lock().insert(claim, ());
+    }
+
+    /// True while nobody else may have claimed what `tracker` stands for. A claim that was lost is
+    /// renewed no more.
+    pub(super) fn still_holds(&self, journal: &dyn Journal, tracker: &Tracker) -> bool {
+        let left = journal.lease_left(self.shard, tracker.claim);
+        let is_held = left.is_some_and(|left| !left.is_zero());
+        if !is_held {
+            self.held.lock().remove(&tracker.claim);
+        }
+        is_held
     }
 
     /// Claims whose leases need renewing.
@@ -119,14 +131,19 @@ async fn run(
 ) {
     let mut reports = Vec::with_capacity(BATCH_MAX);
     while from.recv_many(&mut reports, BATCH_MAX).await > 0 {
-        let mut slots = Vec::with_capacity(reports.len());
-        for (_, report) in &reports {
-            report.events.iter().for_each(|event| parts.counters.count(event));
-        }
         tell_inboxes(&parts, &mut reports).await;
+        // What a lost lease comes to changes nothing, so it is not counted either.
+        let counted: Vec<_> = reports
+            .iter()
+            .filter(|(tracker, _)| parts.journal.lease_left(parts.shard, tracker.claim).is_some())
+            .flat_map(|(_, report)| report.events.iter().cloned())
+            .collect();
+        let mut slots = Vec::with_capacity(reports.len());
         let settlements = merge(reports.drain(..), &mut slots);
         let done: Vec<_> = settlements.iter().filter(|s| s.done).map(|s| s.claim).collect();
-        commit(parts.journal.as_ref(), parts.shard, settlements).await;
+        if commit(parts.journal.as_ref(), parts.shard, settlements).await {
+            counted.iter().for_each(|event| parts.counters.count(event));
+        }
         let mut held = held.lock();
         for claim in done {
             held.remove(&claim);
@@ -180,23 +197,24 @@ fn merge(
     merged
 }
 
-async fn commit(journal: &dyn Journal, shard: ShardId, settlements: Vec<Settlement>) {
+/// Answers whether anything was settled.
+async fn commit(journal: &dyn Journal, shard: ShardId, settlements: Vec<Settlement>) -> bool {
     loop {
         let committed = match journal.settle(shard, settlements.clone()) {
             Ok(commit) => commit.await,
             Err(error) => Err(error),
         };
         match committed {
-            Ok(()) => return,
+            Ok(()) => return true,
             // Settling frees space, so it is worth waiting for.
             Err(JournalError::Full) => tokio::time::sleep(FULL_PAUSE).await,
             Err(JournalError::Fenced) => {
                 tracing::warn!(shard = shard.0, "a lease ran out before its work was settled");
-                return;
+                return false;
             }
             Err(error) => {
                 tracing::error!(shard = shard.0, %error, "results could not be settled; their entries are claimed again after a restart");
-                return;
+                return false;
             }
         }
     }
