@@ -4,6 +4,7 @@ use super::*;
 use crate::model::{DeliveryId, DeviceId, NotificationId, ObjectId, OnUnknown, UserId};
 use uuid::Uuid;
 
+mod away;
 mod fairness;
 
 pub(super) fn organization(number: usize) -> OrganizationId {
