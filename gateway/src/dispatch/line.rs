@@ -282,23 +282,34 @@ impl Line {
         self.work.notify_one();
     }
 
-    /// Takes back what was canceled while it waited. Not under the scheduler's lock, which the
+    /// Takes back what was canceled while it waited, and forgets what waited longer than its lease
+    /// lasted: it is claimed again, and would go out twice. Not under the scheduler's lock, which the
     /// journal may wait for while it holds its own.
     fn recall(&self, round: &mut Round) {
-        let is_canceled =
-            |one: &Going| self.journal.is_canceled(one.queued.delivery.notification.id);
+        let journal = self.journal.as_ref();
+        let is_held = |one: &Queued| one.settler.still_holds(journal, &one.tracker);
+        let is_canceled = |one: &Queued| journal.is_canceled(one.delivery.notification.id);
         let mut recalled = Vec::new();
         for (_, batch) in &mut round.batches {
-            recalled.extend(batch.extract_if(.., |one| is_canceled(one)));
+            batch.iter_mut().for_each(|one| one.merged.retain(is_held));
+            let is_back = |one: &mut Going| !is_held(&one.queued) || is_canceled(&one.queued);
+            let back = batch.extract_if(.., is_back);
+            recalled.extend(back.map(|one| (is_held(&one.queued), one)));
         }
         if recalled.is_empty() {
             return;
         }
         let mut core = self.core.lock();
         let now = core.pulse.now(self.clock.now());
-        for Going { queued, merged, ticket, slot } in recalled {
-            core.scheduler.finish(ticket, UNTRIED, now);
-            round.canceled.push(queued);
+        for (is_ours, Going { queued, merged, ticket, slot }) in recalled {
+            if is_ours {
+                core.scheduler.finish(ticket, UNTRIED, now);
+                round.canceled.push(queued);
+            } else {
+                // A line in strict order waits for it.
+                let again_ms = queued.delivery.target.policy().keeps_order.then_some(1);
+                core.scheduler.finish(ticket, Finished { again_ms, ..UNTRIED }, now);
+            }
             // They lose their place, and come back as messages of their own.
             let due = now.at.plus(1);
             round.parked.extend(merged.into_iter().map(|item| Parked { item, due }));

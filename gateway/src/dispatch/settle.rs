@@ -68,6 +68,7 @@ pub(super) struct Report {
 #[derive(Clone, Debug)]
 pub(super) struct Settler {
     to: mpsc::Sender<(Arc<Tracker>, Report)>,
+    shard: ShardId,
     held: Arc<Mutex<HashMap<ClaimId, ()>>>,
 }
 
@@ -86,12 +87,23 @@ impl Settler {
         };
         let (to, from) = mpsc::channel(capacity);
         let held = Arc::new(Mutex::new(HashMap::new()));
-        (Self { to, held: Arc::clone(&held) }, run(loop_parts, from, held))
+        (Self { to, shard, held: Arc::clone(&held) }, run(loop_parts, from, held))
     }
 
     /// Notes that a claim is being worked on, so that its lease is renewed.
     pub(super) fn hold(&self, claim: ClaimId) {
         self.held.lock().insert(claim, ());
+    }
+
+    /// True while nobody else may have claimed what `tracker` stands for. A claim that was lost is
+    /// renewed no more.
+    pub(super) fn still_holds(&self, journal: &dyn Journal, tracker: &Tracker) -> bool {
+        let left = journal.lease_left(self.shard, tracker.claim);
+        let is_held = left.is_some_and(|left| !left.is_zero());
+        if !is_held {
+            self.held.lock().remove(&tracker.claim);
+        }
+        is_held
     }
 
     /// Claims whose leases need renewing.
@@ -122,15 +134,20 @@ async fn run(
 ) {
     let mut reports = Vec::with_capacity(BATCH_MAX);
     while from.recv_many(&mut reports, BATCH_MAX).await > 0 {
-        let mut slots = Vec::with_capacity(reports.len());
-        for (_, report) in &reports {
-            report.events.iter().for_each(|event| parts.counters.count(event));
-        }
         tell_inboxes(&parts, &mut reports).await;
+        // What a lost lease comes to changes nothing, so it is not counted either.
+        let counted: Vec<_> = reports
+            .iter()
+            .filter(|(tracker, _)| parts.journal.lease_left(parts.shard, tracker.claim).is_some())
+            .flat_map(|(_, report)| report.events.iter().cloned())
+            .collect();
+        let mut slots = Vec::with_capacity(reports.len());
         let trackers: Vec<_> = reports.iter().map(|(tracker, _)| Arc::clone(tracker)).collect();
         let settlements = merge(reports.drain(..), &mut slots);
         let mut done: Vec<_> = settlements.iter().filter(|s| s.done).map(|s| s.claim).collect();
-        if !commit(parts.journal.as_ref(), parts.shard, settlements).await {
+        if commit(parts.journal.as_ref(), parts.shard, settlements).await {
+            counted.iter().for_each(|event| parts.counters.count(event));
+        } else {
             trackers.iter().for_each(|tracker| tracker.is_lost.store(true, Ordering::Release));
             // Nobody prolongs their leases any more, so they are claimed again.
             done.extend(trackers.iter().map(|tracker| tracker.claim));

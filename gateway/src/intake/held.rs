@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -77,6 +78,10 @@ impl Journal for HeldJournal {
 
     fn renew(&self, shard: ShardId, claims: &[ClaimId]) {
         self.inner.renew(shard, claims);
+    }
+
+    fn lease_left(&self, shard: ShardId, claim: ClaimId) -> Option<Duration> {
+        self.inner.lease_left(shard, claim)
     }
 
     fn backlog(&self, shard: ShardId) -> Backlog {

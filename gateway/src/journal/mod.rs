@@ -18,6 +18,7 @@
 use crate::BoxFuture;
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
+use std::time::Duration;
 
 pub mod conformance;
 pub mod disk;
@@ -264,6 +265,10 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
 
     /// Prolongs the leases of claims that are still being worked on.
     fn renew(&self, shard: ShardId, claims: &[ClaimId]);
+
+    /// How much is left of a lease: nothing once it ran out, `None` once the entry is done or
+    /// passed to another claim.
+    fn lease_left(&self, shard: ShardId, claim: ClaimId) -> Option<Duration>;
 
     fn backlog(&self, shard: ShardId) -> Backlog;
 

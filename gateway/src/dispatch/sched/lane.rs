@@ -10,7 +10,7 @@ use std::collections::HashMap;
 /// Weight of one answer in a lane's service time, which a target nobody knows yet is charged by.
 const SERVICE_WEIGHT: f64 = 0.01;
 /// How long a lane pauses when its throttle holds a try back.
-pub(super) const THROTTLE_PAUSE_MS: u64 = 100;
+pub(super) const THROTTLE_PAUSE_MS: u64 = 20;
 /// How long "our credential is wrong" closes a lane, at least.
 pub(super) const REFUSED_MS: u64 = 60_000;
 

@@ -43,8 +43,10 @@ const SOON_MS: u64 = 1_500;
 const CROWDED_MS: u64 = 1_000;
 /// Deliveries that an organization may always have here while there is room at all.
 const SHARE_MIN: usize = 16;
-/// Deliveries that one target may have here; a line in strict order may be longer.
-const LINE_MAX: usize = 256;
+/// Deliveries that one target may always have here. More only up to half of what its organization
+/// has room for, so that one target leaves room to the others; a line in strict order is as long
+/// as it is.
+const LINE_MIN: usize = 256;
 
 /// One instant: of records, and of a clock that never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,14 +184,14 @@ impl<T> Scheduler<T> {
             self.lanes.get(lane).map_or((0, 0.0), |l| (l.closed_until(), l.service_ms));
         let place = self.targets.place(TargetKey(org, target), lane, service_ms);
         let plane = usize::from(about.is_retry && !policy.keeps_order);
-        let crowded = self.room_for(org) == 0;
+        let room = self.room_for(org);
         let Some(state) = self.targets.get_mut(place) else {
             let parked = Parked { item, due: now.at.plus(CROWDED_MS) };
             return Offered::Later { parked, replaced: None };
         };
         state.policy = policy;
-        if about.came_back && !about.is_retry {
-            state.away = state.away.saturating_sub(1);
+        if !about.is_retry {
+            state.returned(about.notification, about.came_back);
         }
         let twin = about.collapse.as_deref().and_then(|key| state.twin(key));
         if twin.is_some_and(|(_, _, id)| id > about.notification) {
@@ -198,12 +200,15 @@ impl<T> Scheduler<T> {
         let replaced = twin.and_then(|(plane, index, _)| state.waiting[plane].remove(index));
         let closed = lane_gate.max(state.closed_until());
         let is_head = state.head.is_some_and(|(head, _)| head == about.id);
+        // Waiting here for others to come back, it would take the room that they need for that.
+        let is_in_the_way = state.waits_for_away(&about, now.tick);
+        let is_long = state.waits() >= LINE_MIN.max(room / 2);
         let later = if closed > now.tick + SOON_MS {
             Some(closed)
-        } else if replaced.is_none() && crowded && !is_head && !about.came_back {
+        } else if replaced.is_none() && room == 0 && !is_head && !about.came_back {
             Some(now.tick + CROWDED_MS)
-        } else if state.waits() >= LINE_MAX && !policy.keeps_order && !about.came_back {
-            Some(now.tick + state.drain_ms())
+        } else if (is_long || is_in_the_way) && !policy.keeps_order && !about.came_back {
+            Some(state.away_due(now.tick + state.drain_ms()))
         } else {
             None
         };

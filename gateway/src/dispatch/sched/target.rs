@@ -143,13 +143,7 @@ impl<T> Target<T> {
                 return false;
             }
         }
-        let is_later = self.away_first.is_some_and(|away| away < first.about.notification);
-        if plane == 0
-            && self.away > 0
-            && is_later
-            && self.away_until > tick
-            && !first.about.came_back
-        {
+        if plane == 0 && self.waits_for_away(&first.about, tick) {
             return false;
         }
         self.hook.as_ref().is_none_or(|hook| {
@@ -204,6 +198,25 @@ impl<T> Target<T> {
         self.away_until = self.away_until.max(tick + PATIENCE_MS);
     }
 
+    /// `tick`, or later if somebody who was sent away before comes back later.
+    pub(super) fn away_due(&self, tick: u64) -> u64 {
+        let last = if self.away > 0 { self.away_until.saturating_sub(PATIENCE_MS) } else { 0 };
+        tick.max(last)
+    }
+
+    /// True if `about` may not start because some that were accepted before it are in the journal.
+    pub(super) fn waits_for_away(&self, about: &About, tick: u64) -> bool {
+        let is_later = self.away_first.is_some_and(|away| away < about.notification);
+        self.away > 0 && is_later && self.away_until > tick && !about.came_back
+    }
+
+    /// A first try is here: one of those sent away, if it says so or was claimed anew since.
+    pub(super) fn returned(&mut self, notification: NotificationId, came_back: bool) {
+        if came_back || self.away_first == Some(notification) {
+            self.away = self.away.saturating_sub(1);
+        }
+    }
+
     /// Puts a delivery where it belongs: what comes back goes before what was accepted later.
     pub(super) fn enqueue(&mut self, plane: usize, waiting: Waiting<T>) {
         let line = &mut self.waiting[plane];
@@ -235,12 +248,13 @@ impl<T> Target<T> {
         })
     }
 
-    /// About how long its line takes to empty, within 0.2 to 10 s.
+    /// About half of what its line, with those sent away, takes to empty, within 0.2 to 10 s: back
+    /// before there is nothing to do.
     pub(super) fn drain_ms(&self) -> u64 {
-        let waits = u32::try_from(self.waits()).unwrap_or(u32::MAX);
+        let waits = u32::try_from(self.waits()).unwrap_or(u32::MAX).saturating_add(self.away);
         let paced = self.hook.as_ref().is_some_and(|hook| hook.pace.is_some());
         let each = if paced { 1_000.0 } else { self.service_ms / self.limiter.exact() };
-        let seconds = (f64::from(waits) * each / 1_000.0).clamp(0.2, 10.0);
+        let seconds = (f64::from(waits) * each / 2_000.0).clamp(0.2, 10.0);
         u64::try_from(Duration::from_secs_f64(seconds).as_millis()).unwrap_or(10_000)
     }
 

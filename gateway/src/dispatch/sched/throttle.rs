@@ -1,7 +1,8 @@
 //! A provider-wide throttle: the share of tries held back grows with the share that fails.
 //!
 //! Google's client-side throttling: `p = max(0, (requests − K · accepts) / (requests + 1))`, K = 2,
-//! over about two minutes. What is held back waits here instead of failing.
+//! over about two minutes. What is held back waits here instead of failing. Ten answers in a row end
+//! it: the window would remember an outage for two minutes after it.
 
 const K: f64 = 2.0;
 /// Two halves make the window: the older one is forgotten when the newer is full.
@@ -10,6 +11,9 @@ const HALF_MS: u64 = 60_000;
 const HELD_MAX: f64 = 0.9;
 /// Fewer tries than this prove nothing.
 const REQUESTS_MIN: f64 = 20.0;
+
+/// So many tries accepted in a row say that the provider is back.
+const BACK: u32 = 10;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Half {
@@ -21,6 +25,7 @@ struct Half {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Throttle {
     epoch: u64,
+    accepted_in_a_row: u32,
     now: Half,
     before: Half,
 }
@@ -31,6 +36,12 @@ impl Throttle {
         self.roll(tick);
         self.now.requests += 1.0;
         self.now.accepts += f64::from(u8::from(accepted));
+        self.accepted_in_a_row =
+            if accepted { self.accepted_in_a_row.saturating_add(1) } else { 0 };
+        if self.accepted_in_a_row >= BACK {
+            self.now.requests = self.now.accepts;
+            self.before.requests = self.before.accepts;
+        }
     }
 
     /// The share of tries to hold back at `tick`.
@@ -79,5 +90,17 @@ mod tests {
         assert!((throttle.held(59_999) - 0.9).abs() < 1e-9);
         assert!((throttle.held(60_000) - 0.9).abs() < 1e-9, "the older half counts");
         assert!(throttle.held(180_000) < f64::EPSILON);
+    }
+
+    #[test]
+    fn ten_answers_in_a_row_open_it_and_nine_do_not() {
+        let mut throttle = Throttle::default();
+        (0..1_000).for_each(|_| throttle.tried(0, false));
+        (0..9).for_each(|_| throttle.tried(0, true));
+        throttle.tried(0, false);
+        (0..9).for_each(|_| throttle.tried(0, true));
+        assert!((throttle.held(0) - 0.9).abs() < 1e-9, "nine, twice");
+        throttle.tried(0, true);
+        assert!(throttle.held(0) < f64::EPSILON);
     }
 }

@@ -19,6 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 /// Payload bytes of new blocks kept in memory so that a caught-up dispatcher reads no disk.
@@ -265,6 +266,17 @@ impl Core {
                 held.until = until;
             }
         }
+    }
+
+    /// How much is left of a lease, `None` if it has passed to another claim.
+    pub(super) fn lease_left(&self, shard: ShardId, claim: ClaimId) -> Option<Duration> {
+        if is_sabotaged(Sabotage::NoFencing) {
+            return Some(Duration::MAX);
+        }
+        let now = self.clock.steady();
+        let state = self.shards.get(usize::from(shard.0))?.state.lock();
+        let held = state.in_flight.get(&(claim.position, claim.index))?;
+        (held.lease == claim.lease).then(|| Duration::from_millis(held.until.since(now)))
     }
 
     /// The root entry of a notification.

@@ -72,7 +72,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Groups the index may lag behind before the writer waits for it.
 const PROJECTOR_LAG_MAX: usize = 256;
@@ -248,7 +248,7 @@ impl Journal for DiskJournal {
                     return Ok(claims);
                 }
                 // Leases run out without a commit, so look again now and then.
-                tokio::time::timeout(std::time::Duration::from_millis(500), woken).await.ok();
+                tokio::time::timeout(Duration::from_millis(500), woken).await.ok();
             }
         })
     }
@@ -263,6 +263,10 @@ impl Journal for DiskJournal {
 
     fn renew(&self, shard: ShardId, claims: &[ClaimId]) {
         self.core.renew(shard, claims);
+    }
+
+    fn lease_left(&self, shard: ShardId, claim: ClaimId) -> Option<Duration> {
+        self.core.lease_left(shard, claim)
     }
 
     fn backlog(&self, shard: ShardId) -> Backlog {

@@ -1,0 +1,56 @@
+//! Long lines: what went back to the journal comes back, in order, before anybody runs out of patience.
+
+use super::*;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+const DEVICES: u64 = 10;
+const ALL: u64 = 20_000;
+const SERVICE_MS: u64 = 5;
+/// Entries that are claimed in a millisecond.
+const CLAIMED: usize = 8;
+
+#[test]
+fn a_long_backlog_of_few_devices_never_stands_still_and_stays_in_order() {
+    let bounds = Bounds { slots: 1_024, queue: 8_192, hook_max: 64 };
+    let mut scheduler = Scheduler::new(bounds, 7, 0);
+    scheduler.set_limit(&push("a"), 1_000);
+    let mut fresh: VecDeque<u64> = (1..=ALL).collect();
+    let mut timers = BinaryHeap::new();
+    let mut running: VecDeque<(u64, Ticket)> = VecDeque::new();
+    let mut sent = Vec::new();
+    let mut tick = LATER;
+    while sent.len() < usize::try_from(ALL).unwrap() {
+        tick += 1;
+        assert!(tick < LATER + 30_000, "{} of {ALL} were sent", sent.len());
+        for turn in 0..CLAIMED.min(scheduler.room_for(organization(1))) {
+            let is_due = timers.peek().is_some_and(|Reverse((due, _))| *due <= now(tick).at);
+            // The journal gives due timers a share, not precedence.
+            let came_back = is_due && (turn % 2 == 0 || fresh.is_empty());
+            let next = if came_back {
+                timers.pop().map(|Reverse((_, number))| number)
+            } else {
+                fresh.pop_front()
+            };
+            let Some(number) = next else { break };
+            let mut offer = push_offer(1, number % DEVICES, number, "a");
+            offer.about.came_back = came_back;
+            if let Offered::Later { parked, .. } = scheduler.offer(offer, now(tick)) {
+                timers.push(Reverse((parked.due, parked.item)));
+            }
+        }
+        while running.front().is_some_and(|(until, _)| *until <= tick) {
+            let (_, ticket) = running.pop_front().unwrap();
+            scheduler.finish(ticket, answered(SERVICE_MS), now(tick));
+        }
+        while let Some(Picked::Send { ticket, item, .. }) =
+            scheduler.pick(now(tick), bounds.slots - running.len())
+        {
+            running.push_back((tick + SERVICE_MS, ticket));
+            sent.push(item);
+        }
+        assert!(scheduler.take_parked().is_empty());
+    }
+    let of = |device| sent.iter().filter(move |number| *number % DEVICES == device);
+    assert!((0..DEVICES).all(|device| of(device).is_sorted()), "first tries keep their order");
+}
