@@ -217,11 +217,11 @@ impl Ledger {
             {
                 for target in &earlier.targets {
                     let first = |s: &Submitted| firsts.get(&(target.as_str(), s.id));
-                    // What was sent back to the journal loses its place to a restart.
+                    // What was sent back to the journal loses its place to a restart, and what
+                    // waited under a lease that ran out is claimed anew.
                     let is_kept = |place: &usize| {
-                        self.receipts
-                            .get(*place)
-                            .is_some_and(|receipt| receipt.life == earlier.life)
+                        let life = self.receipts.get(*place).map(|receipt| receipt.life);
+                        life == Some(earlier.life) && !self.lapsed.contains(&earlier.life)
                     };
                     if let (Some(a), Some(b)) =
                         (first(earlier).filter(|a| is_kept(a)), first(later))
