@@ -52,7 +52,10 @@ struct Run {
 impl Run {
     async fn new() -> Self {
         let twins = world::twins().await;
-        let home = world::home(&twins, directory()).set("limits.blynk_requests=0");
+        // A project's pace begins low after each start; here thousands are waited for.
+        let home = world::home(&twins, directory())
+            .set("limits.blynk_requests=0")
+            .set("providers.fcm.main.messages_per_second=0");
         // Minted before the gateway starts: both make the key file if there is none.
         let token = home.token(101).await;
         Self { home, twins, token, client: Vec::new() }
