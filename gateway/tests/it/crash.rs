@@ -21,9 +21,11 @@ use crate::support::{eventually, now_ms, world};
 /// `dispatch.max_in_flight`: what one crash may repeat.
 const IN_FLIGHT_MAX: u64 = 1024;
 
-/// Ten users with one device each, five of every platform.
+const USERS: u32 = 200;
+
+/// Users with one device each, half of them of every platform: a device gets one try at a time.
 fn directory() -> Value {
-    let users: Vec<_> = (1..=10).map(user).collect();
+    let users: Vec<_> = (1..=USERS).map(user).collect();
     serde_json::json!({
         "organizations": [{ "id": 101, "name": "Acme Corp", "slug": "acme" }],
         "users": users,
@@ -72,7 +74,7 @@ impl Run {
             mode,
             connections: 16,
             stop: Stop::After(Duration::from_secs(60)),
-            recipients: Recipients { first: 1, last: 10, ..Recipients::default() },
+            recipients: Recipients { first: 1, last: u64::from(USERS), ..Recipients::default() },
             first_seq,
             ..LoadPlan::default()
         };
@@ -157,7 +159,7 @@ async fn schedule(run: &mut Run, gateway: &Gateway, first: u64, count: u64, at: 
         marker::write_title(&mut body, seq);
         body.extend_from_slice(b"\",\"body\":\"");
         marker::write_text(&mut body, seq, 60);
-        let user = seq % 10 + 1;
+        let user = seq % u64::from(USERS) + 1;
         let rest = format!("\",\"to\":{{\"users\":[{user}]}},\"startAt\":{at}}}\n");
         body.extend_from_slice(rest.as_bytes());
     }
