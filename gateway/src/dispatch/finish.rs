@@ -126,7 +126,9 @@ impl Finisher {
             OnUnknown::Resend | OnUnknown::Hold | OnUnknown::GiveUp => {}
         }
         let provider = delivery.target.provider();
-        let tried = Tried { provider, made: delivery.attempt, expires_at: delivery.expires_at };
+        // What was kept back uses up no tries.
+        let made = if is_unsent(attempt) { 1 } else { delivery.attempt };
+        let tried = Tried { provider, made, expires_at: delivery.expires_at };
         match self.context.settings.retry.after(tried, attempt, now, self.context.clock.chance()) {
             Next::Final(state) => end(state, state == FinalState::Dead),
             Next::Gone => Course { is_gone: true, ..end(FinalState::Rejected, false) },

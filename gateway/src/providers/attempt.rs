@@ -44,11 +44,26 @@ pub(super) fn unsent(outcome: Outcome) -> Attempt {
 
 /// The attempt that `failure` makes of a push.
 pub(super) fn push_failed(failure: Failure, elapsed: Duration) -> Attempt {
+    // The yes came; what was lost of its body is an id at most.
+    if let Failure::Unanswered { cause, status: Some(200) } = failure {
+        return accepted(cause, 200, elapsed);
+    }
     let mut attempt = failure.into_attempt(elapsed);
     if let Outcome::Retry { after, cause: "tls_certificate" } = &mut attempt.outcome {
         *after = Some(OUTAGE_PAUSE);
     }
     attempt
+}
+
+/// The attempt of a receiver that said yes with `status` and broke off after it.
+pub(super) fn accepted(cause: &'static str, status: u16, elapsed: Duration) -> Attempt {
+    Attempt {
+        outcome: Outcome::Delivered,
+        status: Some(status),
+        reason: Some(String::from(cause)),
+        provider_id: None,
+        elapsed,
+    }
 }
 
 /// What was made last of a notification, for its next delivery: they come one after another.

@@ -6,11 +6,9 @@ use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Refused credentials in a row, without a success between, that close the gate: one refusal may
-/// be a mishap of one of the provider's servers.
+/// Refused credentials in a row, without a success between, after which the credential itself is
+/// doubted: one refusal may be a mishap of one of the provider's servers.
 const REFUSALS_MAX: u32 = 3;
-/// How long a refused credential is left alone.
-const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
 /// Closed for a time, with the reason.
 #[derive(Debug, Default)]
@@ -25,7 +23,7 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 struct Closed {
     until: Instant,
-    outcome: Outcome,
+    cause: &'static str,
 }
 
 impl Gate {
@@ -36,44 +34,34 @@ impl Gate {
 
     /// What a delivery gets instead of being sent; `None` where the gate is open.
     pub(super) fn refuses(&self) -> Option<Attempt> {
-        let closed = self.0.lock().closed?;
-        let left = closed.until.saturating_duration_since(Instant::now());
-        let outcome = match closed.outcome {
-            _ if left.is_zero() => return None,
-            Outcome::Retry { cause, .. } => Outcome::Retry { after: Some(left), cause },
-            other => other,
-        };
-        Some(unsent(outcome))
+        let Closed { until, cause } = self.0.lock().closed?;
+        let left = until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then(|| unsent(Outcome::Retry { after: Some(left), cause }))
     }
 
     /// Closes it for `pause`: everybody was asked to stay away.
     pub(super) fn close(&self, pause: Duration, cause: &'static str) {
-        Self::shut(&mut self.0.lock(), pause, Outcome::Retry { after: None, cause });
+        let until = Instant::now() + pause;
+        let mut state = self.0.lock();
+        if state.closed.is_none_or(|closed| closed.until < until) {
+            state.closed = Some(Closed { until, cause });
+        }
     }
 
-    /// Takes note of what an answer said of our credential; true if that closed the gate.
+    /// Takes note of what an answer said of our credential; true where it was refused so often that
+    /// connections opened with it are worth closing. How long it is left alone is the dispatcher's
+    /// to decide.
     pub(super) fn note(&self, outcome: Outcome) -> bool {
         let mut state = self.0.lock();
         match outcome {
             Outcome::Delivered => state.refusals = 0,
-            Outcome::Hold { cause } => {
+            Outcome::Hold { .. } => {
                 state.refusals = state.refusals.saturating_add(1);
-                if state.refusals >= REFUSALS_MAX {
-                    let was_open = state.closed.is_none_or(|c| c.until <= Instant::now());
-                    Self::shut(&mut state, REFUSED_PAUSE, Outcome::Hold { cause });
-                    return was_open;
-                }
+                return state.refusals == REFUSALS_MAX;
             }
             _ => {}
         }
         false
-    }
-
-    fn shut(state: &mut State, pause: Duration, outcome: Outcome) {
-        let until = Instant::now() + pause;
-        if state.closed.is_none_or(|closed| closed.until < until) {
-            state.closed = Some(Closed { until, outcome });
-        }
     }
 }
 
@@ -81,16 +69,13 @@ impl Gate {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_credential_refused_three_times_in_a_row_closes_the_gate_and_a_success_starts_over() {
+    #[test]
+    fn a_credential_is_doubted_once_at_its_third_refusal_in_a_row_and_a_success_starts_over() {
         let gate = Gate::default();
         let refused = Outcome::Hold { cause: "forbidden" };
-        for outcome in [refused, refused, Outcome::Delivered, refused, refused] {
-            gate.note(outcome);
-        }
-        assert!(!gate.is_closed() && gate.refuses().is_none());
-        gate.note(refused);
-        assert_eq!(gate.refuses().map(|attempt| attempt.outcome), Some(refused));
+        let noted = [refused, refused, Outcome::Delivered, refused, refused, refused, refused]
+            .map(|outcome| gate.note(outcome));
+        assert_eq!(noted, [false, false, false, false, false, true, false]);
     }
 
     #[tokio::test]

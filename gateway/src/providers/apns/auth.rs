@@ -63,9 +63,19 @@ pub(super) struct TokenHolder {
     keep: Option<Keep>,
 }
 
+/// What came of going back to the token before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Another token than the one used is in place already.
+    Another,
+    WentBack,
+    /// There is none to go back to.
+    Nothing,
+}
+
 #[derive(Debug, Default)]
 struct Renewals {
-    /// What `current` replaced.
+    /// What `current` replaced, or what it was put back for: Apple has seen it, so it may serve again.
     previous: Option<Arc<ProviderToken>>,
     /// Apple asked not to be shown another token before.
     not_before: Millis,
@@ -115,7 +125,7 @@ impl TokenHolder {
             return token;
         }
         if let Some(signing) = self.renewing.try_lock() {
-            self.renew(&token, signing);
+            self.renew(&token, false, signing);
         }
         self.current.load_full()
     }
@@ -125,33 +135,46 @@ impl TokenHolder {
     /// clock explains.
     pub(super) fn replace_expired(&self, used: &Arc<ProviderToken>) -> bool {
         // Waits for a renewal under way: its token is the answer.
-        self.renew(used, self.renewing.lock());
+        self.renew(used, true, self.renewing.lock());
         !Arc::ptr_eq(&self.current.load_full(), used)
     }
 
     /// Called when APNs says that our token changes too often: the one before `used` is used again
-    /// if it still serves, and no other is made for 20 minutes. True if that makes sending sensible
-    /// at once.
-    pub(super) fn keep_old(&self, used: &Arc<ProviderToken>) -> bool {
+    /// if it still serves, and no other is made for 20 minutes.
+    pub(super) fn keep_old(&self, used: &Arc<ProviderToken>) -> Kept {
         let mut renewals = self.renewing.lock();
         let now = self.clock.now();
         renewals.not_before = now.plus(RENEW_MIN_MS);
         if !Arc::ptr_eq(&self.current.load_full(), used) {
-            return true;
+            return Kept::Another;
         }
         let old = renewals.previous.take();
         let Some(old) = old.filter(|old| now.since(old.signed_at) < USABLE_MS) else {
-            return false;
+            return Kept::Nothing;
         };
-        self.current.store(old);
-        true
+        renewals.previous = Some(self.current.swap(old));
+        Kept::WentBack
     }
 
-    fn renew(&self, seen: &Arc<ProviderToken>, mut renewals: MutexGuard<'_, Renewals>) {
+    fn renew(
+        &self,
+        seen: &Arc<ProviderToken>,
+        is_refused: bool,
+        mut renewals: MutexGuard<'_, Renewals>,
+    ) {
         let now = self.clock.now();
         let replaced = !Arc::ptr_eq(&self.current.load_full(), seen);
-        let early = now.since(seen.signed_at) < RENEW_MIN_MS || now < renewals.not_before;
-        if replaced || early {
+        if replaced || now.since(seen.signed_at) < RENEW_MIN_MS {
+            return;
+        }
+        if now < renewals.not_before {
+            // No new one yet. The one that came too soon is younger, and none Apple has not seen.
+            let is_over = is_refused || now.since(seen.signed_at) >= USABLE_MS;
+            let is_younger = |one: &Arc<ProviderToken>| one.signed_at > seen.signed_at;
+            if is_over && renewals.previous.as_ref().is_some_and(is_younger) {
+                let young = renewals.previous.take();
+                renewals.previous = young.map(|young| self.current.swap(young));
+            }
             return;
         }
         match sign(&self.header, &self.key, &self.team_id, now) {
@@ -243,13 +266,18 @@ mod tests {
         let first = holder.current();
         clock.advance(50 * MINUTE);
         let second = holder.current();
-        assert!(holder.keep_old(&second));
-        assert!(Arc::ptr_eq(&first, &holder.current()), "old, but Apple still takes it");
-        clock.advance(19 * MINUTE);
-        assert!(Arc::ptr_eq(&first, &holder.current()), "no other before 20 minutes are over");
-        assert!(!holder.keep_old(&first), "there is none before the first");
-        clock.advance(20 * MINUTE);
-        assert!(!Arc::ptr_eq(&first, &holder.current()));
+        assert_eq!(holder.keep_old(&second), Kept::WentBack);
+        assert_eq!(holder.keep_old(&second), Kept::Another, "the answer to one sent before");
+        let now = || Arc::clone(&holder.current.load());
+        assert!(Arc::ptr_eq(&first, &now()), "old, but Apple still takes it");
+        clock.advance(10 * MINUTE);
+        assert!(Arc::ptr_eq(&second, &holder.current()), "an hour old; the other was seen before");
+        clock.advance(9 * MINUTE);
+        assert!(Arc::ptr_eq(&second, &holder.current()), "no new one before 20 minutes are over");
+        assert_eq!(holder.keep_old(&second), Kept::Nothing, "the one before is over an hour old");
+        clock.advance(31 * MINUTE);
+        let third = holder.current();
+        assert!(!Arc::ptr_eq(&third, &second) && !Arc::ptr_eq(&third, &first));
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod tokens;
 
 pub use shelf::TokenShelf;
 
-use self::auth::{ProviderToken, TokenHolder};
+use self::auth::{Kept, ProviderToken, TokenHolder};
 use self::classify::{Classified, EXPIRED_PROVIDER_TOKEN, Meaning};
 use self::tokens::{Standing, Tokens};
 use crate::BoxFuture;
@@ -146,12 +146,15 @@ impl Apns {
         let pool = if standing == Standing::Proven { &self.pool } else { &self.suspects };
         let started = Instant::now();
         let sent = pool.send_unless(classify::is_unprocessed, || {
+            if self.clock.now() >= delivery.expires_at {
+                return None;
+            }
             let mut request = Request::new(prepared.body.clone());
             *request.method_mut() = Method::POST;
             *request.uri_mut() = uri.clone();
             *request.headers_mut() = prepared.headers.clone();
             request.headers_mut().insert(AUTHORIZATION, token.header.clone());
-            request
+            Some(request)
         });
         let answer = match sent.await {
             Ok(answer) => answer,
@@ -171,7 +174,6 @@ impl Apns {
         standing: Standing,
     ) {
         let outcome = &mut classified.verdict.outcome;
-        let before = self.token.current();
         let mut renew = false;
         match (classified.meaning, *outcome) {
             (None, _) => self.devices.proved(device, standing),
@@ -180,12 +182,17 @@ impl Apns {
             {
                 *outcome = Outcome::Gone { cause };
             }
-            (Some(Meaning::KeepToken), Outcome::Retry { cause, .. })
-                if self.token.keep_old(token) =>
-            {
-                *outcome = Outcome::Retry { after: Some(SOON), cause };
-                // A connection that saw too many tokens takes none any more.
-                renew = Arc::ptr_eq(&before, token);
+            (Some(Meaning::KeepToken), Outcome::Retry { after, cause }) => {
+                match self.token.keep_old(token) {
+                    Kept::Another => *outcome = Outcome::Retry { after: Some(SOON), cause },
+                    Kept::WentBack => {
+                        *outcome = Outcome::Retry { after: Some(SOON), cause };
+                        // A connection that saw too many tokens takes none any more.
+                        renew = true;
+                    }
+                    // The whole key is throttled: whoever asks now only makes it worse.
+                    Kept::Nothing => self.gate.close(after.unwrap_or(SOON), cause),
+                }
             }
             (_, Outcome::Retry { cause: EXPIRED_PROVIDER_TOKEN, .. })
                 if !self.token.replace_expired(token) =>

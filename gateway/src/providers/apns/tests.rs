@@ -384,16 +384,30 @@ async fn tokens_that_may_be_wrong_stay_off_the_connection_of_proven_ones() {
 }
 
 #[tokio::test]
-async fn a_credential_that_is_refused_again_and_again_is_left_alone_for_the_whole_app() {
+async fn a_credential_that_is_refused_three_times_in_a_row_gets_new_connections() {
     let server =
         Server::start(None, Speak::Http2(100), |_, _| reason(403, "InvalidProviderToken")).await;
     let provider = apns(server.url());
-    for _ in 0..10 {
+    for connections in [1, 1, 1, 2] {
         let attempt = send_one(&provider, to(TOKEN)).await;
         assert_eq!(attempt.outcome, Outcome::Hold { cause: "invalid_provider_token" });
+        assert_eq!(server.accepted(), connections);
     }
-    assert_eq!(server.seen().len(), 3, "the others were not sent");
-    assert_eq!(provider.in_flight_max(), 1);
+}
+
+#[tokio::test]
+async fn a_throttled_key_without_an_older_token_is_left_alone_for_the_whole_app() {
+    let throttled = |_: &_, _| reason(429, "TooManyProviderTokenUpdates");
+    let server = Server::start(None, Speak::Http2(100), throttled).await;
+    let provider = apns(server.url());
+    for _ in 0..5 {
+        let attempt = send_one(&provider, to(TOKEN)).await;
+        let Outcome::Retry { after: Some(wait), .. } = attempt.outcome else {
+            panic!("{:?}", attempt.outcome);
+        };
+        assert!(wait > 19 * 60 * SOON && wait <= 20 * 60 * SOON, "{wait:?}");
+    }
+    assert_eq!((server.seen().len(), provider.in_flight_max()), (1, 1), "the others were not sent");
 }
 
 #[tokio::test]

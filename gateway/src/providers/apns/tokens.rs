@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Tokens remembered per generation; two generations are kept.
 const REMEMBERED_MAX: usize = 50_000;
@@ -19,6 +20,8 @@ const YOUNG_MS: u64 = 24 * 3600 * 1000;
 pub(super) struct Tokens {
     hasher: RandomState,
     state: Mutex<State>,
+    /// A push was taken: environment and topic are right.
+    place_proven: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -27,8 +30,6 @@ struct State {
     proven: [HashSet<u64>; 2],
     /// Tokens that were called wrong, and when.
     wrong: [HashMap<u64, Millis>; 2],
-    /// A push was taken: environment and topic are right.
-    place_proven: bool,
 }
 
 /// What is known of a token before it is used.
@@ -57,11 +58,11 @@ impl Tokens {
 
     /// A push to `token` was taken.
     pub(super) fn proved(&self, token: &str, standing: Standing) {
-        let mut state = self.state.lock();
-        state.place_proven = true;
+        self.place_proven.store(true, Ordering::Relaxed);
         if standing == Standing::Proven {
             return;
         }
+        let mut state = self.state.lock();
         let print = self.hasher.hash_one(token);
         for known in &mut state.wrong {
             known.remove(&print);
@@ -81,7 +82,7 @@ impl Tokens {
             state.wrong[1] = std::mem::take(&mut state.wrong[0]);
         }
         state.wrong[0].insert(print, now);
-        state.place_proven
+        self.place_proven.load(Ordering::Relaxed)
     }
 }
 

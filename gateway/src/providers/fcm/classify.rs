@@ -54,6 +54,9 @@ const fn row(code: &'static str, meaning: Meaning, cause: &'static str) -> Row {
 
 use Meaning::{Gone, Hold, Rejected, Retry, Throttled, Unauthenticated};
 
+/// The status of an answer that calls a device gone.
+const GONE_STATUS: u16 = 404;
+
 /// `FcmError.errorCode` (Firebase, REST resource `ErrorCode`).
 #[rustfmt::skip]
 pub(super) const FCM_CODES: [Row; 8] = [
@@ -136,8 +139,10 @@ pub(super) fn classify(answer: &Answer, now: Millis) -> Classified {
         Ok(ErrorAnswer { error }) => look_up(error),
         Err(_) => (None, None),
     };
-    let (meaning, cause) =
-        found.map_or_else(|| by_status(answer.status.as_u16()), |row| (row.meaning, row.cause));
+    let status = answer.status.as_u16();
+    // A device is given up on for a word only where its status agrees.
+    let found = found.filter(|row| row.meaning != Gone || status == GONE_STATUS);
+    let (meaning, cause) = found.map_or_else(|| by_status(status), |row| (row.meaning, row.cause));
     let asked = retry_after(&answer.headers, now);
     let (outcome, scope) = match meaning {
         Gone => (Outcome::Gone { cause }, Scope::Delivery),

@@ -138,13 +138,14 @@ impl Fcm {
         let Target::Fcm { token: device, .. } = &delivery.target else {
             return unsent(Outcome::Rejected { cause: "wrong_provider" });
         };
+        if let Err(instead) = self.turn().await {
+            return instead;
+        }
+        // After the wait: it says how long the message may be kept.
         let body = match payload::prepare(delivery, device.reveal(), self.clock.now()) {
             Ok(body) => body,
             Err(cause) => return unsent(Outcome::Rejected { cause }),
         };
-        if let Err(instead) = self.turn().await {
-            return instead;
-        }
         let started = Instant::now();
         let token = match self.tokens.current().await {
             Ok(token) => token,
@@ -159,13 +160,16 @@ impl Fcm {
         let answer = self
             .pool
             .send(|| {
+                if self.clock.now() >= delivery.expires_at {
+                    return None;
+                }
                 let mut request = Request::new(body.clone());
                 *request.method_mut() = Method::POST;
                 *request.uri_mut() = self.uri.clone();
                 let headers = request.headers_mut();
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 headers.insert(AUTHORIZATION, token.header.clone());
-                request
+                Some(request)
             })
             .await;
         let answer = match answer {

@@ -257,6 +257,13 @@ fn outcome(answer: &Answer) -> Outcome {
 }
 
 #[test]
+fn no_device_goes_for_a_word_that_comes_with_an_outage() {
+    let outage = error(503, "UNAVAILABLE", Some("UNREGISTERED"));
+    let again = Outcome::Retry { after: None, cause: "http_5xx" };
+    assert_eq!(outcome(&answer(503, None, &outage)), again);
+}
+
+#[test]
 fn every_documented_code_means_what_the_table_says() {
     let wait = |seconds| Some(Duration::from_secs(seconds));
     let cases = [
@@ -372,12 +379,15 @@ async fn what_fcm_could_never_take_is_rejected_without_a_connection() {
 }
 
 #[tokio::test]
-async fn low_priority_and_an_ended_life_reach_android() {
+async fn low_priority_and_a_short_life_reach_android_and_an_ended_one_does_not() {
     let (oauth, fcm) = (tokens().await, accepting().await);
     let provider = Fcm::new(config(fcm.url(), &oauth.url()), clock()).unwrap();
     let mut delivery = to("a");
     delivery.priority = Priority::Low;
     delivery.expires_at = Millis(0);
+    let late = send_one(&provider, delivery.clone()).await;
+    assert_eq!(late.outcome, Outcome::Retry { after: Some(Duration::ZERO), cause: "late" });
+    delivery.expires_at = clock().now().plus(1);
     send_one(&provider, delivery).await;
     let body: Value = serde_json::from_slice(&fcm.seen()[0].body).unwrap();
     assert_eq!(body["message"]["android"]["priority"], "NORMAL");

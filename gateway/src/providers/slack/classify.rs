@@ -119,7 +119,9 @@ pub(super) fn classify(answer: &Answer, now: Millis) -> Verdict {
     let known = word
         .as_deref()
         .and_then(|said| WORDS.iter().find(|(word, _)| *word == said))
-        .map(|(word, meaning)| (*meaning, *word));
+        .map(|(word, meaning)| (*meaning, *word))
+        // A hook is given up on for a word only where its status does not speak of an outage.
+        .filter(|(meaning, _)| *meaning != Gone || status < 500);
     let (meaning, cause) = match (status, said, known) {
         (.., Some(known)) => known,
         (200..=299, Said::Yes | Said::Nothing, None) => {

@@ -119,7 +119,8 @@ impl Slack {
         let json = HeaderValue::from_static("application/json");
         request.headers_mut().insert(CONTENT_TYPE, json);
         let started = Instant::now();
-        let answer = match self.http.send(&origin, request).await {
+        let in_time = || self.clock.now() < delivery.expires_at;
+        let answer = match self.http.send_while(&origin, request, in_time).await {
             Ok(answer) => answer,
             Err(failure) => return failure.without_detail().into_attempt(started.elapsed()),
         };

@@ -141,6 +141,10 @@ fn every_documented_word_means_what_the_table_says() {
         (503, "team_added_to_org", Meaning::Retry),
         (503, "accesslimited", Meaning::Retry),
     ];
+    for word in ["no_service", "channel_is_archived", "token_revoked"] {
+        let outage = outcome(503, word);
+        assert_eq!(outage, Outcome::Retry { after: None, cause: "http_5xx" }, "{word}");
+    }
     assert_eq!(cases.len(), WORDS.len());
     for (status, word, meaning) in cases {
         let (_, want) = WORDS.iter().find(|(w, _)| *w == word).unwrap();

@@ -1,8 +1,18 @@
 //! What went wrong on the way, told apart by one question: can the receiver have the request?
 
 use crate::model::{Attempt, Outcome};
+use crate::providers::attempt::unsent;
 use std::error::Error;
 use std::time::Duration;
+
+/// Every connection says that it processed nothing and wants no more.
+pub(super) const REFUSED: &str = "refused";
+/// No stream became free in time.
+pub(super) const SATURATED: &str = "saturated";
+/// The request's time was over before it could leave.
+pub(super) const LATE: &str = "late";
+/// Wait after the connections themselves kept a request back.
+const KEPT_BACK_PAUSE: Duration = Duration::from_millis(500);
 
 /// A request that got no complete answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +69,16 @@ impl Failure {
     /// The attempt this failure makes.
     #[must_use]
     pub fn into_attempt(self, elapsed: Duration) -> Attempt {
+        // No try of this delivery: the peer says that it processed nothing, or nothing left.
+        let kept_back = |after, cause| unsent(Outcome::Retry { after: Some(after), cause });
+        match self {
+            Self::NotSent { cause: cause @ (REFUSED | SATURATED), .. } => {
+                return kept_back(KEPT_BACK_PAUSE, cause);
+            }
+            // The dispatcher lets it expire.
+            Self::NotSent { cause: LATE, .. } => return kept_back(Duration::ZERO, LATE),
+            _ => {}
+        }
         let (outcome, status, reason) = match self {
             Self::NotSent { cause, detail } => {
                 (Outcome::Retry { after: None, cause }, None, detail)

@@ -1,7 +1,7 @@
 //! Keep-alive HTTP/1.1 connections to many origins, for webhooks, Slack and token endpoints.
 
 use super::meter::{Meter, Metered};
-use super::{ANSWER_BYTES_MAX, Answer, Body, Dialer, Failure, Origin, answer};
+use super::{ANSWER_BYTES_MAX, Answer, Body, Dialer, Failure, LATE, Origin, answer};
 use http::header::{HOST, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -80,10 +80,16 @@ impl Http1Pool {
 
     /// Sends `request` (origin-form URI; `Host` is set here) to `origin` and reads the whole
     /// answer within the total deadline. Redirects are answers like any other.
-    pub async fn send(
+    pub async fn send(&self, origin: &Origin, request: Request<Body>) -> Result<Answer, Failure> {
+        self.send_while(origin, request, || true).await
+    }
+
+    /// As `send`, unless `in_time` says no once there is a connection to send on.
+    pub async fn send_while(
         &self,
         origin: &Origin,
         mut request: Request<Body>,
+        in_time: impl Fn() -> bool,
     ) -> Result<Answer, Failure> {
         let deadline = Instant::now() + self.0.dialer.deadlines.total;
         let host = HeaderValue::from_maybe_shared(bytes::Bytes::copy_from_slice(
@@ -95,6 +101,10 @@ impl Http1Pool {
                 Some(live) => (live, true),
                 None => (self.open(origin, deadline).await?, false),
             };
+            if !in_time() {
+                self.park(origin, live);
+                return Err(Failure::not_sent(LATE));
+            }
             live.meter.grant(ANSWER_BYTES_MAX);
             match timeout_at(deadline, live.sender.try_send_request(request)).await {
                 Ok(Ok(response)) => {

@@ -8,7 +8,7 @@
 
 use super::gauge::Gauge;
 use super::link::{self, Broken, Link};
-use super::{Answer, Dialer, Failure, Origin};
+use super::{Answer, Dialer, Failure, LATE, Origin, REFUSED, SATURATED};
 use bytes::Bytes;
 use http::Request;
 use parking_lot::Mutex;
@@ -149,7 +149,7 @@ impl Http2Pool {
     /// `build` is called again for each resend, which is rare.
     pub async fn send<F>(&self, build: F) -> Result<Answer, Failure>
     where
-        F: Fn() -> Request<Bytes>,
+        F: Fn() -> Option<Request<Bytes>>,
     {
         self.send_unless(|_| false, build).await
     }
@@ -162,7 +162,7 @@ impl Http2Pool {
         build: F,
     ) -> Result<Answer, Failure>
     where
-        F: Fn() -> Request<Bytes>,
+        F: Fn() -> Option<Request<Bytes>>,
     {
         let deadline = Instant::now() + self.0.dialer.deadlines.total;
         let mut avoid: Option<Arc<Gauge>> = None;
@@ -170,7 +170,8 @@ impl Http2Pool {
             let permit = self.0.permit(deadline, avoid.as_ref()).await?;
             let gauge = Arc::clone(&permit.link.gauge);
             let answers = gauge.answers();
-            let exchanged = permit.link.exchange(build(), deadline).await;
+            let Some(request) = build() else { return Err(Failure::not_sent(LATE)) };
+            let exchanged = permit.link.exchange(request, deadline).await;
             let answered =
                 exchanged.is_ok() || matches!(&exchanged, Err(Broken::Failed(f)) if f.has_status());
             if answered && gauge.answered() {
@@ -197,7 +198,7 @@ impl Http2Pool {
                 sleep(Duration::from_millis(5 << round)).await;
             }
         }
-        Err(Failure::not_sent("refused"))
+        Err(Failure::not_sent(REFUSED))
     }
 }
 
@@ -226,7 +227,7 @@ impl Shared {
             // Silence is no change: it has to be looked for.
             let look_again = deadline.min(Instant::now() + self.limits.soft_timeout);
             if timeout_at(look_again, changed).await.is_err() && Instant::now() >= deadline {
-                return Err(Failure::not_sent("saturated"));
+                return Err(Failure::not_sent(SATURATED));
             }
         }
     }

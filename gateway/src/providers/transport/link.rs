@@ -4,7 +4,7 @@ use super::dial::Wire;
 use super::gauge::{Gauge, LIMIT_UNKNOWN};
 use super::http2::PoolLimits;
 use super::meter::{Meter, Metered};
-use super::{Answer, Failure, answer, failure};
+use super::{Answer, Failure, SATURATED, answer, failure};
 use bytes::Bytes;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong};
@@ -80,7 +80,7 @@ impl Link {
         match timeout_at(deadline, poll_fn(|cx| sender.poll_ready(cx))).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(Broken::Resend { ended: true }),
-            Err(_) => return Err(Broken::Failed(Failure::not_sent("saturated"))),
+            Err(_) => return Err(Broken::Failed(Failure::not_sent(SATURATED))),
         }
         let (mut parts, body) = request.into_parts();
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));

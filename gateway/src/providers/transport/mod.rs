@@ -21,6 +21,7 @@ pub use answer::{ANSWER_BYTES_KEPT, ANSWER_BYTES_MAX, Answer};
 pub use dial::Dialer;
 pub(in crate::providers) use dial::connect;
 pub use failure::Failure;
+use failure::{LATE, REFUSED, SATURATED};
 pub use http1::{Http1Pool, IdleLimits};
 pub use http2::{Http2Pool, PoolLimits};
 pub(crate) use origin::path_of;

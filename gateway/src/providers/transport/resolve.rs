@@ -8,7 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 /// Longest one look-up may take; the machine's own resolver may take longer and is left behind.
@@ -19,6 +19,8 @@ const NEGATIVE: Duration = Duration::from_secs(30);
 const STALE: Duration = Duration::from_secs(600);
 /// Look-ups under way at once, those left behind included: each holds a thread.
 const LOOKUPS_MAX: usize = 64;
+/// The same for names whose last look-up failed: a few that never answer leave room for the rest.
+const SUSPECTS_MAX: usize = 8;
 const NAMES_MAX: usize = 10_000;
 
 /// Why a name gave no usable address.
@@ -77,6 +79,7 @@ struct Shared {
     spans: Spans,
     names: Mutex<HashMap<(String, u16), Turn>>,
     lookups: Arc<Semaphore>,
+    suspects: Arc<Semaphore>,
 }
 
 /// How long what holds.
@@ -115,7 +118,8 @@ impl NameCache {
 
     fn new(inner: Arc<dyn Resolve>, spans: Spans) -> Self {
         let lookups = Arc::new(Semaphore::new(LOOKUPS_MAX));
-        Self(Arc::new(Shared { inner, spans, names: Mutex::default(), lookups }))
+        let suspects = Arc::new(Semaphore::new(SUSPECTS_MAX));
+        Self(Arc::new(Shared { inner, spans, names: Mutex::default(), lookups, suspects }))
     }
 }
 
@@ -130,12 +134,23 @@ impl Shared {
     }
 
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
+        let asked = Instant::now();
         let known = self.known(host, port);
         let mut known = known.lock().await;
+        if let Some((at, found)) = &known.good
+            && *at >= asked
+        {
+            // The answer came after the question, so it is as fresh as one of its own.
+            return Ok(found.clone());
+        }
         if known.failed.is_some_and(|at| at.elapsed() < self.spans.negative) {
             return self.stand_in(&known, || io::ErrorKind::NotFound.into());
         }
-        match self.look_up(host, port).await {
+        let Some(turn) = self.turn(known.failed.is_some()).await else {
+            // The name was not asked for, so nothing is known of it.
+            return self.stand_in(&known, || io::ErrorKind::ResourceBusy.into());
+        };
+        match self.look_up(host, port, turn).await {
             Ok(found) => {
                 known.failed = None;
                 known.good = Some((Instant::now(), found.clone()));
@@ -149,6 +164,12 @@ impl Shared {
         }
     }
 
+    /// The right to ask, waited for as long as a look-up may take. Who leaves leaves the queue.
+    async fn turn(&self, is_suspect: bool) -> Option<OwnedSemaphorePermit> {
+        let among = if is_suspect { &self.suspects } else { &self.lookups };
+        timeout(self.spans.lookup, Arc::clone(among).acquire_owned()).await.ok()?.ok()
+    }
+
     fn stand_in(
         &self,
         known: &Known,
@@ -160,19 +181,22 @@ impl Shared {
         }
     }
 
-    async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
+    async fn look_up(
+        &self,
+        host: &str,
+        port: u16,
+        turn: OwnedSemaphorePermit,
+    ) -> Result<Vec<SocketAddr>, ResolveError> {
         let (inner, host) = (Arc::clone(&self.inner), host.to_owned());
-        let lookups = Arc::clone(&self.lookups);
         // A task of its own: the machine's resolver cannot be stopped, and its thread is counted
         // until it is back.
         let asking = tokio::spawn(async move {
-            let _turn = lookups.acquire_owned().await;
+            let _turn = turn;
             inner.resolve(&host, port).await
         });
-        let late = || ResolveError::Failed(io::ErrorKind::TimedOut.into());
         match timeout(self.spans.lookup, asking).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => Err(late()),
+            Ok(Err(_)) | Err(_) => Err(ResolveError::Failed(io::ErrorKind::TimedOut.into())),
         }
     }
 }
@@ -264,6 +288,64 @@ mod tests {
         let found = futures_util::future::join_all((0..20).map(|_| found(&cache))).await;
         assert!(found.iter().all(|found| !found));
         assert_eq!(inner.asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_for_a_name_together_share_one_answer() {
+        let inner = failing(9, false);
+        let cache = NameCache::fresh(Arc::clone(&inner) as Arc<dyn Resolve>);
+        let turn = cache.0.known("provider.example", 443);
+        let held = turn.lock().await;
+        let mut waiting = futures_util::future::join_all((0..20).map(|_| found(&cache)));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        drop(held);
+        assert!(waiting.await.iter().all(|found| *found));
+        assert_eq!(inner.asked.load(Ordering::SeqCst), 1);
+    }
+
+    /// Hangs for every name but one.
+    #[derive(Debug)]
+    struct Hostile;
+
+    impl Resolve for Hostile {
+        fn resolve<'a>(
+            &'a self,
+            host: &'a str,
+            port: u16,
+        ) -> BoxFuture<'a, Result<Vec<SocketAddr>, ResolveError>> {
+            let hangs = host != "provider.example";
+            Box::pin(async move {
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+                Ok(vec![SocketAddr::new([1, 1, 1, 1].into(), port)])
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_never_answer_keep_no_other_from_being_found() {
+        let spans = Spans { negative: Duration::ZERO, ..CUSTOMERS };
+        let cache = NameCache::new(Arc::new(Hostile), spans);
+        let names: Vec<_> = (0..SUSPECTS_MAX * 4).map(|n| format!("{n}.example")).collect();
+        for _ in 0..3 {
+            // The first time each holds one of the many turns, later one of the few.
+            let asked = names.iter().map(|name| cache.resolve(name, 443));
+            let answers = futures_util::future::join_all(asked).await;
+            assert!(answers.iter().all(Result::is_err));
+        }
+        assert!(cache.0.lookups.available_permits() >= LOOKUPS_MAX - names.len());
+        assert!(found(&cache).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_only_waited_for_its_turn_is_not_held_to_have_failed() {
+        let cache = NameCache::fresh(failing(9, false));
+        let all = u32::try_from(LOOKUPS_MAX).unwrap();
+        let held = Arc::clone(&cache.0.lookups).acquire_many_owned(all).await.unwrap();
+        assert!(!found(&cache).await);
+        drop(held);
+        assert!(found(&cache).await);
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use crate::providers::attempt::{self, Memo, unsent};
 use crate::providers::guard::{Guard, GuardError, GuardPolicy};
 use crate::providers::tls::{self, Protocol};
 use crate::providers::transport::{
-    Body, Deadlines, Dialer, Http1Pool, IdleLimits, Origin, path_of,
+    Body, Deadlines, Dialer, Failure, Http1Pool, IdleLimits, Origin, path_of,
 };
 use crate::providers::{Provider, ProviderError};
 use bytes::Bytes;
@@ -139,10 +139,15 @@ impl Webhook {
         };
         let request = self.request(delivery, &key, Uri::from(path), body);
         let started = Instant::now();
-        match self.http.send(&origin, request).await {
+        let in_time = || self.clock.now() < delivery.expires_at;
+        match self.http.send_while(&origin, request, in_time).await {
             Ok(answer) => {
                 let verdict = classify::classify(&answer, self.clock.now());
                 verdict.into_attempt(answer.status, started.elapsed())
+            }
+            // The status is the answer; a body that drips or breaks off takes nothing back.
+            Err(Failure::Unanswered { cause, status: Some(status @ 200..=299) }) => {
+                attempt::accepted(cause, status, started.elapsed())
             }
             Err(failure) => failure.without_detail().into_attempt(started.elapsed()),
         }

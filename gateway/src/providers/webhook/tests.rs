@@ -5,7 +5,9 @@ use crate::model::{Content, ObjectId, Secret, TargetPolicy};
 use crate::providers::fixture::{
     Act, Ca, Server, Speak, clock, delivery, hasty, patient, send_one, with_content,
 };
+use crate::providers::transport::{Resolve, ResolveError};
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -52,7 +54,7 @@ async fn a_stock_verifier_accepts_every_try_and_the_id_stays() {
     let delivery = with_content(to(&format!("{}/hook?a=b", server.url())), content);
     for _ in 0..2 {
         let attempt = send_one(&provider, delivery.clone()).await;
-        assert_eq!((attempt.outcome, attempt.status), (Outcome::Delivered, Some(204)));
+        assert_eq!((attempt.outcome, attempt.status), (Outcome::Delivered, Some(202)));
     }
     let stock = standardwebhooks::Webhook::new(SECRET).unwrap();
     let seen = server.seen();
@@ -164,14 +166,66 @@ async fn a_receivers_words_are_kept_short_and_harmless() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_drips_or_hangs_ends_unknown() {
+async fn a_receiver_that_hangs_ends_unknown_unless_its_yes_had_come() {
     let provider = Webhook::new(WebhookConfig { deadlines: hasty(), ..local() }, clock()).unwrap();
-    let server = receiver(|_| Act::HangBody(200)).await;
+    let server = receiver(|_| Act::HangBody(202)).await;
+    let attempt = send_one(&provider, to(&server.url())).await;
+    assert_eq!((attempt.outcome, attempt.status), (Outcome::Delivered, Some(204)));
+    assert_eq!(attempt.reason.as_deref(), Some("body_timeout"));
+    let server = receiver(|_| Act::HangBody(500)).await;
     let attempt = send_one(&provider, to(&server.url())).await;
     assert_eq!(attempt.outcome, Outcome::Unknown { cause: "body_timeout" });
     let server = receiver(|_| Act::Hang).await;
     let attempt = send_one(&provider, to(&server.url())).await;
     assert_eq!(attempt.outcome, Outcome::Unknown { cause: "timeout" });
+}
+
+#[tokio::test]
+async fn what_is_late_once_there_is_a_connection_does_not_leave() {
+    let server = receiver(|_| Act::status(200)).await;
+    let mut late = to(&server.url());
+    late.expires_at = clock().now();
+    let attempt = send_one(&webhook(), late).await;
+    assert_eq!(attempt.outcome, Outcome::Retry { after: Some(Duration::ZERO), cause: "late" });
+    assert_eq!((server.seen().len(), attempt.elapsed), (0, Duration::ZERO));
+}
+
+/// Leads each name where it says.
+#[derive(Debug)]
+struct Names;
+
+impl Resolve for Names {
+    fn resolve<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, Result<Vec<SocketAddr>, ResolveError>> {
+        let found: &[&str] = match host {
+            "public.example" => &["1.1.1.1", "2606:4700::1111"],
+            "private.example" => &["10.0.0.1"],
+            "mixed.example" => &["1.1.1.1", "169.254.169.254"],
+            _ => &[],
+        };
+        let found: Vec<_> =
+            found.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), port)).collect();
+        let nothing = || ResolveError::Failed(std::io::ErrorKind::NotFound.into());
+        Box::pin(async move { if found.is_empty() { Err(nothing()) } else { Ok(found) } })
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_leads_inside_is_refused_when_a_subscription_is_made() {
+    let guard = Guard::with_resolver(GuardPolicy::default(), Arc::new(Names));
+    let provider = Webhook::with_guard(WebhookConfig::default(), guard, clock()).unwrap();
+    for (host, want) in [
+        ("public.example", Ok(())),
+        ("private.example", Err(GuardError::Address)),
+        ("mixed.example", Err(GuardError::Address)),
+        // Judged at each connection.
+        ("nowhere.example", Ok(())),
+    ] {
+        assert_eq!(provider.check_host(&format!("https://{host}/hook")).await, want, "{host}");
+    }
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ async fn post2(pool: &Http2Pool) -> Result<Answer, Failure> {
         let mut request = Request::new(Bytes::from_static(b"payload"));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri.clone();
-        request
+        Some(request)
     })
     .await
 }
