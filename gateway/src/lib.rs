@@ -9,7 +9,9 @@ pub mod clock;
 pub mod config;
 pub mod crash;
 pub mod lifecycle;
+mod private;
 pub mod telemetry;
+pub mod vault;
 
 pub mod journal;
 pub mod providers;

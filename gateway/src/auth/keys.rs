@@ -3,13 +3,12 @@
 //! The file is JSON: `{"keys": [{"kid", "alg", "secret_base64" | "public_pem" [+ "private_pem"]}]}`.
 //! A key's algorithm is fixed here and never taken from a token. The first key that can sign does.
 
+use crate::private::{self, PrivateError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, crypto};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// RFC 7518 section 3.2: a key as long as the hash at least.
@@ -81,15 +80,11 @@ impl KeyRing {
     /// # Errors
     /// See [`KeyError`]; nothing weak or ambiguous is accepted.
     pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
-        let failed = |source| KeyError::Io { path: path.to_owned(), source };
-        if !path.try_exists().map_err(failed)? {
-            create(path).map_err(failed)?;
-        }
-        let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
-        if mode & 0o077 != 0 {
-            return Err(KeyError::Readable { path: path.to_owned() });
-        }
-        Self::parse(&fs::read_to_string(path).map_err(failed)?)
+        let text = private::read_or_create(path, first).map_err(|error| match error {
+            PrivateError::Io(source) => KeyError::Io { path: path.to_owned(), source },
+            PrivateError::Readable => KeyError::Readable { path: path.to_owned() },
+        })?;
+        Self::parse(&text)
     }
 
     /// Reads the contents of a key file.
@@ -127,7 +122,7 @@ impl KeyRing {
     }
 }
 
-fn create(path: &Path) -> io::Result<()> {
+fn first() -> io::Result<String> {
     let entry = Entry {
         kid: uuid::Uuid::new_v4().simple().to_string(),
         alg: String::from("HS256"),
@@ -135,18 +130,7 @@ fn create(path: &Path) -> io::Result<()> {
         public_pem: None,
         private_pem: None,
     };
-    let json = serde_json::to_string_pretty(&File { keys: vec![entry] })?;
-    // Written aside and renamed, so that a crash leaves no half a key file.
-    let aside = path.with_extension("new");
-    match fs::remove_file(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // Never opens an existing file: its mode could be wider.
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
-    file.write_all(json.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&aside, path)
+    Ok(serde_json::to_string_pretty(&File { keys: vec![entry] })?)
 }
 
 fn check(entry: Entry) -> Result<Key, &'static str> {

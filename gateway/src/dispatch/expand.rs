@@ -6,6 +6,7 @@ use crate::model::{
 };
 use crate::rules::{RecipientKind, RecipientView, TargetView};
 use crate::store::{OrganizationRef, Recipient, Store, StoreError};
+use crate::vault::Vault;
 use crate::work::RecipientRef;
 
 /// Recipients resolved in one step; a longer audience goes on in a chunk of its own.
@@ -65,7 +66,7 @@ pub(super) async fn page(
     }
     if after.is_none() {
         for subscription in store.subscriptions(org, &notification.event).await? {
-            expansion.recipients.push(subscriber(&subscription));
+            expansion.recipients.push(subscriber(&subscription, store.vault()));
         }
     }
     Ok(expansion)
@@ -95,7 +96,7 @@ pub(super) async fn one(
         }
         RecipientRef::Subscription(id) => {
             let found = store.subscription(org, id).await?;
-            Ok(found.filter(|s| s.enabled).map(|s| subscriber(&s)))
+            Ok(found.filter(|s| s.enabled).map(|s| subscriber(&s, store.vault())))
         }
     }
 }
@@ -182,21 +183,13 @@ fn device(device: Device) -> Target {
     }
 }
 
-fn subscriber(subscription: &Subscription) -> Expanded {
-    let (id, policy) = (subscription.id, subscription.policy);
-    let (target, app) = match &subscription.endpoint {
-        Endpoint::Slack { url, team, .. } => {
-            (Target::Slack { subscription: id, url: url.clone(), policy }, team.clone())
-        }
-        Endpoint::Webhook { url, secret } => {
+fn subscriber(subscription: &Subscription, vault: &Vault) -> Expanded {
+    let (id, target) = (subscription.id, vault.target(subscription));
+    let app = match &subscription.endpoint {
+        Endpoint::Slack { team, .. } => team.clone(),
+        Endpoint::Webhook { url, .. } => {
             let host = url::Url::parse(url).ok().and_then(|u| u.host_str().map(str::to_owned));
-            let target = Target::Webhook {
-                subscription: id,
-                url: url.clone(),
-                secret: secret.clone(),
-                policy,
-            };
-            (target, host.unwrap_or_default())
+            host.unwrap_or_default()
         }
     };
     let provider: ProviderName = target.provider();

@@ -30,6 +30,30 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// A secret as records keep it; `vault::Vault` seals and opens it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Sealed(Vec<u8>);
+
+impl Sealed {
+    /// Wraps what a vault made.
+    #[must_use]
+    pub fn of(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
 /// One account and its name in every dialect. All names are unique on the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Organization {
@@ -215,9 +239,16 @@ pub enum MemberRole {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Endpoint {
     /// An incoming-webhook URL is itself the credential.
-    Slack { url: Secret, team: String, channel: String },
+    Slack { url: Sealed, team: String, channel: String },
     /// `secret` is `whsec_` + base64, as Standard Webhooks writes it.
-    Webhook { url: String, secret: Secret },
+    Webhook { url: String, secret: Sealed, retired: Option<RetiredSecret> },
+}
+
+/// The secret before: it signs beside the new one for a while, so that receivers can change over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetiredSecret {
+    pub secret: Sealed,
+    pub until: Millis,
 }
 
 /// What becomes of a delivery after a try whose outcome nobody knows: sent, and no answer.

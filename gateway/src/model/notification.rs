@@ -124,6 +124,8 @@ pub enum Target {
         subscription: SubscriptionId,
         url: String,
         secret: Secret,
+        /// The one before, which signs as well until that instant.
+        retired: Option<(Secret, Millis)>,
         policy: TargetPolicy,
     },
     /// One user's mailbox, over the configured relay. The address is personal: see `Target::key`.

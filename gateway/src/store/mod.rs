@@ -12,6 +12,7 @@ use crate::model::{
     OrganizationId, PolicyOwner, RefreshToken, Role, RoleId, Secret, SecretHash, Subscription,
     SubscriptionId, User, UserId,
 };
+use crate::vault::Vault;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -225,6 +226,9 @@ pub type LogStep = Box<dyn FnOnce(Version) -> Result<Logged, LogError> + Send>;
 
 /// Records with atomic changes.
 pub trait Store: Accounts + Inboxes + Send + Sync + std::fmt::Debug {
+    /// Seals and opens the secrets of these records.
+    fn vault(&self) -> &Vault;
+
     /// Commits all `changes` durably, or none of them. The answered version is used once.
     fn apply(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<Version, StoreError>>;
 

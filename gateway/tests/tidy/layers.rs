@@ -8,20 +8,22 @@ const ROOM: &str = "gateway/src/";
 
 /// The modules in the order of a notification's path, from below, with all each may import.
 /// `work` is what a journal entry carries: whoever writes or reads entries knows it.
-const IMPORTS: [(&str, &[&str]); 20] = [
+const IMPORTS: [(&str, &[&str]); 22] = [
     ("model", &[]),
     ("telemetry", &[]),
     ("clock", &["model"]),
     ("crash", &[]),
+    ("private", &[]),
+    ("vault", &["model", "private"]),
     ("lifecycle", &["telemetry"]),
     ("config", &["model"]),
     ("journal", &["clock", "crash", "model", "telemetry"]),
-    ("store", &["clock", "model", "telemetry"]),
+    ("store", &["clock", "model", "telemetry", "vault"]),
     ("work", &["journal", "model", "store"]),
     ("providers", &["clock", "crash", "model", "telemetry"]),
     ("audit", &["journal", "model", "telemetry", "work"]),
     ("rules", &["clock", "model", "telemetry"]),
-    ("auth", &["clock", "model", "telemetry"]),
+    ("auth", &["clock", "model", "private", "telemetry"]),
     ("intake", &["clock", "crash", "journal", "model", "store", "telemetry", "work"]),
     ("server", &["lifecycle", "telemetry"]),
     ("openapi", &["clock", "model", "server"]),
@@ -38,6 +40,7 @@ const IMPORTS: [(&str, &[&str]); 20] = [
             "server",
             "store",
             "telemetry",
+            "vault",
             "work",
         ],
     ),
@@ -53,6 +56,7 @@ const IMPORTS: [(&str, &[&str]); 20] = [
             "rules",
             "store",
             "telemetry",
+            "vault",
             "work",
         ],
     ),

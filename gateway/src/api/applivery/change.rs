@@ -8,8 +8,9 @@ use crate::api::shared::{Begun, Head, Turn};
 use crate::api::{Answered, ExchangeError, Shared};
 use crate::auth::Permission;
 use crate::intake::{Answer, RecordChange};
-use crate::model::{Endpoint, ObjectId, OrganizationId, Secret, Subscription, TargetPolicy};
+use crate::model::{Endpoint, ObjectId, Secret, Subscription, TargetPolicy};
 use crate::store::{Change, Expectation};
+use crate::vault::Owner;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -36,10 +37,11 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
     if count >= usize::try_from(SUBSCRIPTIONS_MAX).unwrap_or(usize::MAX) {
         return Err(too_many());
     }
-    let endpoint = endpoint(&shared, org, create.setup).await?;
+    let id = ObjectId(rand::random());
+    let endpoint = endpoint(&shared, Owner(org, id), create.setup).await?;
     let now = shared.intake.now();
     let new = Subscription {
-        id: ObjectId(rand::random()),
+        id,
         org,
         description: create.description,
         events: create.flags.wanted,
@@ -50,7 +52,8 @@ pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
         created_at: now,
         updated_at: now,
     };
-    let answer = Answer::plain(200, wire::answer(&wire::data(&new, &organization)));
+    let answer =
+        Answer::plain(200, wire::answer(&wire::data(&new, &organization, shared.store.vault())));
     let audit =
         shared.note(&head, &caller, org, "subscription.create", format!("subscription:{}", new.id));
     let changes = vec![
@@ -73,17 +76,19 @@ fn too_many() -> Failure {
 }
 
 /// Where the new subscription's deliveries go, and with which secret.
-async fn endpoint(shared: &Shared, org: OrganizationId, setup: Setup) -> Result<Endpoint, Failure> {
+async fn endpoint(shared: &Shared, owner: Owner, setup: Setup) -> Result<Endpoint, Failure> {
+    let seal = |secret: &Secret| shared.store.vault().seal(owner, secret);
     match setup {
         Setup::Webhook { url } => {
             check_host(shared, &url).await?;
             let key = STANDARD.encode(rand::random::<[u8; SECRET_BYTES]>());
-            Ok(Endpoint::Webhook { url, secret: Secret::new(format!("whsec_{key}")) })
+            let secret = seal(&Secret::new(format!("whsec_{key}")));
+            Ok(Endpoint::Webhook { url, secret, retired: None })
         }
         Setup::Slack { code, redirect_uri } => {
-            let granted = shared.hooks.exchange(org, &code, &redirect_uri).await;
+            let granted = shared.hooks.exchange(owner.0, &code, &redirect_uri).await;
             let hook = granted.map_err(not_exchanged)?;
-            Ok(Endpoint::Slack { url: hook.url, team: hook.team, channel: hook.channel })
+            Ok(Endpoint::Slack { url: seal(&hook.url), team: hook.team, channel: hook.channel })
         }
     }
 }
@@ -134,7 +139,10 @@ pub(super) async fn update(call: Call) -> Result<Answered, Failure> {
             updated_at,
             ..old
         };
-        let answer = Answer::plain(200, wire::answer(&wire::data(&new, &organization)));
+        let answer = Answer::plain(
+            200,
+            wire::answer(&wire::data(&new, &organization, shared.store.vault())),
+        );
         let object = format!("subscription:{}", new.id);
         let audit = shared.note(&head, &caller, org, "subscription.update", object);
         let changes = vec![unchanged, Change::PutSubscription(new)];
@@ -154,7 +162,9 @@ fn unchanged(one: &Subscription) -> Change {
 /// The endpoint at its new place; the secret stays.
 fn moved(endpoint: Endpoint, to: Option<String>) -> Endpoint {
     match (endpoint, to) {
-        (Endpoint::Webhook { secret, .. }, Some(url)) => Endpoint::Webhook { url, secret },
+        (Endpoint::Webhook { secret, retired, .. }, Some(url)) => {
+            Endpoint::Webhook { url, secret, retired }
+        }
         (endpoint, _) => endpoint,
     }
 }

@@ -20,7 +20,7 @@ pub(super) async fn get(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, params, .. } = call;
     let entered = enter(&shared, &request.headers, &params, Permission::SubscriptionGet).await?;
     let found = find(&shared, &entered.organization, &params).await?;
-    let data = wire::data(&found, &entered.organization);
+    let data = wire::data(&found, &entered.organization, shared.store.vault());
     Ok(Answered::Other(reply::json(200, wire::answer(&data))))
 }
 
@@ -36,7 +36,8 @@ pub(super) async fn list(call: Call) -> Result<Answered, Failure> {
     let first = usize::try_from(asked.counter() - 1).unwrap_or(usize::MAX);
     let limit = usize::try_from(asked.limit).unwrap_or(usize::MAX);
     let page = all.iter().skip(first).take(limit);
-    let items: Vec<_> = page.map(|one| wire::data(one, organization)).collect();
+    let vault = shared.store.vault();
+    let items: Vec<_> = page.map(|one| wire::data(one, organization, vault)).collect();
     let data = asked.paging(items, all.len() as u64);
     Ok(Answered::Other(reply::json(200, wire::answer(&data))))
 }

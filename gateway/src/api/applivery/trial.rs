@@ -8,9 +8,7 @@ use crate::api::shared::{Head, Turn};
 use crate::api::{Answered, Shared};
 use crate::auth::Permission;
 use crate::intake::{Answer, RecordChange};
-use crate::model::{
-    Audience, Endpoint, Notification, Organization, Priority, Source, Subscription, Target,
-};
+use crate::model::{Audience, Notification, Organization, Priority, Source, Subscription};
 use serde_json::json;
 use serde_json::value::to_raw_value;
 
@@ -30,7 +28,9 @@ pub(super) async fn test(call: Call) -> Result<Answered, Failure> {
         Turn::Replay(answered) => return Ok(answered),
     };
     let notification = notification(&shared, &organization, &found)?;
-    let Some(trial) = shared.hooks.send_once(notification, target(&found)).await else {
+    let Some(trial) =
+        shared.hooks.send_once(notification, shared.store.vault().target(&found)).await
+    else {
         let text = "too many test deliveries are under way";
         return Err(Failure::new(FailureClass::Overloaded, text));
     };
@@ -73,14 +73,4 @@ fn notification(
         mail: None,
         inbox: false,
     })
-}
-
-fn target(subscription: &Subscription) -> Target {
-    let (id, policy) = (subscription.id, subscription.policy);
-    match &subscription.endpoint {
-        Endpoint::Slack { url, .. } => Target::Slack { subscription: id, url: url.clone(), policy },
-        Endpoint::Webhook { url, secret } => {
-            Target::Webhook { subscription: id, url: url.clone(), secret: secret.clone(), policy }
-        }
-    }
 }

@@ -4,7 +4,8 @@ use super::events::{Flags, shown};
 use crate::api::failure::Failure;
 use crate::api::fields::{Faults, Fields};
 use crate::api::{Hooks, json};
-use crate::model::{Endpoint, Organization, Subscription};
+use crate::model::{Endpoint, Organization, Secret, Subscription};
+use crate::vault::{Owner, Vault};
 use serde_json::{Map, Value, json};
 
 const DESCRIPTION_MAX: usize = 128;
@@ -158,13 +159,20 @@ impl Update {
 }
 
 /// A subscription as answers show it.
-pub(super) fn data(subscription: &Subscription, organization: &Organization) -> Value {
+pub(super) fn data(
+    subscription: &Subscription,
+    organization: &Organization,
+    vault: &Vault,
+) -> Value {
     let (kind, config) = match &subscription.endpoint {
         Endpoint::Slack { team, channel, .. } => {
             ("slack", json!({ "slack": { "team": team, "channel": channel } }))
         }
-        Endpoint::Webhook { url, secret } => {
-            ("webhook", json!({ "webhook": { "url": url, "token": secret.reveal() } }))
+        Endpoint::Webhook { url, secret, .. } => {
+            // Null where the server's keys were lost: the dialect shows the token it signs with.
+            let token = vault.open(Owner(subscription.org, subscription.id), secret).ok();
+            let token = token.as_ref().map(Secret::reveal);
+            ("webhook", json!({ "webhook": { "url": url, "token": token } }))
         }
     };
     let mut data = Map::new();

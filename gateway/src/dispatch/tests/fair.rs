@@ -3,6 +3,7 @@
 use super::*;
 use crate::model::{Endpoint, OnUnknown, Secret, TargetPolicy};
 use crate::store::Change;
+use crate::vault::Owner;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 const HOOKED: &str = "hooked";
@@ -248,7 +249,10 @@ async fn overflow_of_a_slack_hook_goes_out_as_one_message_and_each_has_its_own_o
     let [mut hook] = <[_; 1]>::try_from(world.subscriptions().await).expect("one hook");
     hook.policy.merges_overflow = true;
     hook.endpoint = Endpoint::Slack {
-        url: Secret::new("https://hooks.example.com/x"),
+        url: world
+            .store
+            .vault()
+            .seal(Owner(hook.org, hook.id), &Secret::new("https://hooks.example.com/x")),
         team: String::from("t"),
         channel: String::from("c"),
     };

@@ -95,6 +95,9 @@ impl Slack {
         let Target::Slack { url: hook, .. } = &delivery.target else {
             return unsent(Outcome::Rejected { cause: "wrong_provider" });
         };
+        if hook.reveal().is_empty() {
+            return unsent(Outcome::Hold { cause: "bad_secret" });
+        }
         let Ok(url) = self.guard.check_url(hook.reveal()) else {
             return unsent(Outcome::Rejected { cause: "target_blocked" });
         };

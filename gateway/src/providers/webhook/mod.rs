@@ -121,7 +121,7 @@ impl Webhook {
     }
 
     async fn attempt(&self, delivery: &Delivery) -> Attempt {
-        let Target::Webhook { url, secret, .. } = &delivery.target else {
+        let Target::Webhook { url, secret, retired, .. } = &delivery.target else {
             return unsent(Outcome::Rejected { cause: "wrong_provider" });
         };
         let Ok(url) = self.guard.check_url(url) else {
@@ -133,11 +133,15 @@ impl Webhook {
         let Ok(key) = sign::key(secret.reveal()) else {
             return unsent(Outcome::Hold { cause: "bad_secret" });
         };
+        let now = self.clock.now();
+        let retired = retired.as_ref().filter(|(_, until)| now < *until);
+        let retired = retired.and_then(|(secret, _)| sign::key(secret.reveal()).ok());
+        let keys: Vec<_> = [Some(key), retired].into_iter().flatten().collect();
         let body = match self.bodies.of(delivery, || payload::prepare(delivery)) {
             Ok(body) => body,
             Err(cause) => return unsent(Outcome::Rejected { cause }),
         };
-        let request = self.request(delivery, &key, Uri::from(path), body);
+        let request = self.request(delivery, &keys, Uri::from(path), body);
         let started = Instant::now();
         let in_time = || self.clock.now() < delivery.expires_at;
         match self.http.send_while(&origin, request, in_time).await {
@@ -153,12 +157,18 @@ impl Webhook {
         }
     }
 
-    fn request(&self, delivery: &Delivery, key: &[u8], uri: Uri, body: Bytes) -> Request<Body> {
+    fn request(
+        &self,
+        delivery: &Delivery,
+        keys: &[Vec<u8>],
+        uri: Uri,
+        body: Bytes,
+    ) -> Request<Body> {
         // Constant over all tries of this delivery; receivers drop what they have seen.
         let id = format!("msg_{}", delivery.id);
         // Fresh for each try; receivers refuse old ones as replays.
         let timestamp = self.clock.now().0 / 1000;
-        let signature = sign::sign(key, &id, timestamp, &body);
+        let signature = sign::sign(keys, &id, timestamp, &body);
         let mut request = Request::new(Body::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;

@@ -23,13 +23,17 @@ pub(super) fn key(secret: &str) -> Result<Vec<u8>, SecretError> {
     if key.len() < KEY_BYTES_MIN { Err(SecretError) } else { Ok(key) }
 }
 
-/// The `webhook-signature` for `body` sent as `id` at `timestamp` (Unix seconds).
-pub(super) fn sign(key: &[u8], id: &str, timestamp: u64, body: &[u8]) -> HeaderValue {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-    mac.update(format!("{id}.{timestamp}.").as_bytes());
-    mac.update(body);
-    let signature = STANDARD.encode(mac.finalize().into_bytes());
-    HeaderValue::try_from(format!("v1,{signature}")).expect("base64 is made of header characters")
+/// The `webhook-signature` for `body` sent as `id` at `timestamp` (Unix seconds): one by each of
+/// `keys`, since a receiver may still have the one before.
+pub(super) fn sign(keys: &[Vec<u8>], id: &str, timestamp: u64, body: &[u8]) -> HeaderValue {
+    let one = |key: &Vec<u8>| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+        mac.update(format!("{id}.{timestamp}.").as_bytes());
+        mac.update(body);
+        format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+    };
+    let all: Vec<_> = keys.iter().map(one).collect();
+    HeaderValue::try_from(all.join(" ")).expect("base64 is made of header characters")
 }
 
 #[cfg(test)]
@@ -41,7 +45,7 @@ mod tests {
     #[test]
     fn the_published_example_gets_the_published_signature() {
         let signature = sign(
-            &key(SECRET).unwrap(),
+            &[key(SECRET).unwrap()],
             "msg_p5jXN8AQM9LWM0D4loKWxJek",
             1_614_265_330,
             br#"{"test": 2432232314}"#,
@@ -54,7 +58,7 @@ mod tests {
         let stock = standardwebhooks::Webhook::new(SECRET).unwrap();
         let now = jiff::Timestamp::now().as_second();
         let body = br#"{"action":"buildCreated"}"#;
-        let signature = sign(&key(SECRET).unwrap(), "msg_1", u64::try_from(now).unwrap(), body);
+        let signature = sign(&[key(SECRET).unwrap()], "msg_1", u64::try_from(now).unwrap(), body);
         let mut headers = http::HeaderMap::new();
         headers.insert("webhook-id", HeaderValue::from_static("msg_1"));
         headers.insert("webhook-timestamp", HeaderValue::from(now));

@@ -30,6 +30,7 @@ fn to(url: &str) -> Delivery {
         subscription: ObjectId([1; 12]),
         url: url.to_owned(),
         secret: Secret::new(SECRET),
+        retired: None,
         policy: TargetPolicy::default(),
     })
 }
@@ -276,6 +277,7 @@ async fn what_can_never_be_sent_is_told_before_sending() {
         subscription: ObjectId([1; 12]),
         url: server.url(),
         secret: Secret::new("whsec_short"),
+        retired: None,
         policy: TargetPolicy::default(),
     };
     let attempt = send_one(&webhook(), unsigned).await;

@@ -4,8 +4,8 @@ use uuid::Uuid;
 
 use crate::model::{
     AccountState, Device, DeviceId, Endpoint, MemberRole, Membership, Millis, ObjectId,
-    Organization, OrganizationId, OrganizationProfile, Platform, RoleId, Secret, Subscription,
-    TargetPolicy, User, UserId, UserProfile, UserStatus,
+    Organization, OrganizationId, OrganizationProfile, Platform, RoleId, Sealed, Secret,
+    Subscription, TargetPolicy, User, UserId, UserProfile, UserStatus,
 };
 use crate::store::Change;
 
@@ -72,7 +72,8 @@ pub(crate) fn webhook(org: OrganizationId, number: u32, events: &[&str]) -> Subs
         unwanted: Vec::new(),
         endpoint: Endpoint::Webhook {
             url: format!("https://hooks.example.com/{number}"),
-            secret: Secret::new("whsec_c2VjcmV0"),
+            secret: Sealed::of(b"sealed".to_vec()),
+            retired: None,
         },
         policy: TargetPolicy::default(),
         enabled: true,
@@ -83,7 +84,7 @@ pub(crate) fn webhook(org: OrganizationId, number: u32, events: &[&str]) -> Subs
 
 pub(crate) fn slack(org: OrganizationId, number: u32, events: &[&str]) -> Subscription {
     let endpoint = Endpoint::Slack {
-        url: Secret::new("https://hooks.slack.example.com/T/B/X"),
+        url: Sealed::of(b"sealed".to_vec()),
         team: String::from("T1"),
         channel: String::from("#alerts"),
     };

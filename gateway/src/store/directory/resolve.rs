@@ -12,13 +12,16 @@ use super::document::{
 use super::{DirectoryError, Problem, Problems, built_in_roles, names};
 use crate::model::{
     AccountState, Audience, Client, Device, DeviceId, Endpoint, MemberRole, Membership, Millis,
-    Organization, OrganizationId, Role, RoleId, Secret, SecretHash, Subscription, SubscriptionId,
-    TargetPolicy, User, UserStatus,
+    Organization, OrganizationId, RetiredSecret, Role, RoleId, Sealed, Secret, SecretHash,
+    Subscription, SubscriptionId, TargetPolicy, User, UserStatus,
 };
 use crate::store::{Change, OrganizationRef, Store, StoreError, UserRef};
+use crate::vault::Owner;
 
 const DEFAULT_TZ: &str = "UTC";
 const DEFAULT_ROLE: RoleId = RoleId(3);
+/// How long a webhook's old secret signs beside the new one (a day, as Standard Webhooks advises).
+const SECRET_OVERLAP_MS: u64 = 24 * 3_600_000;
 
 pub(super) async fn changes(
     document: Document,
@@ -278,7 +281,7 @@ impl Import<'_> {
             description: entry.description.or(kept.and_then(|old| old.description.clone())),
             events: entry.events,
             unwanted: Vec::new(),
-            endpoint: endpoint(entry.endpoint, kept.map(|old| &old.endpoint)),
+            endpoint: self.endpoint(Owner(entry.org, id), entry.endpoint, kept),
             policy,
             enabled: entry.enabled.or(kept.map(|old| old.enabled)).unwrap_or(true),
             created_at: kept.map_or(self.now, |old| old.created_at),
@@ -289,6 +292,45 @@ impl Import<'_> {
             self.changes.push(Change::PutSubscription(changed));
         }
         Ok(())
+    }
+
+    /// The endpoint as written; what it leaves out stays as it was, a first secret is made. Another
+    /// secret retires the one before.
+    fn endpoint(&self, owner: Owner, entry: EndpointEntry, old: Option<&Subscription>) -> Endpoint {
+        let vault = self.store.vault();
+        let is = |sealed: &Sealed, text: &str| {
+            vault.open(owner, sealed).is_ok_and(|secret| secret.reveal() == text)
+        };
+        let seal = |text: String| vault.seal(owner, &Secret::new(text));
+        match (entry, old.map(|old| old.endpoint.clone())) {
+            (EndpointEntry::Slack { url, team, channel }, old) => {
+                let (old_url, old_team, old_channel) = match old {
+                    Some(Endpoint::Slack { url, team, channel }) => (Some(url), team, channel),
+                    _ => Default::default(),
+                };
+                let same = old_url.filter(|old| is(old, &url));
+                Endpoint::Slack {
+                    url: same.unwrap_or_else(|| seal(url)),
+                    team: team.unwrap_or(old_team),
+                    channel: channel.unwrap_or(old_channel),
+                }
+            }
+            (
+                EndpointEntry::Webhook { url, secret },
+                Some(Endpoint::Webhook { secret: old, retired, .. }),
+            ) => match secret.filter(|text| !is(&old, text)) {
+                None => Endpoint::Webhook { url, secret: old, retired },
+                Some(text) => {
+                    let until = self.now.plus(SECRET_OVERLAP_MS);
+                    let retired = Some(RetiredSecret { secret: old, until });
+                    Endpoint::Webhook { url, secret: seal(text), retired }
+                }
+            },
+            (EndpointEntry::Webhook { url, secret }, _) => {
+                let secret = seal(secret.unwrap_or_else(names::new_secret));
+                Endpoint::Webhook { url, secret, retired: None }
+            }
+        }
     }
 
     async fn client(&mut self, entry: ClientEntry) -> Result<(), StoreError> {
@@ -354,27 +396,4 @@ impl Import<'_> {
 fn account(old: &User, has_new_password: bool) -> AccountState {
     let AccountState { epoch, .. } = old.account;
     AccountState { epoch: epoch.wrapping_add(u32::from(has_new_password)), ..old.account }
-}
-
-/// The endpoint as written; what it leaves out stays as it was, a first secret is made.
-fn endpoint(entry: EndpointEntry, old: Option<&Endpoint>) -> Endpoint {
-    match (entry, old) {
-        (EndpointEntry::Slack { url, team, channel }, old) => {
-            let (old_team, old_channel) = match old {
-                Some(Endpoint::Slack { team, channel, .. }) => (team.clone(), channel.clone()),
-                _ => Default::default(),
-            };
-            let (team, channel) = (team.unwrap_or(old_team), channel.unwrap_or(old_channel));
-            Endpoint::Slack { url: Secret::new(url), team, channel }
-        }
-        (EndpointEntry::Webhook { url, secret: Some(secret) }, _) => {
-            Endpoint::Webhook { url, secret: Secret::new(secret) }
-        }
-        (EndpointEntry::Webhook { url, secret: None }, Some(Endpoint::Webhook { secret, .. })) => {
-            Endpoint::Webhook { url, secret: secret.clone() }
-        }
-        (EndpointEntry::Webhook { url, secret: None }, _) => {
-            Endpoint::Webhook { url, secret: Secret::new(names::new_secret()) }
-        }
-    }
 }

@@ -5,7 +5,9 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
-use crate::model::{Audience, Endpoint, Organization, Subscription, User, UserId, UserStatus};
+use crate::model::{
+    Audience, Organization, Secret, Subscription, Target, User, UserId, UserStatus,
+};
 use crate::store::disk::DiskStore;
 use crate::store::{OrganizationRef, Recipient, UserRef};
 use std::sync::Arc;
@@ -99,11 +101,42 @@ async fn a_document_becomes_records_that_every_dialect_finds() {
         assert_eq!(store.role(ACME, role.id).await.unwrap(), Some(role));
     }
     assert_eq!(store.role(ACME, RoleId(4)).await.unwrap().unwrap().permissions, ["ORG_VIEW"]);
-    let minted = subscriptions(&store).await.into_iter().find_map(|s| match s.endpoint {
-        Endpoint::Webhook { secret, .. } => Some(secret),
-        Endpoint::Slack { .. } => None,
-    });
-    assert_eq!(names::secret_problem(minted.unwrap().reveal()), None);
+    let minted = secrets(&store).await;
+    assert_eq!(names::secret_problem(&minted[0].0), None);
+}
+
+/// The present secrets of all webhooks, with the one before, and until when it counts.
+async fn secrets(store: &DiskStore) -> Vec<(String, Option<(String, Millis)>)> {
+    let text = |secret: Secret| secret.reveal().to_owned();
+    let all = subscriptions(store).await;
+    let targets = all.iter().map(|one| store.vault().target(one));
+    targets
+        .filter_map(|target| match target {
+            Target::Webhook { secret, retired, .. } => {
+                Some((text(secret), retired.map(|(old, until)| (text(old), until))))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn another_secret_retires_the_one_before_for_a_day() {
+    let (_dir, store) = store();
+    let with = |secret: &str| {
+        let mut document = full();
+        document["subscriptions"][0]["secret"] = secret.into();
+        document
+    };
+    let [old, new] = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_plJ3nmyCDGBKInavdOK15jsl"];
+    let day = 24 * 3_600_000;
+    import(&store, &with(old), 1000).await;
+    assert_eq!(secrets(&store).await, [(old.into(), None)]);
+    for now in [2000, 3000] {
+        import(&store, &with(new), now).await;
+        let retired = Some((old.into(), Millis(2000 + day)));
+        assert_eq!(secrets(&store).await, [(new.into(), retired)]);
+    }
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ use crate::model::{
     Audience, Millis, Organization, OrganizationId, Role, RoleId, Subscription, SubscriptionId,
     User, UserId,
 };
+use crate::vault::{Vault, VaultError};
 
 mod account_changes;
 mod account_reads;
@@ -50,6 +51,8 @@ mod tests;
 
 /// The file of records inside the data directory.
 pub const FILE_NAME: &str = "records.redb";
+/// The keys of secrets in it. Beside the records: a copy of one without the other shows none.
+const VAULT_NAME: &str = "vault.json";
 /// Memory redb may use for pages of the file.
 const PAGE_CACHE_BYTES: usize = 64 << 20;
 /// Audiences of at most this many names are looked up where the caller runs, through the caches.
@@ -91,6 +94,8 @@ pub enum DiskError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     /// The writer thread ended early; the reason was logged when it did.
     #[error("the store's writer has stopped: restart")]
     WriterStopped,
@@ -105,6 +110,7 @@ pub enum DiskError {
 #[derive(Debug)]
 pub struct DiskStore {
     records: Arc<Records>,
+    vault: Vault,
     writer: Writer,
 }
 
@@ -143,8 +149,9 @@ impl DiskStore {
             Err(DiskError::Damaged { path: path.clone(), source })
         })?;
         let records = Arc::new(records);
+        let vault = Vault::load_or_create(&dir.join(VAULT_NAME))?;
         let writer = Writer::start(Arc::clone(&records)).map_err(DiskError::Writer)?;
-        Ok(Self { records, writer })
+        Ok(Self { records, vault, writer })
     }
 
     fn view(&self) -> View<'_> {
@@ -257,6 +264,10 @@ fn unopened(path: &Path, error: DatabaseError) -> DiskError {
 }
 
 impl Store for DiskStore {
+    fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
     fn apply(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<Version, StoreError>> {
         Box::pin(self.writer.apply(changes, None))
     }

@@ -52,7 +52,7 @@ use crate::model::{
 use crate::store::{OrganizationRef, UserRef};
 
 /// Layout of the whole file: raised when tables or keys change.
-pub(super) const FORMAT: u8 = 3;
+pub(super) const FORMAT: u8 = 4;
 /// Encoding of one record: raised when a stored type changes.
 const RECORD_VERSION: u8 = 2;
 const CHECKSUM_BYTES: usize = 4;
