@@ -9,7 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod crash;
 pub mod lifecycle;
-mod private;
+pub mod private;
 pub mod telemetry;
 pub mod vault;
 
