@@ -47,7 +47,8 @@ impl Disk for FailingDisk {
             orders: Arc::clone(&self.0),
             file: RealDisk.open(path, opening)?,
             is_index: name.starts_with("index."),
-            is_log: name.ends_with(".log"),
+            // Segments are made under another name.
+            is_log: name.ends_with(".log") || name.ends_with(".tmp"),
         }))
     }
 

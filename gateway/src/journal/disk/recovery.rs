@@ -137,7 +137,7 @@ pub(super) fn open(
     })?;
     let Replay { shards, books, granules, recovered, .. } = replay;
     let granule = granules.last().copied().unwrap_or(Granule::at(end.position));
-    let canceled = index.canceled().map_err(index_error)?;
+    let canceled = unpanicked(|| index.canceled()).map_err(index_error)?;
     let notes = Notes::open(disk.as_ref(), dir, options.segment_bytes);
     let notes = notes.map_err(io_error("open the notes of dropped segments in", dir))?;
     let core = Core::new(options, clock, (segments, index, notes), shards, granules, shortage);
