@@ -278,7 +278,7 @@ impl Replay {
         from: Option<Checkpoint>,
         options: &DiskOptions,
         first: u64,
-        granules: Vec<Granule>,
+        mut granules: Vec<Granule>,
     ) -> Self {
         let places = options.places;
         let fresh = || (0..options.shards).map(|_| Shard::new(places)).collect();
@@ -295,6 +295,8 @@ impl Replay {
             None => (crate::journal::Books::default(), first, first, fresh()),
         };
         let low = shards.iter().map(|s| s.low_water(claimed)).min().unwrap_or(claimed);
+        // The index may be ahead of its checkpoint; these are made again.
+        granules.retain(|granule| granule.position < applied);
         Self {
             applied,
             claimed,
