@@ -3,8 +3,8 @@
 use super::account::Account;
 use super::ledger::Place;
 use super::report::{Invariant, Report};
-use crate::journal::disk::{IndexFacts, LogView, Logged, LoggedBlock, Sums, fingerprint};
-use crate::journal::{Books, Resolution};
+use crate::journal::disk::{IndexFacts, LogView, Logged, LoggedBlock, fingerprint};
+use crate::journal::{Books, Resolution, Sums};
 use crate::model::{FinalState, OrganizationId};
 use std::collections::{BTreeMap, BTreeSet};
 

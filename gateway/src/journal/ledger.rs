@@ -1,33 +1,91 @@
 //! What is asked and done about deliveries that have ended: outcomes, dead letters, replays.
 
-use super::{Books, DeadLetter, Entry};
+use super::{Books, DeadLetter, Entry, Resolution};
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-impl Books {
+/// What a part of the log adds to the books.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sums {
+    pub accepted: u64,
+    /// By the state they are in now; may be negative for a part of the log.
+    pub finals: [i64; 6],
+    pub dead_letters: u64,
+    pub reopened: [u64; 6],
+    pub discarded: u64,
+}
+
+impl Sums {
+    /// Counts a settlement: what became of deliveries, and the dead letters it made.
+    pub fn settle(&mut self, resolved: &[(DeliveryId, Resolution)], dead: usize) {
+        self.dead_letters += dead as u64;
+        for (_, resolution) in resolved {
+            if let Resolution::Final(state) = resolution {
+                self.end(*state);
+            }
+        }
+    }
+
     /// Counts a delivery that ended.
-    pub fn ended(&mut self, state: FinalState) {
-        let slot = FinalState::ALL.iter().position(|s| *s == state);
-        if let Some(count) = slot.and_then(|slot| self.finals.get_mut(slot)) {
+    pub fn end(&mut self, state: FinalState) {
+        if let Some(count) = self.finals.get_mut(state as usize) {
             *count += 1;
         }
     }
 
     /// Counts an amendment of a delivery that had ended in `from`.
-    pub fn amended(&mut self, from: FinalState, is_reopened: bool) {
+    pub fn amend(&mut self, from: FinalState, is_reopened: bool) {
+        let slot = from as usize;
         if !is_reopened {
             self.discarded += 1;
-            return;
+        } else if let (Some(is), Some(was)) =
+            (self.finals.get_mut(slot), self.reopened.get_mut(slot))
+        {
+            *is -= 1;
+            *was += 1;
         }
-        let Some(slot) = FinalState::ALL.iter().position(|s| *s == from) else { return };
-        if let Some(count) = self.finals.get_mut(slot) {
-            *count = count.saturating_sub(1);
+    }
+
+    /// Both parts together.
+    pub fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.dead_letters += other.dead_letters;
+        self.discarded += other.discarded;
+        for (to, from) in self.finals.iter_mut().zip(other.finals) {
+            *to += from;
         }
-        if let Some(count) = self.reopened.get_mut(slot) {
-            *count += 1;
+        for (to, from) in self.reopened.iter_mut().zip(other.reopened) {
+            *to += from;
+        }
+    }
+
+    /// As the books say it; `None` if a state has fewer than none.
+    #[must_use]
+    pub fn books(&self) -> Option<Books> {
+        let mut finals = [0; 6];
+        for (to, from) in finals.iter_mut().zip(self.finals) {
+            *to = u64::try_from(from).ok()?;
+        }
+        let Self { accepted, dead_letters, reopened, discarded, .. } = *self;
+        Some(Books { accepted, finals, dead_letters, reopened, discarded })
+    }
+}
+
+impl Books {
+    /// Counts a further part of the log.
+    pub fn add(&mut self, part: &Sums) {
+        self.accepted += part.accepted;
+        self.dead_letters += part.dead_letters;
+        self.discarded += part.discarded;
+        for (to, from) in self.finals.iter_mut().zip(part.finals) {
+            *to = to.saturating_add_signed(from);
+        }
+        for (to, from) in self.reopened.iter_mut().zip(part.reopened) {
+            *to += from;
         }
     }
 }

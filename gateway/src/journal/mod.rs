@@ -18,6 +18,7 @@
 use crate::BoxFuture;
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 pub mod conformance;
@@ -26,7 +27,7 @@ mod ledger;
 
 pub use ledger::{
     Amendment, Cancellation, DeadPage, DeadPlace, DeadRow, Reserved, Settled, SettledBlock,
-    SettledPage, SettledPlace, SettledQuery,
+    SettledPage, SettledPlace, SettledQuery, Sums,
 };
 
 /// Whether an entry is a notification as accepted, or work that an earlier entry left behind.
@@ -141,7 +142,7 @@ pub struct Backlog {
 }
 
 /// The books: accepted notifications and deliveries by final state since the journal was created.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Books {
     pub accepted: u64,
     /// Deliveries by the state they are in now, in the order of `FinalState::ALL`.

@@ -158,6 +158,8 @@ pub(crate) struct Faults {
     pub(crate) sync_fails_at: Option<u64>,
     /// This write from now fails once.
     pub(crate) write_fails_at: Option<u64>,
+    /// This read from now fails once, and would have succeeded a moment later.
+    pub(crate) read_fails_at: Option<u64>,
     /// Pages that all files together may take.
     pub(crate) room: Option<u64>,
     /// Nothing can be created, removed or written.
@@ -250,6 +252,11 @@ impl SimDisk {
 
     pub(crate) fn set_faults(&self, faults: Faults) {
         self.0.lock().faults = faults;
+    }
+
+    /// Has the read after so many others fail.
+    pub(crate) fn fail_read(&self, after: u64) {
+        self.0.lock().faults.read_fails_at = Some(after);
     }
 
     pub(crate) fn is_off(&self) -> bool {
@@ -403,6 +410,9 @@ impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
         let mut platter = self.platter.lock();
         platter.operate(self.life)?;
+        if count_down(&mut platter.faults.read_fails_at) {
+            return Err(io::Error::from_raw_os_error(BROKEN));
+        }
         Ok(platter.inodes[self.inode].live.read(buffer, at))
     }
 

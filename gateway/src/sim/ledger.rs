@@ -62,6 +62,8 @@ pub(crate) struct Ledger {
     /// Lives that ended without a drain, and lives in which leases ran out.
     pub(crate) crashed: Vec<u64>,
     pub(crate) lapsed: Vec<u64>,
+    /// What was taken back, and the life in which that was durable.
+    pub(crate) canceled: Vec<(NotificationId, u64)>,
     pub(crate) max_in_flight: u64,
     /// Nothing is held by a rule, and nothing given back for want of a place in memory.
     pub(crate) keeps_order: bool,
@@ -103,6 +105,7 @@ impl Ledger {
         }
         self.judge_receipts(&mut breaches);
         self.judge_repeats(&mut breaches);
+        self.judge_canceled(&mut breaches);
         if self.keeps_order {
             self.judge_order(&mut breaches);
         }
@@ -171,6 +174,16 @@ impl Ledger {
             if receipt.at < submitted.start_at || receipt.start_at != submitted.start_at {
                 breaches.push(format!("P10: {id} was sent before its time"));
             }
+        }
+    }
+
+    /// What was taken back is sent by nobody who starts later.
+    fn judge_canceled(&self, breaches: &mut Vec<String>) {
+        for (id, life) in &self.canceled {
+            let sent = self.receipts.iter().filter(|r| r.notification == *id && r.life > *life);
+            breaches.extend(sent.map(|receipt| {
+                format!("taken back: {id} was canceled in life {life} and sent in {}", receipt.life)
+            }));
         }
     }
 

@@ -5,17 +5,17 @@ use crate::dispatch::retry::RetryPolicy;
 use crate::dispatch::{DispatchSettings, Dispatcher, DispatcherParts, Providers};
 use crate::journal::disk::drive::Driver;
 use crate::journal::disk::{DiskOptions, OpenError};
-use crate::journal::{Append, IdempotencyRecord, Journal, Remembered};
+use crate::journal::{Append, Cancellation, IdempotencyRecord, Journal, Remembered};
 use crate::model::{
     Audience, Content, Millis, Notification, NotificationId, Priority, ProviderName, ShardId,
-    Source,
+    Source, TimelineEvent,
 };
 use crate::sim::dice::Dice;
 use crate::sim::disk::{Faults, SimDisk};
 use crate::sim::ledger::{Found, Ledger, Submitted, Told};
 use crate::sim::parts::{SimClock, SimProvider, SimRules, Temper};
 use crate::sim::records::{ORGS, RECORDS};
-use crate::work::{Work, decode_event};
+use crate::work::{Work, decode_event, encode_event};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::path::Path;
@@ -48,6 +48,8 @@ pub(crate) struct Tale {
 struct World {
     seed: u64,
     dice: Dice,
+    /// For what some schedules do besides, so that the others stay what they were.
+    besides: Option<Dice>,
     disk: SimDisk,
     ledger: Arc<Mutex<Ledger>>,
     now: Millis,
@@ -91,6 +93,7 @@ pub(crate) fn run(seed: u64) -> Tale {
     let mut world = World {
         seed,
         dice,
+        besides: (seed % 2 == 1).then(|| Dice::new(!seed)),
         disk,
         ledger: Arc::new(Mutex::new(ledger)),
         now: START,
@@ -295,6 +298,7 @@ impl World {
                 72..=75 => process.driver.sweep(),
                 _ => self.pass(120).await,
             }
+            self.act_besides(process);
             if self.disk.is_off() {
                 return End::PowerCut;
             }
@@ -368,6 +372,47 @@ impl World {
             }
             Err(_) => ledger.lock().answer(first, count, Told::Refused),
         }
+    }
+
+    /// What only some schedules do: something is taken back, or a read fails.
+    fn act_besides(&mut self, process: &Process) {
+        let Some(dice) = self.besides.as_mut() else { return };
+        let (what, after) = (dice.below(100), dice.below(30));
+        match what {
+            // A recipient claimed again after a part of a plan went to a later step would end twice.
+            0..=7 if self.meddling == 0 => self.cancel(process),
+            8..=9 => {
+                self.tell(format!("the read after {after} others fails"));
+                self.disk.fail_read(after);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes something back, and brings forward what waits of it.
+    fn cancel(&mut self, process: &Process) {
+        let Some(dice) = self.besides.as_mut() else { return };
+        let accepted: Vec<_> = {
+            let ledger = self.ledger.lock();
+            let accepted = ledger.submitted.iter().filter(|s| s.told == Told::Accepted);
+            accepted.map(|submitted| (submitted.id, submitted.org)).collect()
+        };
+        let chosen = usize::try_from(dice.below(accepted.len() as u64)).unwrap_or(0);
+        let Some((id, org)) = accepted.get(chosen).copied() else { return };
+        let which = ORGS.iter().position(|one| *one == org).unwrap_or(0);
+        let shard = ShardId(u16::try_from(which).unwrap_or(0) % SHARDS);
+        let event = TimelineEvent::Canceled { at: process.clock.now(), by: String::from("sim") };
+        let wish = Cancellation { notification: id, org, event: encode_event(&event) };
+        let journal = Arc::clone(process.driver.journal());
+        let Ok(commit) = journal.cancel(shard, wish) else { return };
+        let (ledger, life) = (Arc::clone(&self.ledger), self.life);
+        tokio::spawn(async move {
+            if commit.await.is_ok() {
+                ledger.lock().canceled.push((id, life));
+                // What cannot be read now is not sent when it comes due, either.
+                journal.hurry(shard, org, id).await.ok();
+            }
+        });
     }
 
     fn notification(&mut self, which: usize, now: Millis) -> (Notification, Submitted) {

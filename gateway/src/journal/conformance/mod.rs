@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
+mod cancel;
 mod fair;
 mod model;
 
@@ -50,6 +51,7 @@ pub async fn run<F: Fixture>(make: impl AsyncFn() -> F) {
     a_taken_timer_is_never_sent(make().await).await;
     what_has_begun_cannot_be_taken(make().await).await;
     a_taken_timer_whose_lease_lapses_waits_again(make().await).await;
+    cancel::run(&make).await;
     fair::run(&make).await;
     model::run(&make).await;
 }

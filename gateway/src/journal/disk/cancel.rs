@@ -43,11 +43,16 @@ pub(super) fn apply(txn: &WriteTransaction, projection: &Projection) -> Result<(
     Ok(())
 }
 
-/// Drops wishes about notifications so old that nothing of them can wait.
-pub(super) fn retain(txn: &WriteTransaction, now: Millis) -> Result<(), IndexError> {
+/// Notifications with smaller ids are so old that nothing of them can wait.
+fn oldest(now: Millis) -> Uuid {
     // A version 7 UUID starts with 48 bits of milliseconds.
-    let until = (now.0.saturating_sub(KEPT_MS) << 16).to_be_bytes();
-    txn.open_table(CANCELED)?.retain_in(..until.as_slice(), |_, _| false)?;
+    Uuid::from_u64_pair(now.0.saturating_sub(KEPT_MS) << 16, 0)
+}
+
+/// Drops wishes of which nobody needs to know any more.
+pub(super) fn retain(txn: &WriteTransaction, now: Millis) -> Result<(), IndexError> {
+    let until = oldest(now);
+    txn.open_table(CANCELED)?.retain_in(..until.as_bytes().as_slice(), |_, _| false)?;
     Ok(())
 }
 
@@ -95,7 +100,14 @@ impl Core {
         self.enqueue(shard, bytes, marks, 2)
     }
 
-    /// Makes the timers of a notification claimable now.
+    /// Drops from memory what `retain` drops from the index.
+    pub(super) fn forget_canceled(&self, now: Millis) {
+        let until = oldest(now);
+        self.canceled.write().retain(|id| id.0 >= until);
+    }
+
+    /// Makes the timers of a notification claimable now, as far as there is room for them; what
+    /// stays is not sent when it comes due.
     pub(super) fn hurry(
         &self,
         shard: ShardId,
@@ -103,28 +115,17 @@ impl Core {
         id: NotificationId,
     ) -> Result<usize, ListedError> {
         let Some(cell) = self.shards.get(usize::from(shard.0)) else { return Ok(0) };
-        let mut blocks = self.index.told_at(id)?;
-        blocks.extend(self.root_block(id)?.map(|(position, _)| position));
-        let mut waiting = Vec::new();
-        for position in blocks {
-            if self.segments.at(position).is_none() {
-                continue;
-            }
-            let (entries, committed_at) = self.entries(position)?;
-            for (index, (extent, entry)) in (0u32..).zip(entries) {
-                let is_ours = entry.notification == id && entry.org == org;
-                if is_ours && is_timer(entry.due, committed_at) {
-                    let spot = Spot { position, index, extent };
-                    if self.index.has_timer((shard, org), entry.due, spot.place())? {
-                        waiting.push(Ticket { spot, due: entry.due, class: class(entry.kind) });
-                    }
-                }
-            }
-        }
+        let told = self.timers_of(org, id)?;
         let mut hurried = 0;
         {
-            // Nobody claims in this shard meanwhile.
+            // Nobody claims or takes meanwhile, so what waits in the index now still waits below.
             let _gate = cell.gate.lock();
+            let (room, loaded) = {
+                let state = cell.state.lock();
+                (state.lines.room_for_ready(org), state.timers_loaded_of(org))
+            };
+            let idle = told.into_iter().filter(|ticket| !loaded.contains(&ticket.spot.place()));
+            let waiting = self.index.waiting((shard, org), idle, room)?;
             let mut state = cell.state.lock();
             for ticket in waiting {
                 if state.timers_loaded.insert((org, ticket.spot.place())) {
@@ -135,5 +136,31 @@ impl Core {
         }
         self.wake(shard);
         Ok(hurried)
+    }
+
+    /// The timers that were ever set for a notification, in the newest blocks that told of it.
+    fn timers_of(
+        &self,
+        org: OrganizationId,
+        id: NotificationId,
+    ) -> Result<Vec<Ticket>, ListedError> {
+        let mut blocks = self.index.told_at(id)?;
+        blocks.extend(self.root_block(id)?.map(|(position, _)| position));
+        let mut timers = Vec::new();
+        for position in blocks {
+            // Retention may have dropped the segment.
+            if self.segments.at(position).is_none() {
+                continue;
+            }
+            let (entries, committed_at) = self.entries(position)?;
+            for (index, (extent, entry)) in (0u32..).zip(entries) {
+                let is_ours = entry.notification == id && entry.org == org;
+                if is_ours && is_timer(entry.due, committed_at) {
+                    let spot = Spot { position, index, extent };
+                    timers.push(Ticket { spot, due: entry.due, class: class(entry.kind) });
+                }
+            }
+        }
+        Ok(timers)
     }
 }

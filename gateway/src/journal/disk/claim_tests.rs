@@ -1,6 +1,5 @@
 //! Lines and recovery from within: bounds, push-out, replays of replays, damage while running.
 
-use super::legacy::EarlierCheckpoint;
 use super::line::{Class, Spot};
 use super::lines::{Lines, Stretch};
 use super::record::Extent;
@@ -8,8 +7,7 @@ use super::state::ShardSnapshot;
 use super::*;
 use crate::clock::TestClock;
 use crate::journal::{Entry, EntryKind, Unlimited};
-use redb::TableDefinition;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -218,44 +216,31 @@ fn seen_again(dir: &Path, clock: &TestClock) -> Seen {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_earlier_release_left_is_taken_over_with_its_books_and_timers() {
-    const CHECKPOINT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-    const UNOWNED: TableDefinition<'_, &[u8], ()> = TableDefinition::new("timers");
+async fn an_index_is_built_again_without_remembering_the_backlog_of_others() {
+    const BACKLOG: usize = 600;
+    let (waits, served) = (OrganizationId(1), OrganizationId(2));
     let clock = TestClock::at(START);
     let home = tempfile::tempdir().expect("temporary directory");
-    interrupted(home.path(), &clock).await;
-    drop(open(home.path(), &clock));
-    let before = seen_again(home.path(), &clock);
-    {
-        let opened = recovered(home.path(), &clock);
-        let index = &opened.core.index;
-        let checkpoint = index.checkpoint().expect("readable").expect("written");
-        let earlier = EarlierCheckpoint::of(checkpoint.position, 2, &checkpoint.books());
-        let bytes = postcard::to_allocvec(&earlier).expect("encodes");
-        let txn = index.database.begin_write().expect("writable");
-        txn.delete_table(timers::TIMERS).expect("deleted");
-        txn.open_table(UNOWNED).expect("table").insert([1, 2].as_slice(), ()).expect("row");
-        {
-            let mut meta = txn.open_table(CHECKPOINT).expect("table");
-            meta.remove("checkpoint2").expect("removed");
-            meta.insert("checkpoint", bytes.as_slice()).expect("inserted");
-        }
-        txn.commit().expect("committed");
+    let journal = open(home.path(), &clock);
+    for _ in 0..BACKLOG / 20 {
+        put(&journal, (0..40).map(|n| entry(1 + n % 2, "text", Millis(0))).collect()).await;
     }
-    for _ in 0..2 {
-        let journal = open(home.path(), &clock);
-        let sums = |shards: &[ShardSnapshot]| shards.iter().map(ShardSnapshot::counts).collect();
-        let (old, new): (Vec<_>, Vec<_>) = {
-            let now = journal.core.shards.iter().map(|cell| cell.state.lock().snapshot());
-            (sums(&before.0), sums(&now.collect::<Vec<_>>()))
-        };
-        assert_eq!(old, new);
-        assert_eq!(journal.books(), before.1);
-        let mut timers = Vec::new();
-        journal.core.index.timer_positions(|position| timers.push(position)).expect("readable");
-        assert_eq!(timers, before.3);
-        journal.close().await;
+    let room = HashMap::from([(waits, 0)]);
+    let mut left = BACKLOG;
+    while left > 0 {
+        let claims = journal.claim(SHARD, 100, &room).await.expect("claims");
+        left -= claims.len();
+        finish(&journal, &claims).await;
     }
+    journal.close().await;
+    drop(journal);
+    std::fs::remove_file(home.path().join("index.redb")).expect("index removed");
+    let opened = recovered(home.path(), &clock);
+    let state = opened.core.shards[0].state.lock();
+    assert_eq!(state.lines.get(waits).map(|line| line.counts.pending), Some(BACKLOG as u64));
+    assert!(state.lines.get(served).is_none(), "nothing of it is left");
+    let known = state.lines.iter().map(|(_, line)| line.queue.len() + line.lapsed.len());
+    assert!(known.sum::<usize>() <= options().places, "what waits in the log is left there");
 }
 
 /// Flips a bit of the first `text` in the log.

@@ -1,6 +1,7 @@
 //! What the journal's threads share, and what callers do on it: enqueue, settle, look up.
 
 use super::index::{Granule, Index};
+use super::notes::Notes;
 use super::options::{CommitStats, DiskOptions};
 use super::record::{Extent, HEADER_BYTES, encode_settlement, entries, id_prefix};
 use super::scan::Scanner;
@@ -18,7 +19,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
@@ -40,6 +41,7 @@ pub(super) struct Core {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) segments: Segments,
     pub(super) index: Index,
+    pub(super) notes: Notes,
     pub(super) shards: Vec<Cell>,
     pub(super) books: Mutex<Books>,
     pub(super) inbox: Inbox,
@@ -55,6 +57,10 @@ pub(super) struct Core {
     pub(super) reserved: Arc<Mutex<HashSet<DeliveryId>>>,
     /// Notifications of which nothing is sent any more.
     pub(super) canceled: RwLock<HashSet<NotificationId>>,
+    /// Position of the newest checkpoint that the index holds durably.
+    pub(super) checkpointed: AtomicU64,
+    /// The index holds rows that retention no longer keeps.
+    pub(super) untidy: AtomicBool,
     granules: RwLock<Vec<Granule>>,
     granules_saved: AtomicUsize,
     /// Wakes the thread that refills lines.
@@ -65,7 +71,7 @@ impl Core {
     pub(super) fn new(
         options: DiskOptions,
         clock: Arc<dyn Clock>,
-        (segments, index): (Segments, Index),
+        (segments, index, notes): (Segments, Index, Notes),
         shards: Vec<Shard>,
         granules: Vec<Granule>,
         shortage: Arc<Shortage>,
@@ -81,6 +87,7 @@ impl Core {
             clock,
             segments,
             index,
+            notes,
             shards: shards.into_iter().map(cell).collect(),
             books: Mutex::default(),
             inbox: Inbox::default(),
@@ -92,10 +99,18 @@ impl Core {
             recent_listed: Mutex::default(),
             reserved: Arc::default(),
             canceled: RwLock::default(),
+            checkpointed: AtomicU64::new(0),
+            untidy: AtomicBool::new(false),
             granules_saved: AtomicUsize::new(granules.len().saturating_sub(1)),
             granules: RwLock::new(granules),
             bell: Bell::default(),
         }
+    }
+
+    /// The instant that was this long ago.
+    pub(super) fn ago(&self, age: Duration) -> Millis {
+        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        Millis(self.clock.now().0.saturating_sub(age))
     }
 
     pub(super) fn poison(&self, why: &'static str) {

@@ -223,34 +223,48 @@ impl Index {
 
     /// Drops dead letters made before `until`, oldest first; answers how many.
     pub(super) fn drop_dead(&self, until: Millis) -> Result<usize, IndexError> {
-        let txn = self.database.begin_write()?;
-        let mut old = Vec::new();
+        let old = self.dead_before(until)?;
+        if old.is_empty() {
+            return Ok(0);
+        }
+        let txn = self.begin_behind()?;
+        let mut dropped = 0;
         {
             let mut dead = txn.open_table(DEAD)?;
-            for row in dead.iter()?.take(DROPPED_AT_ONCE) {
-                let (key, value) = row?;
-                let row = read_place(key.value()).and_then(|place| read_row(place, value.value()));
-                match row {
-                    Some((org, row)) if row.at < until => old.push((org, row)),
-                    _ => break,
-                }
-            }
             let mut of = txn.open_table(DEAD_OF)?;
             let mut at = txn.open_table(DEAD_AT)?;
             for (org, row) in &old {
-                dead.remove(place_key(row.place).as_slice())?;
+                // Amended since, and so counted elsewhere.
+                if dead.remove(place_key(row.place).as_slice())?.is_none() {
+                    continue;
+                }
                 of.remove(of_key(*org, row.place).as_slice())?;
                 at.remove(row.letter.delivery.0.as_bytes().as_slice())?;
+                dropped += 1;
             }
-            if !old.is_empty() {
-                let mut meta = txn.open_table(META)?;
-                let before = meta.get(DEAD_DROPPED)?.and_then(|v| split_u64(&mut v.value()));
-                let count = before.unwrap_or_default() + old.len() as u64;
-                meta.insert(DEAD_DROPPED, count.to_be_bytes().as_slice())?;
-            }
+            let mut meta = txn.open_table(META)?;
+            let before = meta.get(DEAD_DROPPED)?.and_then(|v| split_u64(&mut v.value()));
+            let count = before.unwrap_or_default() + dropped as u64;
+            meta.insert(DEAD_DROPPED, count.to_be_bytes().as_slice())?;
         }
         txn.commit()?;
-        Ok(old.len())
+        Ok(dropped)
+    }
+
+    /// The oldest dead letters made before `until`, as many as are dropped at once.
+    fn dead_before(&self, until: Millis) -> Result<Vec<(OrganizationId, DeadRow)>, IndexError> {
+        let txn = self.database.begin_read()?;
+        let table = txn.open_table(DEAD)?;
+        let mut old = Vec::new();
+        for row in table.iter()?.take(DROPPED_AT_ONCE) {
+            let (key, value) = row?;
+            let row = read_place(key.value()).and_then(|place| read_row(place, value.value()));
+            match row {
+                Some((org, row)) if row.at < until => old.push((org, row)),
+                _ => break,
+            }
+        }
+        Ok(old)
     }
 }
 
@@ -261,9 +275,10 @@ impl Core {
         before: Option<DeadPlace>,
         limit: usize,
     ) -> Result<DeadPage, IndexError> {
-        let mut page = self.index.dead_of(org, before, limit)?;
-        // Committed amendments that the index does not show yet.
+        // Committed amendments that the index may not show yet. Before the index, since whoever
+        // gives the right back has it shown there.
         let reserved = self.reserved.lock().clone();
+        let mut page = self.index.dead_of(org, before, limit)?;
         page.rows.retain(|row| !reserved.contains(&row.letter.delivery));
         self.tell(&mut page.rows);
         Ok(page)

@@ -154,6 +154,8 @@ impl Driver {
 
     /// Drops what retention no longer keeps.
     pub(crate) fn retain(&self) {
-        projector::try_retain(&self.journal.core);
+        if let Err(error) = projector::retain(&self.journal.core) {
+            tracing::warn!(error = %crate::telemetry::chain(error.as_ref()), "retention failed");
+        }
     }
 }

@@ -5,9 +5,8 @@
 //! A checkpoint is one synced commit that also stores how far the log was applied. Keys are
 //! big-endian, so that ranges are in time order.
 
-use super::legacy::EarlierCheckpoint;
 use super::line::Ticket;
-use super::record::SettleRecord;
+use super::record::{BlockHeader, SettleRecord};
 use super::state::{
     AmendMark, BlockMarks, ListedKey, Place, ShardSnapshot, is_timer, listed_places,
 };
@@ -31,10 +30,9 @@ const KEYS_BY_TIME: TableDefinition<'_, &[u8], ()> = TableDefinition::new("idemp
 /// position 8 → first root id 8 | last root id 8 | end 8
 const GRANULES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("granules");
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const CHECKPOINT: &str = "checkpoint2";
-/// What earlier releases wrote.
-const EARLIER_CHECKPOINT: &str = "checkpoint";
-const AMENDED: &str = "amended";
+const CHECKPOINT: &str = "checkpoint3";
+/// Bytes of the log that one granule covers, but for its last block.
+const GRANULE_BYTES: u64 = 256 << 10;
 /// Position of the last block whose rows are in.
 pub(super) const APPLIED: &str = "applied";
 
@@ -58,53 +56,37 @@ pub(super) struct Granule {
     pub(super) last_root: u64,
 }
 
+impl Granule {
+    /// Covers the block, too; false if it should begin another one.
+    pub(super) fn cover(&mut self, header: &BlockHeader) -> bool {
+        if self.end - self.position >= GRANULE_BYTES {
+            return false;
+        }
+        self.end = header.position + header.block_bytes() as u64;
+        self.first_root = self.first_root.min(header.first_root);
+        self.last_root = self.last_root.max(header.last_root);
+        true
+    }
+
+    /// Covers nothing yet.
+    pub(super) fn at(position: u64) -> Self {
+        Self { position, end: position, first_root: u64::MAX, last_root: 0 }
+    }
+}
+
 /// How far the log was applied, and the claim state there.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Checkpoint {
     pub(super) position: u64,
     pub(super) shards: Vec<ShardSnapshot>,
-    pub(super) accepted: u64,
-    pub(super) finals: [u64; 6],
-    pub(super) dead_letters: u64,
-    /// Stored beside it, since a checkpoint of an earlier release has none.
-    #[serde(skip)]
-    pub(super) amended: Amended,
-}
-
-impl Checkpoint {
-    pub(super) fn books(&self) -> Books {
-        Books {
-            accepted: self.accepted,
-            finals: self.finals,
-            dead_letters: self.dead_letters,
-            reopened: self.amended.reopened,
-            discarded: self.amended.discarded,
-        }
-    }
-}
-
-/// What replays and discards add to the books.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Amended {
-    reopened: [u64; 6],
-    discarded: u64,
-}
-
-impl Amended {
-    pub(super) fn of(books: &Books) -> Self {
-        Self { reopened: books.reopened, discarded: books.discarded }
-    }
+    pub(super) books: Books,
 }
 
 /// The checkpoint as of a transaction.
 pub(super) fn read_checkpoint(txn: &ReadTransaction) -> Result<Option<Checkpoint>, IndexError> {
     let table = txn.open_table(META)?;
     let stored = table.get(CHECKPOINT)?;
-    let checkpoint = stored.and_then(|bytes| postcard::from_bytes(bytes.value()).ok());
-    let amended = table.get(AMENDED)?;
-    let amended = amended.and_then(|bytes| postcard::from_bytes(bytes.value()).ok());
-    Ok(checkpoint
-        .map(|found: Checkpoint| Checkpoint { amended: amended.unwrap_or_default(), ..found }))
+    Ok(stored.and_then(|bytes| postcard::from_bytes(bytes.value()).ok()))
 }
 
 /// What one block changes in the index.
@@ -119,6 +101,8 @@ pub(super) struct Projection {
     listed: Vec<(ListedKey, Place)>,
     pub(super) amends: Vec<AmendMark>,
     pub(super) cancels: Vec<Cancellation>,
+    /// Only timers: all other rows of the block are in, and of later ones, too.
+    is_repeated: bool,
 }
 
 impl Projection {
@@ -145,7 +129,13 @@ impl Projection {
         let (settles, keys) = (marks.settles, marks.idempotency);
         let (amends, cancels) = (marks.amends, marks.cancels);
         let (shard, at) = (shard.0, committed_at);
-        Some(Self { position, shard, at, timers, settles, keys, listed, amends, cancels })
+        let mut made = Self { position, shard, at, timers, settles, keys, ..Self::default() };
+        (made.listed, made.amends, made.cancels) = (listed, amends, cancels);
+        Some(made)
+    }
+
+    pub(super) fn repeated(self, is_repeated: bool) -> Self {
+        Self { is_repeated, ..self }
     }
 
     pub(super) fn shard(&self) -> usize {
@@ -202,11 +192,12 @@ impl Index {
         read_checkpoint(&txn)
     }
 
-    /// What an earlier release left, as long as this one has written no checkpoint.
-    pub(super) fn earlier_checkpoint(&self) -> Result<Option<EarlierCheckpoint>, IndexError> {
-        let txn = self.database.begin_read()?;
-        let stored = txn.open_table(META)?.get(EARLIER_CHECKPOINT)?;
-        Ok(stored.and_then(|bytes| postcard::from_bytes(bytes.value()).ok()))
+    /// A transaction that is durable with the next checkpoint: before it, the log may be shorter
+    /// than the index.
+    pub(super) fn begin_behind(&self) -> Result<WriteTransaction, IndexError> {
+        let mut txn = self.database.begin_write()?;
+        txn.set_durability(Durability::None).map_err(redb::Error::from)?;
+        Ok(txn)
     }
 
     pub(super) fn granules(&self) -> Result<Vec<Granule>, IndexError> {
@@ -233,11 +224,11 @@ impl Index {
         granules: &[Granule],
         checkpoint: Option<&Checkpoint>,
     ) -> Result<(), IndexError> {
-        let mut txn = self.database.begin_write()?;
+        let mut txn = match checkpoint {
+            Some(_) => self.database.begin_write()?,
+            None => self.begin_behind()?,
+        };
         txn.set_quick_repair(checkpoint.is_some());
-        if checkpoint.is_none() {
-            txn.set_durability(Durability::None).map_err(redb::Error::from)?;
-        }
         for projection in projections {
             apply(&txn, projection)?;
         }
@@ -253,17 +244,12 @@ impl Index {
         }
         {
             let mut meta = txn.open_table(META)?;
-            if let Some(last) = projections.last() {
+            if let Some(last) = projections.last().filter(|last| !last.is_repeated) {
                 meta.insert(APPLIED, last.position.to_be_bytes().as_slice())?;
             }
             if let Some(checkpoint) = checkpoint {
                 let bytes = postcard::to_allocvec(checkpoint).unwrap_or_default();
                 meta.insert(CHECKPOINT, bytes.as_slice())?;
-                let bytes = postcard::to_allocvec(&checkpoint.amended).unwrap_or_default();
-                meta.insert(AMENDED, bytes.as_slice())?;
-                if meta.remove(EARLIER_CHECKPOINT)?.is_some() {
-                    timers::forget_unowned(&txn)?;
-                }
             }
         }
         txn.commit()?;
@@ -341,14 +327,12 @@ impl Index {
     /// `is_stored` says whether the log still has what is at a position.
     pub(super) fn retain(
         &self,
-        keys_before: Millis,
-        events_before: Millis,
+        now: Millis,
+        (keys_before, events_before): (Millis, Millis),
         log_before: u64,
         is_stored: impl Fn(u64) -> bool + Copy,
     ) -> Result<(), IndexError> {
-        let mut txn = self.database.begin_write()?;
-        // Durable with the next checkpoint: before it, the log may be shorter than the index.
-        txn.set_durability(Durability::None).map_err(redb::Error::from)?;
+        let txn = self.begin_behind()?;
         {
             let mut by_time = txn.open_table(KEYS_BY_TIME)?;
             let mut keys = txn.open_table(KEYS)?;
@@ -368,7 +352,7 @@ impl Index {
             txn.open_table(EVENTS)?.retain_in(..until.as_slice(), is_kept)?;
             listed::retain(&txn, until.as_slice(), is_stored)?;
             let until = log_before.to_be_bytes();
-            cancel::retain(&txn, keys_before)?;
+            cancel::retain(&txn, now)?;
             dead::retain(&txn, is_stored)?;
             txn.open_table(GRANULES)?.retain_in(..until.as_slice(), |_, _| false)?;
         }

@@ -215,9 +215,11 @@ impl Lines {
         self.done
     }
 
-    /// Moves every cursor to where its line ends, as if all before were claimed and had lapsed.
-    pub(super) fn pass_all(&mut self) {
-        let orgs: Vec<_> = self.by_org.keys().copied().collect();
+    /// Moves the cursors of lines that have something to forget to where these end, as if all before
+    /// were claimed and had lapsed.
+    pub(super) fn pass_done(&mut self) {
+        let forgetful = self.by_org.iter().filter(|(_, line)| !line.done.is_empty());
+        let orgs: Vec<_> = forgetful.map(|(org, _)| *org).collect();
         for org in orgs {
             let Some(line) = self.by_org.get_mut(&org) else { continue };
             self.places -= line.queue.len();
@@ -225,6 +227,12 @@ impl Lines {
             self.done -= line.trim_done();
             self.feed(org);
         }
+    }
+
+    /// Where the line that has most to forget goes on.
+    pub(super) fn most_done(&self) -> Option<u64> {
+        let most = self.by_org.values().max_by_key(|line| line.done.len())?;
+        most.behind.map(|(position, _)| position)
     }
 
     /// Where the next line that is short goes on.

@@ -177,15 +177,16 @@ impl Core {
             }
         }
         let is_new = self.recent_listed.lock().contains_key(&listed);
-        if !is_new && !self.index.has_timer((shard, entry.org), entry.due, place)? {
+        let spot = Spot { position: place.0, index, extent };
+        let ticket = Ticket { spot, due: entry.due, class: class(entry.kind) };
+        let one = std::iter::once(ticket);
+        if !is_new && self.index.waiting((shard, entry.org), one, 1)?.is_empty() {
             return Ok(None);
         }
         let mut state = cell.state.lock();
         state.lines.drop_ready(entry.org, place);
         state.timers_loaded.insert((entry.org, place));
         state.lines.claim(entry.org);
-        let spot = Spot { position: place.0, index, extent };
-        let ticket = Ticket { spot, due: entry.due, class: class(entry.kind) };
         let (lease, _) = state.lease(entry.org, ticket, self.lease_until(self.clock.steady()));
         Ok(Some(Claim {
             id: ClaimId { position: place.0, index, lease },

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(crate) trait Disk: Send + Sync + Debug {
     /// The files in `dir`, by name.
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
 
-    /// Opens a file for reading and writing.
+    /// Opens a file for reading and writing; a new one is readable by the owner only.
     fn open(&self, path: &Path, opening: Opening) -> io::Result<Arc<dyn DiskFile>>;
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -142,6 +142,7 @@ impl Disk for RealDisk {
             .write(true)
             .create(opening != Opening::Existing)
             .truncate(opening == Opening::Empty)
+            .mode(0o600)
             .open(path)?;
         Ok(Arc::new(RealFile(file)))
     }
@@ -161,6 +162,11 @@ impl Disk for RealDisk {
     fn wait_for_room(&self) {
         std::thread::sleep(ROOM_PAUSE);
     }
+}
+
+/// A file that somebody has opened, as part of a journal.
+pub(super) fn opened(file: File) -> Arc<dyn DiskFile> {
+    Arc::new(RealFile(file))
 }
 
 #[derive(Debug)]

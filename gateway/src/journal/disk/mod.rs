@@ -1,7 +1,7 @@
 //! The embedded journal: an own segmented log with group commit, and an index projected from it.
 //!
 //! Threads: `writer` (group commit), `prepare` (next segment), `project` (index), `timers`, `sweep`
-//! (refills what claims have emptied).
+//! (refills what claims have emptied), `retention`.
 //! A crash at any instant leaves whole commits and perhaps a torn tail, which `recovery` cuts.
 
 mod cancel;
@@ -13,11 +13,11 @@ pub(crate) mod drive;
 #[cfg(feature = "crash-points")]
 mod faulty;
 mod index;
-mod legacy;
 mod line;
 mod lines;
 mod listed;
 pub(crate) mod media;
+mod notes;
 mod options;
 mod outcomes;
 mod prepare;
@@ -35,7 +35,13 @@ mod view;
 mod writer;
 
 #[cfg(test)]
+mod cancel_tests;
+#[cfg(test)]
 mod claim_tests;
+#[cfg(test)]
+mod failing;
+#[cfg(test)]
+mod failing_tests;
 #[cfg(test)]
 mod retention_tests;
 #[cfg(test)]
@@ -43,7 +49,6 @@ mod tests;
 
 pub use options::{CommitStats, DiskOptions, FsyncPolicy};
 pub use recovery::{OpenError, Recovered};
-pub use retention::Sums;
 pub use segment::SegmentError;
 pub use view::{
     Damage, IndexFacts, LogView, Logged, LoggedAmendment, LoggedBlock, LoggedSettlement, ViewError,
@@ -51,7 +56,7 @@ pub use view::{
 };
 
 use self::core::{Core, entry_mark};
-use self::media::DiskFile;
+use self::media::{Disk, DiskFile};
 use self::prepare::Preparer;
 use self::record::encode_append;
 use self::state::BlockMarks;
@@ -102,14 +107,17 @@ impl DiskJournal {
         options: DiskOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
-        let disk = media::machine();
-        let opened = recovery::open(&disk, dir, options, clock)?;
+        Self::open_on(&media::machine(), dir, options, clock)
+    }
+
+    fn open_on(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        options: DiskOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let opened = recovery::open(disk, dir, options, clock)?;
         let core = Arc::clone(&opened.core);
-        let canceled = core
-            .index
-            .canceled()
-            .map_err(|source| OpenError::Index { path: dir.join("index.redb"), source })?;
-        core.canceled.write().extend(canceled);
         let threads = start(&opened).map_err(|source| OpenError::Io {
             action: "start the threads of",
             path: dir.to_path_buf(),
@@ -193,12 +201,14 @@ fn start(opened: &recovery::Opened) -> std::io::Result<Vec<JoinHandle<()>>> {
         (opened.position, opened.granule),
         Instant::now(),
     );
-    let (for_index, for_timers, for_sweep) = (Arc::clone(core), Arc::clone(core), Arc::clone(core));
+    let (for_index, for_timers) = (Arc::clone(core), Arc::clone(core));
+    let (for_sweep, for_retention) = (Arc::clone(core), Arc::clone(core));
     Ok(vec![
         named("journal-write").spawn(move || writer.run())?,
         named("journal-index").spawn(move || projector::project(&for_index, &projected))?,
         named("journal-timers").spawn(move || projector::tick(&for_timers))?,
         named("journal-sweep").spawn(move || sweep::run(&for_sweep))?,
+        named("journal-retention").spawn(move || projector::retire(&for_retention))?,
     ])
 }
 

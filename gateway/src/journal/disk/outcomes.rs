@@ -49,14 +49,19 @@ pub(super) fn apply(txn: &WriteTransaction, projection: &Projection) -> Result<(
     Ok(())
 }
 
-/// Forgets rows of a block whose segment goes.
+/// Forgets rows of `orgs` for blocks that were committed up to `until` and are gone.
 pub(super) fn forget(
     txn: &WriteTransaction,
-    rows: &[(OrganizationId, SettledPlace)],
+    orgs: impl Iterator<Item = OrganizationId>,
+    until: Millis,
+    is_stored: impl Fn(u64) -> bool,
 ) -> Result<(), IndexError> {
     let mut table = txn.open_table(OUTCOMES)?;
-    for (org, place) in rows {
-        table.remove(key(*org, *place).as_slice())?;
+    let is_kept = |key: &[u8], _| read_key(key).is_some_and(|place| is_stored(place.position));
+    for org in orgs {
+        let low = key(org, SettledPlace::default());
+        let high = key(org, SettledPlace { at: until, position: u64::MAX });
+        table.retain_in(low.as_slice()..=high.as_slice(), is_kept)?;
     }
     Ok(())
 }

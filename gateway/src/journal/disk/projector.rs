@@ -1,30 +1,40 @@
-//! Two threads behind the writer: one applies blocks to the index, one wakes due timers.
+//! Threads behind the writer: one alone writes to the index, one wakes due timers, one drops what
+//! is too old. Nobody waits for the first, which waits for room while the disk has none.
 
 use super::core::Core;
 use super::index::{Checkpoint, Granule, Projection};
 use super::media::Opening;
-use super::retention;
+use super::retention::{drop_old, tidy};
 use super::writer::ToProjector;
 use crate::crash::{Sabotage, is_sabotaged};
-use crate::model::{Millis, ShardId};
-use std::collections::HashSet;
+use crate::model::ShardId;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 /// Blocks applied in one index transaction.
 const BATCH_MAX: usize = 1024;
-const TIMER_TICK: Duration = Duration::from_millis(20);
+const TICK: Duration = Duration::from_millis(20);
 const RETENTION_TICKS: u32 = 3000;
 /// With a full disk retention may be what helps.
 const SHORT_TICKS: u32 = 100;
 const LOOK_TICKS: u32 = 50;
 
-/// Applies what the writer committed, in order, until the writer is gone.
+/// How long the index stays untidy if nothing is committed.
+const TIDY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Applies what the writer committed, in order, until the writer is gone; tidies up when asked to.
 pub(super) fn project(core: &Arc<Core>, from: &Receiver<ToProjector>) {
-    while let Ok(first) = from.recv() {
-        apply(core, first, from);
+    loop {
+        match from.recv_timeout(TIDY_PATIENCE) {
+            Ok(first) => apply(core, first, from),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if core.untidy.swap(false, Ordering::AcqRel) {
+            try_again_later(tidy(core).map_err(Into::into));
+        }
     }
 }
 
@@ -53,6 +63,10 @@ fn write(core: &Core, batch: &[Projection], checkpoint: Option<(Box<Checkpoint>,
         tracing::error!(error = %crate::telemetry::chain(&error), "the journal's index cannot be written");
         core.poison("the journal's index cannot be written");
         return;
+    }
+    if let Some(checkpoint) = checkpoint {
+        core.checkpointed.store(checkpoint.position, Ordering::Release);
+        try_again_later(core.notes.forget_taken().map_err(Into::into));
     }
     {
         let mut recent = core.recent_keys.lock();
@@ -83,20 +97,28 @@ fn write(core: &Core, batch: &[Projection], checkpoint: Option<(Box<Checkpoint>,
     }
 }
 
-/// Loads due timers and, now and then, drops what retention no longer keeps.
+/// Loads due timers until the journal is closed.
 pub(super) fn tick(core: &Arc<Core>) {
-    let mut ticks = 0u32;
     while !core.closed.load(Ordering::Acquire) {
         wake_timers(core);
+        std::thread::sleep(TICK);
+    }
+}
+
+/// Now and then drops what retention no longer keeps, and looks after the directory.
+pub(super) fn retire(core: &Arc<Core>) {
+    let mut ticks = 0u32;
+    while !core.closed.load(Ordering::Acquire) {
         ticks = ticks.wrapping_add(1);
         let is_short = core.shortage.reason().is_some();
         if ticks.is_multiple_of(if is_short { SHORT_TICKS } else { RETENTION_TICKS }) {
-            try_retain(core);
+            try_again_later(drop_old(core));
+            core.untidy.store(true, Ordering::Release);
         }
         if ticks.is_multiple_of(LOOK_TICKS) {
             look(core);
         }
-        std::thread::sleep(TIMER_TICK);
+        std::thread::sleep(TICK);
     }
 }
 
@@ -105,8 +127,15 @@ pub(super) fn wake_timers(core: &Core) {
     core.load_timers(core.clock.now().plus(early));
 }
 
-pub(super) fn try_retain(core: &Core) {
-    if let Err(error) = retain(core) {
+/// All of retention at once, where one thread does everything.
+#[cfg(test)]
+pub(super) fn retain(core: &Core) -> Result<(), Box<dyn std::error::Error>> {
+    drop_old(core)?;
+    Ok(tidy(core)?)
+}
+
+fn try_again_later(done: Result<(), Box<dyn std::error::Error>>) {
+    if let Err(error) = done {
         tracing::warn!(error = %crate::telemetry::chain(error.as_ref()), "retention could not drop old data; it is tried again");
     }
 }
@@ -124,50 +153,6 @@ fn look(core: &Core) {
             tracing::info!(dir = %dir.display(), "the data directory is back");
         }
     }
-}
-
-/// Drops whole segments that are older than retention and that no work needs any more.
-pub(super) fn retain(core: &Core) -> Result<(), Box<dyn std::error::Error>> {
-    let now = core.clock.now();
-    let ago = |age: Duration| {
-        Millis(now.0.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
-    };
-    let horizon = ago(core.options.retention);
-    let segments = core.segments.all();
-    let end = segments.last().map_or(0, |s| s.base);
-    let low = (0u16..)
-        .zip(&core.shards)
-        .map(|(_, cell)| cell.state.lock().low_water(end))
-        .min()
-        .unwrap_or(end);
-    let mut waiting = HashSet::new();
-    core.index.timer_positions(|position| {
-        waiting.extend(core.segments.at(position).map(|segment| segment.base));
-    })?;
-    let mut kept_from = None;
-    for segment in segments {
-        // The first block behind a segment was written after all of that segment's.
-        let behind = core.segments.header(segment.end() + super::record::HEADER_BYTES as u64);
-        let is_old = behind.is_some_and(|header| header.committed_at < horizon);
-        let is_free = segment.end() <= low && !waiting.contains(&segment.base);
-        if is_old && is_free {
-            tracing::info!(file = %segment.path.display(), "dropping a segment past retention");
-            retention::forget(core, &segment)?;
-            core.segments.remove(segment.base)?;
-        } else {
-            kept_from.get_or_insert(segment.base);
-        }
-    }
-    let kept_from = kept_from.unwrap_or(0);
-    core.drop_granules_before(kept_from);
-    let is_stored = |position| core.segments.at(position).is_some();
-    core.index.retain(ago(core.options.keys_ttl), horizon, kept_from, is_stored)?;
-    retention::fold(core)?;
-    let dropped = core.index.drop_dead(ago(core.options.dead_letter_retention))?;
-    if dropped > 0 {
-        tracing::warn!(dropped, "dead letters past store.dead_letter_retention are gone");
-    }
-    Ok(())
 }
 
 /// Wakes every shard: something outside the log changed what is claimable.

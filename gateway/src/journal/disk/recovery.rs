@@ -6,10 +6,11 @@
 
 use super::core::Core;
 use super::index::{Checkpoint, Granule, Index, IndexError, Projection};
-use super::legacy::EarlierCheckpoint;
 use super::media::{Disk, DiskFile, Opening, read_some, write_all};
+use super::notes::Notes;
 use super::options::DiskOptions;
 use super::record::{BlockFault, BlockHeader, HEADER_BYTES, read_block};
+use super::scan::blocks_behind;
 use super::segment::{Segment, SegmentError, Segments};
 use super::shortage::{IndexFile, Shortage};
 use super::state::{BlockMarks, BlockRef, Shard};
@@ -106,10 +107,7 @@ pub(super) fn open(
         let backend =
             IndexFile::new(Arc::clone(disk), file, Arc::clone(&shortage), Arc::clone(&patient));
         let index = Index::open(backend)?;
-        let from = match index.checkpoint()? {
-            Some(checkpoint) => Start::Checkpoint(checkpoint),
-            None => index.earlier_checkpoint()?.map_or(Start::Log, Start::Earlier),
-        };
+        let from = index.checkpoint()?;
         let granules = index.granules()?;
         Ok((index, from, granules))
     });
@@ -125,6 +123,7 @@ pub(super) fn open(
     crash::point(Stage::Recovery);
     drop_unused(&segments)?;
     crash::point(Stage::Recovery);
+    let checkpointed = from.as_ref().map_or(0, |checkpoint| checkpoint.position);
     let mut replay = Replay::new(from, &options, first, granules);
     let replayed = unpanicked(|| replay.run(&segments, &index));
     let end = replayed.map_err(|error| match error {
@@ -137,14 +136,14 @@ pub(super) fn open(
         io_error("find the last segment of", dir)(io::Error::from(io::ErrorKind::NotFound))
     })?;
     let Replay { shards, books, granules, recovered, .. } = replay;
-    let granule = granules.last().copied().unwrap_or(Granule {
-        position: end.position,
-        end: end.position,
-        first_root: u64::MAX,
-        last_root: 0,
-    });
-    let core = Core::new(options, clock, (segments, index), shards, granules, shortage);
+    let granule = granules.last().copied().unwrap_or(Granule::at(end.position));
+    let canceled = unpanicked(|| index.canceled()).map_err(index_error)?;
+    let notes = Notes::open(disk.as_ref(), dir, options.segment_bytes);
+    let notes = notes.map_err(io_error("open the notes of dropped segments in", dir))?;
+    let core = Core::new(options, clock, (segments, index, notes), shards, granules, shortage);
     *core.books.lock() = books;
+    core.canceled.write().extend(canceled);
+    core.checkpointed.store(checkpointed, Ordering::Relaxed);
     Ok(Opened {
         core: Arc::new(core),
         segment,
@@ -259,14 +258,6 @@ struct End {
     cut_bytes: u64,
 }
 
-/// What replaying starts from.
-enum Start {
-    Log,
-    Checkpoint(Checkpoint),
-    /// Its books and the index are right, the state of the shards is made again from the log.
-    Earlier(EarlierCheckpoint),
-}
-
 struct Replay {
     /// Blocks below this are in the books and in the index.
     applied: u64,
@@ -283,19 +274,29 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(from: Start, options: &DiskOptions, first: u64, granules: Vec<Granule>) -> Self {
+    fn new(
+        from: Option<Checkpoint>,
+        options: &DiskOptions,
+        first: u64,
+        mut granules: Vec<Granule>,
+    ) -> Self {
         let places = options.places;
         let fresh = || (0..options.shards).map(|_| Shard::new(places)).collect();
         let (books, applied, claimed, shards): (_, _, _, Vec<_>) = match from {
-            Start::Checkpoint(checkpoint) => {
-                let (books, at) = (checkpoint.books(), checkpoint.position);
-                let shards = checkpoint.shards.into_iter().map(|s| Shard::restore(s, at, places));
-                (books, at, at, shards.collect())
+            // The books and the index are right; where lines should be only the log can say.
+            Some(found) if found.shards.iter().any(|shard| shard.has_skipped) => {
+                (found.books, found.position, first, fresh())
             }
-            Start::Earlier(earlier) => (earlier.books(), earlier.position, first, fresh()),
-            Start::Log => (crate::journal::Books::default(), first, first, fresh()),
+            Some(found) => {
+                let at = found.position;
+                let shards = found.shards.into_iter().map(|s| Shard::restore(s, at, places));
+                (found.books, at, at, shards.collect())
+            }
+            None => (crate::journal::Books::default(), first, first, fresh()),
         };
         let low = shards.iter().map(|s| s.low_water(claimed)).min().unwrap_or(claimed);
+        // The index may be ahead of its checkpoint; these are made again.
+        granules.retain(|granule| granule.position < applied);
         Self {
             applied,
             claimed,
@@ -420,34 +421,27 @@ impl Replay {
         shard.settle_down(measure.segments(), header.shard);
         self.recovered.replayed_blocks += 1;
         crash::point(Stage::Recovery);
-        if header.position < self.applied {
+        let is_repeated = header.position < self.applied;
+        if is_repeated {
             marks.keep_timers();
         } else {
-            count(&mut self.books, &marks);
-            self.granule(header, end);
+            self.books.add(&count(&marks));
+            self.granule(header);
         }
         let shard = ShardId(header.shard.0);
-        self.projections.extend(Projection::of(header.position, shard, header.committed_at, marks));
+        let projection = Projection::of(header.position, shard, header.committed_at, marks);
+        self.projections.extend(projection.map(|made| made.repeated(is_repeated)));
         if self.projections.len() >= REPLAY_BATCH {
             self.flush(index)?;
         }
         Ok(())
     }
 
-    fn granule(&mut self, header: &BlockHeader, end: u64) {
-        let grows = |g: &&mut Granule| end - g.position <= 256 << 10;
-        match self.granules.last_mut().filter(grows) {
-            Some(last) => {
-                last.end = end;
-                last.first_root = last.first_root.min(header.first_root);
-                last.last_root = last.last_root.max(header.last_root);
-            }
-            None => self.granules.push(Granule {
-                position: header.position,
-                end,
-                first_root: header.first_root,
-                last_root: header.last_root,
-            }),
+    fn granule(&mut self, header: &BlockHeader) {
+        if !self.granules.last_mut().is_some_and(|last| last.cover(header)) {
+            let mut new = Granule::at(header.position);
+            new.cover(header);
+            self.granules.push(new);
         }
     }
 
@@ -464,11 +458,7 @@ impl Replay {
 /// True if `rest`, which starts at `position`, holds a whole block that was written after the
 /// log had been synced beyond `position`.
 pub(super) fn acknowledged_beyond(rest: &[u8], position: u64) -> bool {
-    (8..rest.len().saturating_sub(HEADER_BYTES)).step_by(8).any(|offset| {
-        let Some(bytes) = rest.get(offset..) else { return false };
-        let found = bytes.starts_with(b"BGLb").then(|| read_block(bytes, position + offset as u64));
-        found.is_some_and(|block| block.is_ok_and(|(header, _)| header.durable_floor > position))
-    })
+    blocks_behind(rest, position).any(|header| header.durable_floor > position)
 }
 
 /// Overwrites an unacknowledged tail with zeros, so that nothing stale follows new blocks.

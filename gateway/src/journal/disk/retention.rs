@@ -1,89 +1,28 @@
-//! What is kept of a segment when retention drops it: its sums, so that the books still add up.
+//! Retention: whole segments go, and of each its sums stay, so that the books still add up.
 
 use super::core::Core;
 use super::index::IndexError;
+use super::notes::Note;
 use super::outcomes;
-use super::record::{HEADER_BYTES, Record, Records, SettleRecord, read_block};
+use super::record::{HEADER_BYTES, Record, Records, read_block};
+use super::scan::{Beyond, beyond};
 use super::segment::Segment;
 use super::state::Place;
-use crate::journal::{Books, Resolution, SettledPlace};
-use crate::model::{FinalState, OrganizationId};
+use crate::journal::Sums;
+use crate::model::{Millis, OrganizationId};
 use bytes::Bytes;
-use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// base of a dropped segment 8 → sums as postcard; under the largest base, those of all before
 const CARRIED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("carried");
 /// Segments whose sums are kept apart: so many may go in one run of retention.
 const APART: usize = 1_024;
 const ALL_BEFORE: u64 = u64::MAX;
-
-/// One organization's part of the books.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sums {
-    pub accepted: u64,
-    /// By the state they are in now; may be negative for a part of the log.
-    pub finals: [i64; 6],
-    pub dead_letters: u64,
-    pub reopened: [u64; 6],
-    pub discarded: u64,
-}
-
-impl Sums {
-    pub(super) fn add_settle(&mut self, settle: &SettleRecord) {
-        self.dead_letters += settle.dead.len() as u64;
-        for (_, resolution) in &settle.resolved {
-            if let Resolution::Final(state) = resolution {
-                self.end(*state);
-            }
-        }
-    }
-
-    /// Counts a delivery that ended.
-    pub fn end(&mut self, state: FinalState) {
-        if let Some(count) = self.finals.get_mut(state as usize) {
-            *count += 1;
-        }
-    }
-
-    /// Counts an amendment of a delivery that had ended in `from`.
-    pub fn amend(&mut self, from: FinalState, is_reopened: bool) {
-        let slot = from as usize;
-        if !is_reopened {
-            self.discarded += 1;
-        } else if let (Some(is), Some(was)) =
-            (self.finals.get_mut(slot), self.reopened.get_mut(slot))
-        {
-            *is -= 1;
-            *was += 1;
-        }
-    }
-
-    /// Both parts together.
-    pub fn add(&mut self, other: &Self) {
-        self.accepted += other.accepted;
-        self.dead_letters += other.dead_letters;
-        self.discarded += other.discarded;
-        for (to, from) in self.finals.iter_mut().zip(other.finals) {
-            *to += from;
-        }
-        for (to, from) in self.reopened.iter_mut().zip(other.reopened) {
-            *to += from;
-        }
-    }
-
-    /// As the books say it; `None` if a state has fewer than none.
-    #[must_use]
-    pub fn books(&self) -> Option<Books> {
-        let mut finals = [0; 6];
-        for (to, from) in finals.iter_mut().zip(self.finals) {
-            *to = u64::try_from(from).ok()?;
-        }
-        let Self { accepted, dead_letters, reopened, discarded, .. } = *self;
-        Some(Books { accepted, finals, dead_letters, reopened, discarded })
-    }
-}
 
 /// What dropped segments held.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +39,29 @@ impl Carried {
         }
         self.settled.extend(other.settled);
     }
+
+    /// Counts a block of the segment that takes up `own`.
+    fn count(&mut self, payload: Bytes, own: Range<u64>) {
+        for record in Records::new(payload).flatten() {
+            match record {
+                Record::Entry(entry) if entry.kind.is_root() => {
+                    self.sums.entry(entry.org.0).or_default().accepted += 1;
+                }
+                Record::Settle(settle) => {
+                    let sums = self.sums.entry(settle.org.0).or_default();
+                    sums.settle(&settle.resolved, settle.dead.len());
+                    if settle.done && !own.contains(&settle.position) {
+                        self.settled.push((settle.position, settle.index));
+                    }
+                }
+                Record::Amend(amend) => {
+                    let sums = self.sums.entry(amend.org.0).or_default();
+                    sums.amend(amend.from, amend.is_reopened);
+                }
+                Record::Entry(_) | Record::Idempotency(_) | Record::Cancel(_) => {}
+            }
+        }
+    }
 }
 
 pub(super) fn open(txn: &WriteTransaction) -> Result<(), IndexError> {
@@ -107,13 +69,22 @@ pub(super) fn open(txn: &WriteTransaction) -> Result<(), IndexError> {
     Ok(())
 }
 
-/// What dropped segments held, as of a transaction; `is_stored` says which bases are there yet.
+/// What dropped segments held, as of a transaction and of `notes`, which it may have already;
+/// `is_stored` says which bases are there yet.
 pub(super) fn carried(
     txn: &ReadTransaction,
+    notes: &[Note],
     is_stored: impl Fn(u64) -> bool,
 ) -> Result<Carried, IndexError> {
     let mut all = Carried::default();
-    for row in txn.open_table(CARRIED)?.iter()? {
+    let table = txn.open_table(CARRIED)?;
+    let fresh: BTreeMap<_, _> = notes.iter().map(|note| (note.base, &note.carried)).collect();
+    for (base, carried) in fresh {
+        if !is_stored(base) && table.get(base)?.is_none() {
+            all.add(carried.clone());
+        }
+    }
+    for row in table.iter()? {
         let (base, value) = row?;
         if !is_stored(base.value()) {
             all.add(postcard::from_bytes(value.value()).unwrap_or_default());
@@ -122,77 +93,120 @@ pub(super) fn carried(
     Ok(all)
 }
 
-/// What a segment holds that must outlive it, and the rows that go with it.
-fn sum_up(segment: &Segment) -> std::io::Result<(Carried, Vec<(OrganizationId, SettledPlace)>)> {
+/// What a segment holds that must outlive it, and when its newest block was committed.
+fn sum_up(segment: &Segment) -> std::io::Result<(Carried, Millis)> {
     let mut bytes = vec![0; usize::try_from(segment.capacity).unwrap_or(usize::MAX)];
     let read = segment.read(segment.base, &mut bytes)?;
     bytes.truncate(read);
     let bytes = Bytes::from(bytes);
-    let (mut carried, mut rows) = (Carried::default(), Vec::new());
-    let mut offset = HEADER_BYTES;
+    let (mut carried, mut until) = (Carried::default(), Millis(0));
+    let mut position = segment.base + HEADER_BYTES as u64;
     loop {
-        let position = segment.base + offset as u64;
+        let offset = usize::try_from(position - segment.base).unwrap_or(usize::MAX);
         let rest = bytes.get(offset..).unwrap_or_default();
-        let Ok((header, _)) = read_block(rest, position) else { return Ok((carried, rows)) };
-        let from = offset + HEADER_BYTES;
-        let payload = bytes.slice(from..from + header.payload_bytes as usize);
-        let place = SettledPlace { at: header.committed_at, position };
-        let mut settles = Vec::new();
-        for record in Records::new(payload).flatten() {
-            match record {
-                Record::Entry(entry) if entry.kind.is_root() => {
-                    carried.sums.entry(entry.org.0).or_default().accepted += 1;
-                }
-                Record::Settle(settle) => settles.push(settle),
-                Record::Amend(amend) => {
-                    let sums = carried.sums.entry(amend.org.0).or_default();
-                    sums.amend(amend.from, amend.is_reopened);
-                }
-                Record::Entry(_) | Record::Idempotency(_) | Record::Cancel(_) => {}
-            }
+        if let Ok((header, _)) = read_block(rest, position) {
+            let from = offset + HEADER_BYTES;
+            let payload = bytes.slice(from..from + header.payload_bytes as usize);
+            carried.count(payload, segment.base..segment.end());
+            until = until.max(header.committed_at);
+            position += header.block_bytes() as u64;
+            continue;
         }
-        for settle in &settles {
-            carried.sums.entry(settle.org.0).or_default().add_settle(settle);
-            if settle.done && !(segment.base..segment.end()).contains(&settle.position) {
-                carried.settled.push((settle.position, settle.index));
-            }
-        }
-        rows.extend(outcomes::states(settles.iter()).into_keys().map(|org| (org, place)));
-        offset += header.block_bytes();
+        let Beyond::Damage(next) = beyond(rest, position) else { return Ok((carried, until)) };
+        tracing::error!(
+            file = %segment.path.display(),
+            byte = offset,
+            "a segment past retention is damaged: what is unreadable in it is missing from the books that `bugler audit` adds up"
+        );
+        let Some(next) = next else { return Ok((carried, until)) };
+        position = next;
     }
 }
 
-/// Notes what a segment held, durably, so that its file can go.
-pub(super) fn forget(core: &Core, segment: &Segment) -> Result<(), Box<dyn std::error::Error>> {
-    let (mut carried, rows) = sum_up(segment)?;
-    carried.settled.retain(|(position, _)| core.segments.at(*position).is_some());
-    let txn = core.index.database.begin_write().map_err(IndexError::from)?;
-    outcomes::forget(&txn, &rows)?;
-    {
-        let mut table = txn.open_table(CARRIED).map_err(IndexError::from)?;
-        let bytes = postcard::to_allocvec(&carried)?;
-        table.insert(segment.base, bytes.as_slice()).map_err(IndexError::from)?;
+/// Drops whole segments that are older than retention and that no work needs any more. Waits for
+/// nobody who writes to the index, since that may be waiting for the room this makes.
+pub(super) fn drop_old(core: &Core) -> Result<(), Box<dyn std::error::Error>> {
+    let horizon = core.ago(core.options.retention);
+    let segments = core.segments.all();
+    let end = segments.last().map_or(0, |s| s.base);
+    let shards = core.shards.iter().map(|cell| cell.state.lock().low_water(end));
+    // What the index does not hold for good would be made again from the log.
+    let checkpointed = core.checkpointed.load(Ordering::Acquire);
+    let low = shards.min().unwrap_or(end).min(checkpointed);
+    let mut waiting = HashSet::new();
+    core.index.timer_positions(|position| {
+        waiting.extend(core.segments.at(position).map(|segment| segment.base));
+    })?;
+    // The first block behind a segment was written after all of that segment's. Looked for while
+    // all are there: whoever follows a segment that stays may go.
+    let behind = |next: &Arc<Segment>| core.segments.header(next.base + HEADER_BYTES as u64);
+    let ages = segments.iter().skip(1).map(|next| behind(next).map(|first| first.committed_at));
+    let ages: Vec<_> = ages.collect();
+    for (segment, age) in segments.iter().zip(ages) {
+        let is_old = age.is_some_and(|committed_at| committed_at < horizon);
+        if is_old && segment.end() <= low && !waiting.contains(&segment.base) {
+            tracing::info!(file = %segment.path.display(), "dropping a segment past retention");
+            let (mut carried, until) = sum_up(segment)?;
+            carried.settled.retain(|(position, _)| core.segments.at(*position).is_some());
+            core.notes.add(Note { base: segment.base, until, carried })?;
+            core.segments.remove(segment.base)?;
+        }
     }
-    txn.commit().map_err(IndexError::from)?;
+    core.drop_granules_before(first_base(core));
+    Ok(())
+}
+
+fn first_base(core: &Core) -> u64 {
+    core.segments.all().first().map_or(0, |segment| segment.base)
+}
+
+/// Drops from the index what is older than retention, and takes in what dropped segments held.
+pub(super) fn tidy(core: &Core) -> Result<(), IndexError> {
+    let is_stored = |position| core.segments.at(position).is_some();
+    core.notes.take(|notes| note_down(core, notes))?;
+    let before = (core.ago(core.options.keys_ttl), core.ago(core.options.retention));
+    core.index.retain(core.clock.now(), before, first_base(core), is_stored)?;
+    core.forget_canceled(core.clock.now());
+    fold(core)?;
+    let dropped = core.index.drop_dead(core.ago(core.options.dead_letter_retention))?;
+    if dropped > 0 {
+        tracing::warn!(dropped, "dead letters past store.dead_letter_retention are gone");
+    }
+    Ok(())
+}
+
+fn note_down(core: &Core, notes: &[Note]) -> Result<(), IndexError> {
+    let txn = core.index.begin_behind()?;
+    {
+        let mut table = txn.open_table(CARRIED)?;
+        for Note { base, until, carried } in notes {
+            let bytes = postcard::to_allocvec(carried).unwrap_or_default();
+            table.insert(base, bytes.as_slice())?;
+            let orgs = carried.sums.keys().map(|org| OrganizationId(*org));
+            outcomes::forget(&txn, orgs, *until, |at| core.segments.at(at).is_some())?;
+        }
+    }
+    txn.commit()?;
     Ok(())
 }
 
 /// Adds the sums of segments long gone together, so that there are not ever more rows.
-pub(super) fn fold(core: &Core) -> Result<(), IndexError> {
-    let txn = core.index.database.begin_write()?;
+fn fold(core: &Core) -> Result<(), IndexError> {
+    let mut gone = Vec::new();
+    for row in core.index.database.begin_read()?.open_table(CARRIED)?.iter()? {
+        let (base, _) = row?;
+        let base = base.value();
+        if base != ALL_BEFORE && core.segments.at(base).is_none_or(|s| s.base != base) {
+            gone.push(base);
+        }
+    }
+    // What is noted yet may be taken in again, under its own base.
+    if gone.len() <= APART || core.notes.standing(|notes| !notes.is_empty()) {
+        return Ok(());
+    }
+    let txn = core.index.begin_behind()?;
     {
         let mut table = txn.open_table(CARRIED)?;
-        let mut gone = Vec::new();
-        for row in table.iter()? {
-            let (base, _) = row?;
-            let base = base.value();
-            if base != ALL_BEFORE && core.segments.at(base).is_none_or(|s| s.base != base) {
-                gone.push(base);
-            }
-        }
-        if gone.len() <= APART {
-            return Ok(());
-        }
         let mut all = Carried::default();
         for base in gone.into_iter().chain([ALL_BEFORE]) {
             if let Some(row) = table.remove(base)? {

@@ -21,20 +21,29 @@ async fn send_and_settle(journal: &DiskJournal, bytes: usize) {
     journal.append(ShardId(0), append).expect("accepted").await.expect("durable");
     let claims = journal.claim(ShardId(0), 1, &Unlimited).await.expect("claims");
     let settled = claims.iter().map(|claim| Settlement {
-        claim: claim.id,
-        notification: claim.notification,
-        org: ORG,
         resolved: vec![(
             DeliveryId::derive(claim.notification, "t"),
             Resolution::Final(FinalState::Dead),
         )],
         events: vec![Bytes::from_static(b"event")],
-        follow_ups: Vec::new(),
         dead: vec![(DeliveryId::derive(claim.notification, "t"), Bytes::from_static(b"copy"))],
-        done: true,
+        ..done(claim)
     });
     let settled = settled.collect();
     journal.settle(ShardId(0), settled).expect("accepted").await.expect("durable");
+}
+
+fn done(claim: &Claim) -> Settlement {
+    Settlement {
+        claim: claim.id,
+        notification: claim.notification,
+        org: ORG,
+        resolved: Vec::new(),
+        events: Vec::new(),
+        follow_ups: Vec::new(),
+        dead: Vec::new(),
+        done: true,
+    }
 }
 
 fn all() -> SettledQuery {
@@ -107,6 +116,86 @@ async fn outcomes_and_books_stay_right_across_segments_that_go() {
         assert_eq!((facts.dead_kept, facts.dead_dropped), counts, "after {step:?} more");
     }
     journal.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_kept_for_a_timer_goes_after_it_though_its_successor_is_long_gone() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let clock = TestClock::at(Millis(1_700_000_000_000));
+    let options = DiskOptions { shards: 1, segment_bytes: 256 << 10, ..DiskOptions::default() };
+    let open = || {
+        let journal = DiskJournal::open(dir.path(), options.clone(), Arc::new(clock.clone()));
+        journal.expect("opens")
+    };
+    let bases = |journal: &DiskJournal| {
+        let segments = journal.core.segments.all();
+        segments.iter().map(|segment| segment.base).collect::<Vec<_>>()
+    };
+    let journal = open();
+    let timer = Entry {
+        notification: NotificationId(Uuid::now_v7()),
+        org: ORG,
+        kind: EntryKind::Root,
+        due: clock.now().plus(30 * 86_400_000),
+        payload: Bytes::from_static(b"later"),
+    };
+    let append = Append { entries: vec![timer], idempotency: Vec::new() };
+    journal.append(ShardId(0), append).expect("accepted").await.expect("durable");
+    for _ in 0..16 {
+        send_and_settle(&journal, 64 << 10).await;
+    }
+    let before = bases(&journal);
+    journal.close().await;
+    drop(journal);
+    let journal = open();
+    clock.advance(options.retention + Duration::from_secs(1));
+    projector::retain(&journal.core).expect("retention runs");
+    let (first, last) = (before[0], before[before.len() - 1]);
+    assert_eq!(bases(&journal), [first, last], "all between are gone");
+    clock.advance(Duration::from_hours(24 * 30));
+    let claims = journal.claim(ShardId(0), 1, &Unlimited).await.expect("claims");
+    journal.settle(ShardId(0), vec![done(&claims[0])]).expect("held").await.expect("settled");
+    journal.close().await;
+    drop(journal);
+    let journal = open();
+    projector::retain(&journal.core).expect("retention runs");
+    assert_eq!(bases(&journal), [last]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sums_of_a_damaged_segment_miss_no_more_than_what_is_damaged() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let clock = TestClock::at(Millis(1_700_000_000_000));
+    let options = DiskOptions { shards: 1, segment_bytes: 256 << 10, ..DiskOptions::default() };
+    let open = || {
+        let journal = DiskJournal::open(dir.path(), options.clone(), Arc::new(clock.clone()));
+        journal.expect("opens")
+    };
+    let journal = open();
+    for _ in 0..16 {
+        send_and_settle(&journal, 16 << 10).await;
+    }
+    journal.close().await;
+    drop(journal);
+    let path = dir.path().join(format!("{:016x}.log", 0));
+    let mut bytes = std::fs::read(&path).expect("segment");
+    bytes[record::HEADER_BYTES * 2 + 100] ^= 1;
+    std::fs::write(&path, bytes).expect("damaged");
+
+    clock.advance(options.retention + Duration::from_secs(1));
+    let journal = open();
+    projector::retain(&journal.core).expect("retention runs");
+    let view = journal.view().expect("a snapshot");
+    let gone = view.facts().expect("readable").expect("an index").carried[&ORG];
+    let (mut accepted, mut ended) = (gone.accepted, gone.finals[5]);
+    let damages = view.scan(&mut |block| {
+        for record in block.records {
+            accepted += u64::from(matches!(record, Logged::Entry(..)));
+            ended += i64::from(matches!(record, Logged::Settlement(_)));
+        }
+    });
+    assert_eq!(damages.expect("readable"), [], "the damaged segment is gone");
+    assert_eq!((accepted, ended), (15, 16), "one block is missing");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,36 @@
-//! Walks over block headers in log order, through one buffer.
+//! Walks over block headers in log order, through one buffer, and finds blocks behind damage.
 
-use super::record::{BlockHeader, HEADER_BYTES, read_header};
+use super::record::{BlockHeader, HEADER_BYTES, read_block, read_header};
 use super::segment::Segments;
 use bytes::Bytes;
 
 /// Bytes read at once while looking for headers.
 const SCAN_BYTES: usize = 64 << 10;
+
+/// What follows where a segment has no block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beyond {
+    /// Nothing was written there.
+    End,
+    /// Something was, and this is where the next whole block begins.
+    Damage(Option<u64>),
+}
+
+/// How to go on in the rest of a segment, which starts at `position` and has no block there.
+pub(super) fn beyond(rest: &[u8], position: u64) -> Beyond {
+    if rest.iter().all(|byte| *byte == 0) {
+        return Beyond::End;
+    }
+    Beyond::Damage(blocks_behind(rest, position).next().map(|header| header.position))
+}
+
+/// The whole blocks behind the first bytes of `rest`, which starts at `position`.
+pub(super) fn blocks_behind(rest: &[u8], position: u64) -> impl Iterator<Item = BlockHeader> {
+    (8..rest.len().saturating_sub(HEADER_BYTES)).step_by(8).filter_map(move |offset| {
+        let bytes = rest.get(offset..).filter(|bytes| bytes.starts_with(b"BGLb"))?;
+        read_block(bytes, position + offset as u64).ok().map(|(header, _)| header)
+    })
+}
 
 /// Reads block headers in order through one buffer.
 pub(super) struct Scanner<'a> {

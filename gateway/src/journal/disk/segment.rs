@@ -29,6 +29,18 @@ pub(super) struct Segment {
 }
 
 impl Segment {
+    /// The segment in `file`, as its header describes it.
+    pub(super) fn of(file: Arc<dyn DiskFile>, path: PathBuf) -> Result<Self, SegmentError> {
+        let mut head = [0; HEADER_BYTES];
+        let read = read_some(file.as_ref(), &mut head, 0);
+        let read = read.map_err(SegmentError::io("read", &path))?;
+        let Some((base, capacity)) = head.get(..read).and_then(read_segment_header) else {
+            let what = "the segment header is unreadable";
+            return Err(SegmentError::Damaged { path, offset: 0, what });
+        };
+        Ok(Self { base, capacity, path, file })
+    }
+
     /// One past the last position this segment can hold.
     pub(super) fn end(&self) -> u64 {
         self.base + self.capacity
@@ -94,7 +106,8 @@ impl Segments {
                 }
                 _ => continue,
             }
-            let segment = open_segment(disk.as_ref(), path)?;
+            let file = disk.open(&path, Opening::Existing);
+            let segment = Segment::of(file.map_err(SegmentError::io("open", &path))?, path)?;
             by_base.insert(segment.base, Arc::new(segment));
         }
         Ok(Self { disk, dir: dir.to_path_buf(), by_base: RwLock::new(by_base) })
@@ -189,21 +202,6 @@ impl Segments {
             Err(BlockFault::Empty | BlockFault::Invalid) => Err(damaged("checksum mismatch")),
         }
     }
-}
-
-fn open_segment(disk: &dyn Disk, path: PathBuf) -> Result<Segment, SegmentError> {
-    let file = disk.open(&path, Opening::Existing).map_err(SegmentError::io("open", &path))?;
-    let mut head = [0; HEADER_BYTES];
-    let read = read_some(file.as_ref(), &mut head, 0).map_err(SegmentError::io("read", &path))?;
-    let header = head.get(..read).and_then(read_segment_header);
-    let Some((base, capacity)) = header else {
-        return Err(SegmentError::Damaged {
-            path,
-            offset: 0,
-            what: "the segment header is unreadable",
-        });
-    };
-    Ok(Segment { base, capacity, path, file })
 }
 
 fn fill(disk: &dyn Disk, path: &Path, base: u64, capacity: u64) -> io::Result<Arc<dyn DiskFile>> {

@@ -7,13 +7,15 @@
 use super::core::{Cell, Core};
 use super::line::Spot;
 use super::lines::Stretch;
-use super::record::{BlockFault, HEADER_BYTES, entries, read_block, read_header};
+use super::record::{HEADER_BYTES, entries, read_block, read_header};
+use super::scan::{Beyond, beyond};
 use super::segment::{Segment, Segments};
 use super::state::{Place, Shard, is_timer};
 use crate::model::ShardId;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -78,7 +80,9 @@ impl Core {
         };
         let stretch = read(&self.segments, shard, from, until);
         let has_moved = cell.state.lock().take_in(&stretch);
-        cell.notify.notify_one();
+        if has_moved {
+            cell.notify.notify_one();
+        }
         has_moved
     }
 }
@@ -106,11 +110,11 @@ impl Shard {
             return;
         }
         loop {
-            self.lines.pass_all();
+            self.lines.pass_done();
             if self.lines.done_ahead() <= max / 2 {
                 return;
             }
-            let Some(from) = self.lines.next_hungry() else { return };
+            let Some(from) = self.lines.most_done() else { return };
             let stretch = read(segments, shard, from, self.applied_end);
             if !self.take_in(&stretch) {
                 return;
@@ -119,7 +123,8 @@ impl Shard {
     }
 }
 
-/// Reads a stretch that starts with the block at `from` and ends before `until`.
+/// Reads a stretch that starts with the block at `from` and ends before `until`, or where the disk
+/// fails: lines go on from there later.
 fn read(segments: &Segments, shard: ShardId, from: u64, until: u64) -> Stretch {
     let mut stretch = Stretch { start: from, next: from, ..Stretch::default() };
     let mut window = Window::default();
@@ -132,7 +137,14 @@ fn read(segments: &Segments, shard: ShardId, from: u64, until: u64) -> Stretch {
             continue;
         };
         stretch.next = stretch.next.max(segment.base + HEADER_BYTES as u64);
-        stretch.next = window.block(&segment, shard, &mut stretch);
+        match window.block(&segment, shard, &mut stretch) {
+            Ok(next) => stretch.next = next,
+            Err(error) => {
+                let file = segment.path.display();
+                tracing::error!(%error, %file, "the journal cannot be read on; it is tried again");
+                break;
+            }
+        }
     }
     stretch.next = stretch.next.min(until);
     stretch
@@ -147,29 +159,26 @@ struct Window {
 
 impl Window {
     /// Takes in the block at `stretch.next`; answers where the next one begins.
-    fn block(&mut self, segment: &Segment, shard: ShardId, stretch: &mut Stretch) -> u64 {
+    fn block(
+        &mut self,
+        segment: &Segment,
+        shard: ShardId,
+        stretch: &mut Stretch,
+    ) -> io::Result<u64> {
         let position = stretch.next;
-        let behind = segment.end() + HEADER_BYTES as u64;
-        let header = match read_header(&self.get(segment, position, HEADER_BYTES), position) {
-            Ok(header) => header,
-            Err(fault) => {
-                // The unused end of a segment is all zeros, or too short for a block.
-                let is_end =
-                    fault == BlockFault::Empty || segment.end() < position + HEADER_BYTES as u64;
-                if !is_end {
-                    stretch.unreadable.push((position, 1));
-                }
-                return behind;
-            }
+        let header = read_header(&self.get(segment, position, HEADER_BYTES)?, position).ok();
+        let next = |bytes: usize| position + bytes as u64;
+        let Some(header) = header.filter(|h| next(h.block_bytes()) <= segment.end()) else {
+            return skip(segment, 1, stretch);
         };
-        let next = position + header.block_bytes() as u64;
+        let next = next(header.block_bytes());
         if header.shard != shard || header.entries == 0 {
-            return next;
+            return Ok(next);
         }
-        let bytes = self.get(segment, position, header.block_bytes());
+        let bytes = self.get(segment, position, header.block_bytes())?;
         if read_block(&bytes, position).is_err() {
-            stretch.unreadable.push((position, header.entries));
-            return next;
+            // Its length may be what is wrong with it.
+            return skip(segment, header.entries, stretch);
         }
         let payload = bytes.slice(HEADER_BYTES..HEADER_BYTES + header.payload_bytes as usize);
         for (index, extent, entry) in entries(payload) {
@@ -177,21 +186,42 @@ impl Window {
                 stretch.entries.push((entry.org, Spot { position, index, extent }));
             }
         }
-        next
+        Ok(next)
     }
 
     /// `length` bytes from `position`, fewer where the segment ends.
-    fn get(&mut self, segment: &Segment, position: u64, length: usize) -> Bytes {
+    fn get(&mut self, segment: &Segment, position: u64, length: usize) -> io::Result<Bytes> {
         let held = position.checked_sub(self.at).and_then(|from| usize::try_from(from).ok());
         if let Some(from) = held.filter(|from| from + length <= self.bytes.len()) {
-            return self.bytes.slice(from..from + length);
+            return Ok(self.bytes.slice(from..from + length));
         }
-        let mut bytes = vec![0; length.max(READ_BYTES)];
-        let read = segment.read(position, &mut bytes).unwrap_or(0);
-        bytes.truncate(read);
-        (self.at, self.bytes) = (position, Bytes::from(bytes));
-        self.bytes.slice(..length.min(read))
+        // What is broken further on is no reason to miss what is asked for.
+        let bytes = fill(segment, position, length.max(READ_BYTES));
+        let bytes = bytes.or_else(|_| fill(segment, position, length))?;
+        (self.at, self.bytes) = (position, bytes);
+        Ok(self.bytes.slice(..length.min(self.bytes.len())))
     }
+}
+
+fn fill(segment: &Segment, position: u64, length: usize) -> io::Result<Bytes> {
+    let mut bytes = vec![0; length];
+    let read = segment.read(position, &mut bytes)?;
+    bytes.truncate(read);
+    Ok(Bytes::from(bytes))
+}
+
+/// Goes on behind what is no block at `stretch.next`; answers where.
+fn skip(segment: &Segment, entries: u32, stretch: &mut Stretch) -> io::Result<u64> {
+    let position = stretch.next;
+    let rest = usize::try_from(segment.end().saturating_sub(position)).unwrap_or(usize::MAX);
+    let next = match beyond(&fill(segment, position, rest)?, position) {
+        Beyond::End => None,
+        Beyond::Damage(next) => {
+            stretch.unreadable.push((position, entries));
+            next
+        }
+    };
+    Ok(next.unwrap_or(segment.end() + HEADER_BYTES as u64))
 }
 
 /// Payload bytes of entries that replayed settlements name.

@@ -14,8 +14,6 @@ use std::collections::{BTreeSet, HashMap};
 
 /// shard 2 | organization 4 | due 8 | position 8 | index 4 → class 1 | offset 4 | bytes 4 | crc 4
 pub(super) const TIMERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("timers_by_org");
-/// What earlier releases kept: shard 2 | due 8 | position 8 | index 4 → nothing
-const UNOWNED: TableDefinition<'_, &[u8], ()> = TableDefinition::new("timers");
 
 /// The next due time of every organization that has timers.
 #[derive(Debug, Default)]
@@ -54,12 +52,6 @@ impl Alarms {
 
 pub(super) fn open(txn: &WriteTransaction) -> Result<(), IndexError> {
     txn.open_table(TIMERS)?;
-    Ok(())
-}
-
-/// Removes what earlier releases kept, once everything is in the new table.
-pub(super) fn forget_unowned(txn: &WriteTransaction) -> Result<(), IndexError> {
-    txn.delete_table(UNOWNED)?;
     Ok(())
 }
 
@@ -173,16 +165,24 @@ impl Index {
         Ok(found)
     }
 
-    /// True while the timer at `place` has not been settled.
-    pub(super) fn has_timer(
+    /// Those of `timers` that have not been settled, at most `limit`.
+    pub(super) fn waiting(
         &self,
         (shard, org): (ShardId, OrganizationId),
-        due: Millis,
-        place: Place,
-    ) -> Result<bool, IndexError> {
+        timers: impl Iterator<Item = Ticket>,
+        limit: usize,
+    ) -> Result<Vec<Ticket>, IndexError> {
         let txn = self.database.begin_read()?;
         let table = txn.open_table(TIMERS)?;
-        Ok(table.get(timer_key(shard, org, due, place).as_slice())?.is_some())
+        let mut found = Vec::new();
+        for ticket in timers {
+            if found.len() >= limit {
+                break;
+            }
+            let key = timer_key(shard, org, ticket.due, ticket.spot.place());
+            found.extend(table.get(key.as_slice())?.map(|_| ticket));
+        }
+        Ok(found)
     }
 
     /// Shows the position of every waiting timer.

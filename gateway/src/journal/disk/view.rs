@@ -7,25 +7,26 @@
 use super::core::Core;
 use super::dead;
 use super::index::{APPLIED, EVENTS, IndexError, META, read_checkpoint, split_u64};
+use super::media;
+use super::notes::{self, Note};
 use super::outcomes::OUTCOMES;
 use super::record::{
     AmendRecord, HEADER_BYTES, Record, Records, SettleRecord, read_block, read_header,
-    read_segment_header,
 };
 use super::recovery::acknowledged_beyond;
-use super::retention::{Sums, carried};
-use super::segment::Segment;
+use super::retention::carried;
+use super::scan::{Beyond, beyond};
+use super::segment::{Segment, SegmentError};
 use super::state::{Place, is_timer};
 use super::timers::{TIMERS, read_timer_key};
-use crate::journal::Resolution;
-use crate::journal::{Books, Entry};
+use crate::journal::{Books, Entry, Resolution, Sums};
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId};
 use bytes::Bytes;
 use redb::{Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, ReadableTable};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,6 +45,8 @@ pub enum ViewError {
         #[source]
         source: io::Error,
     },
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
     #[error("the journal's index cannot be read")]
     Index(#[from] IndexError),
 }
@@ -133,41 +136,6 @@ pub fn fingerprint(notification: NotificationId, position: u64) -> u64 {
     mixed ^ (mixed >> 29)
 }
 
-#[derive(Debug)]
-enum Bytestream {
-    Live(Arc<Segment>),
-    Stopped(File),
-}
-
-#[derive(Debug)]
-struct ViewedSegment {
-    base: u64,
-    capacity: u64,
-    path: PathBuf,
-    bytes: Bytestream,
-}
-
-impl ViewedSegment {
-    fn read(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        match &self.bytes {
-            Bytestream::Live(segment) => segment.read(position, buffer),
-            Bytestream::Stopped(file) => {
-                let mut read = 0;
-                while read < buffer.len() {
-                    let at = position - self.base + read as u64;
-                    match file.read_at(&mut buffer[read..], at) {
-                        Ok(0) => break,
-                        Ok(n) => read += n,
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                Ok(read)
-            }
-        }
-    }
-}
-
 /// A copy of an index, removed with it.
 #[derive(Debug)]
 struct Copied(PathBuf);
@@ -182,7 +150,9 @@ impl Drop for Copied {
 /// A journal as it is at one instant.
 #[derive(Debug)]
 pub struct LogView {
-    segments: Vec<ViewedSegment>,
+    segments: Vec<Arc<Segment>>,
+    /// Of dropped segments, as far as the index may not have them.
+    notes: Vec<Note>,
     index: Option<ReadTransaction>,
     /// Of a running journal: nothing behind this position is looked at.
     until: Option<u64>,
@@ -209,27 +179,31 @@ impl LogView {
         for found in fs::read_dir(dir).map_err(io_error("list", dir))? {
             let path = found.map_err(io_error("list", dir))?.path();
             if path.extension().is_some_and(|extension| extension == "log") {
-                segments.push(open_segment(path)?);
+                let file = File::open(&path).map_err(io_error("open", &path))?;
+                segments.push(Arc::new(Segment::of(media::opened(file), path)?));
             }
         }
         segments.sort_by_key(|segment| segment.base);
         let (index, copied) = open_index(&dir.join("index.redb"))?;
-        Ok(Self { segments, index, until: None, _lock: lock, _copied: copied })
+        let path = notes::path(dir);
+        let notes = match fs::read(&path) {
+            Ok(bytes) => notes::read(&bytes).0,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(io_error("read", &path)(error)),
+        };
+        Ok(Self { segments, notes, index, until: None, _lock: lock, _copied: copied })
     }
 
     /// A running journal as it is now.
     pub(super) fn live(core: &Core) -> Result<Self, IndexError> {
-        // The index first: what it shows is in the log, which only grows.
-        let index = core.index.database.begin_read()?;
-        let segments = core.segments.all().into_iter().map(|segment| ViewedSegment {
-            base: segment.base,
-            capacity: segment.capacity,
-            path: segment.path.clone(),
-            bytes: Bytestream::Live(segment),
-        });
-        let segments: Vec<_> = segments.collect();
-        let until = applied(&index)?.unwrap_or(0);
-        Ok(Self { segments, index: Some(index), until: Some(until), _lock: None, _copied: None })
+        // While notes stand still, what is dropped is in them. The index before the segments:
+        // what it shows is in the log, which only grows.
+        let (notes, index, segments) = core.notes.standing(|notes| {
+            let index = core.index.database.begin_read()?;
+            Ok::<_, IndexError>((notes.to_vec(), index, core.segments.all()))
+        })?;
+        let until = Some(applied(&index)?.unwrap_or(0));
+        Ok(Self { segments, notes, index: Some(index), until, _lock: None, _copied: None })
     }
 
     /// Bytes of all segments.
@@ -267,7 +241,7 @@ impl LogView {
 
     fn scan_segment(
         &self,
-        segment: &ViewedSegment,
+        segment: &Segment,
         is_last: bool,
         visit: &mut dyn FnMut(LoggedBlock),
         damages: &mut Vec<Damage>,
@@ -291,14 +265,14 @@ impl LogView {
                     let read = segment.read(position, &mut buffer);
                     let read = read.map_err(io_error("read", &segment.path))?;
                     buffer.truncate(read);
-                    let is_empty = buffer.iter().all(|byte| *byte == 0);
+                    let Beyond::Damage(next) = beyond(&buffer, position) else { return Ok(()) };
                     let is_torn = is_last && !acknowledged_beyond(&buffer, position);
-                    if is_empty || is_torn && self.until.is_none() {
+                    if is_torn && self.until.is_none() {
                         return Ok(());
                     }
                     let byte = position - segment.base;
                     damages.push(Damage { file: segment.path.clone(), byte, what });
-                    let Some(next) = next_block(&buffer, position) else { return Ok(()) };
+                    let Some(next) = next else { return Ok(()) };
                     position = next;
                 }
             }
@@ -308,7 +282,7 @@ impl LogView {
 
     fn block(
         &self,
-        segment: &ViewedSegment,
+        segment: &Segment,
         position: u64,
         buffer: &mut Vec<u8>,
     ) -> Result<Result<(LoggedBlock, usize), &'static str>, ViewError> {
@@ -351,10 +325,10 @@ impl LogView {
 
     fn read_facts(&self, index: &ReadTransaction) -> Result<IndexFacts, IndexError> {
         let is_stored = |base| self.segments.iter().any(|segment| segment.base == base);
-        let kept = carried(index, is_stored)?;
+        let kept = carried(index, &self.notes, is_stored)?;
         let (dead_kept, dead_dropped) = dead::counts(index)?;
         let mut facts = IndexFacts {
-            checkpoint: read_checkpoint(index)?.map(|c| (c.position, c.books())),
+            checkpoint: read_checkpoint(index)?.map(|c| (c.position, c.books)),
             applied: applied(index)?,
             dead_kept,
             dead_dropped,
@@ -405,15 +379,6 @@ fn applied(index: &ReadTransaction) -> Result<Option<u64>, IndexError> {
     Ok(stored.and_then(|position| split_u64(&mut position.value())))
 }
 
-/// Where the next whole block begins in `rest`, which starts at `position` and has none there.
-fn next_block(rest: &[u8], position: u64) -> Option<u64> {
-    (8..rest.len().saturating_sub(HEADER_BYTES)).step_by(8).find_map(|offset| {
-        let bytes = rest.get(offset..).filter(|bytes| bytes.starts_with(b"BGLb"))?;
-        let at = position + offset as u64;
-        read_block(bytes, at).is_ok().then_some(at)
-    })
-}
-
 fn logged(record: Record, committed_at: Millis) -> Option<Logged> {
     match record {
         Record::Entry(entry) => {
@@ -443,18 +408,6 @@ fn logged(record: Record, committed_at: Millis) -> Option<Logged> {
     }
 }
 
-fn open_segment(path: PathBuf) -> Result<ViewedSegment, ViewError> {
-    let file = File::open(&path).map_err(io_error("open", &path))?;
-    let mut head = [0; HEADER_BYTES];
-    let read = file.read_at(&mut head, 0).map_err(io_error("read", &path))?;
-    let header = head.get(..read).and_then(read_segment_header);
-    let (base, capacity) = header.ok_or_else(|| {
-        let why = "the segment header, bytes 0 to 63, is unreadable";
-        io_error("read", &path)(io::Error::new(io::ErrorKind::InvalidData, why))
-    })?;
-    Ok(ViewedSegment { base, capacity, path, bytes: Bytestream::Stopped(file) })
-}
-
 fn open_index(path: &Path) -> Result<(Option<ReadTransaction>, Option<Copied>), ViewError> {
     if !path.exists() {
         return Ok((None, None));
@@ -467,8 +420,16 @@ fn open_index(path: &Path) -> Result<(Option<ReadTransaction>, Option<Copied>), 
     // After a crash it has to be repaired, and only a copy may be.
     let name = format!("bugler-audit-{}-{}.redb", std::process::id(), uuid::Uuid::now_v7());
     let copied = Copied(std::env::temp_dir().join(name));
-    fs::copy(path, &copied.0).map_err(io_error("copy", path))?;
+    copy(path, &copied.0).map_err(io_error("copy", path))?;
     let index = Database::create(&copied.0).map_err(IndexError::from)?;
     let index = index.begin_read().map_err(IndexError::from)?;
     Ok((Some(index), Some(copied)))
+}
+
+/// Copies to a new file that only the owner can read: what is in it is nobody else's business.
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut source = File::open(from)?;
+    let mut target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
+    io::copy(&mut source, &mut target)?;
+    Ok(())
 }

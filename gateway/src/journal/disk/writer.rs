@@ -4,7 +4,7 @@
 //! for others, several wait 1 ms for more. After a failed write or sync nothing more is acknowledged, since what is on disk is then unknown.
 
 use super::core::Core;
-use super::index::{Amended, Checkpoint, Granule, Projection};
+use super::index::{Checkpoint, Granule, Projection};
 use super::media::is_shortage;
 use super::options::FsyncPolicy;
 use super::prepare::Preparer;
@@ -12,7 +12,7 @@ use super::record::{BlockHeader, HEADER_BYTES, id_prefix, put_block};
 use super::segment::Segment;
 use super::state::{BlockMarks, BlockRef};
 use crate::crash::{self, Sabotage, Stage, is_sabotaged};
-use crate::journal::{Books, JournalError, Resolution};
+use crate::journal::{Books, JournalError, Sums};
 use crate::model::ShardId;
 use crate::telemetry::metrics;
 use bytes::Bytes;
@@ -36,7 +36,6 @@ const LINGER: Duration = Duration::from_millis(1);
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// What of a segment is kept for settlements while there is no next one: its last eighth.
 const KEPT_SHARE: u64 = 8;
-const GRANULE_BYTES: u64 = 256 << 10;
 
 /// One atomic addition on its way to the disk.
 pub(super) struct Request {
@@ -434,7 +433,7 @@ impl Writer {
         let mut answers = Vec::with_capacity(planned.len());
         for block in planned {
             let Planned { header, hot, marks, done } = block;
-            self.count(&marks);
+            self.books.add(&count(&marks));
             self.extend_granule(&header);
             let end = header.position + header.block_bytes() as u64;
             let hot = hot.map(|bytes| (bytes, header.committed_at));
@@ -458,19 +457,11 @@ impl Writer {
         }
     }
 
-    fn count(&mut self, marks: &BlockMarks) {
-        count(&mut self.books, marks);
-    }
-
     fn extend_granule(&mut self, header: &BlockHeader) {
-        let end = header.position + header.block_bytes() as u64;
-        if self.granule.end - self.granule.position >= GRANULE_BYTES {
-            self.granule =
-                Granule { position: header.position, end, first_root: u64::MAX, last_root: 0 };
+        if !self.granule.cover(header) {
+            self.granule = Granule::at(header.position);
+            self.granule.cover(header);
         }
-        self.granule.end = end;
-        self.granule.first_root = self.granule.first_root.min(header.first_root);
-        self.granule.last_root = self.granule.last_root.max(header.last_root);
         self.core.put_granule(self.granule);
     }
 
@@ -480,14 +471,7 @@ impl Writer {
         }
         self.checkpointed = self.position;
         let shards = self.core.shards.iter().map(|cell| cell.state.lock().snapshot()).collect();
-        let checkpoint = Checkpoint {
-            position: self.position,
-            shards,
-            accepted: self.books.accepted,
-            finals: self.books.finals,
-            dead_letters: self.books.dead_letters,
-            amended: Amended::of(&self.books),
-        };
+        let checkpoint = Checkpoint { position: self.position, shards, books: self.books };
         let granules = self.core.fresh_granules();
         self.projector.send(ToProjector::Checkpoint(Box::new(checkpoint), granules)).ok();
     }
@@ -504,21 +488,17 @@ fn pass(planned: &[Planned], accepted: Stage, settled: Stage) {
     }
 }
 
-/// Adds a block to the books.
-pub(super) fn count(books: &mut Books, marks: &BlockMarks) {
+/// What a block adds to the books.
+pub(super) fn count(marks: &BlockMarks) -> Sums {
     let roots = marks.entries.iter().filter(|e| e.kind.is_root()).count();
-    books.accepted += roots as u64;
+    let mut sums = Sums { accepted: roots as u64, ..Sums::default() };
     for settle in &marks.settles {
-        books.dead_letters += settle.dead.len() as u64;
-        for (_, resolution) in &settle.resolved {
-            if let Resolution::Final(state) = resolution {
-                books.ended(*state);
-            }
-        }
+        sums.settle(&settle.resolved, settle.dead.len());
     }
     for amend in &marks.amends {
-        books.amended(amend.record.from, amend.record.is_reopened);
+        sums.amend(amend.record.from, amend.record.is_reopened);
     }
+    sums
 }
 
 fn answer(done: Vec<oneshot::Sender<Result<(), JournalError>>>, result: Result<(), JournalError>) {
