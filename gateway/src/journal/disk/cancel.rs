@@ -84,6 +84,12 @@ impl Index {
 }
 
 impl Core {
+    /// Forgets what [`retain`] drops.
+    pub(super) fn forget_canceled(&self, now: Millis) {
+        let until = now.0.saturating_sub(KEPT_MS) << 16;
+        self.canceled.write().retain(|id| id.0.as_u64_pair().0 >= until);
+    }
+
     pub(super) fn cancel(
         &self,
         shard: ShardId,

@@ -161,7 +161,9 @@ pub(super) fn retain(core: &Core) -> Result<(), Box<dyn std::error::Error>> {
     let kept_from = kept_from.unwrap_or(0);
     core.drop_granules_before(kept_from);
     let is_stored = |position| core.segments.at(position).is_some();
-    core.index.retain(ago(core.options.keys_ttl), horizon, kept_from, is_stored)?;
+    let keys_before = ago(core.options.keys_ttl);
+    core.index.retain(keys_before, horizon, kept_from, is_stored)?;
+    core.forget_canceled(keys_before);
     retention::fold(core)?;
     let dropped = core.index.drop_dead(ago(core.options.dead_letter_retention))?;
     if dropped > 0 {
