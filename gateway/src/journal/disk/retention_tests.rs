@@ -199,7 +199,7 @@ async fn what_was_canceled_long_ago_is_forgotten_in_memory_too() {
     let clock = TestClock::at(Millis(1_700_000_000_000));
     let options = DiskOptions { shards: 1, ..DiskOptions::default() };
     let journal = DiskJournal::open(dir.path(), options, Arc::new(clock.clone())).expect("opens");
-    let id = |at: Millis| NotificationId(Uuid::from_u128(u128::from(at.0) << 80 | 7 << 76));
+    let id = |at: Millis| NotificationId(Uuid::from_u128((u128::from(at.0) << 80) | (7 << 76)));
     let old = id(clock.now());
     clock.advance(Duration::from_hours(300 * 24));
     let young = id(clock.now());
