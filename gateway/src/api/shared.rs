@@ -143,6 +143,35 @@ impl Shared {
         })
     }
 
+    /// Does work whose repetition is not harmless once for a key, whether or not the caller waits
+    /// for it, and remembers its answer. A failure is forgotten: the same may be asked again.
+    pub(crate) async fn once(
+        self: &Arc<Self>,
+        org: OrganizationId,
+        key: Option<RequestKey>,
+        work: impl Future<Output = Result<Answer, Failure>> + Send + 'static,
+    ) -> Result<Answered, Failure> {
+        let begun = match self.turn(key).await? {
+            Turn::Replay(answered) => return Ok(answered),
+            Turn::First(begun) => begun,
+        };
+        let shared = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            let answer = work.await?;
+            // What was done is durable whatever becomes of this.
+            if let Some(running) = &begun.running
+                && let Err(error) = shared.intake.remember(org, running, &answer).await
+            {
+                tracing::warn!(%error, "an answer could not be remembered for its Idempotency-Key");
+            }
+            Ok::<Answer, Failure>(answer)
+        });
+        let failed = |_| Failure::new(FailureClass::Internal, "the request was not worked out");
+        let answer = task.await.map_err(failed)??;
+        let durability = self.intake.journal().durability();
+        Ok(Answered::Other(reply::accepted(&answer, durability, false)))
+    }
+
     /// Makes a change and answers; `None` if the records changed since they were read, so that
     /// the caller should read them and decide again. Gives up after a few times.
     pub(crate) async fn change(

@@ -107,13 +107,13 @@ impl Report {
         }
     }
 
-    /// Adds what another pass found of one invariant.
-    pub(super) fn also(&mut self, other: Self, invariant: Invariant) {
-        for (broken, text) in other.named {
-            if broken == invariant {
-                self.breach(invariant, text);
-            }
+    /// Adds what another pass found.
+    pub(super) fn also(&mut self, other: Self) {
+        for (invariant, count) in other.counts {
+            *self.counts.entry(invariant).or_default() += count;
         }
+        self.named.extend(other.named);
+        self.named.truncate(NAMED_MAX);
     }
 
     pub(super) fn damaged(&mut self, damages: Vec<Damage>) {
@@ -210,4 +210,32 @@ pub fn render(report: &Value) -> String {
     )
     .ok();
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(count: usize, invariant: Invariant) -> Report {
+        let mut report = Report::default();
+        (0..count).for_each(|number| report.breach(invariant, format!("{number}")));
+        report
+    }
+
+    #[test]
+    fn what_another_pass_found_counts_however_much_is_named() {
+        let mut report = of(NAMED_MAX, Invariant::Paid);
+        report.also(of(1, Invariant::OneEnd));
+        report.also(of(2 * NAMED_MAX, Invariant::OneEnd));
+        let broken: Vec<_> = report.lines().into_iter().filter(|line| line.breaches > 0).collect();
+        let count = 2 * NAMED_MAX as u64 + 1;
+        assert_eq!(
+            broken,
+            [
+                Line { invariant: Invariant::Paid, breaches: NAMED_MAX as u64 },
+                Line { invariant: Invariant::OneEnd, breaches: count }
+            ]
+        );
+        assert_eq!(report.breaches().count(), NAMED_MAX);
+    }
 }

@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::clock::TestClock;
-use crate::journal::disk::{DiskJournal, DiskOptions};
-use crate::journal::{Append, Claim, Journal, Resolution, Settlement, Unlimited};
+use crate::journal::disk::{DeadCounts, DiskJournal, DiskOptions};
+use crate::journal::{Amendment, Append, Claim, Journal, Resolution, Settlement, Unlimited};
 use crate::model::{
     Audience, Content, DeliveryId, FinalState, Millis, Notification, NotificationId,
-    OrganizationId, Part, Priority, ShardId, Source, TimelineEvent,
+    OrganizationId, Part, Priority, ProviderName, ShardId, Source, TargetRef, TimelineEvent,
+    UserId,
 };
-use crate::work::{Work, encode_event};
+use crate::work::{Overrides, Work, encode_event};
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -214,6 +215,114 @@ async fn a_final_state_that_is_there_twice_is_named_and_so_is_the_one_it_replace
     let named = [first.to_string(), sent[1].to_string()];
     assert!(has(&report, Invariant::OneEnd, &[&named[0], &named[1], "second"]), "{told:#}");
     assert!(has(&report, Invariant::Paid, &[&named[1], "1 deliveries"]), "{told:#}");
+}
+
+/// Sends a delivery again, or gives its dead letter up.
+async fn amend(journal: &DiskJournal, (id, delivery): (NotificationId, DeliveryId), again: bool) {
+    let held = loop {
+        // Until the index shows what was done to it before.
+        match journal.reserve(delivery) {
+            Some(held) => break held,
+            None => tokio::task::yield_now().await,
+        }
+    };
+    let work = Work::Retry {
+        notification: Notification { id, ..notification() },
+        target: TargetRef::Mailbox { provider: ProviderName::Email, user: UserId(1) },
+        attempts: 0,
+        overrides: Overrides::default(),
+    };
+    assert_eq!(carried(id), delivery);
+    let (at, target, by) = (Millis(3), String::from("email:1"), String::from("test"));
+    let event = if again {
+        let from = FinalState::Dead;
+        TimelineEvent::Replayed { at, delivery, target, from, by, due: at }
+    } else {
+        TimelineEvent::Discarded { at, delivery, target, by }
+    };
+    let amendment = Amendment {
+        delivery,
+        notification: id,
+        org: OrganizationId(101),
+        from: FinalState::Dead,
+        carrier: again.then(|| work.follow_up(at)),
+        event: encode_event(&event),
+        held,
+    };
+    journal.amend(ShardId(0), vec![amendment]).expect("accepted").await.expect("durable");
+}
+
+/// The delivery that amendments here are about.
+fn carried(notification: NotificationId) -> DeliveryId {
+    DeliveryId::derive(notification, "email:1")
+}
+
+/// One more delivery that is dead, with a copy of its work or without.
+async fn dead(journal: &DiskJournal, has_copy: bool) -> (NotificationId, DeliveryId) {
+    let root = Work::root(notification());
+    let id = root.notification;
+    let append = Append { entries: vec![root], idempotency: Vec::new() };
+    journal.append(ShardId(0), append).expect("accepted").await.expect("durable");
+    let claims = journal.claim(ShardId(0), 1, &Unlimited).await.expect("claims");
+    let delivery = carried(id);
+    let (at, target, cause) = (Millis(2), String::from("email:1"), String::from("c"));
+    let state = FinalState::Dead;
+    let event = TimelineEvent::Settled { at, delivery, target, state, cause };
+    let settled = Settlement {
+        resolved: vec![(delivery, Resolution::Final(state))],
+        events: vec![encode_event(&event)],
+        dead: has_copy.then(|| (delivery, Bytes::from_static(b"copy"))).into_iter().collect(),
+        ..settlement(&claims[0])
+    };
+    journal.settle(ShardId(0), vec![settled]).expect("accepted").await.expect("durable");
+    (id, delivery)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_again_without_a_dead_letter_breaks_no_books() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let journal = open(dir.path());
+    let discarded = dead(&journal, true).await;
+    amend(&journal, discarded, false).await;
+    amend(&journal, discarded, true).await;
+    let given_up = dead(&journal, false).await;
+    amend(&journal, given_up, true).await;
+    let replayed = dead(&journal, true).await;
+    amend(&journal, replayed, true).await;
+    dead(&journal, true).await;
+    journal.close().await;
+    drop(journal);
+    let report = report(dir.path());
+    assert_eq!(broken(&report), [], "{:#}", report.to_json());
+    let total = report.total();
+    assert_eq!((total.reopened, total.discarded, total.finals[5]), (3, 1, 1));
+    let facts = LogView::open(dir.path()).expect("nobody uses it").facts().expect("readable");
+    let counts = DeadCounts { kept: 1, dropped: 0, taken: 1, given_up: 1 };
+    assert_eq!(facts.expect("an index").dead, counts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_passes_as_it_takes_find_the_same() {
+    let (dir, sent) = directory().await;
+    let path = log_file(dir.path());
+    let mut bytes = std::fs::read(&path).expect("read");
+    // Every settlement ends its first delivery twice, and its second never.
+    for (number, block) in [1, 3, 5].into_iter().enumerate() {
+        let block = blocks(&bytes)[block];
+        let [first, second] = ids(sent[number]);
+        let payload = &mut bytes[block.0 + HEADER..block.0 + HEADER + block.1];
+        let at = payload.windows(16).position(|w| w == second.0.as_bytes()).expect("is there");
+        payload[at..at + 16].copy_from_slice(first.0.as_bytes());
+        sign(&mut bytes, block);
+    }
+    std::fs::write(&path, bytes).expect("written");
+    let in_parts = |parts| audit_in(&LogView::open(dir.path()).expect("unused"), parts);
+    let one = in_parts(1).expect("readable");
+    assert!(broken(&one).contains(&Invariant::OneEnd), "{:#}", one.to_json());
+    for parts in [2, 7] {
+        let many = in_parts(parts).expect("readable");
+        assert_eq!(many.lines(), one.lines(), "{parts} parts");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,12 @@ use clap::Args;
 use http::Method;
 use serde_json::Value;
 use std::io::Write;
+use std::time::Duration;
 use url::form_urlencoded::Serializer;
+
+/// How often a refusal that says when to come back is waited for, and how long at most.
+const WAITS_MAX: u32 = 5;
+const WAIT_MAX: Duration = Duration::from_mins(6);
 
 #[derive(Debug, Args)]
 pub(super) struct Access {
@@ -42,6 +47,22 @@ impl Access {
         checked(&gateway.send(Method::POST, &path, "application/json", body).await?)
     }
 
+    /// As `post`; waits and asks again a few times where the gateway says when.
+    pub(super) async fn post_patiently(&self, path: &str, body: &Value) -> Result<Value, CliError> {
+        let gateway = Gateway::new(&self.url, &self.token)?;
+        let (path, body) = (self.path(path, &[]), Bytes::from(body.to_string()));
+        let mut waits = 0;
+        loop {
+            let sent = gateway.send(Method::POST, &path, "application/json", body.clone());
+            let reply = sent.await?;
+            match wait(&reply) {
+                Some(wait) if waits < WAITS_MAX => tokio::time::sleep(wait).await,
+                _ => return checked(&reply),
+            }
+            waits += 1;
+        }
+    }
+
     fn path(&self, path: &str, parameters: &[(&str, Option<String>)]) -> String {
         let mut query = Serializer::new(String::new());
         if let Some(org) = self.org {
@@ -70,6 +91,12 @@ impl Access {
         }
         Ok(())
     }
+}
+
+/// How long the gateway asks to wait before the same is asked again.
+fn wait(reply: &Reply) -> Option<Duration> {
+    let seconds = reply.header("retry-after").filter(|_| matches!(reply.status, 429 | 503))?;
+    Some(Duration::from_secs(seconds.parse().ok()?).min(WAIT_MAX))
 }
 
 /// The body of a good answer; what a refusal means for the exit code.
@@ -126,7 +153,7 @@ impl Wanted {
         ]
     }
 
-    pub(super) fn is_any(&self) -> bool {
+    pub(super) fn is_none(&self) -> bool {
         self.parameters().iter().all(|(_, value)| value.is_none())
     }
 

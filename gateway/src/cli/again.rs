@@ -1,7 +1,7 @@
 //! `bugler resend` and `bugler cancel`: one notification again, or no longer.
 
 use crate::cli::access::{Access, id, rate};
-use crate::cli::dead::told;
+use crate::cli::amend::{AT_ONCE, Amended};
 use crate::cli::{CliError, Exit, runtime};
 use clap::Args;
 use serde_json::json;
@@ -30,17 +30,19 @@ pub(super) struct Resend {
 impl Resend {
     pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
         let path = format!("/bugler/v1/notifications/{}/resend", id(&self.id)?);
-        let mut body = json!({ "dryRun": self.dry_run });
-        body["targets"] = if self.target.is_empty() {
-            if self.all { "all".into() } else { "failed".into() }
-        } else {
-            self.target.clone().into()
-        };
-        if let Some(rate) = self.rate {
-            body["rate"] = rate.into();
-        }
-        let answer = runtime()?.block_on(self.access.post(&path, &body))?;
-        told(&self.access, &answer, "resent", out)
+        let how = (self.rate, self.dry_run);
+        let mut amended = Amended::new(&self.access, path, "resent", how);
+        let asked = runtime()?.block_on(async {
+            if self.target.is_empty() {
+                let which = if self.all { "all" } else { "failed" };
+                return amended.ask(json!({ "targets": which }), None).await;
+            }
+            for some in self.target.chunks(AT_ONCE) {
+                amended.ask(json!({ "targets": some }), None).await?;
+            }
+            Ok(())
+        });
+        amended.tell(asked, out)
     }
 }
 

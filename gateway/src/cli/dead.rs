@@ -1,10 +1,11 @@
 //! `bugler dead`: list dead letters, look at one, send them again, give them up.
 
 use crate::cli::access::{Access, Wanted, id, rate};
+use crate::cli::amend::{AT_ONCE, Amended};
 use crate::cli::outcomes::lines;
 use crate::cli::{CliError, Exit, runtime};
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::io::Write;
 
 #[derive(Debug, Subcommand)]
@@ -45,14 +46,15 @@ pub(super) struct Show {
 #[derive(Debug, Args)]
 struct Selection {
     /// Ids of deliveries.
+    #[arg(conflicts_with_all = ["all", "target", "event", "cause", "from", "to", "limit"])]
     deliveries: Vec<String>,
     /// Every dead letter of the organization.
-    #[arg(long, conflicts_with = "deliveries")]
+    #[arg(long)]
     all: bool,
     #[command(flatten)]
     wanted: Wanted,
     /// Stop after so many.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// Change nothing, say what would be done.
     #[arg(long)]
@@ -97,91 +99,79 @@ impl Dead {
                 Ok(Exit::Done)
             }
             Self::Replay(Replay { access, selection, rate }) => {
-                let work = amend(&access, &selection, ("replay", "replayed"), rate);
-                told(&access, &runtime.block_on(work)?, "replayed", out)
+                let path = String::from("/bugler/v1/dead-letters/replay");
+                let how = (rate, selection.dry_run);
+                let mut amended = Amended::new(&access, path, "replayed", how);
+                let asked = runtime.block_on(amend(&mut amended, &selection));
+                amended.tell(asked, out)
             }
             Self::Discard(Discard { access, selection }) => {
-                let work = amend(&access, &selection, ("discard", "discarded"), None);
-                told(&access, &runtime.block_on(work)?, "discarded", out)
+                let path = String::from("/bugler/v1/dead-letters/discard");
+                let how = (None, selection.dry_run);
+                let mut amended = Amended::new(&access, path, "discarded", how);
+                let asked = runtime.block_on(amend(&mut amended, &selection));
+                amended.tell(asked, out)
             }
         }
     }
 }
 
-/// Asks until nothing is left of the selection; answers all that was done.
-async fn amend(
-    access: &Access,
-    selection: &Selection,
-    (verb, done): (&str, &str),
-    rate: Option<u32>,
-) -> Result<Value, CliError> {
-    let Selection { deliveries, all, wanted, limit, dry_run } = selection;
-    if deliveries.is_empty() && wanted.is_any() && !all {
+/// Asks until nothing is left of the selection; answers how it ended.
+async fn amend(amended: &mut Amended<'_>, selection: &Selection) -> Result<(), CliError> {
+    let Selection { deliveries, all, wanted, limit, .. } = selection;
+    if !deliveries.is_empty() {
+        for some in deliveries.chunks(AT_ONCE) {
+            amended.ask(json!({ "deliveries": some }), None).await?;
+        }
+        return Ok(());
+    }
+    if wanted.is_none() && !all {
         let text = "name deliveries, or a filter as --target, --event or --since, or --all";
         return Err(CliError::new(Exit::Failed, text));
     }
-    let path = format!("/bugler/v1/dead-letters/{verb}");
-    let (mut ids, mut refused): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
-    let mut after = Value::Null;
-    let mut last_due = Value::Null;
-    let mut left = limit.unwrap_or(u64::MAX);
-    loop {
-        let mut body = json!({ "dryRun": dry_run });
-        if deliveries.is_empty() {
-            body["filter"] = wanted.filter();
-            body["limit"] = left.min(1_000).into();
-        } else {
-            body["deliveries"] = deliveries.clone().into();
-        }
-        if !after.is_null() {
-            body["after"] = after;
-        }
-        if let Some(rate) = rate {
-            body["rate"] = rate.into();
-            // The next thousand goes on where the last one ended.
-            let last: Option<jiff::Timestamp> = last_due.as_str().and_then(|at| at.parse().ok());
-            if let Some(last) = last {
-                body["startAt"] = (last.as_millisecond() + 1_000 / i64::from(rate)).into();
-            }
-        }
-        let answer = access.post(&path, &body).await?;
-        let count = answer[done].as_array().map_or(0, Vec::len);
-        left = left.saturating_sub(count as u64);
-        ids.extend(answer[done].as_array().cloned().unwrap_or_default());
-        refused.extend(answer["refused"].as_array().cloned().unwrap_or_default());
-        if !answer["lastDue"].is_null() {
-            last_due = answer["lastDue"].clone();
-        }
-        after = answer["next"].clone();
-        if after.is_null() || left == 0 {
-            break;
-        }
-    }
-    Ok(json!({ "dryRun": dry_run, done: ids, "refused": refused, "lastDue": last_due }))
+    amended.ask(json!({ "filter": wanted.filter() }), Some(limit.unwrap_or(u64::MAX))).await
 }
 
-/// Prints what was done; fails if something was refused.
-pub(super) fn told(
-    access: &Access,
-    answer: &Value,
-    done: &str,
-    out: &mut impl Write,
-) -> Result<Exit, CliError> {
-    let refused = answer["refused"].as_array().map_or(&[][..], Vec::as_slice);
-    access.print(out, answer, |answer| {
-        use std::fmt::Write as _;
-        let mut text = String::new();
-        let count = answer[done].as_array().map_or(0, Vec::len);
-        let would = if answer["dryRun"] == true { "would be " } else { "" };
-        writeln!(text, "{count} {would}{done}").ok();
-        if let Some(due) = answer["lastDue"].as_str() {
-            writeln!(text, "the last is due {due}").ok();
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(subcommand)]
+        dead: Dead,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Line, clap::error::ErrorKind> {
+        let all = ["bugler", "replay", "--token", "t"].into_iter().chain(arguments.iter().copied());
+        Line::try_parse_from(all).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn ids_go_with_no_filter_and_no_limit() {
+        assert!(parse(&["a", "b", "--dry-run", "--rate", "5/s"]).is_ok());
+        assert!(parse(&["--target", "webhook", "--since", "2h", "--limit", "1"]).is_ok());
+        let others = [
+            ["--target", "webhook"],
+            ["--event", "e"],
+            ["--cause", "c"],
+            ["--from", "2h"],
+            ["--since", "2h"],
+            ["--to", "2h"],
+            ["--limit", "5"],
+        ];
+        for other in others {
+            let refused = parse(&[&["a"][..], &other].concat()).unwrap_err();
+            assert_eq!(refused, clap::error::ErrorKind::ArgumentConflict, "{other:?}");
         }
-        for one in refused {
-            let word = |name: &str| one[name].as_str().unwrap_or("-");
-            writeln!(text, "left alone: {} ({})", word("delivery"), word("reason")).ok();
-        }
-        text
-    })?;
-    Ok(if refused.is_empty() { Exit::Done } else { Exit::Failed })
+        let refused = parse(&["a", "--all"]).unwrap_err();
+        assert_eq!(refused, clap::error::ErrorKind::ArgumentConflict);
+    }
+
+    #[test]
+    fn a_limit_of_nothing_is_refused() {
+        let refused = parse(&["--all", "--limit", "0"]).unwrap_err();
+        assert_eq!(refused, clap::error::ErrorKind::ValueValidation);
+    }
 }

@@ -4,6 +4,7 @@
 
 mod access;
 mod again;
+mod amend;
 mod audit;
 mod client;
 mod config;

@@ -3,8 +3,8 @@
 //! Each delivery is reserved before its state is read, so that two requests at once cannot send
 //! one twice; what is decided under the reservation goes into the journal as one addition.
 
-use super::{Intake, IntakeError};
-use crate::journal::{Amendment, DeadRow, Reserved};
+use super::{Answer, Intake, IntakeError, Running, Undecided};
+use crate::journal::{Amendment, Append, Backlog, DeadLetter, Reserved};
 use crate::model::{
     DeliveryId, FinalState, Millis, Notification, OrganizationId, TargetRef, TimelineEvent,
 };
@@ -31,6 +31,10 @@ pub enum Refused {
     Pending,
     /// The target was removed, or the audience no longer has it.
     TargetRemoved,
+    /// Its notification was canceled: nothing of it is sent any more.
+    Canceled,
+    /// Others of the same request filled the organization's backlog, or the disk: ask again later.
+    NoRoom,
 }
 
 impl Refused {
@@ -43,6 +47,8 @@ impl Refused {
             Self::Expired => "expired",
             Self::Pending => "pending",
             Self::TargetRemoved => "target_removed",
+            Self::Canceled => "canceled",
+            Self::NoRoom => "no_room",
         }
     }
 }
@@ -125,16 +131,21 @@ impl Intake {
     /// Sends dead deliveries again. Resolves once all of it is durable.
     ///
     /// # Errors
-    /// What was not answered may be done or not: ask again, nothing is sent twice.
-    pub async fn replay(&self, asked: &Again, rows: Vec<DeadRow>) -> Result<Done, IntakeError> {
+    /// Without room for the first hundred nothing is done. Otherwise what was not answered may be
+    /// done or not: ask again, nothing is sent twice.
+    pub async fn replay(
+        &self,
+        asked: &Again,
+        deliveries: Vec<DeliveryId>,
+    ) -> Result<Done, IntakeError> {
         let mut batch = Batch::new(self, asked);
-        for row in rows {
-            let delivery = row.letter.delivery;
-            let Some((held, row)) = self.dead(asked.org, delivery, &mut batch.done).await? else {
+        for delivery in deliveries {
+            let Some((held, letter)) = self.dead(asked.org, delivery, &mut batch.done).await?
+            else {
                 continue;
             };
             let due = asked.pace.due(batch.done.amended.len() as u64);
-            let work = match Work::decode(&row.letter.copy) {
+            let work = match Work::decode(&letter.copy) {
                 Some(Work::Retry { notification, target, overrides, .. }) => {
                     carrier(notification, target, due).map(|work| match work {
                         Work::Retry { notification, target, attempts, .. } => {
@@ -155,14 +166,18 @@ impl Intake {
     ///
     /// # Errors
     /// As [`Intake::replay`].
-    pub async fn discard(&self, asked: &Again, rows: Vec<DeadRow>) -> Result<Done, IntakeError> {
+    pub async fn discard(
+        &self,
+        asked: &Again,
+        deliveries: Vec<DeliveryId>,
+    ) -> Result<Done, IntakeError> {
         let mut batch = Batch::new(self, asked);
-        for row in rows {
-            let delivery = row.letter.delivery;
-            let Some((held, row)) = self.dead(asked.org, delivery, &mut batch.done).await? else {
+        for delivery in deliveries {
+            let Some((held, letter)) = self.dead(asked.org, delivery, &mut batch.done).await?
+            else {
                 continue;
             };
-            let target = match Work::decode(&row.letter.copy) {
+            let target = match Work::decode(&letter.copy) {
                 Some(Work::Retry { target, .. }) => target.key(),
                 _ => String::from("entry"),
             };
@@ -170,7 +185,7 @@ impl Intake {
             let event = TimelineEvent::Discarded { at, delivery, target, by };
             batch.push(Amendment {
                 delivery,
-                notification: row.letter.notification,
+                notification: letter.notification,
                 org: asked.org,
                 from: FinalState::Dead,
                 carrier: None,
@@ -193,14 +208,17 @@ impl Intake {
         targets: Vec<(DeliveryId, Option<TargetRef>)>,
     ) -> Result<Done, IntakeError> {
         let mut batch = Batch::new(self, asked);
+        let mut reserved = Vec::with_capacity(targets.len());
         for (delivery, target) in targets {
-            let Some(held) = self.journal.reserve(delivery) else {
-                batch.done.refused.push((delivery, Refused::Busy));
-                continue;
-            };
-            // Under the reservation: what is final now stays so until we change it.
-            let timeline = self.journal.timeline(asked.org, notification.id).await?;
-            let states = ended(&timeline.map(|timeline| timeline.events).unwrap_or_default());
+            match self.journal.reserve(delivery) {
+                Some(held) => reserved.push((delivery, target, held)),
+                None => batch.done.refused.push((delivery, Refused::Busy)),
+            }
+        }
+        // Under the reservations: what is final now stays so until we change it.
+        let timeline = self.journal.timeline(asked.org, notification.id).await?;
+        let states = ended(&timeline.map(|timeline| timeline.events).unwrap_or_default());
+        for (delivery, target, held) in reserved {
             let state = states.get(&delivery).and_then(|(_, state)| *state);
             let due = asked.pace.due(batch.done.amended.len() as u64);
             let (from, work) = match (state, target) {
@@ -219,16 +237,34 @@ impl Intake {
         org: OrganizationId,
         delivery: DeliveryId,
         done: &mut Done,
-    ) -> Result<Option<(Reserved, DeadRow)>, IntakeError> {
+    ) -> Result<Option<(Reserved, DeadLetter)>, IntakeError> {
         let Some(held) = self.journal.reserve(delivery) else {
             done.refused.push((delivery, Refused::Busy));
             return Ok(None);
         };
-        let row = self.journal.dead_letter(org, delivery).await?;
-        if row.is_none() {
+        let letter = self.journal.dead_copy(org, delivery).await?;
+        if letter.is_none() {
             done.refused.push((delivery, Refused::Gone));
         }
-        Ok(row.map(|row| (held, row)))
+        Ok(letter.map(|letter| (held, letter)))
+    }
+
+    /// Remembers the answer to a request of `org` whose work is durable already; resolves once it
+    /// is, too.
+    ///
+    /// # Errors
+    /// A repeat may not find it.
+    pub async fn remember(
+        &self,
+        org: OrganizationId,
+        running: &Running,
+        answer: &Answer,
+    ) -> Result<(), IntakeError> {
+        let idempotency = vec![self.record(running, answer)];
+        let append = Append { entries: Vec::new(), idempotency };
+        let commit = Some(self.journal.append(self.shard(org), append)?);
+        Undecided { commit, running: vec![running.clone()], waiting: None }.await?;
+        Ok(())
     }
 }
 
@@ -238,12 +274,16 @@ struct Batch<'a> {
     asked: &'a Again,
     waiting: Vec<Amendment>,
     bytes: usize,
+    /// Something is durable: a refusal can no longer be that of the whole request.
+    has_committed: bool,
+    is_refused: bool,
     done: Done,
 }
 
 impl<'a> Batch<'a> {
     fn new(intake: &'a Intake, asked: &'a Again) -> Self {
-        Self { intake, asked, waiting: Vec::new(), bytes: 0, done: Done::default() }
+        let (waiting, done) = (Vec::new(), Done::default());
+        Self { intake, asked, waiting, bytes: 0, has_committed: false, is_refused: false, done }
     }
 
     async fn reopen(
@@ -253,7 +293,15 @@ impl<'a> Batch<'a> {
         due: Millis,
         work: Result<Work, Refused>,
     ) -> Result<(), IntakeError> {
-        let work = match work {
+        let checked = work.and_then(|work| {
+            let is_canceled = self.intake.journal.is_canceled(work.notification().id);
+            match work {
+                _ if is_canceled => Err(Refused::Canceled),
+                _ if self.is_refused => Err(Refused::NoRoom),
+                work => Ok(work),
+            }
+        });
+        let work = match checked {
             Ok(work) => work,
             Err(refused) => {
                 self.done.refused.push((delivery, refused));
@@ -291,11 +339,42 @@ impl<'a> Batch<'a> {
         if !is_enough || self.waiting.is_empty() {
             return Ok(());
         }
-        let shard = self.intake.shard(self.asked.org);
         self.bytes = 0;
         let waiting = std::mem::take(&mut self.waiting);
-        self.intake.journal.amend(shard, waiting)?.await?;
+        let ids: Vec<_> = waiting.iter().map(|amendment| amendment.delivery).collect();
+        match self.commit(waiting).await {
+            Ok(()) => self.has_committed = true,
+            Err(error) if self.has_committed && error.is_refusal() => self.refuse(&ids),
+            Err(error) => return Err(error),
+        }
         Ok(())
+    }
+
+    async fn commit(&self, amendments: Vec<Amendment>) -> Result<(), IntakeError> {
+        let (intake, org) = (self.intake, self.asked.org);
+        let shard = intake.shard(org);
+        let carriers = amendments.iter().filter_map(|amendment| amendment.carrier.as_ref());
+        let more = carriers.fold(Backlog::default(), |sum, entry| Backlog {
+            pending: sum.pending + 1,
+            bytes: sum.bytes + entry.payload.len() as u64,
+            ..sum
+        });
+        // Giving up takes no room.
+        if more.pending > 0 {
+            intake.admission.check(org, intake.journal.backlog_of(shard, org), more)?;
+        }
+        intake.journal.amend(shard, amendments)?.await?;
+        Ok(())
+    }
+
+    /// Takes back what was to be amended last, and everything from now on.
+    fn refuse(&mut self, last: &[DeliveryId]) {
+        self.is_refused = true;
+        let left = self.done.amended.len() - last.len();
+        self.done.amended.truncate(left);
+        self.done.refused.extend(last.iter().map(|delivery| (*delivery, Refused::NoRoom)));
+        let due = self.asked.pace.due((left as u64).saturating_sub(1));
+        self.done.last_due = self.done.last_due.map(|_| due);
     }
 
     async fn finish(mut self) -> Result<Done, IntakeError> {

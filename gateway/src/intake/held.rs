@@ -117,6 +117,23 @@ impl Journal for HeldJournal {
         self.inner.events_after(org, notification, after, limit)
     }
 
+    fn events_before(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+        before: Option<EventPlace>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(EventPlace, bytes::Bytes)>, JournalError>> {
+        self.inner.events_before(org, notification, before, limit)
+    }
+
+    fn reopened(
+        &self,
+        deliveries: Vec<DeliveryId>,
+    ) -> BoxFuture<'_, Result<HashMap<DeliveryId, u64>, JournalError>> {
+        self.inner.reopened(deliveries)
+    }
+
     fn listed(
         &self,
         org: OrganizationId,
@@ -166,6 +183,14 @@ impl Journal for HeldJournal {
         delivery: DeliveryId,
     ) -> BoxFuture<'_, Result<Option<DeadRow>, JournalError>> {
         self.inner.dead_letter(org, delivery)
+    }
+
+    fn dead_copy(
+        &self,
+        org: OrganizationId,
+        delivery: DeliveryId,
+    ) -> BoxFuture<'_, Result<Option<DeadLetter>, JournalError>> {
+        self.inner.dead_copy(org, delivery)
     }
 
     fn reserve(&self, delivery: DeliveryId) -> Option<Reserved> {

@@ -60,6 +60,18 @@ pub enum IntakeError {
     Failed,
 }
 
+impl IntakeError {
+    /// True if nothing was stored and the same may be asked again after a while.
+    fn is_refusal(self) -> bool {
+        match self {
+            Self::Overloaded | Self::Shed { .. } | Self::NoRoom { .. } | Self::Backlog { .. } => {
+                true
+            }
+            Self::BadKey | Self::KeyReused | Self::KeyBusy | Self::TooLarge | Self::Failed => false,
+        }
+    }
+}
+
 impl From<Denied> for IntakeError {
     fn from(denied: Denied) -> Self {
         match denied {
@@ -309,6 +321,13 @@ impl Intake {
         remember: Option<(&Running, &Answer)>,
     ) -> Result<(), IntakeError> {
         self.append(notification.org, vec![Work::root(notification)], remember).await
+    }
+
+    /// How many of the first of `entries` the backlog of their organization has room for now.
+    #[must_use]
+    pub fn fitting(&self, org: OrganizationId, entries: &[Entry]) -> usize {
+        let backlog = self.journal.backlog_of(self.shard(org), org);
+        self.admission.fitting(backlog, entries.iter().map(|entry| entry.payload.len() as u64))
     }
 
     /// Stores the entries of several notifications of one organization in one commit.

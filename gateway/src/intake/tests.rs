@@ -1,5 +1,7 @@
 //! Keys while their first request is undecided, and what a log's refusal means.
 
+mod again;
+
 use std::future::poll_fn;
 use std::path::Path;
 use std::task::Poll;

@@ -19,6 +19,7 @@ use crate::BoxFuture;
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::time::Duration;
 
 pub mod conformance;
@@ -295,6 +296,22 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<(EventPlace, Bytes)>, JournalError>>;
 
+    /// Timeline events of a notification of `org` before `before`, newest first, at most `limit`.
+    fn events_before(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+        before: Option<EventPlace>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(EventPlace, Bytes)>, JournalError>>;
+
+    /// The positions of the blocks that sent these deliveries again last: what ended one in an
+    /// earlier block is not its end any more. Those never sent again are not in the answer.
+    fn reopened(
+        &self,
+        deliveries: Vec<DeliveryId>,
+    ) -> BoxFuture<'_, Result<HashMap<DeliveryId, u64>, JournalError>>;
+
     /// Listed roots of `org` older than `before`, newest first, at most `limit`. What was
     /// committed is listed at once, and until retention drops it.
     fn listed(
@@ -341,6 +358,13 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
         org: OrganizationId,
         delivery: DeliveryId,
     ) -> BoxFuture<'_, Result<Option<DeadRow>, JournalError>>;
+
+    /// The dead letter of one delivery of `org` without what was said about it, for much less.
+    fn dead_copy(
+        &self,
+        org: OrganizationId,
+        delivery: DeliveryId,
+    ) -> BoxFuture<'_, Result<Option<DeadLetter>, JournalError>>;
 
     /// The right to amend a delivery, as long as the answer lives; `None` while another has it.
     /// What is read after that is what an amendment under it finds.

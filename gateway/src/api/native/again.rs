@@ -1,26 +1,26 @@
 //! One notification again, or no longer: resend what ended, cancel what has not gone out.
 
 use super::dead::{answer, pace};
-use super::select::{Asked, absent, asked, flag, unreadable};
+use super::select::{Asked, absent, asked, flag, is_known, unreadable};
 use crate::api::failure::Failure;
 use crate::api::fields::{Faults, Fields};
 use crate::api::route::Call;
 use crate::api::{Answered, Shared, json as body_json, reply};
-use crate::intake::{Again, ended};
+use crate::intake::{Again, Answer, ended};
 use crate::model::{
     DeliveryId, DeviceId, FinalState, Notification, NotificationId, ProviderName, TargetRef, UserId,
 };
 use crate::work::Work;
 use bytes::Bytes;
 use serde_json::json;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Deliveries one request sends again; the next one goes on with what is left.
 const RESENT_MAX: usize = 1_000;
 /// Recipients looked through for the owners of devices, a page at a time.
 const PAGE: usize = 256;
-const PAGES_MAX: usize = 64;
 
 /// Which deliveries of a notification are meant.
 enum Which {
@@ -38,24 +38,48 @@ pub(super) async fn resend(call: Call) -> Result<Answered, Failure> {
     query.only(&["organization"], &mut faults);
     let unknown = || absent("notification");
     let id: NotificationId = params.get("id").parse().map_err(|_| unknown())?;
-    let (_, body) = shared.json_body(request).await?;
+    let (head, body) = shared.json_body(request).await?;
+    let key = head.key(org, &body)?;
     let body = body_json::parse(&body).map_err(|fault| Failure::field("", fault.to_string()))?;
     let fields = Fields::of_body(&body)?;
-    fields.only(&["targets", "dryRun", "rate", "startAt"], &mut faults);
+    fields.only(&["targets", "after", "dryRun", "rate", "startAt"], &mut faults);
     let which = which(&fields, &mut faults);
+    let after = fields.text("after", 36, &mut faults).and_then(|text| {
+        let after = text.parse().map(DeliveryId).ok();
+        if after.is_none() {
+            faults.add("after", "must be `next` of the answer before");
+        }
+        after
+    });
     let dry_run = flag(&fields, "dryRun", &mut faults);
     let pace = pace(&fields, shared.intake.now(), &mut faults);
     faults.into_result()?;
-    let stored = shared.intake.journal().timeline(org, id).await.map_err(unreadable)?;
+    let asked = Again { org, by, pace, dry_run };
+    let work = send_again(Arc::clone(&shared), asked, (id, which, after));
+    shared.once(org, key, work).await
+}
+
+async fn send_again(
+    shared: Arc<Shared>,
+    asked: Again,
+    (id, which, after): (NotificationId, Which, Option<DeliveryId>),
+) -> Result<Answer, Failure> {
+    let unknown = || absent("notification");
+    let stored = shared.intake.journal().timeline(asked.org, id).await.map_err(unreadable)?;
     let stored = stored.ok_or_else(unknown)?;
     // Without its root nothing is known of what to send.
     let root = stored.root.as_deref().and_then(Work::decode).ok_or_else(unknown)?;
-    let chosen = choose(id, &stored.events, &which)?;
+    let mut chosen = choose(id, &stored.events, &which, after)?;
+    drop(stored);
+    let beyond = chosen.keys().nth(RESENT_MAX).copied();
+    let next = beyond.and_then(|beyond| {
+        drop(chosen.split_off(&beyond));
+        chosen.last_key_value().map(|(last, _)| last.to_string())
+    });
     let notification = root.notification().clone();
     let targets = resolve(&shared, &notification, chosen).await?;
-    let asked = Again { org, by, pace, dry_run };
     let done = shared.intake.resend(&asked, &notification, targets).await?;
-    Ok(answer("resent", &asked, &done, (&[], None)))
+    Ok(answer("resent", &asked, &done, next))
 }
 
 fn which(fields: &Fields<'_>, faults: &mut Faults) -> Which {
@@ -73,11 +97,12 @@ fn which(fields: &Fields<'_>, faults: &mut Faults) -> Which {
     }
 }
 
-/// The deliveries that are meant, with their targets' keys.
+/// The deliveries that are meant and stand behind `after`, with their targets' keys.
 fn choose(
     id: NotificationId,
     events: &[Bytes],
     which: &Which,
+    after: Option<DeliveryId>,
 ) -> Result<BTreeMap<DeliveryId, String>, Failure> {
     let states = ended(events);
     let mut chosen = BTreeMap::new();
@@ -106,8 +131,9 @@ fn choose(
             chosen.extend(wanted);
         }
     }
-    while chosen.len() > RESENT_MAX {
-        chosen.pop_last();
+    if let Some(after) = after {
+        chosen = chosen.split_off(&after);
+        chosen.remove(&after);
     }
     Ok(chosen)
 }
@@ -119,19 +145,15 @@ async fn resolve(
     chosen: BTreeMap<DeliveryId, String>,
 ) -> Result<Vec<(DeliveryId, Option<TargetRef>)>, Failure> {
     let mut devices: HashMap<DeviceId, UserId> = HashMap::new();
-    let wanted = chosen.values().filter(|key| device(key).is_some()).count();
+    let wanted: HashSet<_> =
+        chosen.values().filter_map(|key| device(key)).map(|(_, device)| device).collect();
     let mut after = None;
-    for _ in 0..PAGES_MAX {
-        if devices.len() >= wanted {
-            break;
-        }
+    while devices.len() < wanted.len() {
         let audience = &notification.audience;
         let page = shared.store.recipients(notification.org, audience, after, PAGE).await?;
         for recipient in &page.recipients {
             let own = recipient.devices.iter().map(|device| (device.id, device.user));
-            devices.extend(own.filter(|(id, _)| {
-                chosen.values().any(|key| device(key).is_some_and(|(_, wanted)| wanted == *id))
-            }));
+            devices.extend(own.filter(|(id, _)| wanted.contains(id)));
         }
         after = page.next;
         if after.is_none() {
@@ -186,8 +208,9 @@ pub(super) async fn cancel(call: Call) -> Result<Answered, Failure> {
     faults.into_result()?;
     let unknown = || absent("notification");
     let id: NotificationId = params.get("id").parse().map_err(|_| unknown())?;
-    let stored = shared.intake.journal().timeline(org, id).await.map_err(unreadable)?;
-    stored.ok_or_else(unknown)?;
+    if !is_known(&shared, org, id).await? {
+        return Err(unknown());
+    }
     let hurried = shared.intake.take_back(org, id, by).await?;
     let body = json!({ "id": id.to_string(), "canceled": true, "waiting": hurried });
     Ok(Answered::Other(reply::json(200, body.to_string())))

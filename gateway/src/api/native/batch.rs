@@ -22,6 +22,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
 use serde_json::json;
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -277,25 +278,28 @@ impl Batch {
     /// Commits the group, then writes its results.
     async fn flush(&mut self) {
         let Group { org, entries, remember, results, .. } = std::mem::take(&mut self.group);
-        let staged = entries.len();
+        // Lines that the backlog has no room for must not take those before them along.
+        let fitting = org.map_or(0, |org| self.shared.intake.fitting(org, &entries));
         let committed = match org {
-            Some(org) => self.shared.intake.accept_all(org, entries, &remember).await,
-            None => Ok(()),
+            Some(org) => self.commit(org, entries, remember, fitting).await,
+            None => [None, None],
         };
-        drop(remember);
-        let failure = committed.err().map(Failure::from);
-        if failure.is_none() {
-            self.totals.accepted += staged;
-            self.counters.accepted(staged as u64);
-        }
         let mut text = String::with_capacity(results.len() * 72);
+        let mut staged = 0;
         for result in results {
-            match (result, &failure) {
-                (LineResult::Known(line), _) => text.push_str(&line),
-                (LineResult::Staged(number, _), Some(failure)) => {
-                    text.push_str(&self.refused(number, failure));
+            let (number, id) = match result {
+                LineResult::Known(line) => {
+                    text.push_str(&line);
+                    continue;
                 }
-                (LineResult::Staged(number, id), None) => {
+                LineResult::Staged(number, id) => (number, id),
+            };
+            let [of_first, of_rest] = &committed;
+            let failure = if staged < fitting { of_first } else { of_rest };
+            staged += 1;
+            match failure {
+                Some(failure) => text.push_str(&self.refused(number, failure)),
+                None => {
                     writeln!(text, "{{\"i\":{number},\"status\":201,\"id\":\"{id}\"}}").ok();
                 }
             }
@@ -303,6 +307,36 @@ impl Batch {
         if !text.is_empty() {
             self.write(text).await;
         }
+    }
+
+    /// Commits the first `fitting` entries, then the rest; answers what failed of either.
+    async fn commit(
+        &mut self,
+        org: OrganizationId,
+        mut entries: Vec<Entry>,
+        remember: Vec<(Running, Answer)>,
+        fitting: usize,
+    ) -> [Option<Failure>; 2] {
+        let rest = entries.split_off(fitting);
+        let beyond: HashSet<_> = rest.iter().map(|entry| entry.notification).collect();
+        let (later, remember): (Vec<_>, Vec<_>) =
+            remember.into_iter().partition(|(_, answer)| beyond.contains(&answer.notification));
+        let mut failures = [None, None];
+        let parts = [(entries, remember), (rest, later)];
+        for ((entries, remember), failure) in parts.into_iter().zip(&mut failures) {
+            let count = entries.len();
+            if count == 0 {
+                continue;
+            }
+            match self.shared.intake.accept_all(org, entries, &remember).await {
+                Ok(()) => {
+                    self.totals.accepted += count;
+                    self.counters.accepted(count as u64);
+                }
+                Err(error) => *failure = Some(Failure::from(error)),
+            }
+        }
+        failures
     }
 
     /// Counts a refused line; answers what it is told.

@@ -7,11 +7,12 @@ use crate::api::failure::Failure;
 use crate::api::fields::{Faults, Fields};
 use crate::api::route::Call;
 use crate::api::{Answered, Shared, json as body_json, reply};
-use crate::intake::{Again, Done, Pace};
+use crate::intake::{Again, Answer, Done, Pace, RequestKey};
 use crate::journal::{DeadPlace, DeadRow};
 use crate::model::{DeliveryId, FinalState, Millis, OrganizationId};
 use crate::work::{Work, decode_event};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const LIMIT_DEFAULT: usize = 50;
 /// Deliveries one request amends.
@@ -151,21 +152,38 @@ async fn select(
 /// What a replay or a discard is about.
 struct Selection {
     asked: Again,
-    rows: Vec<DeadRow>,
-    /// Named deliveries that have no dead letter.
-    unknown: Vec<DeliveryId>,
-    next: Option<DeadPlace>,
+    key: Option<RequestKey>,
+    which: Which,
 }
 
-async fn selection(
-    call: Call,
-    paced: bool,
-) -> Result<(std::sync::Arc<Shared>, Selection), Failure> {
+enum Which {
+    Named(Vec<DeliveryId>),
+    Found { filter: Filter, after: Option<DeadPlace>, limit: usize },
+}
+
+impl Which {
+    /// The deliveries that are meant, and where to go on.
+    async fn find(
+        self,
+        shared: &Shared,
+        org: OrganizationId,
+    ) -> Result<(Vec<DeliveryId>, Option<DeadPlace>), Failure> {
+        let (filter, after, limit) = match self {
+            Self::Named(ids) => return Ok((ids, None)),
+            Self::Found { filter, after, limit } => (filter, after, limit),
+        };
+        let (rows, next) = select(shared, org, &filter, after, limit).await?;
+        Ok((rows.into_iter().map(|row| row.letter.delivery).collect(), next))
+    }
+}
+
+async fn selection(call: Call, paced: bool) -> Result<(Arc<Shared>, Selection), Failure> {
     let Call { shared, request, .. } = call;
     let (Asked { by, org }, query) = asked(&shared, &request.headers, &request.uri).await?;
     let mut faults = Faults::default();
     query.only(&["organization"], &mut faults);
-    let (_, body) = shared.json_body(request).await?;
+    let (head, body) = shared.json_body(request).await?;
+    let key = head.key(org, &body)?;
     let body = body_json::parse(&body).map_err(|fault| Failure::field("", fault.to_string()))?;
     let fields = Fields::of_body(&body)?;
     let known: &[&str] = if paced {
@@ -191,19 +209,11 @@ async fn selection(
     let pace = pace(&fields, shared.intake.now(), &mut faults);
     faults.into_result()?;
     let asked = Again { org, by, pace, dry_run };
-    let (mut rows, mut unknown, mut next) = (Vec::new(), Vec::new(), None);
-    for id in ids.unwrap_or_default() {
-        let found = shared.intake.journal().dead_letter(org, id).await.map_err(unreadable)?;
-        match found {
-            Some(row) => rows.push(row),
-            None => unknown.push(id),
-        }
-    }
-    if let Some(filter) = filter {
-        let limit = limit.unwrap_or(AMENDED_MAX);
-        (rows, next) = select(&shared, org, &filter, after, limit).await?;
-    }
-    Ok((shared, Selection { asked, rows, unknown, next }))
+    let which = match filter {
+        Some(filter) => Which::Found { filter, after, limit: limit.unwrap_or(AMENDED_MAX) },
+        None => Which::Named(ids.unwrap_or_default()),
+    };
+    Ok((shared, Selection { asked, key, which }))
 }
 
 fn named(ids: &[&str], faults: &mut Faults) -> Vec<DeliveryId> {
@@ -235,33 +245,32 @@ pub(super) fn pace(fields: &Fields<'_>, now: Millis, faults: &mut Faults) -> Pac
 
 /// `POST /bugler/v1/dead-letters/replay`
 pub(super) async fn replay(call: Call) -> Result<Answered, Failure> {
-    let (shared, selection) = selection(call, true).await?;
-    let Selection { asked, rows, unknown, next } = selection;
-    let done = shared.intake.replay(&asked, rows).await?;
-    Ok(answer("replayed", &asked, &done, (&unknown, next)))
+    let (shared, Selection { asked, key, which }) = selection(call, true).await?;
+    let (worker, org) = (Arc::clone(&shared), asked.org);
+    let work = async move {
+        let (ids, next) = which.find(&worker, asked.org).await?;
+        let done = worker.intake.replay(&asked, ids).await?;
+        Ok(answer("replayed", &asked, &done, next.map(dead_place_text)))
+    };
+    shared.once(org, key, work).await
 }
 
 /// `POST /bugler/v1/dead-letters/discard`
 pub(super) async fn discard(call: Call) -> Result<Answered, Failure> {
-    let (shared, selection) = selection(call, false).await?;
-    let Selection { asked, rows, unknown, next } = selection;
-    let done = shared.intake.discard(&asked, rows).await?;
-    Ok(answer("discarded", &asked, &done, (&unknown, next)))
+    let (shared, Selection { asked, key, which }) = selection(call, false).await?;
+    let (worker, org) = (Arc::clone(&shared), asked.org);
+    let work = async move {
+        let (ids, next) = which.find(&worker, asked.org).await?;
+        let done = worker.intake.discard(&asked, ids).await?;
+        Ok(answer("discarded", &asked, &done, next.map(dead_place_text)))
+    };
+    shared.once(org, key, work).await
 }
 
 /// What was done; in a dry run, what would be.
-pub(super) fn answer(
-    word: &str,
-    asked: &Again,
-    done: &Done,
-    (unknown, next): (&[DeliveryId], Option<DeadPlace>),
-) -> Answered {
-    let gone = unknown.iter().map(|id| (*id, crate::intake::Refused::Gone));
-    let refused: Vec<_> = done
-        .refused
-        .iter()
-        .copied()
-        .chain(gone)
+pub(super) fn answer(word: &str, asked: &Again, done: &Done, next: Option<String>) -> Answer {
+    let refused = done.refused.iter();
+    let refused: Vec<_> = refused
         .map(|(id, why)| json!({ "delivery": id.to_string(), "reason": why.as_str() }))
         .collect();
     let ids: Vec<_> = done.amended.iter().map(ToString::to_string).collect();
@@ -270,7 +279,7 @@ pub(super) fn answer(
         word: ids,
         "refused": refused,
         "lastDue": done.last_due.map(Millis::to_rfc3339),
-        "next": next.map(dead_place_text),
+        "next": next,
     });
-    Answered::Other(reply::json(200, body.to_string()))
+    Answer::plain(200, body.to_string())
 }

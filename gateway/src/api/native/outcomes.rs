@@ -1,6 +1,6 @@
 //! `GET /bugler/v1/outcomes`: an organization's deliveries that ended, newest first.
 
-use super::select::{Asked, Filter, OutcomeCursor, absent, asked, describe, unreadable};
+use super::select::{Asked, Filter, OutcomeCursor, absent, asked, describe, is_known, unreadable};
 use crate::api::failure::Failure;
 use crate::api::fields::Faults;
 use crate::api::query::Query;
@@ -16,6 +16,9 @@ const LIMIT_DEFAULT: usize = 50;
 /// Blocks read at once, and blocks and notifications looked up for one page.
 const BLOCKS_AT_ONCE: usize = 32;
 const LOOKUPS_MAX: usize = 512;
+/// Events of one notification read at once, and how often for one page.
+const EVENTS_AT_ONCE: usize = 1_024;
+const EVENT_READS_MAX: usize = 16;
 const ALL_STATES: u8 = 0b11_1111;
 
 pub(super) async fn list(call: Call) -> Result<Answered, Failure> {
@@ -190,31 +193,44 @@ impl Page<'_> {
         id: NotificationId,
         cursor: Option<OutcomeCursor>,
     ) -> Result<Option<OutcomeCursor>, Failure> {
-        let timeline = self.shared.intake.journal().timeline(self.org, id).await;
-        let timeline = timeline.map_err(unreadable)?.ok_or_else(|| absent("notification"))?;
-        let mut ended: Vec<(DeliveryId, FinalState, TimelineEvent)> = Vec::new();
-        for event in timeline.events.iter().filter_map(|event| decode_event(event)) {
-            if let TimelineEvent::Replayed { delivery, .. } = &event {
-                ended.retain(|(known, _, _)| known != delivery);
-            }
-            if let Some((delivery, state)) = event.finished() {
-                ended.push((delivery, state, event));
-            }
+        if !is_known(self.shared, self.org, id).await? {
+            return Err(absent("notification"));
         }
-        let end = cursor.map_or(ended.len(), |cursor| cursor.ordinal).min(ended.len());
-        for (ordinal, (delivery, state, event)) in ended.iter().enumerate().take(end).rev() {
-            if self.lines.len() >= self.limit {
-                let place = crate::journal::SettledPlace::default();
-                return Ok(Some(OutcomeCursor { place, ordinal: ordinal + 1 }));
+        let journal = self.shared.intake.journal();
+        let mut before = cursor.map(OutcomeCursor::event);
+        for _ in 0..EVENT_READS_MAX {
+            let events = journal.events_before(self.org, id, before, EVENTS_AT_ONCE).await;
+            let events = events.map_err(unreadable)?;
+            let ended = events.iter().filter_map(|(place, event)| {
+                let event = decode_event(event)?;
+                Some((*place, event.finished()?, event))
+            });
+            let ended: Vec<_> = ended.collect();
+            let ids = ended.iter().map(|(_, (delivery, _), _)| *delivery).collect();
+            let reopened = journal.reopened(ids).await.map_err(unreadable)?;
+            for (place, (delivery, state), event) in &ended {
+                let again = reopened.get(delivery);
+                if again.is_some_and(|position| *position > place.position) {
+                    continue;
+                }
+                if self.lines.len() >= self.limit {
+                    return Ok(before.map(OutcomeCursor::of_event));
+                }
+                before = Some(*place);
+                let (TimelineEvent::Attempted { at, .. } | TimelineEvent::Settled { at, .. }) =
+                    event
+                else {
+                    continue;
+                };
+                if self.filter.is_time(*at) {
+                    self.line(id, (*delivery, *state), Some(event)).await?;
+                }
             }
-            let (TimelineEvent::Attempted { at, .. } | TimelineEvent::Settled { at, .. }) = event
-            else {
-                continue;
-            };
-            if self.filter.is_time(*at) {
-                self.line(id, (*delivery, *state), Some(event)).await?;
+            if events.len() < EVENTS_AT_ONCE {
+                return Ok(None);
             }
+            before = events.last().map(|(place, _)| *place);
         }
-        Ok(None)
+        Ok(before.map(OutcomeCursor::of_event))
     }
 }

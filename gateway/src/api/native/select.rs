@@ -6,8 +6,8 @@ use crate::api::failure::{Failure, FailureClass};
 use crate::api::fields::{Faults, Fields};
 use crate::api::query::Query;
 use crate::intake::IntakeError;
-use crate::journal::{DeadPlace, SettledPlace};
-use crate::model::{Millis, OrganizationId, ProviderName, TimelineEvent};
+use crate::journal::{DeadPlace, EventPlace, SettledPlace};
+use crate::model::{Millis, NotificationId, OrganizationId, ProviderName, TimelineEvent};
 use http::HeaderMap;
 use serde_json::Value;
 
@@ -41,6 +41,20 @@ pub(super) async fn asked(
 /// The journal could not be asked.
 pub(super) fn unreadable(error: crate::journal::JournalError) -> Failure {
     Failure::from(IntakeError::from(error))
+}
+
+/// True if `org` has a notification of this id.
+pub(super) async fn is_known(
+    shared: &Shared,
+    org: OrganizationId,
+    id: NotificationId,
+) -> Result<bool, Failure> {
+    let journal = shared.intake.journal();
+    if journal.root(org, id).await.map_err(unreadable)?.is_some() {
+        return Ok(true);
+    }
+    let events = journal.events_after(org, id, None, 1).await.map_err(unreadable)?;
+    Ok(!events.is_empty())
 }
 
 /// What ended deliveries must be like.
@@ -158,6 +172,18 @@ impl OutcomeCursor {
         let [at, position, ordinal] = parts(text)?;
         let ordinal = usize::try_from(ordinal).ok()?;
         Some(Self { place: SettledPlace { at: Millis(at), position }, ordinal })
+    }
+
+    /// Among the events of one notification: before this one.
+    pub(super) fn of_event(place: EventPlace) -> Self {
+        let EventPlace { position, ordinal } = place;
+        let ordinal = usize::try_from(ordinal).unwrap_or(usize::MAX);
+        Self { place: SettledPlace { at: Millis(0), position }, ordinal }
+    }
+
+    pub(super) fn event(self) -> EventPlace {
+        let ordinal = u32::try_from(self.ordinal).unwrap_or(u32::MAX);
+        EventPlace { position: self.place.position, ordinal }
     }
 
     pub(super) fn text(self) -> String {

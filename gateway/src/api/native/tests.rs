@@ -1,5 +1,7 @@
 //! Invitations and keys, from a store that holds some: good in their time and for whom they are.
 
+mod again;
+
 use crate::api::{
     Api, ApiSettings, Blynk, BlynkSettings, Identity, IdentitySettings, NoHooks,
     NotificationStates, Shared,
@@ -10,8 +12,8 @@ use crate::intake::Intake;
 use crate::journal::Journal;
 use crate::journal::disk::{DiskJournal, DiskOptions};
 use crate::model::{
-    ApiKey, Invitation, Millis, ObjectId, OrganizationId, RoleId, Secret, SecretHash, User, UserId,
-    UserStatus,
+    ApiKey, Invitation, Millis, ObjectId, OrganizationId, RoleId, Secret, SecretHash, ShardId,
+    User, UserId, UserStatus,
 };
 use crate::server::{Body, ReplyBody, Request, RequestId, Service};
 use crate::store::disk::DiskStore;
@@ -36,6 +38,8 @@ struct World {
     _dir: tempfile::TempDir,
     api: Api,
     store: Arc<dyn Store>,
+    journal: Arc<dyn Journal>,
+    shard: ShardId,
     clock: TestClock,
 }
 
@@ -52,8 +56,10 @@ async fn world() -> World {
     let keys = Arc::new(KeyRing::load_or_create(&dir.path().join("keys.json")).unwrap());
     let settings = IdentitySettings { token_ttl: MONTH, client_failures: 5 };
     let region = String::from("us-east-1");
+    let intake = Intake::new(Arc::clone(&journal), Arc::clone(&shared_clock));
+    let shard = intake.shard(ORG);
     let api = Api::new(Shared {
-        intake: Intake::new(journal, Arc::clone(&shared_clock)),
+        intake,
         store: Arc::clone(&store),
         verifier: TokenVerifier::new(keys, "i", "a", shared_clock),
         settings: ApiSettings {
@@ -69,7 +75,7 @@ async fn world() -> World {
         passwords: PasswordPool::default(),
         blynk: Blynk::new(BlynkSettings::default()),
     });
-    World { _dir: dir, api, store, clock }
+    World { _dir: dir, api, store, journal, shard, clock }
 }
 
 impl World {

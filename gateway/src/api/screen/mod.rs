@@ -10,8 +10,14 @@ use http::{HeaderMap, HeaderName, Method};
 /// `bulk`, `normal` or `critical`; anything else counts as not said.
 const PRIORITY: HeaderName = HeaderName::from_static("bugler-priority");
 /// How the paths of operations end that send notifications.
-const SENDS: [&str; 4] =
-    ["/notifications", "/notifications:batch", "/send-push-notification", "/events"];
+const SENDS: [&str; 6] = [
+    "/notifications",
+    "/notifications:batch",
+    "/send-push-notification",
+    "/events",
+    "/resend",
+    "/replay",
+];
 /// How the names of ZITADEL's calls begin that only read.
 const READS: [&str; 3] = ["Get", "List", "Healthz"];
 

@@ -319,6 +319,45 @@ async fn lines_of_a_bulk_request_are_refused_one_by_one() {
     assert_eq!(lines[3]["accepted"], 0);
 }
 
+/// The statuses of the lines of a bulk request.
+async fn batch(world: &World, lines: &str) -> Vec<u64> {
+    let text = Box::leak(String::from(lines).into_boxed_str());
+    let bulk = Case { media: "application/x-ndjson", ..case("POST", BATCH, text) };
+    let body = bytes(world.ask(bulk, ACME).await).await;
+    let lines = body.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+    let lines = lines.filter(|line: &Value| line["i"].is_number());
+    lines.map(|line| line["status"].as_u64().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn lines_that_have_room_are_taken_and_only_the_rest_is_refused() {
+    let world = world().await;
+    world.journal.hold(false);
+    // One below the quota, and nothing goes.
+    let filled = batch(&world, &format!("{LINE}\n").repeat(999)).await;
+    assert_eq!(filled, vec![201; 999]);
+    assert_eq!(batch(&world, &format!("{LINE}\n{LINE}\n")).await, [201, 429]);
+    assert_eq!(world.journal.backlog_of(crate::model::ShardId(0), ACME).pending, QUOTA);
+}
+
+#[tokio::test]
+async fn what_ended_is_not_sent_again_over_a_known_quota() {
+    let world = world().await;
+    world.journal.hold(false);
+    world.journal.pretend(ACME, QUOTA);
+    let again = [
+        case("POST", "/bugler/v1/dead-letters/replay", r#"{"filter":{}}"#),
+        case("POST", "/bugler/v1/notifications/01a1fd6e-fb68-72ac-9927-eee12aaa98aa/resend", "{}"),
+    ];
+    for (case, status) in again.into_iter().zip([200, 404]) {
+        assert_eq!(world.status(case, ACME).await, status, "nothing to send: {case:?}");
+    }
+    assert_eq!(world.status(case("POST", NATIVE, LINE), ACME).await, 429);
+    for case in again {
+        assert_eq!(world.status(case, ACME).await, 429, "{case:?}");
+    }
+}
+
 #[test]
 fn every_operation_that_sends_is_known_and_no_read_is_work() {
     let mut sends = Vec::new();
@@ -339,7 +378,9 @@ fn every_operation_that_sends_is_known_and_no_read_is_work() {
         sends,
         [
             "/api/v1/organization/users/send-push-notification",
+            "/bugler/v1/dead-letters/replay",
             "/bugler/v1/notifications",
+            "/bugler/v1/notifications/{id}/resend",
             "/bugler/v1/notifications:batch",
             "/bugler/v1/organizations/{org}/events",
             "/tool/organizations/{org}/notifications",

@@ -184,6 +184,11 @@ impl Admission {
         checked.inspect_err(|denied| count(*denied, Class::Normal))
     }
 
+    /// How many of entries of these sizes `backlog` has room for.
+    pub(super) fn fitting(&self, backlog: Backlog, sizes: impl Iterator<Item = u64>) -> usize {
+        self.limits.backlog.fitting(backlog, sizes)
+    }
+
     /// Refuses everybody while the disk has no room.
     pub(super) fn check_room(&self) -> Result<(), Denied> {
         if self.is_stopped() { Err(Denied::Stopped(STOPPED_RETRY_S)) } else { Ok(()) }
@@ -213,6 +218,11 @@ impl Admission {
             } else {
                 tracing::info!("room on the disk again; new work is let in");
             }
+        }
+        {
+            let mut full = self.full.lock();
+            full.forget_idle(now);
+            self.full_count.store(full.len(), Ordering::Relaxed);
         }
         let mut overload = self.overload.lock();
         overload.set_sync(vitals.sync);

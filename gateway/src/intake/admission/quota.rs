@@ -13,6 +13,8 @@ const FULL_MAX: usize = 4_096;
 const MEASURE_MIN: Duration = Duration::from_secs(1);
 /// A backlog that long at its quota may drain at another pace now.
 const MEASURE_MAX: Duration = Duration::from_secs(30);
+/// An organization not heard of for so long is told what it may once it comes back.
+const IDLE_MAX: Duration = Duration::from_secs(60);
 /// What is said as long as the pace of the drain is not known, and at most.
 const WAIT_UNKNOWN_S: f64 = 5.0;
 const WAIT_MAX_S: f64 = 300.0;
@@ -33,6 +35,18 @@ impl Default for BacklogQuota {
 }
 
 impl BacklogQuota {
+    /// How many of entries of these sizes there is room for besides `backlog`.
+    pub(super) fn fitting(&self, backlog: Backlog, sizes: impl Iterator<Item = u64>) -> usize {
+        let mut more = Backlog::default();
+        sizes
+            .take_while(|bytes| {
+                more.pending += 1;
+                more.bytes = more.bytes.saturating_add(*bytes);
+                self.excess(backlog, more).is_none()
+            })
+            .count()
+    }
+
     /// What is too much of `backlog` with `more` added: as a share of the quota and, in the unit
     /// of the quota that is broken, as a number.
     fn excess(&self, backlog: Backlog, more: Backlog) -> Option<u64> {
@@ -71,6 +85,11 @@ impl Full {
 
     pub(super) fn has(&self, org: OrganizationId) -> bool {
         self.since.contains_key(&org)
+    }
+
+    /// Forgets who did not ask for long: while anybody is known here, every request is screened.
+    pub(super) fn forget_idle(&mut self, now: Instant) {
+        self.since.retain(|_, seen| now.saturating_duration_since(seen.at) < IDLE_MAX);
     }
 
     /// Whether `more` of `org` may come in; else the seconds after which there is room, as far as
@@ -160,6 +179,32 @@ mod tests {
         assert_eq!(check(&mut full, later, 130, 0), Err(4));
         let stuck = start + Duration::from_secs(100);
         assert_eq!(check(&mut full, stuck, 150, 0), Err(5), "a backlog that stands says nothing");
+    }
+
+    #[test]
+    fn who_met_the_quota_and_went_silent_is_forgotten() {
+        let (mut full, start) = (Full::default(), Instant::now());
+        assert!(check(&mut full, start, 100, 0).is_err());
+        full.forget_idle(start + IDLE_MAX.checked_sub(Duration::from_millis(1)).unwrap());
+        assert!(full.has(ORG));
+        // Who asks again and again is remembered, with the pace of its drain.
+        let asking = start + MEASURE_MAX;
+        assert!(check(&mut full, asking, 100, 0).is_err());
+        full.forget_idle(start + IDLE_MAX);
+        assert!(full.has(ORG));
+        full.forget_idle(asking + IDLE_MAX);
+        assert_eq!(full.len(), 0);
+    }
+
+    #[test]
+    fn what_fits_is_the_longest_start_within_the_quota() {
+        let sizes = || [10, 20, 30].into_iter();
+        assert_eq!(QUOTA.fitting(backlog(0, 0), sizes()), 3);
+        assert_eq!(QUOTA.fitting(backlog(98, 0), sizes()), 2);
+        assert_eq!(QUOTA.fitting(backlog(0, 9_970), sizes()), 2);
+        assert_eq!(QUOTA.fitting(backlog(100, 0), sizes()), 0);
+        let none = BacklogQuota { entries: 0, bytes: 0 };
+        assert_eq!(none.fitting(backlog(u64::MAX, u64::MAX), sizes()), 3);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::core::{Core, entry_mark};
 use super::index::{EVENTS, Index, IndexError, META, Projection, split_u64};
 use super::record::{Record, Records, encode_amendment};
 use super::state::{AmendMark, BlockMarks};
+use super::view::DeadCounts;
 use crate::journal::{Amendment, Commit, DeadLetter, DeadPage, DeadPlace, DeadRow, JournalError};
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
@@ -24,6 +25,12 @@ const DEAD_AT: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("dead_at
 const REOPENED: TableDefinition<'_, &[u8], u64> = TableDefinition::new("reopened");
 /// How many dead letters retention dropped.
 const DEAD_DROPPED: &str = "dead_dropped";
+/// How many went because their delivery was sent again, and because they were discarded. Not every
+/// such delivery has one: work given up leaves none, and retention may have been first.
+const DEAD_TAKEN: &str = "dead_taken";
+const DEAD_GIVEN_UP: &str = "dead_given_up";
+/// Position of the last block with amendments that these two count.
+const DEAD_COUNTED: &str = "dead_counted";
 /// Dead letters that retention drops at once.
 const DROPPED_AT_ONCE: usize = 10_000;
 /// Events of amendments are numbered from here, behind those of settlements in the same block.
@@ -75,12 +82,14 @@ fn amend(txn: &WriteTransaction, projection: &Projection) -> Result<(), IndexErr
     let mut at = txn.open_table(DEAD_AT)?;
     let mut events = txn.open_table(EVENTS)?;
     let mut reopened = txn.open_table(REOPENED)?;
+    let (mut taken, mut given_up) = (0, 0);
     for (ordinal, mark) in (AMEND_ORDINAL..).zip(&projection.amends) {
         let record = &mark.record;
         let found = at.remove(record.delivery.0.as_bytes().as_slice())?;
         if let Some(place) = found.and_then(|there| read_place(there.value())) {
             dead.remove(place_key(place).as_slice())?;
             of.remove(of_key(record.org, place).as_slice())?;
+            *(if record.is_reopened { &mut taken } else { &mut given_up }) += 1;
         }
         if record.is_reopened {
             reopened.insert(record.delivery.0.as_bytes().as_slice(), projection.position)?;
@@ -91,7 +100,25 @@ fn amend(txn: &WriteTransaction, projection: &Projection) -> Result<(), IndexErr
         let value = [&record.org.0.to_be_bytes(), record.event.as_ref()].concat();
         events.insert(key.as_slice(), value.as_slice())?;
     }
+    let mut meta = txn.open_table(META)?;
+    // The index can be ahead of its checkpoint: then a crash has blocks applied once more.
+    if projection.position > count(&meta, DEAD_COUNTED)? {
+        for (name, more) in [(DEAD_TAKEN, taken), (DEAD_GIVEN_UP, given_up)] {
+            let sum = count(&meta, name)? + more;
+            meta.insert(name, sum.to_be_bytes().as_slice())?;
+        }
+        meta.insert(DEAD_COUNTED, projection.position.to_be_bytes().as_slice())?;
+    }
     Ok(())
+}
+
+/// A number kept in `META`; 0 before it was written.
+fn count(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &str,
+) -> Result<u64, IndexError> {
+    let stored = meta.get(name)?;
+    Ok(stored.and_then(|count| split_u64(&mut count.value())).unwrap_or_default())
 }
 
 fn place_key(place: DeadPlace) -> [u8; 12] {
@@ -138,12 +165,15 @@ fn read_row(place: DeadPlace, value: &[u8]) -> Option<(OrganizationId, DeadRow)>
     Some((org, DeadRow { place, at, letter, events: Vec::new() }))
 }
 
-/// Dead letters kept, and how many retention dropped, as of a transaction.
-pub(super) fn counts(txn: &ReadTransaction) -> Result<(u64, u64), IndexError> {
-    let kept = txn.open_table(DEAD)?.len()?;
-    let dropped = txn.open_table(META)?.get(DEAD_DROPPED)?;
-    let dropped = dropped.and_then(|count| split_u64(&mut count.value()));
-    Ok((kept, dropped.unwrap_or_default()))
+/// What became of dead letters, as of a transaction.
+pub(super) fn counts(txn: &ReadTransaction) -> Result<DeadCounts, IndexError> {
+    let meta = txn.open_table(META)?;
+    Ok(DeadCounts {
+        kept: txn.open_table(DEAD)?.len()?,
+        dropped: count(&meta, DEAD_DROPPED)?,
+        taken: count(&meta, DEAD_TAKEN)?,
+        given_up: count(&meta, DEAD_GIVEN_UP)?,
+    })
 }
 
 impl Index {
@@ -178,7 +208,7 @@ impl Index {
     }
 
     pub(super) fn dead_kept(&self) -> Result<u64, IndexError> {
-        Ok(counts(&self.database.begin_read()?)?.0)
+        Ok(counts(&self.database.begin_read()?)?.kept)
     }
 
     fn dead_of(
@@ -243,9 +273,8 @@ impl Index {
                 dropped += 1;
             }
             let mut meta = txn.open_table(META)?;
-            let before = meta.get(DEAD_DROPPED)?.and_then(|v| split_u64(&mut v.value()));
-            let count = before.unwrap_or_default() + dropped as u64;
-            meta.insert(DEAD_DROPPED, count.to_be_bytes().as_slice())?;
+            let sum = count(&meta, DEAD_DROPPED)? + dropped as u64;
+            meta.insert(DEAD_DROPPED, sum.to_be_bytes().as_slice())?;
         }
         txn.commit()?;
         Ok(dropped)
@@ -292,6 +321,15 @@ impl Core {
         let mut row: Vec<_> = self.index.dead_letter(org, delivery)?.into_iter().collect();
         self.tell(&mut row);
         Ok(row.pop())
+    }
+
+    /// The letter alone: no block of the log is read for it.
+    pub(super) fn dead_copy(
+        &self,
+        org: OrganizationId,
+        delivery: DeliveryId,
+    ) -> Result<Option<DeadLetter>, IndexError> {
+        Ok(self.index.dead_letter(org, delivery)?.map(|row| row.letter))
     }
 
     /// Adds what the settlements of dead letters said, where retention has left them.

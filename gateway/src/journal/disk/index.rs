@@ -286,26 +286,42 @@ impl Index {
     ) -> Result<Vec<(EventPlace, Bytes)>, IndexError> {
         let txn = self.database.begin_read()?;
         let table = txn.open_table(EVENTS)?;
-        let key = |place: EventPlace| {
-            let (position, ordinal) = (place.position.to_be_bytes(), place.ordinal.to_be_bytes());
-            [id.0.as_bytes().as_slice(), &position, &ordinal].concat()
-        };
-        let low = key(after.unwrap_or_default());
-        let high = key(EventPlace { position: u64::MAX, ordinal: u32::MAX });
+        let low = event_key(id, after.unwrap_or_default());
+        let high = event_key(id, EventPlace { position: u64::MAX, ordinal: u32::MAX });
         let mut events = Vec::new();
         for row in table.range(low.as_slice()..=high.as_slice())?.take(limit.saturating_add(1)) {
             let (key, value) = row?;
-            let place = key.value().get(16..).and_then(|mut rest| {
-                let position = split_u64(&mut rest)?;
-                Some(EventPlace { position, ordinal: u32::from_be_bytes(*rest.first_chunk()?) })
-            });
-            let Some(place) = place.filter(|place| Some(*place) > after) else { continue };
+            let place = read_event_place(key.value()).filter(|place| Some(*place) > after);
+            let Some(place) = place else { continue };
             if let Some((of, event)) = value.value().split_first_chunk::<4>()
                 && *of == org.0.to_be_bytes()
                 && events.len() < limit
             {
                 events.push((place, Bytes::copy_from_slice(event)));
             }
+        }
+        Ok(events)
+    }
+
+    /// Events of a notification before `before`, newest first, at most `limit`.
+    pub(super) fn events_before(
+        &self,
+        (org, id): ListedKey,
+        before: Option<EventPlace>,
+        limit: usize,
+    ) -> Result<Vec<(EventPlace, Bytes)>, IndexError> {
+        let txn = self.database.begin_read()?;
+        let table = txn.open_table(EVENTS)?;
+        let last = EventPlace { position: u64::MAX, ordinal: u32::MAX };
+        let low = event_key(id, EventPlace::default());
+        let high = event_key(id, before.unwrap_or(last));
+        let mut events = Vec::new();
+        for row in table.range(low.as_slice()..high.as_slice())?.rev().take(limit) {
+            let (key, value) = row?;
+            let ours = value.value().split_first_chunk::<4>();
+            let ours = ours.filter(|(of, _)| **of == org.0.to_be_bytes());
+            let place = read_event_place(key.value());
+            events.extend(place.zip(ours).map(|(at, (_, e))| (at, Bytes::copy_from_slice(e))));
         }
         Ok(events)
     }
@@ -413,6 +429,17 @@ fn apply_settles(
         }
     }
     Ok(())
+}
+
+fn event_key(id: NotificationId, place: EventPlace) -> Vec<u8> {
+    let (position, ordinal) = (place.position.to_be_bytes(), place.ordinal.to_be_bytes());
+    [id.0.as_bytes().as_slice(), &position, &ordinal].concat()
+}
+
+fn read_event_place(key: &[u8]) -> Option<EventPlace> {
+    let mut rest = key.get(16..)?;
+    let position = split_u64(&mut rest)?;
+    Some(EventPlace { position, ordinal: u32::from_be_bytes(*rest.first_chunk()?) })
 }
 
 pub(super) fn split_u64(bytes: &mut &[u8]) -> Option<u64> {

@@ -51,8 +51,8 @@ pub use options::{CommitStats, DiskOptions, FsyncPolicy};
 pub use recovery::{OpenError, Recovered};
 pub use segment::SegmentError;
 pub use view::{
-    Damage, IndexFacts, LogView, Logged, LoggedAmendment, LoggedBlock, LoggedSettlement, ViewError,
-    fingerprint,
+    Damage, DeadCounts, IndexFacts, LogView, Logged, LoggedAmendment, LoggedBlock,
+    LoggedSettlement, ViewError, fingerprint,
 };
 
 use self::core::{Core, entry_mark};
@@ -72,6 +72,7 @@ use crate::crash::{self, Stage};
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -333,6 +334,34 @@ impl Journal for DiskJournal {
         })
     }
 
+    fn events_before(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+        before: Option<EventPlace>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(EventPlace, Bytes)>, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            self.blocking(move || {
+                let found = core.index.events_before((org, notification), before, limit);
+                found.map_err(unreadable)
+            })
+            .await
+        })
+    }
+
+    fn reopened(
+        &self,
+        deliveries: Vec<DeliveryId>,
+    ) -> BoxFuture<'_, Result<HashMap<DeliveryId, u64>, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            self.blocking(move || core.index.reopened(deliveries.into_iter()).map_err(unreadable))
+                .await
+        })
+    }
+
     fn listed(
         &self,
         org: OrganizationId,
@@ -404,6 +433,17 @@ impl Journal for DiskJournal {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
             self.blocking(move || core.dead_letter(org, delivery).map_err(unreadable)).await
+        })
+    }
+
+    fn dead_copy(
+        &self,
+        org: OrganizationId,
+        delivery: DeliveryId,
+    ) -> BoxFuture<'_, Result<Option<DeadLetter>, JournalError>> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            self.blocking(move || core.dead_copy(org, delivery).map_err(unreadable)).await
         })
     }
 

@@ -1,5 +1,8 @@
 //! Whole segments go, and with them what led to them; what is left of the books still adds up.
 
+use super::index::Projection;
+use super::record::SettleRecord;
+use super::state::AmendMark;
 use super::*;
 use crate::clock::TestClock;
 use crate::journal::{Entry, EntryKind, Resolution, SettledQuery, Settlement, Unlimited};
@@ -113,7 +116,7 @@ async fn outcomes_and_books_stay_right_across_segments_that_go() {
         projector::retain(&journal.core).expect("retention runs");
         let view = journal.view().expect("a snapshot");
         let facts = view.facts().expect("readable").expect("an index");
-        assert_eq!((facts.dead_kept, facts.dead_dropped), counts, "after {step:?} more");
+        assert_eq!((facts.dead.kept, facts.dead.dropped), counts, "after {step:?} more");
     }
     journal.close().await;
 }
@@ -209,5 +212,94 @@ async fn one_request_at_a_time_amends_a_delivery() {
     assert!(journal.reserve(delivery).is_none());
     drop(held);
     assert!(journal.reserve(delivery).is_some());
+    journal.close().await;
+}
+
+/// Sends a dead delivery again.
+fn amendment(journal: &DiskJournal, id: NotificationId) -> Amendment {
+    let delivery = DeliveryId::derive(id, "t");
+    Amendment {
+        delivery,
+        notification: id,
+        org: ORG,
+        from: FinalState::Dead,
+        carrier: Some(Entry {
+            notification: id,
+            org: ORG,
+            kind: EntryKind::FollowUp,
+            due: Millis(0),
+            payload: Bytes::from_static(b"work"),
+        }),
+        event: Bytes::from_static(b"event"),
+        held: journal.reserve(delivery).expect("nobody has it"),
+    }
+}
+
+fn dead(journal: &DiskJournal) -> DeadCounts {
+    let view = journal.view().expect("a snapshot");
+    view.facts().expect("readable").expect("an index").dead
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_add_up_when_retention_was_first_and_blocks_are_applied_twice() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let clock = TestClock::at(Millis(1_700_000_000_000));
+    let options = DiskOptions { shards: 1, ..DiskOptions::default() };
+    let journal = DiskJournal::open(dir.path(), options, Arc::new(clock.clone()));
+    let journal = journal.expect("opens");
+    send_and_settle(&journal, 10).await;
+    while dead(&journal).kept < 1 {
+        tokio::task::yield_now().await;
+    }
+    let letters = journal.dead_letters(1).await.expect("readable");
+    assert_eq!(journal.core.index.drop_dead(clock.now().plus(1)).expect("dropped"), 1);
+    let dropped = letters[0].notification;
+    let made = NotificationId(Uuid::now_v7());
+    let delivery = DeliveryId::derive(made, "t");
+    // As after a crash before the next checkpoint: the letter is made again, and taken again.
+    for _ in 0..2 {
+        let settle = SettleRecord {
+            position: 0,
+            index: 0,
+            due: Millis(0),
+            done: true,
+            notification: made,
+            org: ORG,
+            resolved: vec![(delivery, Resolution::Final(FinalState::Dead))],
+            events: Vec::new(),
+            dead: vec![(delivery, Bytes::from_static(b"copy"))],
+        };
+        let settled = BlockMarks { settles: vec![settle], ..BlockMarks::default() };
+        let amends = [dropped, made].map(|id| AmendMark::of(amendment(&journal, id)));
+        let amended = BlockMarks { amends: amends.into(), ..BlockMarks::default() };
+        let blocks = [(1 << 40, settled), (1 << 41, amended)];
+        let blocks = blocks.map(|(position, marks)| {
+            Projection::of(position, ShardId(0), clock.now(), marks).expect("changes")
+        });
+        journal.core.index.write(&blocks, &[], None).expect("written");
+        assert_eq!(dead(&journal), DeadCounts { kept: 0, dropped: 1, taken: 1, given_up: 0 });
+    }
+    journal.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_canceled_long_ago_is_forgotten_in_memory_too() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let clock = TestClock::at(Millis(1_700_000_000_000));
+    let options = DiskOptions { shards: 1, ..DiskOptions::default() };
+    let journal = DiskJournal::open(dir.path(), options, Arc::new(clock.clone())).expect("opens");
+    let id = |at: Millis| NotificationId(Uuid::from_u128((u128::from(at.0) << 80) | (7 << 76)));
+    let old = id(clock.now());
+    clock.advance(Duration::from_hours(300 * 24));
+    let young = id(clock.now());
+    for notification in [old, young] {
+        let cancellation = Cancellation { notification, org: ORG, event: Bytes::new() };
+        journal.cancel(ShardId(0), cancellation).expect("accepted").await.expect("durable");
+    }
+    projector::retain(&journal.core).expect("retention runs");
+    assert!(journal.is_canceled(old) && journal.is_canceled(young));
+    clock.advance(Duration::from_hours(150 * 24));
+    projector::retain(&journal.core).expect("retention runs");
+    assert!(!journal.is_canceled(old) && journal.is_canceled(young));
     journal.close().await;
 }

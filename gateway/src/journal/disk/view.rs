@@ -108,6 +108,17 @@ pub struct Damage {
     pub what: &'static str,
 }
 
+/// What became of the dead letters that were ever made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeadCounts {
+    pub kept: u64,
+    /// By retention.
+    pub dropped: u64,
+    /// Their deliveries were sent again.
+    pub taken: u64,
+    pub given_up: u64,
+}
+
 /// What the index says, for comparison with the log.
 #[derive(Debug, Default)]
 pub struct IndexFacts {
@@ -115,8 +126,7 @@ pub struct IndexFacts {
     pub checkpoint: Option<(u64, Books)>,
     /// Position of the last block whose rows are in.
     pub applied: Option<u64>,
-    pub dead_kept: u64,
-    pub dead_dropped: u64,
+    pub dead: DeadCounts,
     /// What dropped segments held, by organization.
     pub carried: BTreeMap<OrganizationId, Sums>,
     /// Entries here that were settled by segments dropped since.
@@ -326,12 +336,10 @@ impl LogView {
     fn read_facts(&self, index: &ReadTransaction) -> Result<IndexFacts, IndexError> {
         let is_stored = |base| self.segments.iter().any(|segment| segment.base == base);
         let kept = carried(index, &self.notes, is_stored)?;
-        let (dead_kept, dead_dropped) = dead::counts(index)?;
         let mut facts = IndexFacts {
             checkpoint: read_checkpoint(index)?.map(|c| (c.position, c.books)),
             applied: applied(index)?,
-            dead_kept,
-            dead_dropped,
+            dead: dead::counts(index)?,
             carried: kept.sums.into_iter().map(|(org, s)| (OrganizationId(org), s)).collect(),
             settled: kept.settled,
             ..IndexFacts::default()
