@@ -2,12 +2,14 @@
 
 use crate::journal::{Entry, EntryKind};
 use crate::model::{
-    Millis, Notification, NotificationId, OrganizationId, Priority, Source, SubscriptionId,
-    TargetRef, TimelineEvent, UserId,
+    Millis, Notification, NotificationId, OrganizationId, Source, SubscriptionId, TargetRef,
+    TimelineEvent, UserId,
 };
 use crate::store::{Change, Version};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+pub use crate::model::Overrides;
 
 /// Stands before every payload, so that a later release can read what this one wrote.
 const FORMAT: u8 = 2;
@@ -24,6 +26,15 @@ pub enum RecipientRef {
 }
 
 impl RecipientRef {
+    /// Whose target that is.
+    #[must_use]
+    pub fn of(target: TargetRef) -> Self {
+        match target {
+            TargetRef::Device { user, .. } | TargetRef::Mailbox { user, .. } => Self::User(user),
+            TargetRef::Subscription { subscription, .. } => Self::Subscription(subscription),
+        }
+    }
+
     /// `user:7` or `subscription:5f1d…`, as timelines show it.
     #[must_use]
     pub fn key(&self) -> String {
@@ -32,14 +43,6 @@ impl RecipientRef {
             Self::Subscription(subscription) => format!("subscription:{subscription}"),
         }
     }
-}
-
-/// Changes a plan makes to how a delivery goes out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Overrides {
-    pub priority: Option<Priority>,
-    pub collapse_key: Option<String>,
-    pub expires_at: Option<Millis>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +110,12 @@ impl Work {
             due,
             payload: self.encode(),
         }
+    }
+
+    /// As `follow_up`, for a first try that could not go out yet.
+    #[must_use]
+    pub fn deferred(&self, due: Millis) -> Entry {
+        Entry { kind: EntryKind::Deferred, ..self.follow_up(due) }
     }
 
     /// The journal entry of a notification as accepted.

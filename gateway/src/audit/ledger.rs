@@ -149,7 +149,7 @@ impl Ledger {
                     let is_done = self.settled.contains(&(block.position, index));
                     let (owed, work) = self.entry(entry);
                     // Follow-ups stand before the settlement they belong to.
-                    if entry.kind == EntryKind::FollowUp {
+                    if entry.kind.is_follow_up() {
                         carried.extend(work);
                     }
                     let left = OpenEntry { owed, org: entry.org, is_timer: *is_timer };

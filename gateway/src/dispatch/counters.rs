@@ -56,7 +56,8 @@ impl Counters {
             | TimelineEvent::Noted { .. }
             | TimelineEvent::Replayed { .. }
             | TimelineEvent::Discarded { .. }
-            | TimelineEvent::Canceled { .. } => {}
+            | TimelineEvent::Canceled { .. }
+            | TimelineEvent::Planned { .. } => {}
         }
     }
 

@@ -118,12 +118,7 @@ pub(super) async fn target(
     notification: &Notification,
     wanted: TargetRef,
 ) -> Result<Option<Target>, StoreError> {
-    let recipient = match wanted {
-        TargetRef::Device { user, .. } | TargetRef::Mailbox { user, .. } => {
-            RecipientRef::User(user)
-        }
-        TargetRef::Subscription { subscription, .. } => RecipientRef::Subscription(subscription),
-    };
+    let recipient = RecipientRef::of(wanted);
     // Whether its provider is still configured is judged when it is sent.
     let sources = Sources { store, can_mail: true };
     let found = one(sources, notification, recipient).await?;

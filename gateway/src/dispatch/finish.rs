@@ -10,8 +10,8 @@ use crate::dispatch::settle::{Report, Settler, Tracker};
 use crate::dispatch::{Context, inbox};
 use crate::journal::Resolution;
 use crate::model::{
-    Attempt, Content, Delivery, DeliveryId, FinalState, Millis, Notification, OnUnknown, Outcome,
-    ProviderName, Target, TargetRef, TimelineEvent,
+    Attempt, Content, Delivery, DeliveryId, FinalState, Millis, Notification, NotificationId,
+    OnUnknown, Outcome, ProviderName, Target, TargetRef, TimelineEvent,
 };
 use crate::store::Change;
 use crate::work::{Work, decode_event};
@@ -40,6 +40,8 @@ pub(super) struct Ended {
 pub(super) struct Judged {
     pub(super) ticket: Ticket,
     pub(super) finished: Finished,
+    /// Those that went out within it and are to be as if they had not, and after how long.
+    pub(super) put_away: Vec<(NotificationId, u64)>,
     reports: Vec<(Settler, Arc<Tracker>, Report)>,
     changes: Vec<Change>,
 }
@@ -84,17 +86,30 @@ impl Finisher {
         };
         let finished = Finished {
             again_ms: course.again.map(|at| at.since(now)),
+            stays_first: course.again.is_some() && self.stays_first(&queued, &attempt),
             ..finished(queued.delivery.target.provider(), &attempt)
         };
+        let mut put_away = Vec::new();
         let mut reports = Vec::with_capacity(1 + merged.len());
         for other in merged {
             // Each draws its own wait, so that they do not come back as one.
             let own = self.course(&other.delivery, &attempt, now);
             let own = if course.again.is_some() { own } else { course };
+            let is_first = other.delivery.attempt == 1 && self.stays_first(&other, &attempt);
+            if let Some(again) = own.again.filter(|_| is_first) {
+                put_away.push((other.delivery.notification.id, again.since(now)));
+            }
             reports.push(self.report(other, &attempt, own, None, now));
         }
         reports.push(self.report(queued, &attempt, course, Some(slot), now));
-        Judged { ticket, finished, reports, changes }
+        Judged { ticket, finished, put_away, reports, changes }
+    }
+
+    /// True if it comes back as if it had not been tried. Without its lease it comes back as it was.
+    fn stays_first(&self, queued: &Queued, attempt: &Attempt) -> bool {
+        let journal = self.context.journal.as_ref();
+        !counts(&queued.delivery, attempt)
+            && (queued.came_back || queued.settler.still_holds(journal, &queued.tracker))
     }
 
     /// Makes the changes of all, in one commit, and reports every delivery.
@@ -166,7 +181,9 @@ impl Finisher {
                 attempts: delivery.attempt - uncounted,
                 overrides,
             };
+            let is_first = delivery.attempt == 1 && uncounted == 1;
             match again {
+                Some(at) if is_first => report.follow_ups.push(work.deferred(at)),
                 Some(at) => report.follow_ups.push(work.follow_up(at)),
                 None => report.dead.push((delivery.id, work.encode())),
             }
@@ -225,6 +242,7 @@ fn finished(provider: ProviderName, attempt: &Attempt) -> Finished {
         is_lane_wait: !is_hook,
         service_ms: u32::try_from(ms(attempt.elapsed)).unwrap_or(u32::MAX),
         again_ms: None,
+        stays_first: false,
     }
 }
 
@@ -325,9 +343,10 @@ pub(super) async fn push_back(queued: Queued, due: Millis) {
         attempts: delivery.attempt - 1,
         overrides,
     };
+    let entry = if delivery.attempt == 1 { work.deferred(due) } else { work.follow_up(due) };
     let report = Report {
         resolved: vec![(delivery.id, Resolution::Moved)],
-        follow_ups: vec![work.follow_up(due)],
+        follow_ups: vec![entry],
         ..Report::default()
     };
     settler.report(tracker, report).await;

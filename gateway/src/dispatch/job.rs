@@ -3,10 +3,12 @@
 use crate::dispatch::expand::Expanded;
 use crate::dispatch::inbox;
 use crate::dispatch::line::Channel;
+use crate::dispatch::sched::Absent;
 use crate::dispatch::settle::{Report, Tracker};
 use crate::journal::{Claim, Resolution};
 use crate::model::{
-    DeliveryId, FinalState, InboxOutcome, Millis, Notification, Target, TargetRef, TimelineEvent,
+    DeliveryId, FinalState, InboxOutcome, Millis, Notification, NotificationId, Part, Target,
+    TargetRef, TimelineEvent, UserId,
 };
 use crate::work::{Overrides, Work};
 use std::collections::HashSet;
@@ -33,7 +35,24 @@ pub(super) struct Job {
     pub(super) report: Report,
     pub(super) recipients: Vec<Expanded>,
     pub(super) outgoing: Vec<Outgoing>,
+    /// Deliveries that came back from the journal and go out no more.
+    pub(super) gone: Vec<Absent>,
+    /// What part of the audience this is the first claim of.
+    pub(super) first_of: Option<Portion>,
 }
+
+/// A part of an audience, and the user a chunk starts after.
+pub(super) type Portion = (Part, Option<UserId>);
+
+/// A stand-in delivery that marks a step of a claim as done, should its entry be claimed again.
+pub(super) fn marker(notification: NotificationId, step: &str) -> DeliveryId {
+    DeliveryId::derive(notification, &format!("marker:{step}"))
+}
+
+/// Marks an expansion after which nothing is left to send, or whose plan found no room in a commit.
+pub(super) const EXPANDED: &str = "expanded";
+/// Marks an expansion whose plan is in the timeline.
+pub(super) const PLANNED: &str = "planned";
 
 impl Job {
     pub(super) fn new(claim: &Claim, notification: Notification) -> Self {
@@ -44,12 +63,32 @@ impl Job {
             report: Report::default(),
             recipients: Vec::new(),
             outgoing: Vec::new(),
+            gone: Vec::new(),
+            first_of: None,
         }
     }
 
-    /// A stand-in delivery that marks a step of this job as done, should the entry be claimed again.
     pub(super) fn marker(&self, step: &str) -> DeliveryId {
-        DeliveryId::derive(self.notification.id, &format!("marker:{step}"))
+        marker(self.notification.id, step)
+    }
+
+    /// Notes what is about to be sent, for whoever claims the entry again: by then the records and
+    /// the rules may say something else, and what was announced must come to its end.
+    pub(super) fn plan(&mut self) {
+        let Some((part, after)) = self.first_of.take() else { return };
+        let step = if self.outgoing.is_empty() { EXPANDED } else { PLANNED };
+        // Before what moved with an entry: see `settle::split`.
+        self.report.resolved.insert(0, (self.marker(step), Resolution::Moved));
+        let mut to: Vec<(Overrides, Vec<TargetRef>)> = Vec::new();
+        for Outgoing { target, overrides, .. } in &self.outgoing {
+            match to.last_mut() {
+                Some((last, targets)) if last == overrides => targets.push(target.reference()),
+                _ => to.push((overrides.clone(), vec![target.reference()])),
+            }
+        }
+        if !to.is_empty() {
+            self.report.events.push(TimelineEvent::Planned { part, after, to });
+        }
     }
 
     pub(super) fn finish_all(
@@ -101,6 +140,13 @@ impl Job {
         if self.settled.insert(delivery) {
             self.end(delivery, target, now, state, cause);
         }
+    }
+
+    /// Notes that a delivery ended which the scheduler had sent back after `attempts`.
+    pub(super) fn leave(&mut self, target: TargetRef, attempts: u16) {
+        let (org, notification) = (self.notification.org, self.notification.id);
+        let id = DeliveryId::derive(notification, &target.key());
+        self.gone.push(Absent { org, target, id, notification, is_first: attempts == 0 });
     }
 
     /// Notes the end of a delivery.

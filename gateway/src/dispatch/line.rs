@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::dispatch::finish::{self, Ended, Finisher, Judged};
 use crate::dispatch::pulse::Pulse;
 use crate::dispatch::sched::{
-    About, Bounds, Finished, LaneKey, Offer, Offered, Parked, Picked, Scheduler, Signal, Ticket,
+    About, Absent, Bounds, LaneKey, Offer, Offered, Parked, Picked, Scheduler, Ticket, UNTRIED,
 };
 use crate::dispatch::settle::{Settler, Tracker};
 use crate::dispatch::{Context, attempt, counters};
@@ -38,15 +38,6 @@ const RELIEF_EVERY: usize = 32;
 /// As well after this long, if any left.
 const RELIEF_PAUSE_MS: u64 = 20;
 
-/// The end of a try that was taken back before it began.
-const UNTRIED: Finished = Finished {
-    signal: Signal::Nothing,
-    wait_ms: None,
-    is_lane_wait: false,
-    service_ms: 0,
-    again_ms: None,
-};
-
 /// A delivery that waits or is on its way, with what settling it needs.
 pub(super) struct Queued {
     pub(super) delivery: Delivery,
@@ -56,6 +47,25 @@ pub(super) struct Queued {
     /// It waited in the journal before.
     pub(super) came_back: bool,
     pub(super) channel: Arc<Channel>,
+}
+
+impl Queued {
+    /// It was never tried.
+    fn is_first(&self) -> bool {
+        self.delivery.attempt == 1
+    }
+
+    /// What the scheduler has to know of it once it was sent back.
+    fn absent(&self) -> Absent {
+        let notification = &self.delivery.notification;
+        Absent {
+            org: notification.org,
+            target: self.delivery.target.reference(),
+            id: self.delivery.id,
+            notification: notification.id,
+            is_first: self.is_first(),
+        }
+    }
 }
 
 impl fmt::Debug for Queued {
@@ -209,14 +219,42 @@ impl Line {
         }
         self.work.notify_one();
         self.metrics.collapsed(collapsed.len());
-        self.metrics.sent_back(back.len());
+        self.send_back(back).await;
         let at = self.clock.now();
         for queued in collapsed {
             finish::collapse(queued, at).await;
         }
-        for Parked { item, due } in back {
+    }
+
+    /// Returns deliveries to the journal. Those whose lease ran out it gives out again as they were.
+    async fn send_back(&self, back: Vec<Parked<Queued>>) {
+        let journal = self.journal.as_ref();
+        let is_held =
+            |one: &Parked<Queued>| one.item.settler.still_holds(journal, &one.item.tracker);
+        let (held, lost): (Vec<_>, Vec<_>) = back.into_iter().partition(is_held);
+        // What came back before comes back once more.
+        let lost: Vec<_> = lost.iter().filter(|one| !one.item.came_back).collect();
+        if !lost.is_empty() {
+            let mut core = self.core.lock();
+            let now = core.pulse.now(self.clock.now());
+            lost.iter().for_each(|one| core.scheduler.fenced(one.item.absent(), now));
+        }
+        self.metrics.sent_back(held.len());
+        for Parked { item, due } in held {
             finish::push_back(item, due).await;
         }
+    }
+
+    /// Nobody waits any more for deliveries that ended in the journal.
+    pub(super) fn gone(&self, all: Vec<Absent>) {
+        if all.is_empty() {
+            return;
+        }
+        let mut core = self.core.lock();
+        let now = core.pulse.now(self.clock.now());
+        all.into_iter().for_each(|absent| core.scheduler.gone(absent, now));
+        drop(core);
+        self.work.notify_one();
     }
 
     /// Holds back a line in strict order whose first is still to come, as the records say.
@@ -243,16 +281,13 @@ impl Line {
             for (channel, batch) in batches.into_iter().filter(|(_, batch)| !batch.is_empty()) {
                 tokio::spawn(attempt::send(Arc::clone(&self), channel, batch));
             }
+            self.send_back(parked).await;
             let at = self.clock.now();
             for queued in expired {
                 finish::expire(queued, at).await;
             }
             for queued in canceled {
                 finish::cancel(queued, at).await;
-            }
-            self.metrics.sent_back(parked.len());
-            for Parked { item, due } in parked {
-                finish::push_back(item, due).await;
             }
             relieved.into_iter().for_each(|shard| self.journal.nudge(shard));
             let look = async {
@@ -276,13 +311,16 @@ impl Line {
         let mut core = self.core.lock();
         let now = core.pulse.now(self.clock.now());
         for one in judged {
+            for (notification, again_ms) in &one.put_away {
+                core.scheduler.put_away(&one.ticket, *notification, now.tick + again_ms);
+            }
             core.scheduler.finish(one.ticket, one.finished, now);
         }
         drop(core);
         self.work.notify_one();
     }
 
-    /// Takes back what was canceled while it waited, and forgets what waited longer than its lease
+    /// Takes back what was canceled while it waited, also within another, and forgets what waited longer than its lease
     /// lasted: it is claimed again, and would go out twice. Not under the scheduler's lock, which the
     /// journal may wait for while it holds its own.
     fn recall(&self, round: &mut Round) {
@@ -290,31 +328,48 @@ impl Line {
         let is_held = |one: &Queued| one.settler.still_holds(journal, &one.tracker);
         let is_canceled = |one: &Queued| journal.is_canceled(one.delivery.notification.id);
         let mut recalled = Vec::new();
-        for (_, batch) in &mut round.batches {
-            batch.iter_mut().for_each(|one| one.merged.retain(is_held));
+        let mut lost = Vec::new();
+        let Round { batches, canceled, parked, .. } = round;
+        for going in batches.iter_mut().flat_map(|(_, batch)| batch) {
+            let Going { merged, ticket, .. } = going;
+            lost.extend(merged.extract_if(.., |one| !is_held(one)).map(|one| (*ticket, one)));
+            canceled.extend(merged.extract_if(.., |one| is_canceled(one)));
+        }
+        for (_, batch) in batches {
             let is_back = |one: &mut Going| !is_held(&one.queued) || is_canceled(&one.queued);
             let back = batch.extract_if(.., is_back);
             recalled.extend(back.map(|one| (is_held(&one.queued), one)));
         }
-        if recalled.is_empty() {
+        if recalled.is_empty() && lost.is_empty() {
             return;
         }
         let mut core = self.core.lock();
         let now = core.pulse.now(self.clock.now());
+        for (ticket, one) in lost {
+            // It comes back as what it is, see `send_back`.
+            if one.is_first() && one.came_back {
+                let notification = one.delivery.notification.id;
+                core.scheduler.put_away(&ticket, notification, now.tick + 1);
+            }
+        }
         for (is_ours, Going { queued, merged, ticket, slot }) in recalled {
+            // They lose their place, and come back as messages of their own.
+            for item in merged {
+                if item.is_first() {
+                    let notification = item.delivery.notification.id;
+                    core.scheduler.put_away(&ticket, notification, now.tick + 1);
+                }
+                parked.push(Parked { item, due: now.at.plus(1) });
+            }
             if is_ours {
                 core.scheduler.finish(ticket, UNTRIED, now);
-                round.canceled.push(queued);
+                canceled.push(queued);
             } else {
-                // A line in strict order waits for it.
-                let again_ms = queued.delivery.target.policy().keeps_order.then_some(1);
-                core.scheduler.finish(ticket, Finished { again_ms, ..UNTRIED }, now);
+                core.scheduler.lost(ticket, now);
             }
-            // They lose their place, and come back as messages of their own.
-            let due = now.at.plus(1);
-            round.parked.extend(merged.into_iter().map(|item| Parked { item, due }));
             drop(slot);
         }
+        parked.extend(core.scheduler.take_parked());
     }
 
     fn show(&self) {

@@ -2,7 +2,7 @@
 
 use crate::dispatch::expand::{self, Expanded};
 use crate::dispatch::finish::{self, CANCELED};
-use crate::dispatch::job::{Job, Outgoing};
+use crate::dispatch::job::{EXPANDED, Job, Outgoing};
 use crate::dispatch::line::Line;
 use crate::dispatch::shard::Shard;
 use crate::journal::Resolution;
@@ -123,11 +123,16 @@ impl Shard {
     ) -> Job {
         let now = self.context.clock.now();
         let is_canceled = self.context.journal.is_canceled(job.notification.id);
-        let reached =
-            is_canceled || finish::any_delivered(&self.context, &job.notification, &unless).await;
+        let marker = job.marker(EXPANDED);
+        let is_first = job.settled.insert(marker);
+        if !is_first {
+            // An earlier claim decided to send, and left the steps after this one to the journal.
+            steps.truncate(1);
+        }
+        let reached = is_canceled
+            || (is_first && finish::any_delivered(&self.context, &job.notification, &unless).await);
         let all: Vec<_> = steps.iter().flat_map(|(targets, _)| targets.clone()).collect();
-        if job.settled.insert(job.marker("expanded")) {
-            let marker = job.marker("expanded");
+        if is_first {
             job.report.resolved.push((marker, Resolution::Moved));
             job.report.events.push(TimelineEvent::Expanded {
                 at: now,
@@ -178,6 +183,9 @@ impl Shard {
             None => {
                 let now = self.context.clock.now();
                 job.settle(target, now, FinalState::Rejected, "target_removed");
+                if came_back {
+                    job.leave(target, attempts);
+                }
             }
         }
     }
@@ -197,17 +205,12 @@ impl Shard {
         let now = self.context.clock.now();
         let expires_at = self.context.expiry(&job.notification, target.provider());
         let expires_at = overrides.expires_at.map_or(expires_at, |at| at.min(expires_at));
-        match self.context.providers.of(&target) {
+        let ended = match self.context.providers.of(&target) {
             _ if self.context.journal.is_canceled(job.notification.id) => {
-                job.end(id, target.reference(), now, FinalState::Suppressed, CANCELED);
+                (FinalState::Suppressed, CANCELED)
             }
-            _ if expires_at <= now => {
-                job.end(id, target.reference(), now, FinalState::Expired, "ttl");
-            }
-            None => {
-                let cause = "provider_not_configured";
-                job.end(id, target.reference(), now, FinalState::Rejected, cause);
-            }
+            _ if expires_at <= now => (FinalState::Expired, "ttl"),
+            None => (FinalState::Rejected, "provider_not_configured"),
             Some(provider) => {
                 let channel = line.channel(&target, provider);
                 job.outgoing.push(Outgoing {
@@ -219,7 +222,13 @@ impl Shard {
                     channel,
                     came_back,
                 });
+                return;
             }
+        };
+        let (state, cause) = ended;
+        job.end(id, target.reference(), now, state, cause);
+        if came_back {
+            job.leave(target.reference(), attempt - 1);
         }
     }
 }

@@ -5,11 +5,12 @@
 
 use crate::dispatch::Context;
 use crate::dispatch::counters::Counters;
+use crate::dispatch::job::{EXPANDED, PLANNED, marker};
 use crate::dispatch::line::Slot;
 use crate::journal::{Claim, ClaimId, Entry, Journal, JournalError, Resolution, Settlement};
 use crate::model::{DeliveryId, InboxStep, NotificationId, OrganizationId, ShardId, TimelineEvent};
 use crate::store::{Change, InboxChange, Store};
-use crate::work::encode_event;
+use crate::work::{decode_event, encode_event};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -256,8 +257,23 @@ fn halves(mut settlements: Vec<Settlement>) -> (Vec<Settlement>, Vec<Settlement>
     (settlements, second)
 }
 
+/// A plan stands for all that an expansion came to: with only a half of it committed, whoever claims
+/// the entry again has to expand it again.
+fn forget_plan(settlement: &mut Settlement) {
+    let planned = marker(settlement.notification, PLANNED);
+    for (delivery, _) in &mut settlement.resolved {
+        if *delivery == planned {
+            *delivery = marker(settlement.notification, EXPANDED);
+        }
+    }
+    let is_plan =
+        |event: &Bytes| matches!(decode_event(event), Some(TimelineEvent::Planned { .. }));
+    settlement.events.retain(|event| !is_plan(event));
+}
+
 /// Leaves the first half in `settlement` and answers the rest, which finishes the claim.
 fn split(settlement: &mut Settlement) -> Settlement {
+    forget_plan(settlement);
     let carried = settlement.follow_ups.len();
     let kept = carried / 2;
     // A delivery that moved and the entry that carries it stay together. They stand in the same

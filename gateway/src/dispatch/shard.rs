@@ -2,18 +2,18 @@
 
 use crate::crash::{self, Stage};
 use crate::dispatch::expand::{self, Expanded, Expansion, Sources};
-use crate::dispatch::job::{Job, Outgoing};
+use crate::dispatch::job::{EXPANDED, Job, Outgoing, PLANNED, Portion};
 use crate::dispatch::line::{Line, Queued, Share};
 use crate::dispatch::settle::{Report, Settler, Tracker};
 use crate::dispatch::{Context, finish, inbox};
-use crate::journal::{Claim, EntryKind, JournalError, Resolution};
+use crate::journal::{Claim, EntryKind, EventPlace, JournalError, Resolution};
 use crate::lifecycle::{Caught, report_panic};
 use crate::model::{
-    Delivery, DeliveryId, FinalState, Notification, Part, ShardId, TimelineEvent, UserId,
+    Delivery, DeliveryId, FinalState, Notification, Part, ShardId, TargetRef, TimelineEvent, UserId,
 };
 use crate::rules::RouteItem;
 use crate::store::{Change, InboxChange, StoreError};
-use crate::work::{RecipientRef, Work, decode_changes};
+use crate::work::{Overrides, RecipientRef, Work, decode_changes, decode_event};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -22,6 +22,9 @@ use tokio::task::JoinSet;
 const STORE_PAUSE: Duration = Duration::from_millis(200);
 /// An entry that makes its loop panic this often is given up.
 const PANICS_MAX: usize = 3;
+/// How often a plan is looked for, a pause apart: for as long as an index may be behind.
+const PLAN_LOOKS: usize = 300;
+const EVENTS_PAGE: usize = 1024;
 
 /// Runs until told to stop.
 pub(super) async fn run(
@@ -122,6 +125,13 @@ impl Shard {
         }
         let [claim] = claims;
         tracing::error!(shard = self.shard.0, notification.id = %claim.notification, "an entry made the dispatcher panic again and again; it is kept as a dead letter");
+        if let Some(Work::Retry { notification, target, attempts, .. }) =
+            Work::decode(&claim.payload)
+        {
+            let mut job = Job::new(&claim, notification);
+            job.leave(target, attempts);
+            line.gone(job.gone);
+        }
         self.quarantine(&claim, finish::PANICKED).await;
         0
     }
@@ -141,7 +151,7 @@ impl Shard {
                     let job = Job::new(claim, notification);
                     planned.jobs.push(self.step(job, line, unless, (steps, overrides)).await);
                 }
-                Some(work) => asking.push(self.expand(claim, work).await),
+                Some(work) => asking.push(self.expand(claim, work, line).await),
                 None => planned.unreadable.push(claim.clone()),
             }
         }
@@ -157,6 +167,8 @@ impl Shard {
         }
         let mut all = Vec::new();
         for mut job in planned.jobs {
+            job.plan();
+            line.gone(std::mem::take(&mut job.gone));
             for outgoing in std::mem::take(&mut job.outgoing) {
                 job.tracker.expect();
                 all.push(self.queued(&job, outgoing));
@@ -240,7 +252,8 @@ impl Shard {
         self.settler.report(Tracker::new(claim), report).await;
     }
 
-    async fn expand(&self, claim: &Claim, work: Work) -> Job {
+    /// From an entry to its recipients; one that was expanded before goes on as it was planned.
+    async fn expand(&self, claim: &Claim, work: Work, line: &Line) -> Job {
         let (part, after, only) = match &work {
             Work::Chunk { after, .. } => (Part::Chunk, Some(*after), None),
             Work::Recipient { recipient, .. } => (Part::Resumed, None, Some(*recipient)),
@@ -249,12 +262,21 @@ impl Shard {
             }
         };
         let mut job = Job::new(claim, work.notification().clone());
+        if job.settled.contains(&job.marker(PLANNED))
+            && let Some(planned) = self.planned(claim, (part, after), only).await
+        {
+            for (overrides, targets) in planned {
+                for target in targets {
+                    self.retry(&mut job, line, (target, 0, false), overrides.clone()).await;
+                }
+            }
+            return job;
+        }
         let Expansion { recipients, unknown, no_device, next } =
             self.resolve(&job.notification, after, only).await;
-        let marker = job.marker("expanded");
-        if !job.settled.contains(&marker) {
+        if ![EXPANDED, PLANNED].iter().any(|step| job.settled.contains(&job.marker(step))) {
             let deliveries: usize = recipients.iter().map(|r| r.targets.len()).sum();
-            job.report.resolved.push((marker, Resolution::Moved));
+            job.first_of = Some((part, after));
             job.report.events.push(TimelineEvent::Expanded {
                 at: self.context.clock.now(),
                 part,
@@ -273,6 +295,39 @@ impl Shard {
             recipients.into_iter().filter(|r| !job.settled.contains(&held(r))).collect();
         job.recipients = open;
         job
+    }
+
+    /// What the first claim of this entry was about to send. It was committed with the marker that
+    /// asks for it, but the index may be behind; `None` if it is not there for long.
+    async fn planned(
+        &self,
+        claim: &Claim,
+        portion: Portion,
+        only: Option<RecipientRef>,
+    ) -> Option<Vec<(Overrides, Vec<TargetRef>)>> {
+        let (id, org) = (claim.notification, claim.org);
+        for _ in 0..PLAN_LOOKS {
+            // A plan is settled after its entry was written, and soon.
+            let mut after = Some(EventPlace { position: claim.id.position, ordinal: 0 });
+            loop {
+                let page = self.context.journal.events_after(org, id, after, EVENTS_PAGE).await;
+                let page = page.unwrap_or_else(|error| {
+                    tracing::error!(shard = self.shard.0, %error, "a timeline cannot be read; trying again");
+                    Vec::new()
+                });
+                if let Some(plan) = page.iter().find_map(|(_, event)| plan_of(event, portion, only))
+                {
+                    return Some(plan);
+                }
+                if page.len() < EVENTS_PAGE {
+                    break;
+                }
+                after = page.last().map(|(place, _)| *place);
+            }
+            tokio::time::sleep(STORE_PAUSE).await;
+        }
+        tracing::error!(shard = self.shard.0, notification.id = %id, "what an entry was about to send is not found; it is expanded again");
+        None
     }
 
     /// Asks the store until it answers: an entry is never given up because records are away.
@@ -333,6 +388,20 @@ impl Shard {
             self.store_failed(&error).await;
         }
     }
+}
+
+/// What `event` says of the plan for `portion` of an audience, or for the one recipient that was held.
+fn plan_of(
+    event: &[u8],
+    portion: Portion,
+    only: Option<RecipientRef>,
+) -> Option<Vec<(Overrides, Vec<TargetRef>)>> {
+    let Some(TimelineEvent::Planned { part, after, to }) = decode_event(event) else {
+        return None;
+    };
+    let first = to.first().and_then(|(_, targets)| targets.first()).copied();
+    let is_it = only.is_none() || first.map(RecipientRef::of) == only;
+    (is_it && (part, after) == portion).then_some(to)
 }
 
 fn questions(jobs: &[Job]) -> Vec<RouteItem> {

@@ -108,7 +108,8 @@ pub fn ended(events: &[Bytes]) -> HashMap<DeliveryId, (String, Option<FinalState
             | TimelineEvent::Held { .. }
             | TimelineEvent::Noted { .. }
             | TimelineEvent::Discarded { .. }
-            | TimelineEvent::Canceled { .. } => {}
+            | TimelineEvent::Canceled { .. }
+            | TimelineEvent::Planned { .. } => {}
         }
     }
     states

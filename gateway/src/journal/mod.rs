@@ -42,6 +42,8 @@ pub enum EntryKind {
     Change,
     /// A root that is also found by its organization, newest first: see [`Journal::listed`].
     Listed,
+    /// A follow-up that carries a first try: it is claimed like what was accepted.
+    Deferred,
 }
 
 impl EntryKind {
@@ -49,6 +51,12 @@ impl EntryKind {
     #[must_use]
     pub fn is_root(self) -> bool {
         matches!(self, Self::Root | Self::Listed)
+    }
+
+    /// True for what an earlier entry left behind.
+    #[must_use]
+    pub fn is_follow_up(self) -> bool {
+        matches!(self, Self::FollowUp | Self::Deferred)
     }
 }
 
@@ -248,8 +256,8 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
     ///
     /// Organizations take turns; within one, the order is that of acceptance. An organization
     /// without room is passed over and delays nobody, however much of its work lies in front. Due
-    /// timers take turns in the same way; follow-ups among them get a fifth of what is leased while
-    /// anything else waits. `room` is asked once for each organization and must not call the
+    /// timers take turns in the same way; follow-ups among them, but for deferred ones, get a fifth of
+    /// what is leased while anything else waits. `room` is asked once for each organization and must not call the
     /// journal. Cancel safe: a dropped future leases nothing.
     fn claim<'a>(
         &'a self,

@@ -200,6 +200,14 @@ impl Target {
     }
 }
 
+/// Changes a plan makes to how a delivery goes out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overrides {
+    pub priority: Option<Priority>,
+    pub collapse_key: Option<String>,
+    pub expires_at: Option<Millis>,
+}
+
 /// A target without its secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TargetRef {

@@ -1,6 +1,6 @@
 //! How tries end and how deliveries end.
 
-use super::{DeliveryId, Millis};
+use super::{DeliveryId, Millis, Overrides, TargetRef, UserId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -159,6 +159,15 @@ pub enum TimelineEvent {
     Discarded { at: Millis, delivery: DeliveryId, target: String, by: String },
     /// From here on nothing more of the notification is sent.
     Canceled { at: Millis, by: String },
+    /// What the first claim of a part of the audience was about to send: a later claim of it, after
+    /// a crash, sends just this. Shown to nobody.
+    Planned {
+        part: Part,
+        /// Of a chunk, the user it starts after.
+        after: Option<UserId>,
+        /// Those with the same overrides that stand together share them.
+        to: Vec<(Overrides, Vec<TargetRef>)>,
+    },
 }
 
 impl TimelineEvent {
@@ -190,7 +199,8 @@ impl TimelineEvent {
             | Self::Noted { .. }
             | Self::Replayed { .. }
             | Self::Discarded { .. }
-            | Self::Canceled { .. } => None,
+            | Self::Canceled { .. }
+            | Self::Planned { .. } => None,
         }
     }
 }

@@ -416,8 +416,9 @@ impl World {
     }
 
     fn notification(&mut self, which: usize, now: Millis) -> (Notification, Submitted) {
+        let number = self.ledger.lock().submitted.len();
         let dice = &mut self.dice;
-        let id = uuid_v7(now, dice);
+        let id = uuid_v7(now, number, dice);
         let member = &RECORDS.members[which];
         let people: Vec<_> = member.iter().filter(|_| dice.chance(50)).collect();
         let is_scheduled = dice.chance(20);
@@ -517,8 +518,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     crate::telemetry::chain(error)
 }
 
-fn uuid_v7(now: Millis, dice: &mut Dice) -> NotificationId {
-    let high = (now.0 << 16) | 0x7000 | dice.below(1 << 12);
-    let low = (0b10 << 62) | (dice.roll() >> 2);
+/// Ids grow, as those of one process do: `number` counts them.
+fn uuid_v7(now: Millis, number: usize, dice: &mut Dice) -> NotificationId {
+    let high = (now.0 << 16) | 0x7000 | (number as u64 & 0xfff);
+    let spare = dice.below(1 << 12);
+    let low = (0b10 << 62) | ((dice.roll() >> 2) ^ spare);
     NotificationId(Uuid::from_u64_pair(high, low))
 }

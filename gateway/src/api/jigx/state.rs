@@ -117,6 +117,7 @@ impl Sums {
             TimelineEvent::Ruled { at, .. }
             | TimelineEvent::Discarded { at, .. }
             | TimelineEvent::Canceled { at, .. } => at,
+            TimelineEvent::Planned { .. } => return,
         };
         if self.state() != before {
             self.changed_at = *at;

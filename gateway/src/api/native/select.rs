@@ -231,7 +231,8 @@ pub(super) fn describe(event: &TimelineEvent, line: &mut Value) {
         | TimelineEvent::Noted { .. }
         | TimelineEvent::Replayed { .. }
         | TimelineEvent::Discarded { .. }
-        | TimelineEvent::Canceled { .. } => return,
+        | TimelineEvent::Canceled { .. }
+        | TimelineEvent::Planned { .. } => return,
     };
     line["at"] = at.to_rfc3339().into();
     line["target"] = target.as_str().into();

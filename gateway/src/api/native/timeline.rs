@@ -44,7 +44,9 @@ fn query_organization(query: Option<&str>) -> Result<Option<OrganizationId>, Fai
 }
 
 fn describe(id: NotificationId, org: OrganizationId, timeline: &Timeline) -> Value {
-    let events: Vec<_> = timeline.events.iter().filter_map(|bytes| decode_event(bytes)).collect();
+    let is_shown = |event: &TimelineEvent| !matches!(event, TimelineEvent::Planned { .. });
+    let events = timeline.events.iter().filter_map(|bytes| decode_event(bytes));
+    let events: Vec<_> = events.filter(is_shown).collect();
     let progress = Progress::of(&events);
     let mut body = json!({
         "id": id.to_string(),
@@ -126,7 +128,8 @@ impl Progress {
                 | TimelineEvent::Settled { .. }
                 | TimelineEvent::Noted { .. }
                 | TimelineEvent::Discarded { .. }
-                | TimelineEvent::Canceled { .. } => {}
+                | TimelineEvent::Canceled { .. }
+                | TimelineEvent::Planned { .. } => {}
                 TimelineEvent::Replayed { from, .. } => {
                     let slot = FinalState::ALL.iter().position(|s| s == from);
                     if let Some(count) = slot.and_then(|slot| progress.finals.get_mut(slot)) {

@@ -39,12 +39,24 @@ pub struct Finished {
     pub service_ms: u32,
     /// The delivery will be tried again after this many milliseconds.
     pub again_ms: Option<u64>,
+    /// It is as if it had not been tried: a first try comes back as one.
+    pub stays_first: bool,
 }
+
+/// The end of a try that was taken back before it began.
+pub const UNTRIED: Finished = Finished {
+    signal: Signal::Nothing,
+    wait_ms: None,
+    is_lane_wait: false,
+    service_ms: 0,
+    again_ms: None,
+    stays_first: false,
+};
 
 impl<T> Scheduler<T> {
     /// Takes a try back. What cannot go out soon any more is among `take_parked` afterwards.
     pub fn finish(&mut self, ticket: Ticket, finished: Finished, now: Now) {
-        let Ticket { place, lane, org, is_retry, id, notification } = ticket;
+        let Ticket { place, lane, org, is_retry, id, notification, is_first, .. } = ticket;
         self.in_flight = self.in_flight.saturating_sub(1);
         self.retries_in_flight -= usize::from(is_retry).min(self.retries_in_flight);
         if let Some(org) = self.orgs.get_mut(&org) {
@@ -57,16 +69,12 @@ impl<T> Scheduler<T> {
         let random = self.random();
         if let Some(target) = self.targets.get_mut(place) {
             judge(target, finished, now.tick, random);
-            let is_untried = matches!(finished.signal, Signal::Refused | Signal::Nothing);
-            if let (true, false, Some(ms)) = (is_untried, is_retry, finished.again_ms) {
+            if let (true, Some(ms)) = (is_first && finished.stays_first, finished.again_ms) {
                 target.sent_away(notification, now.tick + ms);
             }
-            if target.policy.keeps_order {
-                match finished.again_ms {
-                    Some(ms) => target.waits_for(id, now.tick + ms),
-                    None if target.head.is_some_and(|(head, _)| head == id) => target.head = None,
-                    None => {}
-                }
+            match finished.again_ms {
+                Some(ms) if target.policy.keeps_order => target.waits_for(id, now.tick + ms),
+                _ => target.drop_head(id),
             }
             target.in_flight = target.in_flight.saturating_sub(1);
         }
@@ -83,6 +91,13 @@ impl<T> Scheduler<T> {
         }
         self.settle_target(place, now);
         self.forget(org);
+    }
+
+    /// Takes back a try that did not begin because the lease of its claim ran out: the journal gives
+    /// it out again, and a line in strict order waits for it.
+    pub fn lost(&mut self, ticket: Ticket, now: Now) {
+        let stays_first = ticket.came_back;
+        self.finish(ticket, Finished { again_ms: Some(1), stays_first, ..UNTRIED }, now);
     }
 
     /// Answers whether the lane closed for longer than it is worth waiting here.
@@ -118,7 +133,9 @@ impl<T> Scheduler<T> {
     fn settle_target(&mut self, place: u32, now: Now) {
         let Some(target) = self.targets.get_mut(place) else { return };
         let closed = target.closed_until();
-        if closed > now.tick + SOON_MS && target.waits() > 0 {
+        // Whoever waited here for a head that is in the journal would take the room that it needs.
+        let is_closed = closed > now.tick + SOON_MS || target.head_due(now.tick).is_some();
+        if is_closed && target.waits() > 0 {
             self.clear_target(place, closed, now);
         }
         self.list(place, now.tick);
@@ -132,13 +149,11 @@ impl<T> Scheduler<T> {
         let mut cleared = Vec::new();
         for plane in [FIRST, RETRY] {
             for waiting in std::mem::take(&mut target.waiting[plane]) {
-                if !waiting.about.is_retry {
-                    target.sent_away(waiting.about.notification, tick);
-                }
-                cleared.push(waiting);
+                let tick = target.sent_back(&waiting.about, tick);
+                cleared.push((waiting, tick));
             }
         }
-        for waiting in cleared {
+        for (waiting, tick) in cleared {
             let item = self.unqueued(org, waiting);
             self.parked.push(Parked { item, due: now.due(tick) });
         }

@@ -24,14 +24,16 @@ mod tests;
 mod throttle;
 
 pub use self::breaker::BreakerState;
-pub use self::finish::{Finished, Signal};
+pub use self::finish::{Finished, Signal, UNTRIED};
 pub use self::pick::{Picked, Ticket};
 pub use self::target::About;
 
 use self::lane::Lane;
 use self::ramp::Release;
 use self::target::{TargetKey, Targets, Waiting};
-use crate::model::{Millis, OrganizationId, ProviderName, TargetPolicy, TargetRef};
+use crate::model::{
+    DeliveryId, Millis, NotificationId, OrganizationId, ProviderName, TargetPolicy, TargetRef,
+};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
@@ -104,6 +106,17 @@ pub enum Offered<T> {
 pub struct Parked<T> {
     pub item: T,
     pub due: Millis,
+}
+
+/// A delivery that was sent back to the journal.
+#[derive(Clone, Copy, Debug)]
+pub struct Absent {
+    pub org: OrganizationId,
+    pub target: TargetRef,
+    pub id: DeliveryId,
+    pub notification: NotificationId,
+    /// It was never tried.
+    pub is_first: bool,
 }
 
 /// How one provider's known targets do.
@@ -195,27 +208,30 @@ impl<T> Scheduler<T> {
         }
         let twin = about.collapse.as_deref().and_then(|key| state.twin(key));
         if twin.is_some_and(|(_, _, id)| id > about.notification) {
+            state.drop_head(about.id);
+            self.list(place, now.tick);
             return Offered::Collapsed(item);
         }
         let replaced = twin.and_then(|(plane, index, _)| state.waiting[plane].remove(index));
+        if let Some(older) = &replaced {
+            state.drop_head(older.about.id);
+        }
         let closed = lane_gate.max(state.closed_until());
-        let is_head = state.head.is_some_and(|(head, _)| head == about.id);
-        // Waiting here for others to come back, it would take the room that they need for that.
-        let is_in_the_way = state.waits_for_away(&about, now.tick);
-        let is_long = state.waits() >= LINE_MIN.max(room / 2);
+        let is_newcomer = !about.came_back && !state.is_head(about.id);
+        let is_in_the_way = state.is_in_the_way(&about, room, now.tick);
+        let is_long = !policy.keeps_order && state.waits() >= LINE_MIN.max(room / 2);
         let later = if closed > now.tick + SOON_MS {
             Some(closed)
-        } else if replaced.is_none() && room == 0 && !is_head && !about.came_back {
+        } else if is_newcomer && replaced.is_none() && room == 0 {
             Some(now.tick + CROWDED_MS)
-        } else if (is_long || is_in_the_way) && !policy.keeps_order && !about.came_back {
-            Some(state.away_due(now.tick + state.drain_ms()))
+        } else if is_newcomer && (is_long || is_in_the_way) {
+            Some(now.tick + state.drain_ms())
         } else {
             None
         };
         if let Some(tick) = later {
-            if !about.is_retry {
-                state.sent_away(about.notification, tick);
-            }
+            let tick = if about.came_back { tick } else { state.away_due(tick) };
+            let tick = state.sent_back(&about, tick);
             let replaced = replaced.map(|waiting| self.unqueued(org, waiting));
             self.targets.rest(place, now.tick);
             return Offered::Later { parked: Parked { item, due: now.due(tick) }, replaced };
@@ -268,13 +284,45 @@ impl<T> Scheduler<T> {
         &mut self,
         lane: &LaneKey,
         target: (OrganizationId, TargetRef),
-        head: (crate::model::DeliveryId, Millis),
+        head: (DeliveryId, Millis),
         now: Now,
     ) {
         let lane = self.lane(lane);
         let place = self.targets.place(TargetKey(target.0, target.1), lane, 0.0);
         if let Some(target) = self.targets.get_mut(place) {
             target.waits_for(head.0, now.tick + head.1.since(now.at));
+        }
+    }
+
+    /// A delivery that was sent back to the journal ended there.
+    pub fn gone(&mut self, absent: Absent, now: Now) {
+        self.forget_absent(absent, true, now);
+    }
+
+    /// A delivery could not be sent back to the journal, which gives it out again as it was.
+    pub fn fenced(&mut self, absent: Absent, now: Now) {
+        self.forget_absent(absent, false, now);
+    }
+
+    fn forget_absent(&mut self, absent: Absent, has_ended: bool, now: Now) {
+        let Absent { org, target, id, notification, is_first } = absent;
+        let Some(place) = self.targets.find(TargetKey(org, target)) else { return };
+        let Some(target) = self.targets.get_mut(place) else { return };
+        if is_first {
+            target.returned(notification, true);
+        }
+        if has_ended {
+            target.drop_head(id);
+        }
+        self.list(place, now.tick);
+        self.targets.rest(place, now.tick);
+    }
+
+    /// A first try that went out within the one of `ticket` goes back to the journal as it was, until
+    /// `tick`. To be said before that one is finished.
+    pub fn put_away(&mut self, ticket: &Ticket, notification: NotificationId, tick: u64) {
+        if let Some(target) = self.targets.get_mut(ticket.place) {
+            target.sent_away(notification, tick);
         }
     }
 

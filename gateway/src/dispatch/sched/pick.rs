@@ -24,6 +24,10 @@ pub struct Ticket {
     pub(super) is_retry: bool,
     pub(super) id: DeliveryId,
     pub(super) notification: NotificationId,
+    /// It was never tried before.
+    pub(super) is_first: bool,
+    /// It was here before and was sent back to the journal.
+    pub(super) came_back: bool,
 }
 
 /// What to do next.
@@ -233,10 +237,9 @@ impl<T> Scheduler<T> {
         let org = state.key.0;
         let (id, is_retry) = (waiting.about.id, plane == RETRY);
         let notification = waiting.about.notification;
+        let (is_first, came_back) = (!waiting.about.is_retry, waiting.about.came_back);
         if waiting.about.expires_at <= now.at {
-            if state.head.is_some_and(|(head, _)| head == id) {
-                state.head = None;
-            }
+            state.drop_head(id);
             return Some(Picked::Expired(self.unqueued(org, waiting)));
         }
         let price = cost(state.service_ms);
@@ -280,7 +283,7 @@ impl<T> Scheduler<T> {
             self.expired.push(item);
         }
         let merged = merged.into_iter().map(|waiting| self.unqueued(org, waiting)).collect();
-        let ticket = Ticket { place, lane, org, is_retry, id, notification };
+        let ticket = Ticket { place, lane, org, is_retry, id, notification, is_first, came_back };
         Some(Picked::Send { ticket, item, merged })
     }
 

@@ -1,5 +1,6 @@
 //! One target as the scheduler knows it: what waits for it, and what it can take now.
 
+use super::SOON_MS;
 use super::breaker::{Breaker, BreakerState};
 use super::limiter::Limiter;
 use crate::model::{
@@ -65,6 +66,15 @@ impl Pace {
     }
 }
 
+/// Who has to end before anybody else of a line in strict order starts.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    id: DeliveryId,
+    /// When it comes back from the journal.
+    due: u64,
+    is_away: bool,
+}
+
 /// What only hooks have: somebody's own server behind them.
 #[derive(Debug, Default)]
 pub(super) struct Hook {
@@ -91,8 +101,7 @@ pub(super) struct Target<T> {
     away_first: Option<NotificationId>,
     pub(super) service_ms: f64,
     pub(super) policy: TargetPolicy,
-    /// Strict order: who has to end before anybody else starts, and until when it is waited for.
-    pub(super) head: Option<(DeliveryId, u64)>,
+    head: Option<Head>,
     pub(super) wake_at: u64,
     is_idle_listed: bool,
 }
@@ -136,12 +145,10 @@ impl<T> Target<T> {
         if self.gate > tick || !self.limiter.allows(self.in_flight, share) {
             return false;
         }
-        if self.policy.keeps_order {
-            let is_behind =
-                self.head.is_some_and(|(head, until)| head != first.about.id && until > tick);
-            if self.in_flight > 0 || is_behind {
-                return false;
-            }
+        if self.policy.keeps_order
+            && (self.in_flight > 0 || self.is_behind_head(first.about.id, tick))
+        {
+            return false;
         }
         if plane == 0 && self.waits_for_away(&first.about, tick) {
             return false;
@@ -162,7 +169,7 @@ impl<T> Target<T> {
     /// As `closed_until`, or when a line stops waiting for its head.
     pub(super) fn wakes_at(&self, tick: u64) -> Option<u64> {
         let closed = self.closed_until();
-        let head = self.head.map_or(0, |(_, until)| until);
+        let head = self.head_due(tick).map_or(0, |due| due + PATIENCE_MS);
         let away = if self.away > 0 { self.away_until } else { 0 };
         [closed, head, away].into_iter().filter(|at| *at > tick).min()
     }
@@ -186,8 +193,43 @@ impl<T> Target<T> {
 
     /// The rest of the line waits until `id` is back, due at `tick`.
     pub(super) fn waits_for(&mut self, id: DeliveryId, tick: u64) {
-        self.head = Some((id, tick + PATIENCE_MS));
+        self.head = Some(Head { id, due: tick, is_away: true });
         self.gate = self.gate.max(tick);
+    }
+
+    pub(super) fn is_head(&self, id: DeliveryId) -> bool {
+        self.head.is_some_and(|head| head.id == id)
+    }
+
+    /// When the head of the line comes back, while it is in the journal and waited for.
+    pub(super) fn head_due(&self, tick: u64) -> Option<u64> {
+        let head = self.head.filter(|head| head.is_away && head.due + PATIENCE_MS > tick)?;
+        Some(head.due)
+    }
+
+    /// True if `id` may not start because the head of the line is in the journal.
+    pub(super) fn is_behind_head(&self, id: DeliveryId, tick: u64) -> bool {
+        self.head_due(tick).is_some() && !self.is_head(id)
+    }
+
+    /// Nobody waits for `id` any more.
+    pub(super) fn drop_head(&mut self, id: DeliveryId) {
+        self.head = self.head.filter(|head| head.id != id);
+    }
+
+    /// When a delivery that goes back to the journal until `tick` is claimed again: the head of its
+    /// line needs the room first.
+    pub(super) fn sent_back(&mut self, about: &About, tick: u64) -> u64 {
+        if self.is_head(about.id) {
+            self.waits_for(about.id, tick);
+            return tick;
+        }
+        let after_head = self.head.filter(|head| head.is_away).map_or(0, |head| head.due + 1);
+        let tick = tick.max(after_head);
+        if !about.is_retry {
+            self.sent_away(about.notification, tick);
+        }
+        tick
     }
 
     /// A first try goes back to the journal until `tick`.
@@ -207,7 +249,16 @@ impl<T> Target<T> {
     /// True if `about` may not start because some that were accepted before it are in the journal.
     pub(super) fn waits_for_away(&self, about: &About, tick: u64) -> bool {
         let is_later = self.away_first.is_some_and(|away| away < about.notification);
-        self.away > 0 && is_later && self.away_until > tick && !about.came_back
+        let is_free = about.came_back || self.is_head(about.id);
+        self.away > 0 && is_later && self.away_until > tick && !is_free
+    }
+
+    /// True if `about`, waiting here for others to come back, would take the room that they need for
+    /// that. In strict order a few that are due soon leave room enough.
+    pub(super) fn is_in_the_way(&self, about: &About, room: usize, tick: u64) -> bool {
+        let are_few = usize::try_from(self.away).is_ok_and(|away| away <= room / 2);
+        let is_short = self.policy.keeps_order && are_few && self.away_due(tick) <= tick + SOON_MS;
+        self.is_behind_head(about.id, tick) || (self.waits_for_away(about, tick) && !is_short)
     }
 
     /// A first try is here: one of those sent away, if it says so or was claimed anew since.
@@ -217,15 +268,16 @@ impl<T> Target<T> {
         }
     }
 
-    /// Puts a delivery where it belongs: what comes back goes before what was accepted later.
+    /// Puts a delivery where it belongs: the head first, all others in the order of acceptance, which
+    /// is not the order in which they come from the journal once some of them were there before.
     pub(super) fn enqueue(&mut self, plane: usize, waiting: Waiting<T>) {
-        let line = &mut self.waiting[plane];
-        if !waiting.about.came_back {
-            line.push_back(waiting);
-            return;
+        let is_head = self.is_head(waiting.about.id);
+        if let Some(head) = self.head.as_mut().filter(|_| is_head) {
+            head.is_away = false;
         }
-        let later = |other: &Waiting<T>| other.about.notification > waiting.about.notification;
-        let place = line.iter().position(later).unwrap_or(line.len());
+        let line = &mut self.waiting[plane];
+        let earlier = |other: &Waiting<T>| other.about.notification <= waiting.about.notification;
+        let place = if is_head { 0 } else { line.iter().rposition(earlier).map_or(0, |at| at + 1) };
         line.insert(place, waiting);
     }
 
@@ -307,6 +359,11 @@ impl<T> Targets<T> {
         }
         self.by_key.insert(key, place);
         place
+    }
+
+    /// The target's number, if it is known.
+    pub(super) fn find(&self, key: TargetKey) -> Option<u32> {
+        self.by_key.get(&key).copied()
     }
 
     pub(super) fn get_mut(&mut self, place: u32) -> Option<&mut Target<T>> {

@@ -1,9 +1,11 @@
 //! Whom one organization's or one provider's trouble reaches, and whom it does not.
 
 use super::*;
+use crate::journal::Cancellation;
 use crate::model::{Endpoint, OnUnknown, Secret, TargetPolicy};
 use crate::store::Change;
 use crate::vault::Owner;
+use crate::work::encode_event;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 const HOOKED: &str = "hooked";
@@ -21,6 +23,23 @@ impl World {
         world.store.apply(vec![Change::PutSubscription(hook)]).await.expect("applied");
         world.start(Arc::new(NoRules));
         world
+    }
+
+    /// Ends the dispatcher and makes the hook one of Slack that takes several messages in one.
+    async fn merging_slack(&mut self) -> Arc<Scripted> {
+        self.dispatcher.take().expect("running").drain(Duration::ZERO).await;
+        let [mut hook] = <[_; 1]>::try_from(self.subscriptions().await).expect("one hook");
+        hook.policy.merges_overflow = true;
+        let url = Secret::new("https://hooks.example.com/x");
+        hook.endpoint = Endpoint::Slack {
+            url: self.store.vault().seal(Owner(hook.org, hook.id), &url),
+            team: String::from("t"),
+            channel: String::from("c"),
+        };
+        self.store.apply(vec![Change::PutSubscription(hook)]).await.expect("applied");
+        let slack = scripted(ProviderName::Slack, |_| Some(Outcome::Delivered));
+        self.slack = Some(Arc::clone(&slack));
+        slack
     }
 
     async fn subscriptions(&self) -> Vec<crate::model::Subscription> {
@@ -245,20 +264,7 @@ async fn a_refused_credential_holds_everything_and_uses_up_nobodys_tries() {
 #[tokio::test(flavor = "multi_thread")]
 async fn overflow_of_a_slack_hook_goes_out_as_one_message_and_each_has_its_own_outcome() {
     let mut world = World::hooks(|_| Some(Outcome::Delivered), TargetPolicy::default()).await;
-    world.dispatcher.take().expect("running").drain(Duration::ZERO).await;
-    let [mut hook] = <[_; 1]>::try_from(world.subscriptions().await).expect("one hook");
-    hook.policy.merges_overflow = true;
-    hook.endpoint = Endpoint::Slack {
-        url: world
-            .store
-            .vault()
-            .seal(Owner(hook.org, hook.id), &Secret::new("https://hooks.example.com/x")),
-        team: String::from("t"),
-        channel: String::from("c"),
-    };
-    world.store.apply(vec![Change::PutSubscription(hook)]).await.expect("applied");
-    let slack = scripted(ProviderName::Slack, |_| Some(Outcome::Delivered));
-    world.slack = Some(Arc::clone(&slack));
+    let slack = world.merging_slack().await;
     let mut ids = Vec::new();
     for _ in 0..10 {
         ids.push(world.hook().await);
@@ -271,6 +277,41 @@ async fn overflow_of_a_slack_hook_goes_out_as_one_message_and_each_has_its_own_o
     for id in ids {
         world.until("an outcome", Duration::ZERO, async |w| !w.finals(id).await.is_empty()).await;
         assert_eq!(world.finals(id).await, [FinalState::Delivered]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_canceled_while_it_waits_does_not_go_out_within_another() {
+    let mut world = World::hooks(|_| Some(Outcome::Delivered), TargetPolicy::default()).await;
+    let slack = world.merging_slack().await;
+    world.start(Arc::new(NoRules));
+    for sent in 1..=3 {
+        world.hook().await;
+        world.until("sent", Duration::ZERO, async |_| slack.sent.lock().len() == sent).await;
+    }
+    world.settled().await;
+    let mut ids = Vec::new();
+    for waiting in 1..=4 {
+        ids.push(world.hook().await);
+        world.until("it waits", Duration::ZERO, async |w| w.waits() == waiting).await;
+    }
+    let canceled = ids[2];
+    let by = String::from("test");
+    let event = encode_event(&TimelineEvent::Canceled { at: world.clock.now(), by });
+    let cancellation = Cancellation { notification: canceled, org: ORG, event };
+    let commit = world.journal.cancel(ShardId(0), cancellation).expect("taken");
+    commit.await.expect("committed");
+    // Just when the hook takes its next, which is the last for a while.
+    world.clock.advance(Duration::from_secs(1));
+    world.settled().await;
+    let bodies = slack.bodies.lock().clone();
+    let last = bodies.last().expect("sent");
+    assert_eq!((bodies.len(), last.lines().nth(2)), (4, Some("2 more:")), "{bodies:?}");
+    for id in ids {
+        world.until("an end", Duration::ZERO, async |w| !w.finals(id).await.is_empty()).await;
+        let is_canceled = id == canceled;
+        let end = if is_canceled { FinalState::Suppressed } else { FinalState::Delivered };
+        assert_eq!(world.finals(id).await, [end]);
     }
 }
 

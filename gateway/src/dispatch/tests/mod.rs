@@ -21,6 +21,7 @@ use uuid::Uuid;
 mod fair;
 mod inbox;
 mod mail;
+mod replay;
 
 const START: Millis = Millis(1_700_000_000_000);
 /// The event whose users also get entries in their inboxes.
@@ -112,6 +113,8 @@ struct World {
     webhook: Arc<Scripted>,
     slack: Option<Arc<Scripted>>,
     email: Option<Arc<Scripted>>,
+    /// Deliveries that may wait in memory.
+    queue: usize,
 }
 
 fn scripted(
@@ -168,6 +171,7 @@ impl World {
             webhook,
             slack: None,
             email: None,
+            queue: 64,
         };
         world.start(rules);
         world
@@ -180,8 +184,11 @@ impl World {
         providers.webhook = Some(Arc::clone(&self.webhook) as Arc<dyn Provider>);
         providers.slack = self.slack.clone().map(|slack| slack as Arc<dyn Provider>);
         providers.email = self.email.clone().map(|email| email as Arc<dyn Provider>);
-        let settings =
-            DispatchSettings { queue: 64, max_in_flight: 128, ..DispatchSettings::default() };
+        let settings = DispatchSettings {
+            queue: self.queue,
+            max_in_flight: 128,
+            ..DispatchSettings::default()
+        };
         self.dispatcher = Some(Dispatcher::start(DispatcherParts {
             journal: Arc::clone(&self.journal) as Arc<dyn Journal>,
             store: Arc::clone(&self.store) as Arc<dyn Store>,
@@ -190,6 +197,19 @@ impl World {
             clock: Arc::new(self.clock.clone()),
             settings,
         }));
+    }
+
+    /// Ends as a crash does, leaving everything claimed, and opens what is on disk.
+    async fn crash(&mut self) {
+        self.dispatcher.take().expect("running").drain(Duration::ZERO).await;
+        self.journal.close().await;
+        let home = self.dir.path();
+        std::fs::create_dir(home.join("next")).expect("directory");
+        for file in std::fs::read_dir(home.join("journal")).expect("listing") {
+            let file = file.expect("entry");
+            std::fs::copy(file.path(), home.join("next").join(file.file_name())).expect("copied");
+        }
+        self.journal = open(&self.dir, "next", &self.clock);
     }
 
     async fn accept(&self, audience: Audience, event: &str) -> NotificationId {
@@ -479,16 +499,7 @@ async fn a_restart_sends_again_only_what_had_no_result() {
     let all: Vec<_> = (1..=20).collect();
     world.accept(users(&all), "x").await;
     world.until("ten are done", Duration::ZERO, async |w| w.books().finals[0] == 10).await;
-    let dispatcher = world.dispatcher.take().expect("running");
-    dispatcher.drain(Duration::ZERO).await;
-    world.journal.close().await;
-    let home = world.dir.path();
-    std::fs::create_dir(home.join("next")).expect("directory");
-    for file in std::fs::read_dir(home.join("journal")).expect("listing") {
-        let file = file.expect("entry");
-        std::fs::copy(file.path(), home.join("next").join(file.file_name())).expect("copied");
-    }
-    world.journal = open(&world.dir, "next", &world.clock);
+    world.crash().await;
     world.push = scripted(ProviderName::Apns, |_| Some(Outcome::Delivered));
     world.start(Arc::new(NoRules));
     world.settled().await;

@@ -3,7 +3,7 @@
 use super::line::{Class, Spot};
 use super::lines::{Lines, Stretch};
 use super::record::Extent;
-use super::state::ShardSnapshot;
+use super::state::{ShardSnapshot, class};
 use super::*;
 use crate::clock::TestClock;
 use crate::journal::{Entry, EntryKind, Unlimited};
@@ -317,4 +317,10 @@ async fn an_entry_damaged_after_it_was_lined_up_is_never_served() {
     drop(journal);
     let error = DiskJournal::open(home.path(), options(), Arc::new(clock)).expect_err("named");
     assert!(error.to_string().contains("damaged at byte"), "{error}");
+}
+
+#[test]
+fn first_attempts_that_were_put_off_are_claimed_as_such() {
+    assert!(class(EntryKind::Deferred) == Class::First);
+    assert!(class(EntryKind::FollowUp) == Class::Again);
 }

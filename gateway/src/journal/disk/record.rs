@@ -202,6 +202,7 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) -> Extent {
         EntryKind::FollowUp => 1,
         EntryKind::Change => 2,
         EntryKind::Listed => 3,
+        EntryKind::Deferred => 4,
     });
     out.put_u64_le(entry.due.0);
     put_bytes(out, &entry.payload);
@@ -415,6 +416,7 @@ impl Records {
             1 => EntryKind::FollowUp,
             2 => EntryKind::Change,
             3 => EntryKind::Listed,
+            4 => EntryKind::Deferred,
             _ => return None,
         };
         let due = Millis(self.0.try_get_u64_le().ok()?);

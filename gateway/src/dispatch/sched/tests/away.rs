@@ -54,3 +54,72 @@ fn a_long_backlog_of_few_devices_never_stands_still_and_stays_in_order() {
     let of = |device| sent.iter().filter(move |number| *number % DEVICES == device);
     assert!((0..DEVICES).all(|device| of(device).is_sorted()), "first tries keep their order");
 }
+
+fn later(offered: Offered<u64>) -> Millis {
+    let Offered::Later { parked, .. } = offered else { panic!("{offered:?}") };
+    parked.due
+}
+
+/// A device whose first delivery was held back for half a minute, and one of which it is certain
+/// that it will come back.
+fn held_back(scheduler: &mut Scheduler<u64>, stays_first: bool) {
+    queued(scheduler.offer(push_offer(1, 1, 1, "a"), now(LATER)));
+    let picked = picks(scheduler, LATER);
+    let again = Finished { again_ms: Some(30_000), stays_first, ..UNTRIED };
+    scheduler.finish(picked[0].1, again, now(LATER));
+}
+
+fn absent() -> Absent {
+    let Offer { org, target, about, .. } = push_offer(1, 1, 1, "a");
+    Absent { org, target, id: about.id, notification: about.notification, is_first: true }
+}
+
+#[test]
+fn without_room_nobody_comes_back_before_those_who_were_sent_away() {
+    let mut scheduler = scheduler();
+    held_back(&mut scheduler, true);
+    for device in 2.. {
+        if scheduler.room_for(organization(1)) == 0 {
+            break;
+        }
+        queued(scheduler.offer(push_offer(1, device, device, "a"), now(LATER)));
+    }
+    let due = later(scheduler.offer(push_offer(1, 1, 9_000, "a"), now(LATER)));
+    assert!(due >= now(LATER + 30_000).at, "{due:?}");
+}
+
+#[test]
+fn a_closed_line_opens_to_nobody_before_those_who_were_sent_away() {
+    let mut scheduler = scheduler();
+    held_back(&mut scheduler, true);
+    queued(scheduler.offer(push_offer(1, 2, 2, "a"), now(LATER)));
+    let picked = picks(&mut scheduler, LATER);
+    let wait = Finished { wait_ms: Some(5_000), is_lane_wait: true, ..signal(Signal::Throttled) };
+    scheduler.finish(picked[0].1, wait, now(LATER));
+    let due = later(scheduler.offer(push_offer(1, 1, 9_000, "a"), now(LATER)));
+    assert!(due >= now(LATER + 30_000).at, "{due:?}");
+}
+
+#[test]
+fn nobody_waits_for_what_ended_in_the_journal_or_comes_back_as_a_repeat() {
+    let mut ended = scheduler();
+    held_back(&mut ended, true);
+    later(ended.offer(push_offer(1, 1, 9_000, "a"), now(LATER)));
+    ended.gone(absent(), now(LATER));
+    let Offer { org, target, about, .. } = push_offer(1, 1, 9_000, "a");
+    let other =
+        Absent { org, target, id: about.id, notification: about.notification, is_first: true };
+    ended.gone(other, now(LATER));
+    queued(ended.offer(push_offer(1, 1, 9_001, "a"), now(LATER)));
+    let mut counted = scheduler();
+    held_back(&mut counted, false);
+    queued(counted.offer(push_offer(1, 1, 9_000, "a"), now(LATER)));
+}
+
+#[test]
+fn what_could_not_be_sent_back_is_waited_for_no_more() {
+    let mut scheduler = scheduler();
+    held_back(&mut scheduler, true);
+    scheduler.fenced(absent(), now(LATER));
+    queued(scheduler.offer(push_offer(1, 1, 9_000, "a"), now(LATER)));
+}

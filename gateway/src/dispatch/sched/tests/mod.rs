@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 mod away;
 mod fairness;
+mod strict;
 
 pub(super) fn organization(number: usize) -> OrganizationId {
     OrganizationId(i32::try_from(number).expect("small"))
@@ -59,6 +60,7 @@ pub(super) fn answered(service_ms: u64) -> Finished {
         is_lane_wait: false,
         service_ms: u32::try_from(service_ms).expect("small"),
         again_ms: None,
+        stays_first: false,
     }
 }
 
