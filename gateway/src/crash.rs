@@ -2,7 +2,8 @@
 //! `crash-points` alone.
 //!
 //! `BUGLER_CRASH=C3:7` aborts at the 7th passing of C3: nothing is unwound, flushed or answered,
-//! as if the process had been killed there. Without the feature a point is an empty function.
+//! as if the process had been killed there. `C5:7:panic` panics there instead, and `C6:1:panic:3` at
+//! that passing and the next two. Without the feature a point is an empty function.
 
 /// The stages of a notification's life, by the names under which tests ask for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +56,10 @@ impl Stage {
 /// Dies here if this is the passing that `BUGLER_CRASH` names.
 #[cfg(feature = "crash-points")]
 pub fn point(stage: Stage) {
-    if armed::is_last(stage) {
-        std::process::abort();
+    match armed::strike(stage) {
+        None => {}
+        Some(armed::End::Abort) => std::process::abort(),
+        Some(armed::End::Panic) => std::panic::panic_any("BUGLER_CRASH asked for a panic"),
     }
 }
 
@@ -64,7 +67,7 @@ pub fn point(stage: Stage) {
 /// `BUGLER_CRASH` names.
 #[cfg(feature = "crash-points")]
 pub async fn midway<T>(stage: Stage, work: impl Future<Output = T>) -> T {
-    if !armed::is_last(stage) {
+    if armed::strike(stage).is_none() {
         return work.await;
     }
     tokio::select! {
@@ -164,7 +167,22 @@ mod armed {
     /// Enough for a request to leave, hardly for its answer.
     pub(super) const MOMENT: Duration = Duration::from_micros(300);
 
-    static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    /// What becomes of whoever passes.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum End {
+        Abort,
+        Panic,
+    }
+
+    /// What `BUGLER_CRASH` names.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Wanted {
+        stage: String,
+        passings: std::ops::Range<u64>,
+        end: End,
+    }
+
+    static WANTED: OnceLock<Option<Wanted>> = OnceLock::new();
     static PASSED: AtomicU64 = AtomicU64::new(0);
     static ASKED: OnceLock<Option<Sabotage>> = OnceLock::new();
 
@@ -189,18 +207,40 @@ mod armed {
         *ASKED.get_or_init(asked) == Some(how)
     }
 
-    fn wanted() -> Option<(String, u64)> {
-        let text = std::env::var("BUGLER_CRASH").ok()?;
-        let (stage, passing) = text.split_once(':')?;
-        Some((stage.to_owned(), passing.parse().ok()?))
+    fn wanted(text: &str) -> Option<Wanted> {
+        let mut words = text.split(':');
+        let stage = words.next()?.to_owned();
+        let first: u64 = words.next()?.parse().ok()?;
+        let (end, count) = match (words.next(), words.next()) {
+            (None, _) => (End::Abort, 1),
+            (Some("panic"), count) => (End::Panic, count.map_or(Ok(1), str::parse).ok()?),
+            (Some(_), _) => return None,
+        };
+        Some(Wanted { stage, passings: first..first.saturating_add(count), end })
     }
 
-    pub(super) fn is_last(stage: Stage) -> bool {
-        match WANTED.get_or_init(wanted) {
-            Some((name, passing)) if name == stage.name() => {
-                PASSED.fetch_add(1, Ordering::AcqRel) + 1 == *passing
+    pub(super) fn strike(stage: Stage) -> Option<End> {
+        let read = || wanted(&std::env::var("BUGLER_CRASH").ok()?);
+        let wanted = WANTED.get_or_init(read).as_ref().filter(|w| w.stage == stage.name())?;
+        let passing = PASSED.fetch_add(1, Ordering::AcqRel) + 1;
+        wanted.passings.contains(&passing).then_some(wanted.end)
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_wish_names_a_stage_a_passing_and_how_to_end() {
+            let wish = |stage: &str, passings, end| {
+                Some(Wanted { stage: stage.to_owned(), passings, end })
+            };
+            assert_eq!(wanted("C3:7"), wish("C3", 7..8, End::Abort));
+            assert_eq!(wanted("C5:7:panic"), wish("C5", 7..8, End::Panic));
+            assert_eq!(wanted("C6:1:panic:3"), wish("C6", 1..4, End::Panic));
+            for wrong in ["", "C3", "C3:x", "C3:1:sleep", "C3:1:panic:x"] {
+                assert_eq!(wanted(wrong), None, "{wrong}");
             }
-            _ => false,
         }
     }
 }

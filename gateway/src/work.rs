@@ -18,6 +18,9 @@ const PAYLOAD_BYTES: usize = 512;
 /// What a timeline names as the target of a notification canceled as a whole.
 pub const CANCELED_TARGET: &str = "notification";
 
+/// The target of an entry that was given up before anybody knew whom it is for.
+pub const ENTRY_TARGET: &str = "entry";
+
 /// One recipient, named without secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RecipientRef {

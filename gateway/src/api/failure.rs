@@ -29,13 +29,15 @@ pub(crate) enum FailureClass {
     Timeout,
     Throttled,
     Overloaded,
+    /// The journal failed while it stored the request, and a restart may find it.
+    Uncertain,
     Internal,
 }
 
 impl FailureClass {
     /// Every class, for tables.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Invalid,
         Self::NoToken,
         Self::BadToken,
@@ -52,6 +54,7 @@ impl FailureClass {
         Self::Timeout,
         Self::Throttled,
         Self::Overloaded,
+        Self::Uncertain,
         Self::Internal,
     ];
 
@@ -73,7 +76,7 @@ impl FailureClass {
             Self::Throttled => 429,
             Self::HeadersTooLarge => 431,
             Self::Internal => 500,
-            Self::Overloaded => 503,
+            Self::Overloaded | Self::Uncertain => 503,
         }
     }
 
@@ -98,6 +101,7 @@ impl FailureClass {
             Self::HeadersTooLarge => "BGL-1431",
             Self::Internal => "BGL-5000",
             Self::Overloaded => "BGL-5003",
+            Self::Uncertain => "BGL-5004",
         }
     }
 }
@@ -124,7 +128,10 @@ impl Failure {
     #[must_use]
     pub(crate) fn new(class: FailureClass, detail: impl Into<String>) -> Self {
         let retry_after_s = match class {
-            FailureClass::Throttled | FailureClass::Overloaded | FailureClass::Conflict => Some(1),
+            FailureClass::Throttled
+            | FailureClass::Overloaded
+            | FailureClass::Uncertain
+            | FailureClass::Conflict => Some(1),
             _ => None,
         };
         Self { class, detail: detail.into(), fields: Vec::new(), retry_after_s }
@@ -190,6 +197,7 @@ impl From<IntakeError> for Failure {
             }
             IntakeError::TooLarge => FailureClass::TooLarge,
             IntakeError::Failed => FailureClass::Overloaded,
+            IntakeError::Uncertain => FailureClass::Uncertain,
         };
         Self::new(class, error.to_string())
     }

@@ -1,6 +1,6 @@
 //! Builds answers: JSON bodies and Bugler's own headers, which never change a dialect's body.
 
-use crate::api::failure::Failure;
+use crate::api::failure::{Failure, FailureClass};
 use crate::intake::Answer;
 use crate::server::{ReplyBody, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -11,6 +11,8 @@ pub(crate) const NOTIFICATION_ID: HeaderName = HeaderName::from_static("bugler-n
 pub(crate) const DURABILITY: HeaderName = HeaderName::from_static("bugler-durability");
 const ERROR: HeaderName = HeaderName::from_static("bugler-error");
 const DETAIL: HeaderName = HeaderName::from_static("bugler-error-detail");
+/// `unknown` where the next start decides whether the request was stored.
+const OUTCOME: HeaderName = HeaderName::from_static("bugler-outcome");
 const HEADERS: usize = 12;
 const DETAIL_MAX: usize = 500;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -44,6 +46,9 @@ pub(crate) fn failure(status: u16, body: &Value, failure: &Failure) -> Response 
         failure.detail.chars().filter(|c| matches!(c, ' '..='~')).take(DETAIL_MAX).collect();
     if let Ok(detail) = HeaderValue::from_str(&detail) {
         headers.insert(DETAIL, detail);
+    }
+    if failure.class == FailureClass::Uncertain {
+        headers.insert(OUTCOME, HeaderValue::from_static("unknown"));
     }
     if let Some(seconds) = failure.retry_after_s {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

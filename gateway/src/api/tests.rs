@@ -112,8 +112,14 @@ fn every_failure_has_its_code_and_waits_where_it_helps_in_every_dialect() {
             assert_eq!(header("bugler-error"), Some(class.code().as_bytes().to_vec()));
             let waits = matches!(
                 class,
-                FailureClass::Throttled | FailureClass::Overloaded | FailureClass::Conflict
+                FailureClass::Throttled
+                    | FailureClass::Overloaded
+                    | FailureClass::Uncertain
+                    | FailureClass::Conflict
             );
+            let is_unknown = class == FailureClass::Uncertain;
+            let unknown = is_unknown.then(|| b"unknown".to_vec());
+            assert_eq!(header("bugler-outcome"), unknown, "{dialect:?} {class:?}");
             assert_eq!(header("retry-after").is_some(), waits, "{dialect:?} {class:?}");
             assert!(response.status().is_client_error() || response.status().is_server_error());
             assert!(body(&response).is_object());

@@ -103,6 +103,12 @@ const CODES: &[(&str, &str, &str, bool)] = &[
         "Ask again after Retry-After seconds; look at bugler_log_pending_bytes and store.max_disk.",
         true,
     ),
+    (
+        "BGL-5004",
+        "The journal failed while it stored the request; the next start may find it (Bugler-Outcome: unknown).",
+        "Send the same request again under the same Idempotency-Key; without one it may be done twice.",
+        true,
+    ),
 ];
 
 #[derive(Debug, Args)]

@@ -13,7 +13,7 @@ use crate::model::{
 };
 use crate::rules::RouteItem;
 use crate::store::{Change, InboxChange, StoreError};
-use crate::work::{Overrides, RecipientRef, Work, decode_changes, decode_event};
+use crate::work::{ENTRY_TARGET, Overrides, RecipientRef, Work, decode_changes, decode_event};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -236,13 +236,13 @@ impl Shard {
 
     /// An entry nobody can work on is put with the dead letters, so that the rest goes on.
     async fn quarantine(&self, claim: &Claim, cause: &str) {
-        let delivery = DeliveryId::derive(claim.notification, "entry");
+        let delivery = DeliveryId::derive(claim.notification, ENTRY_TARGET);
         let report = Report {
             resolved: vec![(delivery, Resolution::Final(FinalState::Dead))],
             events: vec![TimelineEvent::Settled {
                 at: self.context.clock.now(),
                 delivery,
-                target: String::from("entry"),
+                target: String::from(ENTRY_TARGET),
                 state: FinalState::Dead,
                 cause: cause.to_owned(),
             }],

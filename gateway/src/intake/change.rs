@@ -32,7 +32,7 @@ impl From<StoreError> for ChangeError {
         match error {
             StoreError::Log(LogError::Full) => Self::Intake(IntakeError::Overloaded),
             StoreError::Log(LogError::TooLarge) => Self::Intake(IntakeError::TooLarge),
-            StoreError::Log(LogError::Failed) => Self::Intake(IntakeError::Failed),
+            StoreError::Log(LogError::Failed) => Self::Intake(IntakeError::Uncertain),
             other => Self::Store(other),
         }
     }
@@ -90,6 +90,7 @@ fn log_error(error: JournalError) -> LogError {
         JournalError::Full => LogError::Full,
         JournalError::TooLarge => LogError::TooLarge,
         JournalError::Poisoned
+        | JournalError::Uncertain
         | JournalError::Closed
         | JournalError::Fenced
         | JournalError::Unreadable => LogError::Failed,

@@ -58,6 +58,11 @@ pub enum IntakeError {
     TooLarge,
     #[error("the journal failed; nothing was stored")]
     Failed,
+    #[error(
+        "the journal failed while it stored this, and a restart may find it: send the same request \
+         again under its Idempotency-Key; without a key it may be done twice"
+    )]
+    Uncertain,
 }
 
 impl IntakeError {
@@ -87,6 +92,7 @@ impl From<JournalError> for IntakeError {
         match error {
             JournalError::Full => Self::Overloaded,
             JournalError::TooLarge => Self::TooLarge,
+            JournalError::Uncertain => Self::Uncertain,
             JournalError::Poisoned
             | JournalError::Closed
             | JournalError::Fenced

@@ -212,9 +212,13 @@ pub enum JournalError {
     /// One addition must fit into a commit block; split it.
     #[error("the addition is larger than a journal segment")]
     TooLarge,
-    /// A write or sync failed: nothing more is acknowledged until a restart re-reads the disk.
+    /// A write or sync failed before: this was not stored, and nothing more is acknowledged until a
+    /// restart re-reads the disk.
     #[error("the journal failed and stopped accepting")]
     Poisoned,
+    /// The write or sync of this very addition failed: the next start may find it, or not.
+    #[error("the journal failed while it stored this, which may be on the disk")]
+    Uncertain,
     #[error("the journal is closed")]
     Closed,
     /// The lease ran out and somebody else holds the entry: the settlement changed nothing.

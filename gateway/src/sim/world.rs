@@ -267,6 +267,7 @@ impl World {
             4 => faults.sync_fails_at = Some(dice.below(60)),
             5 => faults.write_fails_at = Some(dice.below(60)),
             6 => faults.room = Some(dice.below(200)),
+            7 => faults.read_only = true,
             _ => {}
         }
         if dice.chance(20) {
@@ -363,9 +364,8 @@ impl World {
                     use crate::journal::JournalError;
                     let told = match commit.await {
                         Ok(()) => Told::Accepted,
-                        Err(JournalError::Full | JournalError::TooLarge) => Told::Refused,
-                        // Whether it is on disk nobody knows.
-                        Err(_) => return,
+                        Err(JournalError::Uncertain) => return,
+                        Err(_) => Told::Refused,
                     };
                     ledger.lock().answer(first, count, told);
                 });

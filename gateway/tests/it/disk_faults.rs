@@ -103,13 +103,22 @@ async fn after_a_failed_sync_or_write_nothing_more_is_accepted_and_the_end_is_74
         for _ in 0..5 {
             ids.push(gateway.ask(&scene.ask(10)).await.id());
         }
+        scene.keeps(&gateway, &ids).await;
         scene.order(fault);
+        let mut told_unknown = 0;
         for _ in 0..5 {
             // Nobody is told yes; whoever comes late finds nobody.
-            if let Ok(reply) = scene.ask(10).exchange(Protocol::Http1, gateway.api).await {
+            let told = scene.ask(10).exchange(Protocol::Http1, gateway.api).await;
+            told_unknown += usize::from(told.is_ok_and(|reply| {
                 assert_eq!(reply.status, 503, "{fault}: {}", reply.text());
-            }
+                let is_unknown = reply.header("bugler-error") == Some("BGL-5004");
+                let outcome = reply.header("bugler-outcome");
+                assert_eq!(outcome, is_unknown.then_some("unknown"), "{fault}");
+                is_unknown
+            }));
         }
+        // The first met the failure; what came after it was not written.
+        assert_eq!(told_unknown, 1, "{fault}");
         assert_eq!(gateway.ended().await.code(), Some(EXIT_IO), "{fault}: {:#?}", gateway.log());
         drop(gateway);
         let gateway = scene.home.start().await;

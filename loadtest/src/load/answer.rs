@@ -15,13 +15,17 @@ struct BulkLine<'a> {
     status: Option<u16>,
     #[serde(borrow)]
     id: Option<&'a str>,
+    #[serde(borrow)]
+    outcome: Option<&'a str>,
 }
 
 /// Appends an outcome for each of `first..first + count`.
 pub(super) fn outcomes(answer: &Answer<'_>, first: u64, count: u64, out: &mut Vec<ClientEntry>) {
     let is_accepted = (200..300).contains(&answer.status);
     let all = |outcome| (first..first + count).map(move |seq| ClientEntry { seq, outcome });
-    if !is_accepted {
+    if answer.is_unknown {
+        out.extend(all(Outcome::Unknown));
+    } else if !is_accepted {
         out.extend(all(Outcome::Refused(answer.status)));
     } else if is_bulk(answer.body) {
         // A line without an answer stays unknown.
@@ -31,7 +35,8 @@ pub(super) fn outcomes(answer: &Answer<'_>, first: u64, count: u64, out: &mut Ve
         for line in answer.body.split(|byte| *byte == b'\n') {
             let Ok(line) = serde_json::from_slice::<BulkLine<'_>>(line) else { continue };
             let index = line.i.and_then(|index| usize::try_from(index).ok());
-            if let (Some(index), Some(status)) = (index, line.status)
+            if line.outcome.is_none()
+                && let (Some(index), Some(status)) = (index, line.status)
                 && let Some(entry) = entries.get_mut(index)
             {
                 entry.outcome = outcome(status, line.id.and_then(|id| Uuid::try_parse(id).ok()));
@@ -65,9 +70,14 @@ fn find_id(body: &[u8]) -> Option<Uuid> {
 mod tests {
     use super::*;
 
+    /// Stands for a refusal whose header says that the outcome is unknown.
+    const UNKNOWN: u16 = 599;
+
     fn of(status: u16, id: Option<Uuid>, body: &str, count: u64) -> Vec<Outcome> {
         let mut out = Vec::new();
-        let answer = Answer { status, id, closes: false, body: body.as_bytes() };
+        let is_unknown = status == UNKNOWN;
+        let body = body.as_bytes();
+        let answer = Answer { status, id, is_unknown, says_when: false, closes: false, body };
         outcomes(&answer, 5, count, &mut out);
         assert!(out.iter().map(|entry| entry.seq).eq(5..5 + count));
         out.into_iter().map(|entry| entry.outcome).collect()
@@ -95,5 +105,8 @@ mod tests {
         let expected = [Outcome::Accepted(Some(id)), Outcome::Unknown, Outcome::Refused(422)];
         assert_eq!(of(200, None, &body, 3), expected);
         assert_eq!(of(503, None, "", 2), [Outcome::Refused(503); 2]);
+        assert_eq!(of(UNKNOWN, None, "", 2), [Outcome::Unknown; 2]);
+        let body = "{\"i\":0,\"status\":503,\"outcome\":\"unknown\"}\n{\"i\":1,\"status\":503}\n";
+        assert_eq!(of(200, None, body, 2), [Outcome::Unknown, Outcome::Refused(503)]);
     }
 }

@@ -195,6 +195,8 @@ struct Sent {
     latency: Duration,
     service: Duration,
     lateness: Duration,
+    /// Refused for now, without a word on when to ask again.
+    is_unhinted: bool,
     is_reusable: bool,
 }
 
@@ -215,16 +217,17 @@ async fn send(
     let answered = timeout(shared.plan.timeout, connection.exchange(request)).await;
     let ended_at = Instant::now();
     outcomes.clear();
-    let (status, is_reusable) = match answered {
+    let (status, is_unhinted, is_reusable) = match answered {
         Ok(Ok(answer)) => {
             answer::outcomes(&answer, slot.first_seq, slot.count, outcomes);
-            (Some(answer.status), !answer.closes)
+            let is_unhinted = matches!(answer.status, 429 | 503) && !answer.says_when;
+            (Some(answer.status), is_unhinted, !answer.closes)
         }
         // Broken or too late: the server may have taken it or not.
         Ok(Err(_)) | Err(_) => {
             let unknown = |seq| ClientEntry { seq, outcome: Outcome::Unknown };
             outcomes.extend((slot.first_seq..slot.first_seq + slot.count).map(unknown));
-            (None, false)
+            (None, false, false)
         }
     };
     shared.ledger.settle(outcomes);
@@ -234,6 +237,7 @@ async fn send(
         latency: ended_at - slot.planned,
         service: ended_at - sent_at,
         lateness: sent_at.saturating_duration_since(slot.planned),
+        is_unhinted,
         is_reusable,
     }
 }

@@ -48,6 +48,7 @@ impl Progress {
 pub(super) struct Tally {
     requests: u64,
     late_starts: u64,
+    unhinted: u64,
     by_status: BTreeMap<u16, u64>,
     latency: Histogram<u64>,
     service: Histogram<u64>,
@@ -60,6 +61,7 @@ impl Tally {
         Self {
             requests: 0,
             late_starts: 0,
+            unhinted: 0,
             by_status: BTreeMap::new(),
             latency: histogram(),
             service: histogram(),
@@ -74,6 +76,7 @@ impl Tally {
         self.lateness.saturating_record(micros(sent.lateness));
         let Some(status) = sent.status else { return };
         *self.by_status.entry(status).or_default() += 1;
+        self.unhinted += u64::from(sent.is_unhinted);
         if (200..300).contains(&status) {
             self.latency.saturating_record(micros(sent.latency));
             self.service.saturating_record(micros(sent.service));
@@ -85,6 +88,7 @@ impl Tally {
     pub(super) fn merge(&mut self, other: &Self) {
         self.requests += other.requests;
         self.late_starts += other.late_starts;
+        self.unhinted += other.unhinted;
         for (status, count) in &other.by_status {
             *self.by_status.entry(*status).or_default() += count;
         }
@@ -118,6 +122,8 @@ pub struct LoadReport {
     /// Requests made, and answers by status.
     pub requests: u64,
     pub by_status: BTreeMap<u16, u64>,
+    /// Answers of 429 and 503 without `Retry-After`.
+    pub unhinted: u64,
     pub connect_failures: u64,
     /// Requests that began more than 10 ms after their planned time.
     pub late_starts: u64,
@@ -149,6 +155,7 @@ impl LoadReport {
             unknown: read(&progress.unknown),
             requests: total.requests,
             by_status: total.by_status.clone(),
+            unhinted: total.unhinted,
             connect_failures: read(&progress.connect_failures),
             late_starts: total.late_starts,
             duration,
@@ -178,6 +185,7 @@ impl LoadReport {
             "unknown": self.unknown,
             "requests": self.requests,
             "by_status": self.by_status,
+            "unhinted": self.unhinted,
             "connect_failures": self.connect_failures,
             "late_starts": self.late_starts,
             "duration_s": self.duration.as_secs_f64(),

@@ -27,6 +27,10 @@ pub(crate) struct Answer<'a> {
     pub(crate) status: u16,
     /// From `Bugler-Notification-Id`.
     pub(super) id: Option<Uuid>,
+    /// From `Bugler-Outcome`: whether the request was stored is not known.
+    pub(super) is_unknown: bool,
+    /// Whether there is a `Retry-After`.
+    pub(super) says_when: bool,
     pub(super) closes: bool,
     pub(crate) body: &'a [u8],
 }
@@ -44,6 +48,8 @@ struct Head {
     id: Option<Uuid>,
     length: Option<usize>,
     is_chunked: bool,
+    is_unknown: bool,
+    says_when: bool,
     closes: bool,
     bytes: usize,
 }
@@ -63,8 +69,8 @@ impl Connection {
         } else {
             exchange_large(&mut self.reader, &mut read, &mut write, request).await?
         };
-        let Head { status, id, closes, .. } = head;
-        Ok(Answer { status, id, closes, body: &self.reader.body })
+        let Head { status, id, is_unknown, says_when, closes, .. } = head;
+        Ok(Answer { status, id, is_unknown, says_when, closes, body: &self.reader.body })
     }
 }
 
@@ -211,6 +217,10 @@ fn parse_head(bytes: &[u8]) -> io::Result<Option<Head>> {
             head.closes |= value.eq_ignore_ascii_case("close");
         } else if name.eq_ignore_ascii_case("bugler-notification-id") {
             head.id = Uuid::try_parse(value).ok();
+        } else if name.eq_ignore_ascii_case("bugler-outcome") {
+            head.is_unknown = value == "unknown";
+        } else if name.eq_ignore_ascii_case("retry-after") {
+            head.says_when = value.parse::<u32>().is_ok();
         }
     }
     Ok(Some(head))
@@ -227,10 +237,12 @@ mod tests {
     #[test]
     fn a_head_tells_status_id_and_length_in_any_letter_case() {
         let text = b"HTTP/1.1 201 Created\r\nContent-Length: 7\r\nCONNECTION: close\r\n\
-            Bugler-Notification-Id: 00000000-0000-0000-0000-000000000007\r\n\r\nbody";
+            Bugler-Notification-Id: 00000000-0000-0000-0000-000000000007\r\n\
+            Bugler-Outcome: unknown\r\n\r\nbody";
         let head = parse_head(text).expect("it is HTTP").expect("it is whole");
         assert_eq!((head.status, head.length, head.closes), (201, Some(7), true));
         assert_eq!(head.id, Some(Uuid::from_u128(7)));
+        assert!(head.is_unknown);
         assert_eq!(head.bytes, text.len() - 4);
     }
 

@@ -332,8 +332,8 @@ impl<'a> Books<'a> {
         let is_told_apart = state.delivered > arrived || state.delivered < sure;
         // One without an answer can be asked for only if a provider got its id.
         let is_wrong = is_told_apart && !is_absent || is_absent && entry.is_accepted();
-        let wrong = u64::from(is_wrong) + state.twice;
-        self.findings.books.add(wrong, || {
+        self.findings.twice += state.twice;
+        self.findings.books.add(u64::from(is_wrong) + state.twice, || {
             format!(
                 "n-{seq}: {} delivered by the export, {arrived} by the providers",
                 state.delivered

@@ -49,6 +49,8 @@ pub(super) struct Findings {
     pub(super) inverted: Count,
     pub(super) pending: Count,
     pub(super) books: Count,
+    /// Deliveries with more than one final state; they are among `books`, too.
+    pub(super) twice: u64,
 }
 
 impl Findings {
@@ -62,6 +64,7 @@ impl Findings {
             (&mut self.ended_otherwise, other.ended_otherwise),
             (&mut self.attempts, other.attempts),
             (&mut self.ambiguous, other.ambiguous),
+            (&mut self.twice, other.twice),
         ] {
             *total += part;
         }

@@ -16,6 +16,8 @@ use super::stage::Stage;
 const FILES_SLACK: usize = 64;
 const THREADS_SLACK: usize = 8;
 const RSS_SLACK: u64 = 96 << 20;
+/// What the books say of deliveries that ended more than once.
+pub(super) const SECOND_STATE: &str = "deliveries with a second final state";
 const STOP_MAX: Duration = Duration::from_secs(30);
 
 /// Judges a row whose fault has healed and whose load has ended.
@@ -157,7 +159,11 @@ fn with_counters(
     }
     let mut line = Invariant::of("I8 books", &count, Some(0));
     let found = if line.note.is_empty() { String::new() } else { format!("; {}", line.note) };
-    line.note = format!("by {}{found}", compared.join(", "));
+    let twice = match findings.twice {
+        0 => String::new(),
+        count => format!(", {count} {SECOND_STATE}"),
+    };
+    line.note = format!("by {}{twice}{found}", compared.join(", "));
     line
 }
 

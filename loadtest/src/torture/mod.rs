@@ -17,6 +17,7 @@ mod export;
 mod findings;
 mod gateway;
 mod judge;
+mod mount;
 mod plot;
 mod proxy;
 mod report;
@@ -126,6 +127,12 @@ async fn play(row: &rows::Row, options: &Options) -> RowReport {
     if let Some(reason) = row.lacks {
         report.verdict = Verdict::Skipped(reason.to_owned());
         return report;
+    }
+    for need in row.needs {
+        if let Some(reason) = need.is_missing(&options.binary).await {
+            report.verdict = Verdict::Skipped(reason);
+            return report;
+        }
     }
     match stage_row(row, options, dir.clone()).await {
         Ok(stage) => {

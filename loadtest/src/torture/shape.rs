@@ -49,6 +49,8 @@ pub(super) struct Shape {
     pub(super) mutes_gateway: bool,
     /// Size of a small file system of its own for the data directory.
     pub(super) tmpfs_mib: Option<u64>,
+    /// Size of an ext4 of its own, whose power can be cut, for the data directory.
+    pub(super) ext4_mib: Option<u64>,
     /// Whether proxies stand between the gateway and its providers.
     pub(super) is_proxied: bool,
     pub(super) webhook_certificate: Certificate,
@@ -85,6 +87,7 @@ impl Shape {
             is_armed_at_start: false,
             mutes_gateway: false,
             tmpfs_mib: None,
+            ext4_mib: None,
             is_proxied: false,
             webhook_certificate: Certificate::Good,
             fcm_token_lifetime_s: 3600,

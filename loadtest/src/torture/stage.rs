@@ -5,13 +5,17 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use uuid::Uuid;
 
 use super::Trouble;
-use super::gateway::{Gateway, Launch, Residue, free_ports, tool};
+use super::gateway::{Gateway, Launch, Residue, free_ports};
+use super::mount::Mount;
 use super::proxy::{Proxy, Way};
-use super::shape::Shape;
+use super::shape::{Shape, Suite};
 use super::traffic::{Clients, Pace, Sent, Traffic};
 use super::world::{Endpoints, World, configuration};
+use crate::jsonl;
+use crate::ledger::{ClientLine, Outcome};
 use crate::load::Stop;
 use crate::twins::{FaultPlan, TwinName, TwinOptions, TwinSet};
 use crate::wall;
@@ -19,6 +23,8 @@ use crate::wall;
 const POLL: Duration = Duration::from_millis(100);
 /// The gateway publishes its backlog a few times a second: zero must be seen for so long.
 const QUIET: Duration = Duration::from_millis(1200);
+/// Longest orderly stop.
+const STOP_MAX: Duration = Duration::from_secs(20);
 /// Notifications per second of the warm-up.
 const WARM_UP_RATE: f64 = 200.0;
 const FOREVER: Stop = Stop::After(Duration::from_secs(86_400));
@@ -55,26 +61,7 @@ pub(super) struct Stage {
     pub(super) plots: Vec<(String, String)>,
     pub(super) healed: Option<Instant>,
     /// The last field: it goes after the gateway.
-    _mount: Option<Mount>,
-}
-
-/// A small file system, taken away when dropped.
-struct Mount(PathBuf);
-
-impl Mount {
-    async fn tmpfs(at: PathBuf, mib: u64) -> Result<Self, Trouble> {
-        std::fs::create_dir_all(&at).map_err(Trouble::io("the mount point"))?;
-        let size = format!("size={mib}m");
-        tool(&["mount", "-t", "tmpfs", "-o", &size, "tmpfs", &at.to_string_lossy()]).await?;
-        Ok(Self(at))
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Lazily: a process that is just ending may still have files open.
-        std::process::Command::new("umount").arg("-l").arg(&self.0).status().ok();
-    }
+    mount: Option<Mount>,
 }
 
 /// What a row is opened with.
@@ -91,9 +78,10 @@ impl Stage {
     pub(super) async fn open(opening: Opening<'_>) -> Result<Self, Trouble> {
         let Opening { id, seed, dir, binary, shape } = opening;
         std::fs::create_dir_all(&dir).map_err(Trouble::io("the run's directory"))?;
-        let mount = match shape.tmpfs_mib {
-            Some(mib) => Some(Mount::tmpfs(dir.join("store"), mib).await?),
-            None => None,
+        let mount = match (shape.tmpfs_mib, shape.ext4_mib) {
+            (Some(mib), _) => Some(Mount::tmpfs(dir.join("store"), mib).await?),
+            (None, Some(mib)) => Some(Mount::ext4(&dir, mib).await?),
+            (None, None) => None,
         };
         let (world, twins) = (World::new(shape.size), twins(&shape, &dir).await?);
         world.register_secrets(&twins);
@@ -142,7 +130,7 @@ impl Stage {
             remarks: Vec::new(),
             plots: Vec::new(),
             healed: None,
-            _mount: mount,
+            mount,
         };
         stage.warm_up().await?;
         Ok(stage)
@@ -207,6 +195,11 @@ impl Stage {
         self.traffic.as_ref().map_or((0, 0), |load| (load.accepted(), load.refused()))
     }
 
+    /// Connections of the load under way.
+    pub(super) fn connections(&self) -> usize {
+        self.traffic.as_ref().map_or(0, Traffic::connections)
+    }
+
     pub(super) fn note(&mut self, what: impl std::fmt::Display) {
         let at = self.begun.elapsed().as_millis();
         self.schedule.push(format!("{at} ms {what}"));
@@ -266,6 +259,63 @@ impl Stage {
         self.gateway.kill();
         self.note("kill -9");
         self.crashes += 1;
+    }
+
+    /// The power fails under the file system: what it was not made to write is gone.
+    pub(super) async fn cut_power(&mut self) -> Result<(), Trouble> {
+        let Some(mount) = &self.mount else {
+            return Err(Trouble::Setup(String::from("the row has no disk of its own")));
+        };
+        mount.shut_down().await?;
+        self.gateway.kill();
+        mount.again().await?;
+        self.note("power cut");
+        self.crashes += 1;
+        Ok(())
+    }
+
+    /// Sends one notification of `org` and waits for its answer; what it came to is also added to
+    /// the run's sum.
+    pub(super) async fn send_one(&mut self, org: usize) -> Result<Option<Outcome>, Trouble> {
+        let pace = self.pace();
+        let told = self.clients.send_one(&self.world, &pace, org).await?;
+        Ok(told.map(|(sent, outcome)| {
+            self.sent.merge(&sent);
+            outcome
+        }))
+    }
+
+    /// Stops the gateway in order, so that nothing is on its way.
+    pub(super) async fn stop(&mut self) -> Result<(), Trouble> {
+        self.gateway.signal("TERM").await?;
+        self.gateway.ended(STOP_MAX).await;
+        self.gateway.kill();
+        Ok(())
+    }
+
+    /// Every start so far was fast enough; a short run shares its machine, and gets more time.
+    pub(super) fn expect_fast_starts(&mut self, most: Duration) {
+        let most = if self.shape.suite == Suite::Long { most } else { most * 10 };
+        let slowest = self.ready_max;
+        self.expect(slowest <= most, || {
+            format!("a start took {} ms, the goal is {}", slowest.as_millis(), most.as_millis())
+        });
+    }
+
+    /// Every notification that was accepted so far, with the organization it is of.
+    pub(super) fn accepted(&self) -> Result<Vec<(usize, Uuid)>, Trouble> {
+        let mut found = Vec::new();
+        self.clients.sync()?;
+        let path = self.dir.join("client.jsonl");
+        jsonl::each(&path, |line| {
+            if let ClientLine::Outcome { seq, outcome: Outcome::Accepted(Some(id)), .. } = line
+                && let Some((org, _)) = self.world.sender(seq)
+            {
+                found.push((org, id));
+            }
+        })
+        .map_err(Trouble::io("the client's ledger cannot be read back"))?;
+        Ok(found)
     }
 
     /// Starts the gateway again, in the same place.

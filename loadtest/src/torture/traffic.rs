@@ -9,8 +9,11 @@ use hdrhistogram::Histogram;
 
 use super::Trouble;
 use super::world::World;
-use crate::ledger::ClientLedger;
+use crate::ledger::{ClientLedger, Outcome};
 use crate::load::{Load, LoadPlan, LoadReport, Mode, Recipients, Stop};
+
+/// How long one request may take, connecting included.
+const ONE_MAX: Duration = Duration::from_secs(12);
 
 /// What each organization sends.
 #[derive(Clone, Debug)]
@@ -47,7 +50,7 @@ impl Clients {
 
     /// Starts load at `pace`; organizations without a rate are silent.
     pub(super) fn start(&self, world: &World, pace: &Pace) -> Result<Traffic, Trouble> {
-        let mut loads = Vec::new();
+        let (mut loads, mut all_connections) = (Vec::new(), 0);
         for (org, rate) in pace.rates.iter().copied().enumerate().filter(|(_, rate)| *rate > 0.0) {
             let first_seq = self.next.get(org).copied().unwrap_or_default();
             let plan = self.plan(world, pace, org, first_seq);
@@ -59,13 +62,14 @@ impl Clients {
                 reason = "clamped to a small positive number"
             )]
             let connections = pace.connections.min(enough as usize);
+            all_connections += connections;
             let plan = LoadPlan { rate: Some(rate), connections, ..plan };
             let ledger = Arc::new(self.file.beside(first_seq));
             let load = Load::start(plan, Arc::clone(&ledger));
             let load = load.map_err(|error| Trouble::Setup(error.to_string()))?;
             loads.push((org, load, ledger));
         }
-        Ok(Traffic { loads })
+        Ok(Traffic { loads, connections: all_connections })
     }
 
     fn plan(&self, world: &World, pace: &Pace, org: usize, first_seq: u64) -> LoadPlan {
@@ -96,12 +100,38 @@ impl Clients {
             if let (Some(next), Some(last)) = (self.next.get_mut(org), entries.last()) {
                 *next = last.seq + 1;
             }
-            let unanswered =
-                entries.iter().filter(|e| e.outcome == crate::ledger::Outcome::Unknown);
+            let unanswered = entries.iter().filter(|e| e.outcome == Outcome::Unknown);
             sent.unknown_seqs.extend(unanswered.map(|entry| (org, entry.seq)));
             sent.add(&report);
         }
         sent
+    }
+
+    /// Sends the next notification of `org`, and waits for its answer or the end of its connection;
+    /// none if nobody listens.
+    pub(super) async fn send_one(
+        &mut self,
+        world: &World,
+        pace: &Pace,
+        org: usize,
+    ) -> Result<Option<(Sent, Outcome)>, Trouble> {
+        let seq = self.next.get(org).copied().unwrap_or_default();
+        let plan = self.plan(world, pace, org, seq);
+        let plan = LoadPlan { stop: Stop::Total(1), connections: 1, rate: None, ..plan };
+        let ledger = Arc::new(self.file.beside(seq));
+        let sending = crate::load::run(plan, Arc::clone(&ledger));
+        let Ok(report) = tokio::time::timeout(ONE_MAX, sending).await else { return Ok(None) };
+        let report = report.map_err(|error| Trouble::Setup(error.to_string()))?;
+        if let Some(next) = self.next.get_mut(org) {
+            *next = seq + 1;
+        }
+        let outcome = ledger.entries().first().map_or(Outcome::Unknown, |entry| entry.outcome);
+        let mut sent = Sent::default();
+        sent.add(&report);
+        if outcome == Outcome::Unknown {
+            sent.unknown_seqs.push((org, seq));
+        }
+        Ok(Some((sent, outcome)))
     }
 
     /// Sends single notifications once more, each under its first key, until they are answered.
@@ -131,9 +161,14 @@ impl Clients {
 /// Load under way.
 pub(super) struct Traffic {
     loads: Vec<(usize, Load, Arc<ClientLedger>)>,
+    connections: usize,
 }
 
 impl Traffic {
+    pub(super) fn connections(&self) -> usize {
+        self.connections
+    }
+
     pub(super) fn accepted(&self) -> u64 {
         self.sum(|load| load.progress().accepted.load(Ordering::Relaxed))
     }
@@ -155,6 +190,8 @@ pub(super) struct Sent {
     pub(super) unknown: u64,
     /// Statuses of refusals.
     pub(super) statuses: std::collections::BTreeMap<u16, u64>,
+    /// Refusals for now without `Retry-After`.
+    pub(super) unhinted: u64,
     /// From the plan to the 2xx, and from the start of a request to its refusal.
     pub(super) latency_us: Histogram<u64>,
     pub(super) refusal_us: Histogram<u64>,
@@ -171,6 +208,7 @@ impl Default for Sent {
             refused: 0,
             unknown: 0,
             statuses: std::collections::BTreeMap::new(),
+            unhinted: 0,
             latency_us: histogram(),
             refusal_us: histogram(),
             unknown_seqs: Vec::new(),
@@ -183,6 +221,7 @@ impl Sent {
         self.accepted += report.accepted;
         self.refused += report.refused;
         self.unknown += report.unknown;
+        self.unhinted += report.unhinted;
         for (status, count) in report.by_status.iter().filter(|(status, _)| **status >= 300) {
             *self.statuses.entry(*status).or_default() += count;
         }
@@ -197,6 +236,7 @@ impl Sent {
         self.accepted += other.accepted;
         self.refused += other.refused;
         self.unknown += other.unknown;
+        self.unhinted += other.unhinted;
         for (status, count) in &other.statuses {
             *self.statuses.entry(*status).or_default() += count;
         }

@@ -24,7 +24,9 @@ pub(crate) fn render(failure: &Failure) -> Response {
         FailureClass::KeyReused => (422, 3002, failure.detail.clone()),
         FailureClass::Exists => (409, 3002, String::from("Entity already exists")),
         FailureClass::Throttled => (429, 4029, String::from("Too many requests")),
-        FailureClass::Overloaded => (503, 1003, String::from("Service unavailable")),
+        FailureClass::Overloaded | FailureClass::Uncertain => {
+            (503, 1003, String::from("Service unavailable"))
+        }
         FailureClass::Internal => (500, 1000, String::from("Internal error")),
         FailureClass::TooLarge
         | FailureClass::UriTooLong

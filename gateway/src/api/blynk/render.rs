@@ -25,7 +25,7 @@ pub(crate) fn render(failure: &Failure) -> Response {
         FailureClass::UnsupportedMediaType => String::from("Unsupported media type"),
         FailureClass::Timeout => String::from("Request timeout"),
         FailureClass::Throttled => String::from("Too many requests"),
-        FailureClass::Overloaded => String::from("Service unavailable"),
+        FailureClass::Overloaded | FailureClass::Uncertain => String::from("Service unavailable"),
         FailureClass::Internal => String::from("Internal server error"),
     };
     let body = json!({ "error": { "message": message } });

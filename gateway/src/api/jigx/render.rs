@@ -22,7 +22,7 @@ pub(crate) fn render(failure: &Failure) -> Response {
         FailureClass::UnsupportedMediaType => "Unsupported Media Type",
         FailureClass::Timeout => "Request Timeout",
         FailureClass::Throttled => "Too Many Requests",
-        FailureClass::Overloaded => "Service Unavailable",
+        FailureClass::Overloaded | FailureClass::Uncertain => "Service Unavailable",
         FailureClass::Internal => "Internal server error",
     };
     let mut body = json!({ "message": message });

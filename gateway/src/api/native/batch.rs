@@ -352,6 +352,9 @@ impl Batch {
         if let Some(seconds) = failure.retry_after_s {
             line["retryAfter"] = seconds.into();
         }
+        if failure.class == FailureClass::Uncertain {
+            line["outcome"] = "unknown".into();
+        }
         format!("{line}\n")
     }
 

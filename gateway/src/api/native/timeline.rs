@@ -6,7 +6,7 @@ use crate::api::{Answered, reply};
 use crate::journal::Timeline;
 use crate::model::{Audience, FinalState, NotificationId, OrganizationId, Part, TimelineEvent};
 use crate::store::OrganizationRef;
-use crate::work::{CANCELED_TARGET, Work, decode_event};
+use crate::work::{CANCELED_TARGET, ENTRY_TARGET, Work, decode_event};
 use serde_json::{Map, Value, json};
 
 pub(super) async fn timeline(call: Call) -> Result<Answered, Failure> {
@@ -102,6 +102,8 @@ struct Progress {
     finals: [u64; 6],
     /// Chunks and held recipients announced and not yet worked on.
     open: i64,
+    /// Its entry was given up before its deliveries were known: it is one that is dead.
+    is_given_up: bool,
 }
 
 impl Progress {
@@ -123,6 +125,11 @@ impl Progress {
                     progress.is_expanded = true;
                     progress.expected += 1;
                 }
+                TimelineEvent::Settled { target, .. }
+                    if target == ENTRY_TARGET && !progress.is_expanded =>
+                {
+                    progress.is_given_up = true;
+                }
                 TimelineEvent::Ruled { .. }
                 | TimelineEvent::Attempted { .. }
                 | TimelineEvent::Settled { .. }
@@ -130,7 +137,8 @@ impl Progress {
                 | TimelineEvent::Discarded { .. }
                 | TimelineEvent::Canceled { .. }
                 | TimelineEvent::Planned { .. } => {}
-                TimelineEvent::Replayed { from, .. } => {
+                TimelineEvent::Replayed { from, target, .. } => {
+                    progress.is_given_up &= target != ENTRY_TARGET;
                     let slot = FinalState::ALL.iter().position(|s| s == from);
                     if let Some(count) = slot.and_then(|slot| progress.finals.get_mut(slot)) {
                         *count = count.saturating_sub(1);
@@ -147,12 +155,16 @@ impl Progress {
         progress
     }
 
+    fn total(&self) -> u64 {
+        self.expected + u64::from(self.is_given_up)
+    }
+
     fn pending(&self) -> u64 {
-        self.expected.saturating_sub(self.finals.iter().sum())
+        self.total().saturating_sub(self.finals.iter().sum())
     }
 
     fn state(&self) -> &'static str {
-        if !self.is_expanded {
+        if !self.is_expanded && !self.is_given_up {
             "queued"
         } else if self.open > 0 || self.pending() > 0 {
             "sending"
@@ -163,7 +175,7 @@ impl Progress {
 
     fn counts(&self) -> Value {
         let mut counts = Map::new();
-        counts.insert(String::from("total"), self.expected.into());
+        counts.insert(String::from("total"), self.total().into());
         counts.insert(String::from("pending"), self.pending().into());
         for (state, count) in FinalState::ALL.iter().zip(self.finals) {
             if count > 0 {
@@ -171,5 +183,42 @@ impl Progress {
             }
         }
         counts.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{DeliveryId, Millis};
+
+    fn events() -> (TimelineEvent, TimelineEvent) {
+        let (at, delivery) = (Millis(1), DeliveryId::derive(NotificationId(Uuid::nil()), "entry"));
+        let given_up = TimelineEvent::Settled {
+            at,
+            delivery,
+            target: String::from(ENTRY_TARGET),
+            state: FinalState::Dead,
+            cause: String::from("panicked"),
+        };
+        let replayed = TimelineEvent::Replayed {
+            at,
+            delivery,
+            target: String::from(ENTRY_TARGET),
+            from: FinalState::Dead,
+            by: String::from("somebody"),
+            due: at,
+        };
+        (given_up, replayed)
+    }
+
+    #[test]
+    fn an_entry_given_up_before_it_was_read_is_done_until_it_is_replayed() {
+        let (given_up, replayed) = events();
+        let progress = Progress::of(std::slice::from_ref(&given_up));
+        assert_eq!(progress.state(), "done");
+        assert_eq!(progress.counts(), json!({ "total": 1, "pending": 0, "dead": 1 }));
+        let progress = Progress::of(&[given_up, replayed]);
+        assert_eq!(progress.state(), "queued");
+        assert_eq!(progress.counts(), json!({ "total": 0, "pending": 0 }));
     }
 }

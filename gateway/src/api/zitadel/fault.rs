@@ -145,7 +145,9 @@ impl From<Failure> for Fault {
             FailureClass::KeyReused => (Code::FailedPrecondition, "", own()),
             FailureClass::Timeout => fixed(Code::DeadlineExceeded, "request timed out"),
             FailureClass::Throttled => fixed(Code::ResourceExhausted, "too many requests"),
-            FailureClass::Overloaded => fixed(Code::Unavailable, "service unavailable"),
+            FailureClass::Overloaded | FailureClass::Uncertain => {
+                fixed(Code::Unavailable, "service unavailable")
+            }
             FailureClass::Internal => fixed(Code::Internal, "internal error"),
         };
         Self { code, id, text, failure }

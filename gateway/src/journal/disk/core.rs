@@ -212,7 +212,7 @@ impl Core {
         }
         let (done, committed) = oneshot::channel();
         self.inbox.push(Request { shard, bytes, marks, done }, headroom)?;
-        Ok(Box::pin(async move { committed.await.unwrap_or(Err(JournalError::Closed)) }))
+        Ok(Box::pin(async move { committed.await.unwrap_or(Err(JournalError::Uncertain)) }))
     }
 
     /// Checks leases, encodes and enqueues; fenced settlements are left out.

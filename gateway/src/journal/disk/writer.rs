@@ -262,8 +262,8 @@ impl Writer {
         self.write(&mut laid).ok();
         let planned = laid.planned;
         pass(&planned, Stage::Appended, Stage::Settled);
-        if let Err(error) = self.sync_if(false, now()) {
-            self.drop_planned(planned, error);
+        if self.sync_if(false, now()).is_err() {
+            self.drop_planned(planned, JournalError::Uncertain);
             return;
         }
         pass(&planned, Stage::Synced, Stage::Synced);
@@ -282,7 +282,9 @@ impl Writer {
         }
     }
 
+    /// Tells who waits for what was never written.
     fn refuse(&self, requests: Vec<Request>, error: JournalError) {
+        let error = if error == JournalError::Uncertain { JournalError::Poisoned } else { error };
         for request in requests {
             self.reopen(request.shard, &request.marks);
             request.done.send(Err(error)).ok();
@@ -373,7 +375,7 @@ impl Writer {
         }
         self.core.poison("journal write failed");
         tracing::error!(%error, file = %self.segment.path.display(), "journal write failed");
-        JournalError::Poisoned
+        JournalError::Uncertain
     }
 
     fn roll(&mut self, now: Instant) -> Result<(), JournalError> {

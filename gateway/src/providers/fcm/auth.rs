@@ -72,6 +72,7 @@ pub(super) struct AccessToken {
 #[derive(Debug, Default)]
 struct Flight {
     pause_ms: u64,
+    /// By the steady clock: a wall clock set back must not make the pause longer.
     not_before: Millis,
 }
 
@@ -194,7 +195,7 @@ impl Shared {
         {
             return Ok(token);
         }
-        if now < flight.not_before {
+        if self.clock.steady() < flight.not_before {
             return Err(GrantError::Pausing);
         }
         match self.request().await {
@@ -206,7 +207,7 @@ impl Shared {
             }
             Err(error) => {
                 flight.pause_ms = (flight.pause_ms * 2).clamp(PAUSE_MIN_MS, PAUSE_MAX_MS);
-                flight.not_before = self.clock.now().plus(flight.pause_ms);
+                flight.not_before = self.clock.steady().plus(flight.pause_ms);
                 Err(error)
             }
         }

@@ -10,10 +10,16 @@ use super::stage::Stage;
 mod damage;
 mod disk;
 mod load;
+mod needs;
+mod panics;
 mod points;
+mod power;
 mod processes;
 mod providers;
+mod time;
 mod wires;
+
+pub(super) use needs::Need;
 
 pub(super) type Injecting<'a> = Pin<Box<dyn Future<Output = Result<(), Trouble>> + Send + 'a>>;
 
@@ -25,6 +31,8 @@ pub(super) struct Row {
     pub(super) inject: for<'a> fn(&'a mut Stage) -> Injecting<'a>,
     /// Why the row cannot run on one machine with this harness, if so.
     pub(super) lacks: Option<&'static str>,
+    /// What is looked for before the row is played.
+    pub(super) needs: &'static [Need],
 }
 
 impl Row {
@@ -34,7 +42,12 @@ impl Row {
         shape: fn(Shape) -> Shape,
         inject: for<'a> fn(&'a mut Stage) -> Injecting<'a>,
     ) -> Self {
-        Self { id, what, shape, inject, lacks: None }
+        Self { id, what, shape, inject, lacks: None, needs: &[] }
+    }
+
+    /// The row is skipped, with the reason, where one of these is missing.
+    const fn needs(self, needs: &'static [Need]) -> Self {
+        Self { needs, ..self }
     }
 
     /// A row that is named, and not run.
@@ -45,16 +58,20 @@ impl Row {
             shape: |shape| shape,
             inject: |_| Box::pin(async { Ok(()) }),
             lacks: Some(why),
+            needs: &[],
         }
     }
 }
 
 /// All rows, in the order of the matrix.
 pub(super) fn all() -> impl Iterator<Item = &'static Row> {
-    let tables: [&'static [Row]; 7] = [
+    let tables: [&'static [Row]; 10] = [
         processes::ROWS,
+        panics::ROWS,
         points::ROWS,
         disk::ROWS,
+        power::ROWS,
+        time::ROWS,
         damage::ROWS,
         providers::ROWS,
         wires::ROWS,

@@ -1,11 +1,25 @@
 //! Faults of the process: killed, stopped, paused, started twice, with nobody reading its log.
 
+use std::collections::HashMap;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Order, Row, Stage, Trouble};
+use super::{Need, Order, Row, Stage, Trouble};
+use crate::jsonl;
+use crate::load::{Mode, Stop};
 use crate::torture::gateway::Ended;
+use crate::torture::traffic::Pace;
+use crate::twins::Receipt;
 
-const STOP_MAX: Duration = Duration::from_secs(20);
+/// What a stop may take, and a second for the machine.
+const STOP_MAX: Duration = Duration::from_secs(11);
+/// How soon a gateway is ready again.
+const READY_MAX: Duration = Duration::from_secs(2);
+/// `SIGKILL`.
+const KILLED: i32 = 9;
+/// Notifications of each organization in a burst.
+const BURST: u64 = 5_000;
 
 pub(super) const ROWS: &[Row] = &[
     Row::new(
@@ -33,13 +47,17 @@ pub(super) const ROWS: &[Row] = &[
         },
         |stage| Box::pin(pause(stage)),
     ),
-    Row::lacking("F15", "a panic in one task", "this gateway has no point to panic at"),
     Row::new(
         "F16",
-        "out of memory",
-        |shape| shape.order(Order::InFlight),
+        "out of memory in a burst",
+        |mut shape| {
+            shape.drain_goal *= 4;
+            // A Slack channel takes one message a second, and would hold a burst for an hour.
+            shape.devices_only().order(Order::InFlight)
+        },
         |stage| Box::pin(starve(stage)),
-    ),
+    )
+    .needs(&[Need::MemoryGroup]),
     Row::lacking(
         "F17",
         "rolling restart of three gateways",
@@ -74,6 +92,7 @@ async fn kill_again_and_again(stage: &mut Stage) -> Result<(), Trouble> {
         stage.restart().await?;
     }
     stage.wait(300..600).await;
+    stage.expect_fast_starts(READY_MAX);
     Ok(())
 }
 
@@ -88,6 +107,10 @@ async fn terminate(stage: &mut Stage) -> Result<(), Trouble> {
     graceful(stage, "the stop with a hung provider").await?;
     stage.faults("")?;
     stage.restart().await?;
+    // What hung is tried again first, so that its repeats would be among these.
+    stage.wait(2_500..3_500).await;
+    let repeats = repeats(stage)?;
+    stage.expect(repeats == 0, || format!("{repeats} repeats after two stops in order"));
     stage.wait(400..1_000).await;
     stage.faults("apns:delay=1500ms")?;
     stage.wait(300..800).await;
@@ -115,6 +138,22 @@ async fn graceful(stage: &mut Stage, which: &str) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// Successes beyond the first of a notification at a target, whose answer was not cut off.
+fn repeats(stage: &Stage) -> Result<u64, Trouble> {
+    stage.sync()?;
+    let mut successes: HashMap<(u64, String), u64> = HashMap::new();
+    jsonl::each(&stage.receipts_path(), |receipt: Receipt| {
+        if let Some(seq) = receipt.marker
+            && receipt.succeeded()
+            && receipt.reason.is_none()
+        {
+            *successes.entry((seq, receipt.target)).or_default() += 1;
+        }
+    })
+    .map_err(Trouble::io("the twins' ledger cannot be read back"))?;
+    Ok(successes.values().map(|count| count - 1).sum())
+}
+
 async fn pause(stage: &mut Stage) -> Result<(), Trouble> {
     // Parts of a notification end at different times, so that some end before and some after.
     stage.faults("apns:delay=400ms:50;webhook:delay=900ms:50;fcm:delay=600ms:50")?;
@@ -128,17 +167,19 @@ async fn pause(stage: &mut Stage) -> Result<(), Trouble> {
         stage.note("SIGCONT");
     }
     stage.wait(500..1_500).await;
-    // The gateway counts a result before it learns that its lease was lost.
-    stage.is_first_life = false;
-    stage
-        .remarks
-        .push(String::from("its counters are not compared: they count results of lost leases"));
     stage.faults("")
 }
 
+/// Where a memory cgroup of ours is, by the version of cgroups there is.
+pub(super) fn memory_group() -> PathBuf {
+    let name = format!("bugler-torture-{}", std::process::id());
+    let root = Path::new("/sys/fs/cgroup");
+    let first = root.join("memory");
+    if first.is_dir() { first.join(name) } else { root.join(name) }
+}
+
 async fn starve(stage: &mut Stage) -> Result<(), Trouble> {
-    let group = std::path::Path::new("/sys/fs/cgroup/memory")
-        .join(format!("bugler-torture-{}", std::process::id()));
+    let group = memory_group();
     let missing = |error: std::io::Error| {
         Trouble::Missing(format!("no memory cgroup of our own can be made: {error}"))
     };
@@ -149,13 +190,16 @@ async fn starve(stage: &mut Stage) -> Result<(), Trouble> {
     starved
 }
 
-async fn starve_in(stage: &mut Stage, group: &std::path::Path) -> Result<(), Trouble> {
+async fn starve_in(stage: &mut Stage, group: &Path) -> Result<(), Trouble> {
     let missing = |error: std::io::Error| Trouble::Missing(format!("the memory cgroup: {error}"));
     stage.wait(300..900).await;
+    stage.end_traffic().await;
     let rss = stage.gateway.residue().map_or(0, |residue| residue.rss_bytes);
-    // Less than it held already: the kernel ends it sooner or later.
+    // Less than it held already: enough to start, not for a burst.
     let limit = (rss / 4 * 3).max(16 << 20);
-    std::fs::write(group.join("memory.limit_in_bytes"), limit.to_string()).map_err(missing)?;
+    let is_first = group.join("memory.limit_in_bytes").exists();
+    let file = if is_first { "memory.limit_in_bytes" } else { "memory.max" };
+    std::fs::write(group.join(file), limit.to_string()).map_err(missing)?;
     graceful(stage, "the stop before the limit").await?;
     let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.display());
     stage.launch.wrap = ["sh", "-c", &enter, "sh"].map(str::to_owned).to_vec();
@@ -163,23 +207,43 @@ async fn starve_in(stage: &mut Stage, group: &std::path::Path) -> Result<(), Tro
     stage.is_first_life = false;
     let started = stage.launch.attempt().await?;
     stage.launch.wrap.clear();
-    let mut end = String::from("lived");
+    let (mut killed_by, mut refused) = (None, 0);
     match started {
         Ok(gateway) => {
             stage.gateway = gateway;
-            let ended = stage.gateway.ended(stage.shape.dwell * 2).await;
-            if let Some(status) = ended {
-                end = status.to_string();
-            }
+            burst(stage)?;
+            let ended = stage.gateway.ended(stage.shape.dwell * 4).await;
+            killed_by = ended.and_then(|status| status.signal());
+            let sent = stage.end_traffic().await;
+            refused = sent.statuses.get(&503).copied().unwrap_or(0);
+            stage.note(format_args!("ended with {ended:?}"));
         }
-        Err(ended) => end = format!("ended at its start: {:?}", ended.code),
+        // A process that a signal ended has no code.
+        Err(ended) if ended.code.is_none() => killed_by = Some(KILLED),
+        Err(ended) => stage.breaches.push(format!("ended at its start: {:?}", ended.code)),
     }
-    stage.note(&end);
-    stage.remarks.push(format!("limit {} MiB of {} MiB: {end}", limit >> 20, rss >> 20));
+    let end = format!(
+        "limit {} MiB of {} MiB: killed by {killed_by:?}, {refused} answers of 503",
+        limit >> 20,
+        rss >> 20
+    );
+    stage.expect(killed_by == Some(KILLED) || refused > 0, || {
+        format!("the burst did not reach the limit, so nothing was shown: {end}")
+    });
+    stage.remarks.push(end);
     stage.crash();
     stage.restart().await?;
+    stage.begin_traffic()?;
     stage.wait(300..800).await;
     Ok(())
+}
+
+/// More than is delivered meanwhile, from everybody at once, until it is stopped.
+fn burst(stage: &mut Stage) -> Result<(), Trouble> {
+    let pace = stage.pace();
+    let mode = Mode::Bulk { lines_per_request: 500 };
+    let rates = pace.rates.iter().map(|_| 5_000.0).collect();
+    stage.begin(&Pace { mode, rates, stop: Stop::Total(BURST), keys: false, ..pace })
 }
 
 async fn start_twice(stage: &mut Stage) -> Result<(), Trouble> {
