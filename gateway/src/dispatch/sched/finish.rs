@@ -59,7 +59,7 @@ impl<T> Scheduler<T> {
             judge(target, finished, now.tick, random);
             let is_untried = matches!(finished.signal, Signal::Refused | Signal::Nothing);
             if let (true, false, Some(ms)) = (is_untried, is_retry, finished.again_ms) {
-                target.sent_away(notification, now.tick + ms);
+                target.away.sent(notification, now.tick + ms);
             }
             if target.policy.keeps_order {
                 match finished.again_ms {
@@ -133,7 +133,7 @@ impl<T> Scheduler<T> {
         for plane in [FIRST, RETRY] {
             for waiting in std::mem::take(&mut target.waiting[plane]) {
                 if !waiting.about.is_retry {
-                    target.sent_away(waiting.about.notification, tick);
+                    target.away.sent(waiting.about.notification, tick);
                 }
                 cleared.push(waiting);
             }

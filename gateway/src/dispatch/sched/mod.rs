@@ -11,6 +11,7 @@
 //! pick costs the same however much waits; who has nothing here takes no memory.
 //! What cannot go out soon is handed back for the journal, with the time at which to try again.
 
+mod away;
 mod breaker;
 mod finish;
 mod lane;
@@ -30,7 +31,7 @@ pub use self::target::About;
 
 use self::lane::Lane;
 use self::ramp::Release;
-use self::target::{TargetKey, Targets, Waiting};
+use self::target::{Target, TargetKey, Targets, Waiting};
 use crate::model::{Millis, OrganizationId, ProviderName, TargetPolicy, TargetRef};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -124,6 +125,8 @@ struct Org {
     in_flight: usize,
     /// Rings it stands in.
     rings: usize,
+    /// Its target with the most deliveries, when one last came in.
+    longest: Option<u32>,
 }
 
 /// Every delivery that waits, and every try in flight.
@@ -191,7 +194,7 @@ impl<T> Scheduler<T> {
         };
         state.policy = policy;
         if !about.is_retry {
-            state.returned(about.notification, about.came_back);
+            state.away.returned(about.notification, about.came_back);
         }
         let twin = about.collapse.as_deref().and_then(|key| state.twin(key));
         if twin.is_some_and(|(_, _, id)| id > about.notification) {
@@ -201,8 +204,12 @@ impl<T> Scheduler<T> {
         let closed = lane_gate.max(state.closed_until());
         let is_head = state.head.is_some_and(|(head, _)| head == about.id);
         // Waiting here for others to come back, it would take the room that they need for that.
-        let is_in_the_way = state.waits_for_away(&about, now.tick);
-        let is_long = state.waits() >= LINE_MIN.max(room / 2);
+        let is_in_the_way =
+            state.waits_for_away(&about, now.tick) && state.away_due(now.tick) > now.tick + SOON_MS;
+        // What was accepted together may be claimed in another order: it must not go where those
+        // that are here already would have to wait for it.
+        let is_long =
+            state.waits() >= LINE_MIN.max(room / 2) && !state.is_overtaken(about.notification);
         let later = if closed > now.tick + SOON_MS {
             Some(closed)
         } else if replaced.is_none() && room == 0 && !is_head && !about.came_back {
@@ -214,7 +221,7 @@ impl<T> Scheduler<T> {
         };
         if let Some(tick) = later {
             if !about.is_retry {
-                state.sent_away(about.notification, tick);
+                state.away.sent(about.notification, tick);
             }
             let replaced = replaced.map(|waiting| self.unqueued(org, waiting));
             self.targets.rest(place, now.tick);
@@ -222,8 +229,7 @@ impl<T> Scheduler<T> {
         }
         state.enqueue(plane, Waiting { item, about, since: now.tick });
         let replaced = replaced.map(|waiting| self.unqueued(org, waiting));
-        self.queued += 1;
-        self.orgs.entry(org).or_default().queued += 1;
+        self.lengthened(org, place);
         self.list(place, now.tick);
         Offered::Queued { replaced }
     }
@@ -235,6 +241,35 @@ impl<T> Scheduler<T> {
         let queued = self.orgs.get(&org).map_or(0, |org| org.queued);
         // As much as is free: the more others have here, the less each may take.
         free.max(SHARE_MIN).saturating_sub(queued).min(free)
+    }
+
+    /// Deliveries of `org` that are worth claiming now: what is claimed beyond that only goes back.
+    ///
+    /// Each that comes takes one from what is free, and counts as one that `org` has. While the
+    /// longest line of `org` is a quick one, what would make it too long waits where it is. And who
+    /// is overdue is let in even if there is no room: others here wait for him.
+    #[must_use]
+    pub fn claims_for(&self, org: OrganizationId, tick: u64) -> usize {
+        let room = self.room_for(org);
+        let state = self.orgs.get(&org);
+        let of = |place: Option<u32>| {
+            let target = self.targets.get(place?)?;
+            (target.key.0 == org).then_some(target)
+        };
+        let is_overdue = |target: &Target<T>| {
+            target.waits() > 0 && target.away.due().is_some_and(|due| due <= tick)
+        };
+        let longest = of(state.and_then(|state| state.longest));
+        if room == 0 {
+            return if longest.is_some_and(is_overdue) { SHARE_MIN } else { 0 };
+        }
+        let claims = room.div_ceil(2);
+        let Some(longest) = longest.filter(|target| target.is_quick(tick)) else { return claims };
+        if longest.policy.keeps_order || is_overdue(longest) {
+            return claims;
+        }
+        let waits = longest.waits();
+        claims.min((room.saturating_sub(2 * waits) / 4).max(LINE_MIN.saturating_sub(waits)))
     }
 
     /// What has to go back to the journal since the last call.
@@ -281,7 +316,7 @@ impl<T> Scheduler<T> {
     /// How the known targets of `provider` do: looks at every target.
     #[must_use]
     pub fn sample(&self, provider: ProviderName, tick: u64) -> Sample {
-        let of = |target: &&target::Target<T>| target.key.1.provider() == provider;
+        let of = |target: &&Target<T>| target.key.1.provider() == provider;
         let none = Sample { limit: None, open: 0, half_open: 0, oldest_ms: 0 };
         self.targets.iter().filter(of).fold(none, |sample, target| {
             let limit = target.limiter.exact();
@@ -376,6 +411,20 @@ impl<T> Scheduler<T> {
             .is_some_and(|org| org.queued == 0 && org.in_flight == 0 && org.rings == 0);
         if is_gone {
             self.orgs.remove(&org);
+        }
+    }
+
+    /// Counts one delivery into the queue, at the end of a line.
+    fn lengthened(&mut self, org: OrganizationId, place: u32) {
+        self.queued += 1;
+        let waits =
+            |place: u32| self.targets.get(place).filter(|t| t.key.0 == org).map(Target::waits);
+        let longest = self.orgs.get(&org).and_then(|org| org.longest);
+        let is_longest = longest.and_then(waits) <= waits(place);
+        let state = self.orgs.entry(org).or_default();
+        state.queued += 1;
+        if is_longest {
+            state.longest = Some(place);
         }
     }
 

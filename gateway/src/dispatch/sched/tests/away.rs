@@ -54,3 +54,88 @@ fn a_long_backlog_of_few_devices_never_stands_still_and_stays_in_order() {
     let of = |device| sent.iter().filter(move |number| *number % DEVICES == device);
     assert!((0..DEVICES).all(|device| of(device).is_sorted()), "first tries keep their order");
 }
+
+/// What became of a backlog of one hook.
+struct Drained {
+    sent_back: usize,
+    longest_pause_ms: u64,
+    took_ms: u64,
+}
+
+/// One hook that takes `service_ms` for each message, and all of its backlog in the journal: the
+/// numbers as they were given out, not quite in the order of the log, as many clients at once make
+/// them. The journal gives what comes back one claim in five.
+fn drain_one_hook(all: u64, service_ms: u64) -> Drained {
+    let bounds = Bounds { slots: 1_024, queue: 8_192, hook_max: 64 };
+    let mut scheduler = Scheduler::new(bounds, 7, 0);
+    scheduler.set_limit(&hooks(), 1_000);
+    let mut fresh: VecDeque<u64> = (0..all).map(|n| (n ^ 0b10_0101).min(all - 1) + 1).collect();
+    let mut timers = BinaryHeap::new();
+    let mut running: VecDeque<(u64, Ticket)> = VecDeque::new();
+    let (mut sent, mut tick, mut last) = (0, LATER, LATER);
+    let mut drained = Drained { sent_back: 0, longest_pause_ms: 0, took_ms: 0 };
+    while sent < all {
+        tick += 1;
+        for turn in 0..scheduler.claims_for(organization(1), tick).min(128) {
+            let is_due = timers.peek().is_some_and(|Reverse((due, _))| *due <= now(tick).at);
+            let came_back = is_due && (turn % 5 == 4 || fresh.is_empty());
+            let next = if came_back {
+                timers.pop().map(|Reverse((_, number))| number)
+            } else {
+                fresh.pop_front()
+            };
+            let Some(number) = next else { break };
+            let mut offer = hook_offer(1, 1, number, number);
+            offer.about.came_back = came_back;
+            if let Offered::Later { parked, .. } = scheduler.offer(offer, now(tick)) {
+                drained.sent_back += 1;
+                timers.push(Reverse((parked.due, parked.item)));
+            }
+        }
+        while running.front().is_some_and(|(until, _)| *until <= tick) {
+            let (_, ticket) = running.pop_front().unwrap();
+            scheduler.finish(ticket, answered(service_ms), now(tick));
+        }
+        while let Some(Picked::Send { ticket, .. }) =
+            scheduler.pick(now(tick), bounds.slots - running.len())
+        {
+            running.push_back((tick + service_ms, ticket));
+            (sent, last) = (sent + 1, tick);
+        }
+        drained.longest_pause_ms = drained.longest_pause_ms.max(tick - last);
+        assert!(tick < last + 120_000, "it stands still after {sent} of {all}");
+    }
+    drained.took_ms = tick - LATER;
+    drained
+}
+
+#[test]
+fn a_quick_hooks_backlog_stays_in_the_journal_until_it_is_sent() {
+    let drained = drain_one_hook(100_000, 2);
+    assert_eq!(drained.sent_back, 0, "nothing is written a second time");
+    assert!(drained.took_ms < 10_000, "{} ms", drained.took_ms);
+    assert!(drained.longest_pause_ms < 10, "{} ms", drained.longest_pause_ms);
+}
+
+#[test]
+fn a_slow_hooks_backlog_never_stands_still() {
+    let drained = drain_one_hook(20_000, 200);
+    assert!(drained.longest_pause_ms < 1_000, "{} ms", drained.longest_pause_ms);
+}
+
+#[test]
+fn what_is_claimed_has_its_place() {
+    let mut scheduler = scheduler();
+    let mut number = 0;
+    loop {
+        let claims = scheduler.claims_for(organization(1), LATER);
+        if claims == 0 {
+            break;
+        }
+        for _ in 0..claims {
+            number += 1;
+            queued(scheduler.offer(push_offer(1, number, number, "a"), now(LATER)));
+        }
+    }
+    assert_eq!(number, 500, "and it leaves as much free");
+}
