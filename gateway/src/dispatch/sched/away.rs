@@ -1,7 +1,7 @@
 //! First tries of one target that were sent back to the journal: later ones wait for them.
 
 use crate::model::NotificationId;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// A line stops waiting for what it misses this long after that was due back.
 pub(super) const PATIENCE_MS: u64 = 60_000;
@@ -11,7 +11,8 @@ const KNOWN_MAX: usize = 256;
 /// Who is away, and until when that is waited for.
 #[derive(Debug, Default)]
 pub(super) struct Away {
-    known: BTreeSet<NotificationId>,
+    /// With the tick at which each is due.
+    known: BTreeMap<NotificationId, u64>,
     more: u32,
     /// Nobody among those unknown was accepted before this one.
     floor: Option<NotificationId>,
@@ -37,12 +38,17 @@ impl Away {
         self.until().map(|until| until.saturating_sub(PATIENCE_MS))
     }
 
+    /// True if the first of them is due, or nobody knows who that is.
+    pub(super) fn is_overdue(&self, tick: u64) -> bool {
+        !self.is_empty() && self.known.first_key_value().is_none_or(|(_, due)| *due <= tick)
+    }
+
     /// `notification` goes away until `tick`.
     pub(super) fn sent(&mut self, notification: NotificationId, tick: u64) {
         self.until = self.until.max(tick + PATIENCE_MS);
-        self.known.insert(notification);
+        self.known.insert(notification, tick);
         if self.known.len() > KNOWN_MAX
-            && let Some(last) = self.known.pop_last()
+            && let Some((last, _)) = self.known.pop_last()
         {
             self.floor = Some(self.floor.filter(|_| self.more > 0).map_or(last, |f| f.min(last)));
             self.more += 1;
@@ -51,7 +57,7 @@ impl Away {
 
     /// `notification` is here: one of those away if it says so, or if it is known to be.
     pub(super) fn returned(&mut self, notification: NotificationId, came_back: bool) {
-        if self.known.remove(&notification) || !came_back {
+        if self.known.remove(&notification).is_some() || !came_back {
             return;
         }
         self.more = self.more.saturating_sub(1);
@@ -62,7 +68,8 @@ impl Away {
     /// True if somebody who was accepted before `notification` is away and still waited for.
     pub(super) fn is_before(&self, notification: NotificationId, tick: u64) -> bool {
         let unknown = self.floor.filter(|_| self.more > 0);
-        let first = self.known.first().copied().into_iter().chain(unknown).min();
+        let known = self.known.first_key_value().map(|(first, _)| *first);
+        let first = known.into_iter().chain(unknown).min();
         self.until > tick && first.is_some_and(|first| first < notification)
     }
 }
@@ -82,6 +89,7 @@ mod tests {
         away.sent(number(5), 1_000);
         away.sent(number(7), 1_000);
         assert!(!away.is_before(number(5), 0) && away.is_before(number(6), 0));
+        assert!(!away.is_overdue(999) && away.is_overdue(1_000));
         away.returned(number(5), false);
         assert!(!away.is_before(number(6), 0), "it was claimed anew");
         assert!(away.is_before(number(8), 0));

@@ -44,6 +44,8 @@ const SOON_MS: u64 = 1_500;
 const CROWDED_MS: u64 = 1_000;
 /// Deliveries that an organization may always have here while there is room at all.
 const SHARE_MIN: usize = 16;
+/// Deliveries that are claimed at once although there is no room, to find those who are overdue.
+const OVERDUE: usize = 64;
 /// Deliveries that one target may always have here. More only up to half of what its organization
 /// has room for, so that one target leaves room to the others; a line in strict order is as long
 /// as it is.
@@ -246,30 +248,23 @@ impl<T> Scheduler<T> {
     /// Deliveries of `org` that are worth claiming now: what is claimed beyond that only goes back.
     ///
     /// Each that comes takes one from what is free, and counts as one that `org` has. While the
-    /// longest line of `org` is a quick one, what would make it too long waits where it is. And who
-    /// is overdue is let in even if there is no room: others here wait for him.
+    /// longest line of `org` is a quick one, what would make it too long stays where it is. And if
+    /// others here wait for somebody who is due, some are let in although there is no room.
     #[must_use]
     pub fn claims_for(&self, org: OrganizationId, tick: u64) -> usize {
         let room = self.room_for(org);
-        let state = self.orgs.get(&org);
-        let of = |place: Option<u32>| {
-            let target = self.targets.get(place?)?;
-            (target.key.0 == org).then_some(target)
-        };
-        let is_overdue = |target: &Target<T>| {
-            target.waits() > 0 && target.away.due().is_some_and(|due| due <= tick)
-        };
-        let longest = of(state.and_then(|state| state.longest));
-        if room == 0 {
-            return if longest.is_some_and(is_overdue) { SHARE_MIN } else { 0 };
-        }
+        let place = self.orgs.get(&org).and_then(|state| state.longest);
+        let longest = place.and_then(|place| self.targets.get(place));
         let claims = room.div_ceil(2);
-        let Some(longest) = longest.filter(|target| target.is_quick(tick)) else { return claims };
-        if longest.policy.keeps_order || is_overdue(longest) {
-            return claims;
-        }
+        let Some(longest) = longest.filter(|target| target.key.0 == org) else { return claims };
         let waits = longest.waits();
-        claims.min((room.saturating_sub(2 * waits) / 4).max(LINE_MIN.saturating_sub(waits)))
+        let most = if longest.policy.keeps_order || !longest.is_quick(tick) {
+            claims
+        } else {
+            claims.min((room.saturating_sub(2 * waits) / 4).max(LINE_MIN.saturating_sub(waits)))
+        };
+        let is_overdue = waits > 0 && longest.away.is_overdue(tick);
+        if is_overdue { most.max(OVERDUE) } else { most }
     }
 
     /// What has to go back to the journal since the last call.

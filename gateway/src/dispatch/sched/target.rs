@@ -1,6 +1,5 @@
 //! One target as the scheduler knows it: what waits for it, and what it can take now.
 
-use super::SOON_MS;
 use super::away::{Away, PATIENCE_MS};
 use super::breaker::{Breaker, BreakerState};
 use super::limiter::Limiter;
@@ -12,6 +11,8 @@ use std::time::Duration;
 
 /// Targets without work that are remembered: what was learned of them is worth keeping for a while.
 const IDLE_MAX: usize = 10_000;
+/// Milliseconds between two messages of a target that counts as quick.
+const QUICK_MS: f64 = 10.0;
 /// Weight of one answer in a target's service time.
 const SERVICE_WEIGHT: f64 = 0.1;
 
@@ -247,11 +248,9 @@ impl<T> Target<T> {
         if paced { 1_000.0 } else { self.service_ms / self.limiter.exact() }
     }
 
-    /// True if everything that waits here is gone before `SOON_MS`, as it looks.
+    /// True if it takes so much that its line is better waited for than written down again.
     pub(super) fn is_quick(&self, tick: u64) -> bool {
-        let waits = u32::try_from(self.waits()).unwrap_or(u32::MAX);
-        let soon = u32::try_from(SOON_MS).unwrap_or(u32::MAX);
-        self.closed_until() <= tick && f64::from(waits) * self.each_ms() <= f64::from(soon)
+        self.closed_until() <= tick && self.each_ms() <= QUICK_MS
     }
 
     pub(super) fn waits(&self) -> usize {
