@@ -2,6 +2,9 @@
 //!
 //! `cargo bench -p bugler-benches --bench deliver`. Twins run here, gateway and bare clients in
 //! processes of their own, all on the same cores; cases take turns and medians are compared.
+//! `-- case=apns` or `case=webhook` compares one of them. `-- backlog=10000,5000000` compares how
+//! fast a gateway drains backlogs of these sizes, and what memory that takes; it ends with status 1
+//! if a goal is missed, as the comparison with the bare clients does.
 
 use bugler_benches::Failed;
 use bugler_benches::bare::{self, Bare};
@@ -14,11 +17,12 @@ use bugler_gateway::model::{
     Audience, Content, Notification, OrganizationId, Priority, Source, UserId,
 };
 use bugler_gateway::telemetry::metrics;
+use bugler_loadtest::process;
 use bugler_loadtest::twins::{TwinName, TwinOptions, TwinSet};
 use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,11 +30,27 @@ use std::time::{Duration, Instant};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ROUNDS: usize = 3;
-const BACKLOG: usize = 40_000;
+const BACKLOG: usize = 120_000;
+/// What a bare client sends; it needs no time to warm up.
+const BARE: usize = 60_000;
 const USERS: usize = 2_000;
 const CONNECTIONS: usize = 2;
-const HOOK_CONNECTIONS: usize = 16;
-const DRAIN_MAX: Duration = Duration::from_secs(300);
+/// How many connections suit a bare webhook client best is tried out: the gateway finds out, too.
+const HOOK_CONNECTIONS: [usize; 3] = [4, 16, 64];
+/// A gateway that starts with a backlog takes two seconds to reach its limits, and the first push
+/// to each device goes out with care: deliveries are counted from then on.
+const WARM_UP: Duration = Duration::from_millis(2_500);
+const WARM_UP_PUSHES: usize = 2 * USERS;
+/// Of a backlog that is compared with others, so many deliveries from the first one on, and so many
+/// once the gateway is warm.
+const EARLY: usize = 9_000;
+const STEADY: usize = 200_000;
+const RATIO_MIN: f64 = 0.6;
+const BACKLOG_RATIO_MIN: f64 = 0.9;
+const RSS_MAX: u64 = 400 << 20;
+const RECEIPTS_KEPT_MAX: usize = 10_000;
+/// Longest wait for the next delivery.
+const PATIENCE: Duration = Duration::from_secs(60);
 const ORG: OrganizationId = OrganizationId(101);
 const SECRET: [u8; 32] = [7; 32];
 const HOOK: &str = "/hooks/bench";
@@ -44,17 +64,28 @@ enum Case {
     Webhook,
 }
 
-fn main() -> Result<(), Failed> {
+impl Case {
+    const ALL: [(&'static str, Self); 2] = [("APNs", Self::Apns), ("webhook", Self::Webhook)];
+
+    fn twin(self) -> TwinName {
+        if self == Self::Apns { TwinName::Apns } else { TwinName::Webhook }
+    }
+}
+
+fn main() -> Result<ExitCode, Failed> {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg.contains('=')).collect();
     let value = |name: &str| {
-        args.iter().find_map(|arg| arg.split_once('=').filter(|(key, _)| *key == name))
+        let of_name = |arg: &&String| arg.split_once('=').is_some_and(|(key, _)| key == name);
+        args.iter().find(of_name).and_then(|arg| Some(arg.split_once('=')?.1))
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    match (value("gateway"), value("bare")) {
-        (Some((_, config)), _) => runtime.block_on(gateway(PathBuf::from(config))),
-        (None, Some((_, plan))) => runtime.block_on(client(plan)),
-        (None, None) => runtime.block_on(compare()),
-    }
+    let holds = match (value("gateway"), value("bare"), value("backlog")) {
+        (Some(config), _, _) => runtime.block_on(gateway(PathBuf::from(config))).map(|()| true),
+        (_, Some(plan), _) => runtime.block_on(client(plan)).map(|()| true),
+        (_, _, Some(sizes)) => runtime.block_on(compare_backlogs(sizes)),
+        _ => runtime.block_on(compare(value("case"))),
+    }?;
+    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A gateway that serves until it is killed.
@@ -73,8 +104,8 @@ async fn client(plan: &str) -> Result<(), Failed> {
     let hook = plan["case"] == "webhook";
     let bare = Bare {
         address: text("address"),
-        requests: BACKLOG,
-        connections: if hook { HOOK_CONNECTIONS } else { CONNECTIONS },
+        requests: BARE,
+        connections: usize::try_from(plan["connections"].as_u64().unwrap_or(1))?,
         body: text("body"),
     };
     let rate = if hook {
@@ -93,8 +124,21 @@ struct Bench {
 }
 
 impl Bench {
+    async fn start() -> Result<Self, Failed> {
+        let options =
+            TwinOptions { receipts_kept_max: RECEIPTS_KEPT_MAX, ..TwinOptions::default() };
+        let bench = Self { twins: TwinSet::start(options).await?, files: tempfile::tempdir()? };
+        bench.twins.write_credentials(bench.files.path())?;
+        Ok(bench)
+    }
+
+    fn delivered(&self, case: Case) -> usize {
+        let counts = self.twins.counts();
+        counts.get(&case.twin()).map_or(0, |c| usize::try_from(c.succeeded).unwrap_or(usize::MAX))
+    }
+
     /// Deliveries per second of a bare client.
-    fn bare(&self, case: Case) -> Result<f64, Failed> {
+    fn bare(&self, case: Case, connections: usize) -> Result<f64, Failed> {
         let credentials = self.twins.credentials();
         let url =
             if case == Case::Apns { self.twins.apns_url() } else { self.twins.webhook_plain_url() };
@@ -114,6 +158,7 @@ impl Bench {
             "case": if case == Case::Apns { "apns" } else { "webhook" },
             "address": url.split_once("//").map_or("", |(_, address)| address),
             "body": body.to_string(),
+            "connections": connections,
             "files": self.files.path(),
             "team": credentials.apns_team_id,
             "key": credentials.apns_key_id,
@@ -126,29 +171,29 @@ impl Bench {
         Ok(String::from_utf8(output.stdout)?.trim().parse()?)
     }
 
-    /// Deliveries per second of a gateway that starts with the whole backlog in its journal.
-    async fn drain(&self, case: Case) -> Result<f64, Failed> {
+    /// A gateway that starts with the whole backlog in its journal.
+    async fn start_with(&self, case: Case, backlog: usize) -> Result<Drain<'_>, Failed> {
         let home = tempfile::tempdir()?;
-        fill(&home.path().join("store"), case).await?;
+        fill(&home.path().join("store"), case, backlog).await?;
         let files = [("gateway.toml", self.config(home.path())), ("seed.json", self.directory())];
         for (name, text) in &files {
             std::fs::write(home.path().join(name), text)?;
         }
         self.seed(home.path()).await?;
-        let twin = if case == Case::Apns { TwinName::Apns } else { TwinName::Webhook };
         self.twins.clear_receipts();
-        let delivered = || {
-            let counts = self.twins.counts();
-            counts.get(&twin).map_or(0, |c| usize::try_from(c.succeeded).unwrap_or(usize::MAX))
-        };
-        let _gateway = Gateway::start(&home.path().join("gateway.toml"))?;
-        let begun = Instant::now();
-        let first = until(begun, || delivered() >= BACKLOG / 20).await?;
-        let before = delivered();
-        let last = until(begun, || delivered() >= BACKLOG).await?;
-        #[expect(clippy::cast_precision_loss, reason = "a count shown with three digits")]
-        let delivered = (BACKLOG - before) as f64;
-        Ok(delivered / (last - first).as_secs_f64())
+        let gateway = Gateway::start(&home.path().join("gateway.toml"))?;
+        Ok(Drain { bench: self, case, gateway, _home: home })
+    }
+
+    /// Deliveries per second while a backlog is drained, the start apart.
+    async fn drain(&self, case: Case) -> Result<f64, Failed> {
+        let mut drain = self.start_with(case, BACKLOG).await?;
+        let (first, before) = drain.warmed_up().await?;
+        if BACKLOG - before.min(BACKLOG) < BACKLOG / 4 {
+            return Err("the backlog was nearly drained before the gateway was warm".into());
+        }
+        let (last, after) = drain.until(BACKLOG).await?;
+        Ok(per_second(after - before, last - first))
     }
 
     /// Puts the directory into the records before the journal is looked at.
@@ -203,6 +248,43 @@ impl Bench {
     }
 }
 
+/// A gateway at its backlog.
+struct Drain<'a> {
+    bench: &'a Bench,
+    case: Case,
+    gateway: Gateway,
+    /// The last field: it goes after the gateway.
+    _home: tempfile::TempDir,
+}
+
+impl Drain<'_> {
+    /// Waits until so many are delivered; answers when that was, and how many it were by then.
+    async fn until(&mut self, wanted: usize) -> Result<(Instant, usize), Failed> {
+        let mut seen = (Instant::now(), self.bench.delivered(self.case));
+        while seen.1 < wanted {
+            if let Some(status) = self.gateway.0.try_wait()? {
+                return Err(format!("the gateway ended: {status}").into());
+            }
+            if seen.0.elapsed() > PATIENCE {
+                return Err(format!("nothing was delivered any more after {}", seen.1).into());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let delivered = self.bench.delivered(self.case);
+            if delivered > seen.1 {
+                seen = (Instant::now(), delivered);
+            }
+        }
+        Ok(seen)
+    }
+
+    async fn warmed_up(&mut self) -> Result<(Instant, usize), Failed> {
+        let (first, _) = self.until(1).await?;
+        self.until(WARM_UP_PUSHES).await?;
+        tokio::time::sleep(WARM_UP.saturating_sub(first.elapsed())).await;
+        Ok((Instant::now(), self.bench.delivered(self.case)))
+    }
+}
+
 /// A gateway in a process of its own; dropping it ends it.
 struct Gateway(Child);
 
@@ -222,18 +304,8 @@ impl Drop for Gateway {
     }
 }
 
-async fn until(begun: Instant, done: impl Fn() -> bool) -> Result<Instant, Failed> {
-    while !done() {
-        if begun.elapsed() > DRAIN_MAX {
-            return Err("the backlog was not drained in time".into());
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    Ok(Instant::now())
-}
-
 /// Accepts the backlog with nobody there to deliver it.
-async fn fill(store: &Path, case: Case) -> Result<(), Failed> {
+async fn fill(store: &Path, case: Case, backlog: usize) -> Result<(), Failed> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let options = DiskOptions::default();
     let journal = DiskJournal::open(&store.join("journal"), options, Arc::clone(&clock))?;
@@ -242,7 +314,7 @@ async fn fill(store: &Path, case: Case) -> Result<(), Failed> {
         .map(|worker| {
             let intake = Arc::clone(&intake);
             tokio::spawn(async move {
-                for n in (worker..BACKLOG).step_by(256) {
+                for n in (worker..backlog).step_by(256) {
                     intake.accept(notification(&intake, case, n), None).await?;
                 }
                 Ok::<_, Failed>(())
@@ -286,24 +358,103 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-async fn compare() -> Result<(), Failed> {
-    let options = TwinOptions { receipts_kept_max: 2 * BACKLOG, ..TwinOptions::default() };
-    let files = tempfile::tempdir()?;
-    let bench = Bench { twins: TwinSet::start(options).await?, files };
-    bench.twins.write_credentials(bench.files.path())?;
-    let mut out = std::io::stdout();
-    for (name, case) in [("APNs", Case::Apns), ("webhook", Case::Webhook)] {
-        let (mut bare, mut drained) = (Vec::new(), Vec::new());
+fn per_second(count: usize, elapsed: Duration) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a count shown with three digits")]
+    let count = count as f64;
+    count / elapsed.as_secs_f64()
+}
+
+/// Writes one line of a comparison; answers whether its goal is met.
+fn judge(what: &str, value: f64, goal: f64, is_met: bool) -> Result<bool, Failed> {
+    let mark = if is_met { "ok" } else { "MISSED" };
+    writeln!(std::io::stdout(), "{what:<42} {value:>9.2}   goal {goal}   {mark}")?;
+    Ok(is_met)
+}
+
+/// The gateway against bare clients.
+async fn compare(wanted: Option<&str>) -> Result<bool, Failed> {
+    let bench = Bench::start().await?;
+    let mut holds = true;
+    let is_wanted = |name: &str| wanted.is_none_or(|wanted| wanted.eq_ignore_ascii_case(name));
+    for (name, case) in Case::ALL.into_iter().filter(|(name, _)| is_wanted(name)) {
+        let connections = if case == Case::Apns { &[CONNECTIONS][..] } else { &HOOK_CONNECTIONS };
+        let mut bare = vec![Vec::new(); connections.len()];
+        let mut drained = Vec::new();
         for _ in 0..ROUNDS {
-            bare.push(tokio::task::block_in_place(|| bench.bare(case))?);
+            for (rates, connections) in bare.iter_mut().zip(connections) {
+                rates.push(tokio::task::block_in_place(|| bench.bare(case, *connections))?);
+            }
             drained.push(bench.drain(case).await?);
         }
-        let (bare, drained) = (median(bare), median(drained));
-        writeln!(out, "{name:<8} bare client      {bare:>9.0} /s")?;
-        writeln!(out, "{name:<8} gateway, backlog {drained:>9.0} /s")?;
-        let ratio = drained / bare;
-        let mark = if ratio >= 0.6 { "ok" } else { "MISSED" };
-        writeln!(out, "{name:<8} gateway / bare   {ratio:>9.2}   goal 0.6   {mark}")?;
+        let mut best = 0.0_f64;
+        for (rates, connections) in bare.into_iter().zip(connections) {
+            let rate = median(rates);
+            best = best.max(rate);
+            writeln!(
+                std::io::stdout(),
+                "{name:<8} bare, {connections:>2} connections {rate:>9.0} /s"
+            )?;
+        }
+        let drained = median(drained);
+        writeln!(std::io::stdout(), "{name:<8} gateway, backlog     {drained:>9.0} /s")?;
+        let ratio = drained / best;
+        holds &=
+            judge(&format!("{name}: gateway / best bare"), ratio, RATIO_MIN, ratio >= RATIO_MIN)?;
     }
-    Ok(())
+    Ok(holds)
+}
+
+/// How fast backlogs of several sizes go out, each compared with the first.
+async fn compare_backlogs(sizes: &str) -> Result<bool, Failed> {
+    let sizes = sizes.split(',').map(str::parse).collect::<Result<Vec<usize>, _>>()?;
+    let bench = Bench::start().await?;
+    let mut holds = true;
+    let (mut first_early, mut first_steady) = (None, None);
+    for size in sizes {
+        let filling = Instant::now();
+        let mut drain = bench.start_with(Case::Apns, size).await?;
+        let filled = filling.elapsed();
+        let starting = Instant::now();
+        let (begun, at_first) = drain.until(1).await?;
+        let started = begun - starting;
+        let (then, at_early) = drain.until(EARLY.min(size)).await?;
+        let early = per_second(at_early - at_first, then - begun);
+        let mut line = format!(
+            "{size:>8}: filled in {:.0} s, first delivery after {:.1} s; the first {EARLY} at {early:.0} /s",
+            filled.as_secs_f64(),
+            started.as_secs_f64(),
+        );
+        let base = *first_early.get_or_insert(early);
+        let early = early / base;
+        let mut steady = None;
+        if size >= 2 * STEADY {
+            let (first, before) = drain.warmed_up().await?;
+            let (last, after) = drain.until(before + STEADY).await?;
+            let rate = per_second(after - before, last - first);
+            line += &format!(", then {STEADY} at {rate:.0} /s");
+            let base = *first_steady.get_or_insert(rate);
+            steady = Some(rate / base);
+        }
+        let (end, all) = drain.until(size).await?;
+        line += &format!(", all at {:.0} /s", per_second(all - at_first, end - begun));
+        let peak = process::sample(drain.gateway.0.id())?.rss_peak_bytes;
+        writeln!(std::io::stdout(), "{line}; resident at most {} MiB", peak >> 20)?;
+        let met = |ratio: f64| ratio >= BACKLOG_RATIO_MIN;
+        holds &= judge(
+            &format!("{size}: first {EARLY}, against the smallest"),
+            early,
+            BACKLOG_RATIO_MIN,
+            met(early),
+        )?;
+        if let Some(steady) = steady {
+            holds &= judge(
+                &format!("{size}: {STEADY} later, against the smallest"),
+                steady,
+                BACKLOG_RATIO_MIN,
+                met(steady),
+            )?;
+        }
+        holds &= peak < RSS_MAX;
+    }
+    Ok(holds)
 }

@@ -16,13 +16,16 @@ use serde_json::json;
 use sha2::Sha256;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
 /// Requests one HTTP/2 connection has under way.
 const STREAMS: usize = 500;
+const DEVICES: u64 = 2_000;
+/// Makes ids and devices without a random source in the part that is timed.
+static NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// What a bare run sends.
 #[derive(Clone, Debug)]
@@ -119,15 +122,18 @@ async fn push(
     token: &HeaderValue,
     topic: &str,
 ) -> Result<(), Failed> {
-    let id = Uuid::new_v4().to_string();
-    let device = Uuid::new_v4().simple();
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let mut id = HeaderValue::try_from(Uuid::from_u64_pair(unix_s(), number).to_string())?;
+    // Different in every request, as the gateway's: not for HPACK's table.
+    id.set_sensitive(true);
+    let device = number % DEVICES;
     let request = Request::builder()
         .method(Method::POST)
-        .uri(format!("https://{}/3/device/{device}{device}", bare.address))
+        .uri(format!("https://{}/3/device/{device:064x}", bare.address))
         .header(AUTHORIZATION, token)
         .header("apns-topic", topic)
-        .header("apns-id", &id)
-        .header("apns-collapse-id", &id)
+        .header("apns-id", id.clone())
+        .header("apns-collapse-id", id)
         .header("apns-push-type", "alert")
         .header("apns-priority", "10")
         .header("apns-expiration", unix_s() + 86_400)
@@ -174,7 +180,8 @@ async fn posts(bare: &Bare, path: &str, secret: &[u8], left: &AtomicUsize) -> Re
         hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(tcp)).await?;
     tokio::spawn(connection);
     while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
-        let id = format!("msg_{}", Uuid::new_v4());
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let id = format!("msg_{}", Uuid::from_u64_pair(unix_s(), number));
         let timestamp = unix_s();
         let mut mac = Hmac::<Sha256>::new_from_slice(secret)?;
         mac.update(format!("{id}.{timestamp}.").as_bytes());

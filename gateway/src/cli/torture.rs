@@ -42,10 +42,10 @@ pub(super) struct Torture {
     #[arg(long, value_delimiter = ',', value_name = "ROW,…")]
     rows: Vec<String>,
     /// Which rows, and how large.
-    #[arg(long, value_enum, default_value_t = Rows::Short)]
+    #[arg(long, value_enum, default_value_t = Rows::Short, overrides_with = "suite")]
     suite: Rows,
     /// Draws when and where faults strike; printed with every row, to play it again.
-    #[arg(long)]
+    #[arg(long, overrides_with = "seed")]
     seed: Option<u64>,
     /// How long each fault lasts.
     #[arg(long)]
@@ -53,6 +53,9 @@ pub(super) struct Torture {
     /// Where ledgers and data go; a new folder among the temporary files if not given.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Fail if a row was skipped.
+    #[arg(long)]
+    strict: bool,
     /// Keep ledgers and data of rows that passed, too.
     #[arg(long)]
     keep: bool,
@@ -114,6 +117,7 @@ impl Torture {
             writeln!(out, "ledgers of {}: {}", row.0, row.1.display())?;
         }
         Ok(match report.exit_code() {
+            0 if self.strict && report.unproved() > 0 => Exit::CouldNotRun,
             0 => Exit::Done,
             1 => Exit::Failed,
             _ => Exit::CouldNotRun,
@@ -158,4 +162,24 @@ impl Torture {
 
 fn is_free(dir: &Path) -> bool {
     std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        torture: Torture,
+    }
+
+    #[test]
+    fn the_last_suite_and_seed_hold() {
+        let words = ["bugler", "--suite", "all", "--seed", "7", "--suite", "long", "--seed", "9"];
+        let line = Line::try_parse_from(words).expect("as scripts/torture calls it");
+        assert_eq!((line.torture.suite, line.torture.seed), (Rows::Long, Some(9)));
+        assert!(!line.torture.strict);
+    }
 }

@@ -425,11 +425,13 @@ impl Line {
         round.parked.extend(core.scheduler.take_parked());
         let queued = core.scheduler.queued();
         core.left += before.saturating_sub(queued) + round.parked.len();
-        let is_time = core.left > 0 && now.tick >= core.relieved_at + RELIEF_PAUSE_MS;
+        // Somebody overdue may be let in although nobody left.
+        let is_asked = core.left > 0 || !core.refused.is_empty();
+        let is_time = is_asked && now.tick >= core.relieved_at + RELIEF_PAUSE_MS;
         if core.left >= RELIEF_EVERY || queued == 0 || is_time {
             core.left = 0;
             core.relieved_at = now.tick;
-            round.relieved = core.relieved();
+            round.relieved = core.relieved(now.tick);
         }
         if queued > 0 {
             let wake = core.scheduler.next_wake(now.tick);
@@ -457,11 +459,11 @@ impl Round {
 
 impl Core {
     /// Shards whose organizations have room again.
-    fn relieved(&mut self) -> Vec<ShardId> {
+    fn relieved(&mut self, tick: u64) -> Vec<ShardId> {
         let scheduler = &self.scheduler;
         let mut shards = Vec::new();
         self.refused.retain(|org, shard| {
-            let has_room = scheduler.room_for(*org) > 0;
+            let has_room = scheduler.claims_for(*org, tick) > 0;
             if has_room && !shards.contains(shard) {
                 shards.push(*shard);
             }
@@ -483,7 +485,8 @@ pub(super) struct Share {
 impl Room for Share {
     fn room(&self, org: OrganizationId) -> usize {
         let mut core = self.line.core.lock();
-        let room = core.scheduler.room_for(org) / self.per_entry.max(1);
+        let tick = core.pulse.now(self.line.clock.now()).tick;
+        let room = core.scheduler.claims_for(org, tick) / self.per_entry.max(1);
         if room == 0 && core.scheduler.queued_of(org) == 0 {
             // One entry that is larger than all the room there is must go on, too.
             return 1;

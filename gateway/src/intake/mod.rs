@@ -72,7 +72,12 @@ impl IntakeError {
             Self::Overloaded | Self::Shed { .. } | Self::NoRoom { .. } | Self::Backlog { .. } => {
                 true
             }
-            Self::BadKey | Self::KeyReused | Self::KeyBusy | Self::TooLarge | Self::Failed => false,
+            Self::BadKey
+            | Self::KeyReused
+            | Self::KeyBusy
+            | Self::TooLarge
+            | Self::Failed
+            | Self::Uncertain => false,
         }
     }
 }

@@ -379,8 +379,7 @@ impl World {
         let Some(dice) = self.besides.as_mut() else { return };
         let (what, after) = (dice.below(100), dice.below(30));
         match what {
-            // A recipient claimed again after a part of a plan went to a later step would end twice.
-            0..=7 if self.meddling == 0 => self.cancel(process),
+            0..=7 => self.cancel(process),
             8..=9 => {
                 self.tell(format!("the read after {after} others fails"));
                 self.disk.fail_read(after);

@@ -55,6 +55,8 @@ pub(super) struct Shape {
     pub(super) is_proxied: bool,
     pub(super) webhook_certificate: Certificate,
     pub(super) fcm_token_lifetime_s: u64,
+    /// Least time between two provider tokens that APNs takes.
+    pub(super) apns_token_update_min: Option<Duration>,
     /// From healing to the last final state.
     pub(super) drain_goal: Duration,
     pub(super) order: Order,
@@ -91,6 +93,7 @@ impl Shape {
             is_proxied: false,
             webhook_certificate: Certificate::Good,
             fcm_token_lifetime_s: 3600,
+            apns_token_update_min: None,
             drain_goal: Duration::from_secs(if is_long { 120 } else { 30 }),
             order: Order::Strict,
             repeats_extra: 0,

@@ -376,6 +376,7 @@ async fn twins(shape: &Shape, dir: &Path) -> Result<TwinSet, Trouble> {
         receipts_file: Some(dir.join("receipts.jsonl")),
         webhook_certificate: shape.webhook_certificate,
         fcm_token_lifetime_s: shape.fcm_token_lifetime_s,
+        apns_token_update_min: shape.apns_token_update_min,
         ..TwinOptions::default()
     };
     TwinSet::start(options).await.map_err(|error| Trouble::Setup(error.to_string()))

@@ -70,7 +70,7 @@ impl<T> Scheduler<T> {
         if let Some(target) = self.targets.get_mut(place) {
             judge(target, finished, now.tick, random);
             if let (true, Some(ms)) = (is_first && finished.stays_first, finished.again_ms) {
-                target.sent_away(notification, now.tick + ms);
+                target.away.sent(notification, now.tick + ms);
             }
             match finished.again_ms {
                 Some(ms) if target.policy.keeps_order => target.waits_for(id, now.tick + ms),

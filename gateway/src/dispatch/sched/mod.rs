@@ -11,6 +11,7 @@
 //! pick costs the same however much waits; who has nothing here takes no memory.
 //! What cannot go out soon is handed back for the journal, with the time at which to try again.
 
+mod away;
 mod breaker;
 mod finish;
 mod lane;
@@ -30,7 +31,7 @@ pub use self::target::About;
 
 use self::lane::Lane;
 use self::ramp::Release;
-use self::target::{TargetKey, Targets, Waiting};
+use self::target::{Target, TargetKey, Targets, Waiting};
 use crate::model::{
     DeliveryId, Millis, NotificationId, OrganizationId, ProviderName, TargetPolicy, TargetRef,
 };
@@ -45,6 +46,8 @@ const SOON_MS: u64 = 1_500;
 const CROWDED_MS: u64 = 1_000;
 /// Deliveries that an organization may always have here while there is room at all.
 const SHARE_MIN: usize = 16;
+/// Deliveries that are claimed at once although there is no room, to find those who are overdue.
+const OVERDUE: usize = 64;
 /// Deliveries that one target may always have here. More only up to half of what its organization
 /// has room for, so that one target leaves room to the others; a line in strict order is as long
 /// as it is.
@@ -137,6 +140,8 @@ struct Org {
     in_flight: usize,
     /// Rings it stands in.
     rings: usize,
+    /// Its target with the most deliveries, when one last came in.
+    longest: Option<u32>,
 }
 
 /// Every delivery that waits, and every try in flight.
@@ -204,7 +209,7 @@ impl<T> Scheduler<T> {
         };
         state.policy = policy;
         if !about.is_retry {
-            state.returned(about.notification, about.came_back);
+            state.away.returned(about.notification, about.came_back);
         }
         let twin = about.collapse.as_deref().and_then(|key| state.twin(key));
         if twin.is_some_and(|(_, _, id)| id > about.notification) {
@@ -219,7 +224,11 @@ impl<T> Scheduler<T> {
         let closed = lane_gate.max(state.closed_until());
         let is_newcomer = !about.came_back && !state.is_head(about.id);
         let is_in_the_way = state.is_in_the_way(&about, room, now.tick);
-        let is_long = !policy.keeps_order && state.waits() >= LINE_MIN.max(room / 2);
+        // What was accepted together may be claimed in another order: it must not go where those
+        // that are here already would have to wait for it.
+        let is_long = !policy.keeps_order
+            && state.waits() >= LINE_MIN.max(room / 2)
+            && !state.is_overtaken(about.notification);
         let later = if closed > now.tick + SOON_MS {
             Some(closed)
         } else if is_newcomer && replaced.is_none() && room == 0 {
@@ -238,8 +247,7 @@ impl<T> Scheduler<T> {
         }
         state.enqueue(plane, Waiting { item, about, since: now.tick });
         let replaced = replaced.map(|waiting| self.unqueued(org, waiting));
-        self.queued += 1;
-        self.orgs.entry(org).or_default().queued += 1;
+        self.lengthened(org, place);
         self.list(place, now.tick);
         Offered::Queued { replaced }
     }
@@ -251,6 +259,28 @@ impl<T> Scheduler<T> {
         let queued = self.orgs.get(&org).map_or(0, |org| org.queued);
         // As much as is free: the more others have here, the less each may take.
         free.max(SHARE_MIN).saturating_sub(queued).min(free)
+    }
+
+    /// Deliveries of `org` that are worth claiming now: what is claimed beyond that only goes back.
+    ///
+    /// Each that comes takes one from what is free, and counts as one that `org` has. While the
+    /// longest line of `org` is a quick one, what would make it too long stays where it is. And if
+    /// others here wait for somebody who is due, some are let in although there is no room.
+    #[must_use]
+    pub fn claims_for(&self, org: OrganizationId, tick: u64) -> usize {
+        let room = self.room_for(org);
+        let place = self.orgs.get(&org).and_then(|state| state.longest);
+        let longest = place.and_then(|place| self.targets.get(place));
+        let claims = room.div_ceil(2);
+        let Some(longest) = longest.filter(|target| target.key.0 == org) else { return claims };
+        let waits = longest.waits();
+        let most = if longest.policy.keeps_order || !longest.is_quick(tick) {
+            claims
+        } else {
+            claims.min((room.saturating_sub(2 * waits) / 4).max(LINE_MIN.saturating_sub(waits)))
+        };
+        let is_overdue = waits > 0 && longest.away.is_overdue(tick);
+        if is_overdue { most.max(OVERDUE) } else { most }
     }
 
     /// What has to go back to the journal since the last call.
@@ -309,7 +339,7 @@ impl<T> Scheduler<T> {
         let Some(place) = self.targets.find(TargetKey(org, target)) else { return };
         let Some(target) = self.targets.get_mut(place) else { return };
         if is_first {
-            target.returned(notification, true);
+            target.away.returned(notification, true);
         }
         if has_ended {
             target.drop_head(id);
@@ -322,14 +352,14 @@ impl<T> Scheduler<T> {
     /// `tick`. To be said before that one is finished.
     pub fn put_away(&mut self, ticket: &Ticket, notification: NotificationId, tick: u64) {
         if let Some(target) = self.targets.get_mut(ticket.place) {
-            target.sent_away(notification, tick);
+            target.away.sent(notification, tick);
         }
     }
 
     /// How the known targets of `provider` do: looks at every target.
     #[must_use]
     pub fn sample(&self, provider: ProviderName, tick: u64) -> Sample {
-        let of = |target: &&target::Target<T>| target.key.1.provider() == provider;
+        let of = |target: &&Target<T>| target.key.1.provider() == provider;
         let none = Sample { limit: None, open: 0, half_open: 0, oldest_ms: 0 };
         self.targets.iter().filter(of).fold(none, |sample, target| {
             let limit = target.limiter.exact();
@@ -424,6 +454,20 @@ impl<T> Scheduler<T> {
             .is_some_and(|org| org.queued == 0 && org.in_flight == 0 && org.rings == 0);
         if is_gone {
             self.orgs.remove(&org);
+        }
+    }
+
+    /// Counts one delivery into the queue, at the end of a line.
+    fn lengthened(&mut self, org: OrganizationId, place: u32) {
+        self.queued += 1;
+        let waits =
+            |place: u32| self.targets.get(place).filter(|t| t.key.0 == org).map(Target::waits);
+        let longest = self.orgs.get(&org).and_then(|org| org.longest);
+        let is_longest = longest.and_then(waits) <= waits(place);
+        let state = self.orgs.entry(org).or_default();
+        state.queued += 1;
+        if is_longest {
+            state.longest = Some(place);
         }
     }
 

@@ -1,6 +1,7 @@
 //! One target as the scheduler knows it: what waits for it, and what it can take now.
 
 use super::SOON_MS;
+use super::away::{Away, PATIENCE_MS};
 use super::breaker::{Breaker, BreakerState};
 use super::limiter::Limiter;
 use crate::model::{
@@ -11,8 +12,8 @@ use std::time::Duration;
 
 /// Targets without work that are remembered: what was learned of them is worth keeping for a while.
 const IDLE_MAX: usize = 10_000;
-/// A line stops waiting for what it misses this long after that was due back.
-const PATIENCE_MS: u64 = 60_000;
+/// Milliseconds between two messages of a target that counts as quick.
+const QUICK_MS: f64 = 10.0;
 /// Weight of one answer in a target's service time.
 const SERVICE_WEIGHT: f64 = 0.1;
 
@@ -95,10 +96,7 @@ pub(super) struct Target<T> {
     /// Nothing goes out before this tick.
     pub(super) gate: u64,
     /// First tries sent back to the journal and not seen again: later ones wait for them.
-    pub(super) away: u32,
-    pub(super) away_until: u64,
-    /// The first of them: what was accepted before it waits for nobody.
-    away_first: Option<NotificationId>,
+    pub(super) away: Away,
     pub(super) service_ms: f64,
     pub(super) policy: TargetPolicy,
     head: Option<Head>,
@@ -128,9 +126,7 @@ impl<T> Target<T> {
             limiter,
             hook: hook.map(Box::new),
             gate: 0,
-            away: 0,
-            away_until: 0,
-            away_first: None,
+            away: Away::default(),
             service_ms,
             policy: TargetPolicy::default(),
             head: None,
@@ -170,7 +166,7 @@ impl<T> Target<T> {
     pub(super) fn wakes_at(&self, tick: u64) -> Option<u64> {
         let closed = self.closed_until();
         let head = self.head_due(tick).map_or(0, |due| due + PATIENCE_MS);
-        let away = if self.away > 0 { self.away_until } else { 0 };
+        let away = self.away.until().unwrap_or(0);
         [closed, head, away].into_iter().filter(|at| *at > tick).min()
     }
 
@@ -227,45 +223,34 @@ impl<T> Target<T> {
         let after_head = self.head.filter(|head| head.is_away).map_or(0, |head| head.due + 1);
         let tick = tick.max(after_head);
         if !about.is_retry {
-            self.sent_away(about.notification, tick);
+            self.away.sent(about.notification, tick);
         }
         tick
     }
 
-    /// A first try goes back to the journal until `tick`.
-    pub(super) fn sent_away(&mut self, notification: NotificationId, tick: u64) {
-        let first = self.away_first.filter(|_| self.away > 0);
-        self.away_first = Some(first.map_or(notification, |first| first.min(notification)));
-        self.away += 1;
-        self.away_until = self.away_until.max(tick + PATIENCE_MS);
-    }
-
     /// `tick`, or later if somebody who was sent away before comes back later.
     pub(super) fn away_due(&self, tick: u64) -> u64 {
-        let last = if self.away > 0 { self.away_until.saturating_sub(PATIENCE_MS) } else { 0 };
-        tick.max(last)
+        self.away.due().map_or(tick, |last| last.max(tick))
     }
 
     /// True if `about` may not start because some that were accepted before it are in the journal.
     pub(super) fn waits_for_away(&self, about: &About, tick: u64) -> bool {
-        let is_later = self.away_first.is_some_and(|away| away < about.notification);
         let is_free = about.came_back || self.is_head(about.id);
-        self.away > 0 && is_later && self.away_until > tick && !is_free
+        !is_free && self.away.is_before(about.notification, tick)
     }
 
     /// True if `about`, waiting here for others to come back, would take the room that they need for
-    /// that. In strict order a few that are due soon leave room enough.
+    /// that. Those that are due soon are waited for here; in strict order only a few.
     pub(super) fn is_in_the_way(&self, about: &About, room: usize, tick: u64) -> bool {
-        let are_few = usize::try_from(self.away).is_ok_and(|away| away <= room / 2);
-        let is_short = self.policy.keeps_order && are_few && self.away_due(tick) <= tick + SOON_MS;
+        let are_few = usize::try_from(self.away.count()).is_ok_and(|away| away <= room / 2);
+        let is_soon = self.away_due(tick) <= tick + SOON_MS;
+        let is_short = is_soon && (are_few || !self.policy.keeps_order);
         self.is_behind_head(about.id, tick) || (self.waits_for_away(about, tick) && !is_short)
     }
 
-    /// A first try is here: one of those sent away, if it says so or was claimed anew since.
-    pub(super) fn returned(&mut self, notification: NotificationId, came_back: bool) {
-        if came_back || self.away_first == Some(notification) {
-            self.away = self.away.saturating_sub(1);
-        }
+    /// True if one that was accepted later waits here already.
+    pub(super) fn is_overtaken(&self, notification: NotificationId) -> bool {
+        self.waiting[0].back().is_some_and(|last| last.about.notification > notification)
     }
 
     /// Puts a delivery where it belongs: the head first, all others in the order of acceptance, which
@@ -303,11 +288,21 @@ impl<T> Target<T> {
     /// About half of what its line, with those sent away, takes to empty, within 0.2 to 10 s: back
     /// before there is nothing to do.
     pub(super) fn drain_ms(&self) -> u64 {
-        let waits = u32::try_from(self.waits()).unwrap_or(u32::MAX).saturating_add(self.away);
-        let paced = self.hook.as_ref().is_some_and(|hook| hook.pace.is_some());
-        let each = if paced { 1_000.0 } else { self.service_ms / self.limiter.exact() };
-        let seconds = (f64::from(waits) * each / 2_000.0).clamp(0.2, 10.0);
+        let waits =
+            u32::try_from(self.waits()).unwrap_or(u32::MAX).saturating_add(self.away.count());
+        let seconds = (f64::from(waits) * self.each_ms() / 2_000.0).clamp(0.2, 10.0);
         u64::try_from(Duration::from_secs_f64(seconds).as_millis()).unwrap_or(10_000)
+    }
+
+    /// Milliseconds between two of its messages while it is busy.
+    fn each_ms(&self) -> f64 {
+        let paced = self.hook.as_ref().is_some_and(|hook| hook.pace.is_some());
+        if paced { 1_000.0 } else { self.service_ms / self.limiter.exact() }
+    }
+
+    /// True if it takes so much that its line is better waited for than written down again.
+    pub(super) fn is_quick(&self, tick: u64) -> bool {
+        self.closed_until() <= tick && self.each_ms() <= QUICK_MS
     }
 
     pub(super) fn waits(&self) -> usize {
@@ -320,7 +315,7 @@ impl<T> Target<T> {
 
     /// Nothing was learned of it that a new one would not know.
     fn is_blank(&self, tick: u64) -> bool {
-        self.hook.is_none() && self.gate <= tick && self.away == 0
+        self.hook.is_none() && self.gate <= tick && self.away.is_empty()
     }
 }
 
@@ -364,6 +359,10 @@ impl<T> Targets<T> {
     /// The target's number, if it is known.
     pub(super) fn find(&self, key: TargetKey) -> Option<u32> {
         self.by_key.get(&key).copied()
+    }
+
+    pub(super) fn get(&self, place: u32) -> Option<&Target<T>> {
+        self.slots.get(place as usize)?.as_ref()
     }
 
     pub(super) fn get_mut(&mut self, place: u32) -> Option<&mut Target<T>> {

@@ -1,12 +1,25 @@
 //! Faults that providers show: statuses, silence, drips, GOAWAY, bad certificates.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::{Order, Row, Shape, Stage, Trouble};
 use crate::jsonl;
+use crate::torture::series::{self, Stretch};
 use crate::torture::world::World;
 use crate::twins::{Certificate, Receipt, TwinName};
+
+/// The first organization with webhooks.
+const HOOKED: usize = 1;
+const BAD: [Certificate; 5] = [
+    Certificate::Expired,
+    Certificate::NotYetValid,
+    Certificate::WrongHost,
+    Certificate::UnknownAuthority,
+    Certificate::SelfSigned,
+];
+/// What may still be on its way when an answer changes everything.
+const IN_FLIGHT_MS: u64 = 500;
 
 pub(super) const ROWS: &[Row] = &[
     Row::new("F51", "webhooks that drip, never end, or send a gigabyte", unjudged, |stage| {
@@ -16,10 +29,7 @@ pub(super) const ROWS: &[Row] = &[
         Box::pin(refuse(stage))
     }),
     Row::new("F53", "every provider answers 5xx, then recovers", unjudged, |stage| {
-        Box::pin(plan(
-            stage,
-            "fcm:status=503;webhook:status=500;slack:status=500;apns:status=503&reason=Shutdown",
-        ))
+        Box::pin(failing(stage))
     }),
     Row::new("F54", "429 with Retry-After in every spelling", unjudged, |stage| {
         Box::pin(throttle(stage))
@@ -39,17 +49,9 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("F60", "one stream until the first good answer", Shape::multiplexed, |stage| {
         Box::pin(first_stream(stage))
     }),
-    Row::new(
-        "F61",
-        "webhook certificates that must not be trusted",
-        |mut shape| {
-            shape.webhook_certificate = Certificate::WrongHost;
-            shape
-                .order(Order::Unjudged)
-                .set("dispatch.retry.webhook.schedule=[\"250ms\", \"250ms\", \"250ms\"]")
-        },
-        |stage| Box::pin(distrust(stage)),
-    ),
+    Row::new("F61", "certificates that must not be trusted", unjudged, |stage| {
+        Box::pin(distrust(stage))
+    }),
     Row::lacking("F62", "DNS failures", "no DNS twin: every target of a run is an address"),
     Row::new(
         "F63",
@@ -58,14 +60,20 @@ pub(super) const ROWS: &[Row] = &[
             shape.fcm_token_lifetime_s = 4;
             held(shape)
         },
-        |stage| Box::pin(plan(stage, "fcm-token:status=503")),
+        |stage| Box::pin(tokens(stage)),
     ),
-    Row::new("F64", "APNs refuses the provider token for a while", held, |stage| {
-        Box::pin(plan(stage, "apns:status=403:5&reason=ExpiredProviderToken"))
-    }),
-    Row::new("F65", "Slack's refusals as plain text, for a while", unjudged, |stage| {
-        Box::pin(plan(stage, "slack:status=500&reason=rollup_error"))
-    }),
+    Row::new(
+        "F64",
+        "APNs wants no second token for 20 minutes, over restarts; then calls it expired",
+        |shape| Shape { apns_token_update_min: Some(Duration::from_secs(1200)), ..held(shape) },
+        |stage| Box::pin(one_token(stage)),
+    ),
+    Row::new(
+        "F65",
+        "Slack refuses, answers with a page, and throttles, for a while",
+        unjudged,
+        |stage| Box::pin(slack_refuses(stage)),
+    ),
     Row::new("F66", "200 without sense, and redirects", unjudged, |stage| {
         Box::pin(redirect(stage))
     }),
@@ -90,6 +98,80 @@ impl Shape {
     }
 }
 
+async fn failing(stage: &mut Stage) -> Result<(), Trouble> {
+    let all = "fcm:status=503;webhook:status=500;slack:status=500;apns:status=503&reason=Shutdown";
+    plan(stage, all).await?;
+    stage.end_traffic().await;
+    stage.drained(stage.shape.drain_goal).await?;
+    judge_tries(stage)
+}
+
+async fn one_token(stage: &mut Stage) -> Result<(), Trouble> {
+    for _ in 0..stage.shape.times(3, 10) {
+        stage.wait(300..600).await;
+        stage.gateway.signal("TERM").await?;
+        let ended = stage.gateway.ended(Duration::from_secs(15)).await;
+        stage.expect(ended.is_some(), || String::from("a stop did not end"));
+        stage.restart().await?;
+    }
+    stage.wait(500..900).await;
+    stage.sync()?;
+    let mut refused = 0;
+    each_receipt(stage, |receipt| {
+        let reason = receipt.reason.as_deref().or(receipt.refused.as_deref()).unwrap_or("");
+        refused += u64::from(reason.contains("TooManyProviderTokenUpdates"));
+    })?;
+    stage.expect(refused == 0, || format!("{refused} times a token too many"));
+    plan(stage, "apns:status=403:5&reason=ExpiredProviderToken").await
+}
+
+/// A token that lives for four seconds, and an endpoint that fails for a while.
+async fn tokens(stage: &mut Stage) -> Result<(), Trouble> {
+    let from = Stage::now_ms();
+    plan(stage, "fcm-token:status=503").await?;
+    let seconds = (Stage::now_ms() - from) / 1000 + 1;
+    stage.sync()?;
+    let mut asked = 0;
+    each_receipt(stage, |receipt| {
+        asked += u64::from(receipt.twin == TwinName::FcmToken && receipt.at_ms >= from);
+    })?;
+    stage.remarks.push(format!("{asked} tokens asked for in {seconds} s"));
+    // One for each lifetime, and a repeat a second while that fails.
+    let most = 2 * seconds + 2;
+    stage.expect(asked <= most, || format!("{asked} tokens asked for in {seconds} s"));
+    Ok(())
+}
+
+async fn slack_refuses(stage: &mut Stage) -> Result<(), Trouble> {
+    for faults in [
+        "slack:status=500&reason=rollup_error",
+        "slack:html",
+        "slack:status=200&reason=invalid_payload",
+        "slack:status=429&reason=ratelimited&retry-after=1",
+    ] {
+        plan(stage, faults).await?;
+    }
+    Ok(())
+}
+
+/// No delivery is tried more often than the policy of the run allows.
+fn judge_tries(stage: &mut Stage) -> Result<(), Trouble> {
+    stage.sync()?;
+    let mut most: BTreeMap<TwinName, u32> = BTreeMap::new();
+    each_receipt(stage, |receipt| {
+        let most = most.entry(receipt.twin).or_default();
+        *most = (*most).max(receipt.attempt);
+    })?;
+    stage.remarks.push(format!("most tries of one delivery: {most:?}"));
+    let allowed = |twin: &TwinName| if *twin == TwinName::Webhook { 61 } else { 100 };
+    // Slack's receipts have no id of their own: a target's attempts are counted as one's.
+    let over = most.iter().find(|(twin, most)| {
+        **twin != TwinName::Slack && twin.carries_notifications() && **most > allowed(twin)
+    });
+    stage.expect(over.is_none(), || format!("more tries than the policy allows: {over:?}"));
+    Ok(())
+}
+
 /// A fault plan for the row's usual time.
 async fn plan(stage: &mut Stage, plan: &str) -> Result<(), Trouble> {
     stage.wait(300..1_000).await;
@@ -101,17 +183,30 @@ async fn plan(stage: &mut Stage, plan: &str) -> Result<(), Trouble> {
 }
 
 async fn drip(stage: &mut Stage) -> Result<(), Trouble> {
-    let [slow, endless] = [0, 1].map(|hook| format!("/hooks/o{}/h{hook}", World::id(1)));
-    stage.wait(300..800).await;
-    stage.faults(&format!(
+    let [slow, endless] = [0, 1].map(|hook| format!("/hooks/o{}/h{hook}", World::id(HOOKED)));
+    let plan = format!(
         "webhook:drip=1s:50&match={slow};webhook:drip-head=1s&match={slow};\
          webhook:endless&match={endless}"
-    ))?;
-    let (before, _) = stage.progress();
-    stage.dwell().await;
-    let (after, _) = stage.progress();
-    stage.expect(after > before, || String::from("accepting stopped while webhooks dripped"));
+    );
+    let mut windows = Vec::new();
+    for faults in ["", plan.as_str()] {
+        stage.faults(faults)?;
+        let from = Stage::now_ms();
+        stage.dwell().await;
+        windows.push(from..Stage::now_ms());
+    }
     stage.faults("")?;
+    stage.end_traffic().await;
+    stage.drained(stage.shape.drain_goal).await?;
+    let stretches = series::read(stage, windows, Some(HOOKED)).await?;
+    let [quiet, dripping] = stretches.as_slice() else { return Ok(()) };
+    let p99 = |stretch: &Stretch| stretch.quantile(|second| &second.first_attempt, 0.99);
+    let (before, after) = (p99(quiet), p99(dripping));
+    let goal = 2 * before + 50;
+    stage.remarks.push(format!(
+        "others' p99 to the first attempt: {before} ms, while hooks drip {after} ms (goal {goal})"
+    ));
+    stage.expect(after <= goal, || format!("others waited {after} ms, the goal is {goal} ms"));
     Ok(())
 }
 
@@ -135,13 +230,22 @@ async fn refuse(stage: &mut Stage) -> Result<(), Trouble> {
     stage.dwell().await;
     stage.faults("")?;
     stage.sync()?;
-    // Refused for good is asked once only.
-    let mut most = 0;
+    // Refused for good is asked once only, and what is gone is not asked for anything any more.
+    let (mut most, mut late) = (0, 0);
+    let mut gone: HashMap<String, u64> = HashMap::new();
     each_receipt(stage, |receipt| {
         if matches!(receipt.status, 400 | 404 | 410 | 413) {
             most = most.max(receipt.attempt);
         }
+        if let Some(since) = gone.get(&receipt.target) {
+            late += u64::from(receipt.at_ms > since + IN_FLIGHT_MS);
+        } else if matches!(receipt.status, 404 | 410) {
+            gone.insert(receipt.target, receipt.at_ms);
+        }
     })?;
+    stage.remarks.push(format!("{} targets gone, {late} asked again", gone.len()));
+    stage.expect(gone.len() == 2, || format!("{} targets were called gone, not 2", gone.len()));
+    stage.expect(late == 0, || format!("{late} requests to targets that were gone"));
     stage.expect(most == 1, || format!("a refusal for good came on attempt {most}"));
     Ok(())
 }
@@ -178,7 +282,17 @@ async fn throttle(stage: &mut Stage) -> Result<(), Trouble> {
     stage.sync()?;
     let mut closed: HashMap<(String, String), u64> = HashMap::new();
     let mut early = 0;
+    // What FCM says of one message holds for the whole project.
+    let (mut project, mut project_early) = (0..0, 0);
     each_receipt(stage, |receipt| {
+        if receipt.twin == TwinName::Fcm {
+            project_early += u64::from(project.contains(&receipt.at_ms));
+            if receipt.status == 429 {
+                let gate = gates.get(&receipt.target).copied().unwrap_or(0);
+                let from = receipt.at_ms + IN_FLIGHT_MS;
+                project = from..(receipt.at_ms + gate).max(from);
+            }
+        }
         let place = (receipt.target.clone(), receipt.key.clone());
         if receipt.status == 429 {
             let gate = gates.get(&receipt.target).copied().unwrap_or(0);
@@ -193,6 +307,9 @@ async fn throttle(stage: &mut Stage) -> Result<(), Trouble> {
         .push(format!("{count} deliveries throttled, {early} came again inside their gate"));
     stage.expect(early == 0, || format!("{early} attempts inside a gate of Retry-After"));
     stage.expect(count > 0, || String::from("nothing was throttled"));
+    stage.expect(project_early == 0, || {
+        format!("{project_early} messages to FCM while the project had to wait")
+    });
     Ok(())
 }
 
@@ -217,6 +334,14 @@ async fn streams(stage: &mut Stage) -> Result<(), Trouble> {
     stage.faults("streams=1000")?;
     stage.wait(500..900).await;
     stage.faults("")?;
+    for twin in [TwinName::Apns, TwinName::Fcm] {
+        let refused = stage.twins.traffic(twin).streams_refused;
+        stage.remarks.push(format!("{twin}: {refused} streams beyond the limit"));
+        // What was opened before the new limit had arrived.
+        stage.expect(refused <= stage.shape.max_in_flight, || {
+            format!("{twin}: {refused} streams beyond the limit")
+        });
+    }
     Ok(())
 }
 
@@ -241,14 +366,54 @@ async fn first_stream(stage: &mut Stage) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// Every provider shows every bad certificate, each on new connections; nothing may reach it.
 async fn distrust(stage: &mut Stage) -> Result<(), Trouble> {
-    stage.dwell().await;
-    stage.end_traffic().await;
+    const PROVIDERS: [TwinName; 3] = [TwinName::Apns, TwinName::Fcm, TwinName::Webhook];
+    let mut windows = Vec::new();
+    for certificate in BAD {
+        stage.wait(200..500).await;
+        show(stage, &PROVIDERS, certificate)?;
+        let from = Stage::now_ms() + IN_FLIGHT_MS;
+        stage.note(format_args!("{certificate:?}"));
+        stage.dwell().await;
+        windows.push(from..Stage::now_ms());
+        show(stage, &PROVIDERS, Certificate::Good)?;
+    }
+    stage.wait(300..600).await;
     stage.sync()?;
-    let mut seen = 0;
-    each_receipt(stage, |receipt| seen += u64::from(receipt.twin == TwinName::Webhook))?;
-    stage
-        .expect(seen == 0, || format!("{seen} requests reached a host without a good certificate"));
+    let mut reached: BTreeMap<(TwinName, usize), u64> = BTreeMap::new();
+    let mut before = 0;
+    each_receipt(stage, |receipt| {
+        let window = windows.iter().position(|window| window.contains(&receipt.at_ms));
+        match window {
+            Some(window) if PROVIDERS.contains(&receipt.twin) => {
+                *reached.entry((receipt.twin, window)).or_default() += 1;
+            }
+            _ => before += 1,
+        }
+    })?;
+    stage.expect(before > 0, || String::from("nothing came through with good certificates"));
+    for ((twin, window), count) in reached {
+        let certificate = BAD.get(window);
+        stage.expect(false, || format!("{count} requests reached {twin} with {certificate:?}"));
+    }
+    Ok(())
+}
+
+/// Gives providers another certificate, and takes their connections away.
+fn show(
+    stage: &mut Stage,
+    providers: &[TwinName],
+    certificate: Certificate,
+) -> Result<(), Trouble> {
+    for twin in providers {
+        let set = stage.twins.set_certificate(*twin, certificate);
+        set.map_err(|error| Trouble::Setup(error.to_string()))?;
+        stage.twins.set_up(*twin, false);
+        stage.twins.set_up(*twin, true);
+        // Answers on their way are cut off.
+        stage.shape.repeats_extra += stage.shape.max_in_flight;
+    }
     Ok(())
 }
 
@@ -270,5 +435,7 @@ async fn outage(stage: &mut Stage) -> Result<(), Trouble> {
     stage.providers_up(true);
     stage.healed = Some(std::time::Instant::now());
     stage.wait(300..600).await;
-    Ok(())
+    stage.end_traffic().await;
+    stage.drained(stage.shape.drain_goal).await?;
+    judge_tries(stage)
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 const DEVICES: u64 = 10;
 const ALL: u64 = 20_000;
@@ -122,4 +122,98 @@ fn what_could_not_be_sent_back_is_waited_for_no_more() {
     held_back(&mut scheduler, true);
     scheduler.fenced(absent(), now(LATER));
     queued(scheduler.offer(push_offer(1, 1, 9_000, "a"), now(LATER)));
+}
+
+/// What became of a backlog of one hook.
+struct Drained {
+    sent_back: usize,
+    longest_pause_ms: u64,
+    took_ms: u64,
+}
+
+/// One hook that takes `first_ms` for each of the first messages, `service_ms` for each of the
+/// others, and all of its backlog in the journal: the
+/// numbers as they were given out, not quite in the order of the log, as many clients at once make
+/// them. The journal gives what comes back one claim in five.
+fn drain_one_hook(all: u64, service_ms: u64, first_ms: u64) -> Drained {
+    let bounds = Bounds { slots: 1_024, queue: 8_192, hook_max: 64 };
+    let mut scheduler = Scheduler::new(bounds, 7, 0);
+    scheduler.set_limit(&hooks(), 1_000);
+    let service = |number: u64| if number <= 8 { first_ms } else { service_ms };
+    let mut fresh: VecDeque<u64> = (0..all).map(|n| (n ^ 0b10_0101).min(all - 1) + 1).collect();
+    let mut timers = BinaryHeap::new();
+    let mut running: BTreeMap<(u64, u64), Ticket> = BTreeMap::new();
+    let (mut sent, mut tick, mut last) = (0, LATER, LATER);
+    let mut drained = Drained { sent_back: 0, longest_pause_ms: 0, took_ms: 0 };
+    while sent < all {
+        tick += 1;
+        for turn in 0..scheduler.claims_for(organization(1), tick).min(128) {
+            let is_due = timers.peek().is_some_and(|Reverse((due, _))| *due <= now(tick).at);
+            let came_back = is_due && (turn % 5 == 4 || fresh.is_empty());
+            let next = if came_back {
+                timers.pop().map(|Reverse((_, number))| number)
+            } else {
+                fresh.pop_front()
+            };
+            let Some(number) = next else { break };
+            let mut offer = hook_offer(1, 1, number, number);
+            offer.about.came_back = came_back;
+            if let Offered::Later { parked, .. } = scheduler.offer(offer, now(tick)) {
+                drained.sent_back += 1;
+                timers.push(Reverse((parked.due, parked.item)));
+            }
+        }
+        while let Some(first) = running.first_entry()
+            && first.key().0 <= tick
+        {
+            let ((_, number), ticket) = first.remove_entry();
+            scheduler.finish(ticket, answered(service(number)), now(tick));
+        }
+        while let Some(Picked::Send { ticket, item, .. }) =
+            scheduler.pick(now(tick), bounds.slots - running.len())
+        {
+            running.insert((tick + service(item), item), ticket);
+            (sent, last) = (sent + 1, tick);
+        }
+        timers.extend(
+            scheduler.take_parked().into_iter().map(|parked| Reverse((parked.due, parked.item))),
+        );
+        drained.longest_pause_ms = drained.longest_pause_ms.max(tick - last);
+        assert!(tick < last + 120_000, "it stands still after {sent} of {all}");
+    }
+    drained.took_ms = tick - LATER;
+    drained
+}
+
+#[test]
+fn a_quick_hooks_backlog_stays_in_the_journal_until_it_is_sent() {
+    for first_ms in [2, 20] {
+        let drained = drain_one_hook(100_000, 2, first_ms);
+        assert!(drained.sent_back < 5_000, "{} were written a second time", drained.sent_back);
+        assert!(drained.took_ms < 10_000, "{} ms", drained.took_ms);
+        assert!(drained.longest_pause_ms < 600, "{} ms", drained.longest_pause_ms);
+    }
+}
+
+#[test]
+fn a_slow_hooks_backlog_never_stands_still() {
+    let drained = drain_one_hook(20_000, 200, 200);
+    assert!(drained.longest_pause_ms < 5_000, "{} ms", drained.longest_pause_ms);
+}
+
+#[test]
+fn what_is_claimed_has_its_place() {
+    let mut scheduler = scheduler();
+    let mut number = 0;
+    loop {
+        let claims = scheduler.claims_for(organization(1), LATER);
+        if claims == 0 {
+            break;
+        }
+        for _ in 0..claims {
+            number += 1;
+            queued(scheduler.offer(push_offer(1, number, number, "a"), now(LATER)));
+        }
+    }
+    assert_eq!(number, 500, "and it leaves as much free");
 }
