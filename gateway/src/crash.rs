@@ -59,7 +59,9 @@ pub fn point(stage: Stage) {
     match armed::strike(stage) {
         None => {}
         Some(armed::End::Abort) => std::process::abort(),
-        Some(armed::End::Panic) => std::panic::panic_any("BUGLER_CRASH asked for a panic"),
+        Some(armed::End::Panic) => {
+            std::panic::resume_unwind(Box::new("BUGLER_CRASH asked for a panic"))
+        }
     }
 }
 

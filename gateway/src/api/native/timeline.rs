@@ -192,7 +192,8 @@ mod tests {
     use crate::model::{DeliveryId, Millis};
 
     fn events() -> (TimelineEvent, TimelineEvent) {
-        let (at, delivery) = (Millis(1), DeliveryId::derive(NotificationId(Uuid::nil()), "entry"));
+        let (at, delivery) =
+            (Millis(1), DeliveryId::derive(NotificationId(uuid::Uuid::nil()), "entry"));
         let given_up = TimelineEvent::Settled {
             at,
             delivery,
