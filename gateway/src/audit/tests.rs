@@ -283,13 +283,13 @@ async fn what_is_sent_again_without_a_dead_letter_breaks_no_books() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let journal = open(dir.path());
     let discarded = dead(&journal, true).await;
-    amend(&journal, discarded, false).await;
-    amend(&journal, discarded, true).await;
     let given_up = dead(&journal, false).await;
-    amend(&journal, given_up, true).await;
     let replayed = dead(&journal, true).await;
-    amend(&journal, replayed, true).await;
     dead(&journal, true).await;
+    amend(&journal, discarded, false).await;
+    for again in [discarded, given_up, replayed] {
+        amend(&journal, again, true).await;
+    }
     journal.close().await;
     drop(journal);
     let report = report(dir.path());
