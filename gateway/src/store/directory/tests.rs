@@ -128,7 +128,8 @@ async fn another_secret_retires_the_one_before_for_a_day() {
         document["subscriptions"][0]["secret"] = secret.into();
         document
     };
-    let [old, new] = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_plJ3nmyCDGBKInavdOK15jsl"];
+    let [old, new] =
+        ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_QUJDREVGR0hJSktMTU5PUFFSU1RVVldY"];
     let day = 24 * 3_600_000;
     import(&store, &with(old), 1000).await;
     assert_eq!(secrets(&store).await, [(old.into(), None)]);
