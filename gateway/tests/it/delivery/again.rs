@@ -110,7 +110,7 @@ async fn a_dead_letter_is_replayed_under_its_own_id_and_the_books_say_so() {
     world.outcomes("state=dead", 1).await;
 
     // A running journal is audited as far as its index has come.
-    let report = tokio::time::timeout(Duration::from_secs(60), async {
+    let report = tokio::time::timeout(std::time::Duration::from_secs(60), async {
         loop {
             let report = world.audited().await;
             if report["total"]["discarded"] == 1 {
