@@ -17,6 +17,7 @@ mod error;
 mod link;
 mod node;
 mod options;
+pub mod owners;
 mod slots;
 mod topology;
 
