@@ -1,5 +1,6 @@
 //! Where Redis is, and how patient we are with it.
 
+use super::class::Class;
 use std::time::Duration;
 
 /// How to reach Redis and what to ask of it.
@@ -19,6 +20,8 @@ pub struct RedisOptions {
     pub replicas: u32,
     /// How long to wait for these copies.
     pub replicas_timeout: Duration,
+    /// Servers whose settings give less are refused.
+    pub require: Option<Class>,
 }
 
 impl RedisOptions {
@@ -45,6 +48,7 @@ impl Default for RedisOptions {
             timeout: Duration::from_secs(2),
             replicas: 0,
             replicas_timeout: Duration::from_millis(200),
+            require: None,
         }
     }
 }

@@ -20,6 +20,7 @@ mod tests;
 
 use super::{Call, Redis, RedisError, Script};
 use crate::model::ShardId;
+use crate::telemetry::metrics;
 use beats::Beats;
 use parking_lot::Mutex;
 use redis::Value;
@@ -360,6 +361,8 @@ async fn beat_once(shared: &Shared, beats: &mut Beats) -> Result<bool, RedisErro
     let counts: BTreeMap<_, _> = pairs.collect();
     let is_news = beats.hear(counts, number(changes).unwrap_or(0), Instant::now());
     *shared.live.lock() = beats.live(Instant::now()).len();
+    let owned = shared.holds.iter().filter(|hold| hold.borrow().fence().is_some()).count();
+    metrics::redis_shards_owned(u32::try_from(owned).unwrap_or(u32::MAX));
     for (node, count) in beats.forgettable(Instant::now()) {
         let count = count.to_string();
         let args: [&[u8]; 2] = [node.as_bytes(), count.as_bytes()];
