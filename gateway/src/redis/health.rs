@@ -20,45 +20,24 @@ const SETTINGS_EVERY: u32 = 4;
 /// So long a silence is no trouble yet.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Commands that everything here is made of.
-const NEEDED: [&str; 31] = [
-    "DEL",
-    "EXISTS",
-    "EXPIRE",
-    "GET",
-    "HDEL",
-    "HGET",
-    "HGETALL",
-    "HINCRBY",
-    "HMGET",
-    "HSET",
-    "INCR",
-    "INCRBY",
-    "MGET",
-    "SADD",
-    "SET",
-    "SMEMBERS",
-    "SREM",
-    "XACK",
-    "XADD",
-    "XAUTOCLAIM",
-    "XDEL",
-    "XGROUP",
-    "XINFO",
-    "XLEN",
-    "XPENDING",
-    "XRANGE",
-    "XREADGROUP",
-    "ZADD",
-    "ZRANGE",
-    "ZREM",
-    "ZSCORE",
+/// Commands that everything here is made of; those of a family with their second word.
+const NEEDED: [&str; 49] = [
+    "DEL", "EXISTS", "GET", "HDEL", "HEXISTS", "HGET", "HGETALL", "HINCRBY", "HKEYS", "HLEN",
+    "HMGET", "HSET", "HVALS", "INCR", "PEXPIRE", "SADD", "SET", "SMEMBERS", "SREM", "XACK", "XADD",
+    "XAUTOCLAIM", "XCLAIM", "XDEL", "XGROUP CREATE", "XGROUP SETID", "XINFO STREAM", "XLEN",
+    "XPENDING", "XRANGE", "XREADGROUP", "XREVRANGE", "ZADD", "ZCARD", "ZCOUNT", "ZRANGE",
+    "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZREM", "ZREMRANGEBYLEX", "ZREMRANGEBYRANK",
+    "ZREMRANGEBYSCORE", "ZREVRANGE", "ZREVRANGEBYLEX", "ZREVRANGEBYSCORE", "ZSCORE", "EVAL",
+    "EVALSHA", "TIME",
 ];
 /// Answers the commands that are missing or forbidden.
 static ALLOWED: Script = Script::reading(
     "local missing = {}
      for _, name in ipairs(ARGV) do
-       local is_there, is_allowed = pcall(redis.acl_check_cmd, name, KEYS[1])
+       local words = {}
+       for word in string.gmatch(name, '%S+') do words[#words + 1] = word end
+       words[#words + 1] = KEYS[1]
+       local is_there, is_allowed = pcall(redis.acl_check_cmd, unpack(words))
        if not (is_there and is_allowed == true) then missing[#missing + 1] = name end
      end
      return missing",
@@ -78,6 +57,8 @@ struct State {
     away: Option<(Instant, String)>,
     /// A setting that must not be as it is.
     bad: Option<String>,
+    /// The number of shards that the data was found to be laid out for.
+    shards: Option<u16>,
     /// Run id and replication id of each primary.
     history: BTreeMap<String, (String, String)>,
 }
@@ -89,6 +70,7 @@ impl Health {
             proof: Proof::Reply,
             away: None,
             bad: None,
+            shards: None,
             history: BTreeMap::new(),
         };
         Self { state: Mutex::new(state) }
@@ -110,12 +92,16 @@ impl Health {
         away.map(|(_, what)| what.clone()).or_else(|| state.bad.clone())
     }
 
+    pub(super) fn expect_layout(&self, shards: u16) {
+        self.state.lock().shards = Some(shards);
+    }
+
     fn set(&self, class: Class, proof: Proof) {
         let mut state = self.state.lock();
         if state.class != class {
             tracing::info!(class = class.as_str(), before = state.class.as_str(), "durability");
         }
-        (state.class, state.proof, state.bad) = (class, proof, None);
+        (state.class, state.proof) = (class, proof);
     }
 
     fn reached(&self, result: Result<(), String>) {
@@ -244,8 +230,19 @@ pub(super) async fn watch(link: Weak<Link>) {
 
 impl Link {
     async fn look_at_settings(&self) {
-        match self.check_settings().await {
-            Ok(()) => {}
+        let shards = self.health.state.lock().shards;
+        let layout = async {
+            match shards {
+                Some(shards) => self.check_layout(shards).await,
+                None => Ok(()),
+            }
+        };
+        let checked = match layout.await {
+            Ok(()) => self.check_settings().await,
+            Err(error) => Err(error),
+        };
+        match checked {
+            Ok(()) => self.health.state.lock().bad = None,
             Err(error @ RedisError::Settings { .. }) => {
                 let what = error.to_string();
                 let mut state = self.health.state.lock();
@@ -287,6 +284,14 @@ async fn facts(node: &Arc<Node>) -> Result<Facts, RedisError> {
     // Managed services forbid CONFIG: INFO says most of it.
     let config = (pairs.len() == config.len()).then_some(pairs.as_slice());
     Ok(Facts::read(&node.name, &info, config))
+}
+
+/// A list of texts; nothing counts as empty.
+pub(super) fn text_fields(reply: &Value) -> Option<Vec<String>> {
+    match reply {
+        Value::Array(fields) => Some(fields.iter().map(text_of).collect()),
+        _ => None,
+    }
 }
 
 fn pair(reply: &Value) -> Option<(String, String)> {
