@@ -22,13 +22,55 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Commands that everything here is made of; those of a family with their second word.
 const NEEDED: [&str; 49] = [
-    "DEL", "EXISTS", "GET", "HDEL", "HEXISTS", "HGET", "HGETALL", "HINCRBY", "HKEYS", "HLEN",
-    "HMGET", "HSET", "HVALS", "INCR", "PEXPIRE", "SADD", "SET", "SMEMBERS", "SREM", "XACK", "XADD",
-    "XAUTOCLAIM", "XCLAIM", "XDEL", "XGROUP CREATE", "XGROUP SETID", "XINFO STREAM", "XLEN",
-    "XPENDING", "XRANGE", "XREADGROUP", "XREVRANGE", "ZADD", "ZCARD", "ZCOUNT", "ZRANGE",
-    "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZREM", "ZREMRANGEBYLEX", "ZREMRANGEBYRANK",
-    "ZREMRANGEBYSCORE", "ZREVRANGE", "ZREVRANGEBYLEX", "ZREVRANGEBYSCORE", "ZSCORE", "EVAL",
-    "EVALSHA", "TIME",
+    "DEL",
+    "EXISTS",
+    "GET",
+    "HDEL",
+    "HEXISTS",
+    "HGET",
+    "HGETALL",
+    "HINCRBY",
+    "HKEYS",
+    "HLEN",
+    "HMGET",
+    "HSET",
+    "HVALS",
+    "INCR",
+    "PEXPIRE",
+    "SADD",
+    "SET",
+    "SMEMBERS",
+    "SREM",
+    "XACK",
+    "XADD",
+    "XAUTOCLAIM",
+    "XCLAIM",
+    "XDEL",
+    "XGROUP CREATE",
+    "XGROUP SETID",
+    "XINFO STREAM",
+    "XLEN",
+    "XPENDING",
+    "XRANGE",
+    "XREADGROUP",
+    "XREVRANGE",
+    "ZADD",
+    "ZCARD",
+    "ZCOUNT",
+    "ZRANGE",
+    "ZRANGEBYLEX",
+    "ZRANGEBYSCORE",
+    "ZREM",
+    "ZREMRANGEBYLEX",
+    "ZREMRANGEBYRANK",
+    "ZREMRANGEBYSCORE",
+    "ZREVRANGE",
+    "ZREVRANGEBYLEX",
+    "ZREVRANGEBYSCORE",
+    "ZSCORE",
+    "EVAL",
+    "EVALSHA",
+    "TIME",
 ];
 /// Answers the commands that are missing or forbidden.
 static ALLOWED: Script = Script::reading(
@@ -53,6 +95,8 @@ pub(super) struct Health {
 struct State {
     class: Class,
     proof: Proof,
+    /// When all slots were seen to be served, the last time.
+    seen: Instant,
     /// Since when some slots are not served, and why.
     away: Option<(Instant, String)>,
     /// A setting that must not be as it is.
@@ -68,6 +112,7 @@ impl Health {
         let state = State {
             class: Class::D0,
             proof: Proof::Reply,
+            seen: Instant::now(),
             away: None,
             bad: None,
             shards: None,
@@ -108,17 +153,18 @@ impl Health {
         let mut state = self.state.lock();
         match result {
             Ok(()) => {
+                state.seen = Instant::now();
                 if let Some((since, _)) = state.away.take()
                     && since.elapsed() > PATIENCE
                 {
                     tracing::info!(seconds = since.elapsed().as_secs_f32(), "redis is back");
                 }
             }
-            Err(what) => match &mut state.away {
-                Some((_, known)) => *known = what,
-                away => {
+            Err(what) => match (state.seen, &mut state.away) {
+                (_, Some((_, known))) => *known = what,
+                (seen, away) => {
                     tracing::warn!(%what, "redis cannot be reached");
-                    *away = Some((Instant::now(), what));
+                    *away = Some((seen, what));
                 }
             },
         }
