@@ -23,6 +23,8 @@ use std::time::Duration;
 pub mod conformance;
 pub mod disk;
 mod ledger;
+mod record;
+mod shard;
 
 pub use ledger::{
     Amendment, Cancellation, DeadPage, DeadPlace, DeadRow, Reserved, Settled, SettledBlock,

@@ -5,9 +5,9 @@
 
 use super::core::{Cell, Core};
 use super::index::{Index, IndexError, split_u64};
-use super::line::{Class, Spot, Ticket};
-use super::record::Extent;
-use super::state::Place;
+use crate::journal::record::Extent;
+use crate::journal::shard::Place;
+use crate::journal::shard::line::{Class, Spot, Ticket};
 use crate::model::{Millis, OrganizationId, ShardId};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::collections::{BTreeSet, HashMap};
