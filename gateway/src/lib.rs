@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod crash;
 pub mod lifecycle;
+pub mod redis;
 pub mod telemetry;
 
 pub mod journal;
