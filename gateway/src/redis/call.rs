@@ -6,12 +6,13 @@ use std::sync::OnceLock;
 
 /// A Lua script, made for a `static`; Redis is sent its text once and its hash from then on.
 ///
-/// Every script gets a first line `#!lua` with flags: with it Redis refuses a script as a whole
+/// Every script without one gets a first line `#!lua` with flags: with it Redis refuses a script as a whole
 /// while it is out of memory, read-only, short of replicas or short of disk, instead of in its
 /// middle, and refuses keys of other slots. A script answers `redis.error_reply('FENCED …')` for
 /// [`super::RedisError::Fenced`].
 #[derive(Debug)]
 pub struct Script {
+    prelude: &'static str,
     body: &'static str,
     flags: Flags,
     made: OnceLock<Made>,
@@ -34,19 +35,30 @@ impl Script {
     /// A script that writes. `body` is without the first line.
     #[must_use]
     pub const fn new(body: &'static str) -> Self {
-        Self { body, flags: Flags::Writes, made: OnceLock::new() }
+        Self::with(body, Flags::Writes)
     }
 
     /// A script that frees more than it adds: it also runs while Redis is out of memory.
     #[must_use]
     pub const fn freeing(body: &'static str) -> Self {
-        Self { body, flags: Flags::Frees, made: OnceLock::new() }
+        Self::with(body, Flags::Frees)
     }
 
     /// A script that only reads: no copies are waited for.
     #[must_use]
     pub const fn reading(body: &'static str) -> Self {
-        Self { body, flags: Flags::Reads, made: OnceLock::new() }
+        Self::with(body, Flags::Reads)
+    }
+
+    /// The same with `prelude` before its body: see [`super::owners::OWNED`].
+    #[must_use]
+    pub const fn after(mut self, prelude: &'static str) -> Self {
+        self.prelude = prelude;
+        self
+    }
+
+    const fn with(body: &'static str, flags: Flags) -> Self {
+        Self { prelude: "", body, flags, made: OnceLock::new() }
     }
 
     pub(super) fn is_write(&self) -> bool {
@@ -60,7 +72,11 @@ impl Script {
                 Flags::Frees => " flags=allow-oom",
                 Flags::Reads => " flags=no-writes",
             };
-            let text = format!("#!lua{flags}\n{}", self.body);
+            let text = if self.body.starts_with("#!lua") {
+                self.body.to_owned()
+            } else {
+                format!("#!lua{flags}\n{}{}", self.prelude, self.body)
+            };
             let hash = redis::Script::new(&text).get_hash().to_owned();
             Made { text, hash }
         })

@@ -1,11 +1,14 @@
 //! Sends each command to the node that has its slot, and again where it certainly did not happen.
 
 use super::call::Call;
+use super::class::Proof;
 use super::error::RedisError;
+use super::health::Health;
 use super::node::{Address, Kind, Node};
 use super::options::RedisOptions;
 use super::slots::{SLOTS, slot_of};
 use super::topology::Told;
+use crate::telemetry::metrics;
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use redis::{Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline, ServerErrorKind, Value};
@@ -24,6 +27,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) options: RedisOptions,
+    pub(super) health: Health,
     seed: ConnectionInfo,
     map: ArcSwap<Map>,
     refreshed: tokio::sync::Mutex<Option<Instant>>,
@@ -86,6 +90,10 @@ enum Next {
 
 impl Link {
     pub(super) async fn open(options: RedisOptions) -> Result<Self, RedisError> {
+        if options.prefix.contains(['{', '}']) {
+            let what = "`store.redis.prefix` must not hold a brace: it would become the hash tag";
+            return Err(settings(what));
+        }
         let infos = options.urls.iter().map(|url| connection_info(url));
         let infos = infos.collect::<Result<Vec<_>, _>>()?;
         let Some(seed) = infos.first().cloned() else {
@@ -98,6 +106,7 @@ impl Link {
             if options.is_cluster { Vec::new() } else { vec![Some(0); usize::from(SLOTS)] };
         let link = Self {
             options,
+            health: Health::new(),
             seed,
             map: ArcSwap::from_pointee(Map { nodes, owners }),
             refreshed: tokio::sync::Mutex::new(None),
@@ -144,6 +153,12 @@ impl Link {
         let map = self.map.load();
         let owner = map.owners.get(usize::from(slot)).copied().flatten();
         owner.and_then(|at| map.nodes.get(at)).cloned().ok_or(RedisError::ClusterDown)
+    }
+
+    /// True if every slot is with somebody, by the map at hand.
+    pub(super) fn is_whole(&self) -> bool {
+        let map = self.map.load();
+        map.owners.len() == usize::from(SLOTS) && map.owners.iter().all(Option::is_some)
     }
 
     /// Every node that has slots.
@@ -233,6 +248,9 @@ impl Link {
                 tokio::time::sleep(TRY_AGAIN * (u32::from(round) + 1)).await;
             }
         }
+        for error in results.iter().filter_map(|result| result.as_ref().err()) {
+            metrics::redis_failed(error.name());
+        }
         results
     }
 
@@ -279,12 +297,19 @@ impl Link {
             }
             pipe.add_command(task.to_command());
         }
-        let wanted = if kind == Kind::Write { self.options.replicas } else { 0 };
+        let proof = if kind == Kind::Write { self.health.proof() } else { Proof::Reply };
         let mut extra = Duration::ZERO;
-        if wanted > 0 {
-            extra = self.options.replicas_timeout;
-            let limit = u64::try_from(extra.as_millis()).unwrap_or(u64::MAX);
-            pipe.cmd("WAIT").arg(wanted).arg(limit);
+        let limit = u64::try_from(self.options.replicas_timeout.as_millis()).unwrap_or(u64::MAX);
+        match proof {
+            Proof::Reply => {}
+            Proof::Replicas(wanted) => {
+                extra = self.options.replicas_timeout;
+                pipe.cmd("WAIT").arg(wanted).arg(limit);
+            }
+            Proof::Disks(wanted) => {
+                extra = self.options.replicas_timeout;
+                pipe.cmd("WAITAOF").arg(1).arg(wanted).arg(limit);
+            }
         }
         let mut replies = match node.send(kind, &pipe, extra).await {
             Ok(replies) => replies,
@@ -293,11 +318,10 @@ impl Link {
                 return failed.collect();
             }
         };
-        let copies = (wanted > 0).then(|| replies.pop()).flatten();
-        let got = copies.map_or(wanted, |reply| match reply {
-            Value::Int(got) => u32::try_from(got).unwrap_or(0),
-            _ => 0,
-        });
+        let proved = match proof {
+            Proof::Reply => Ok(()),
+            _ => proof.check(replies.pop().as_ref()),
+        };
         let mut replies = replies.into_iter();
         let answered = tasks.into_iter().map(|(at, task)| {
             if task.ask.is_some() {
@@ -305,12 +329,10 @@ impl Link {
             }
             let reply = replies.next().ok_or(RedisError::unexpected("a reply is missing"));
             let is_error = matches!(reply, Ok(Value::ServerError(_)));
-            let reply = if got < wanted && !is_error {
-                Err(RedisError::TooFewCopies { wanted, got })
-            } else {
-                reply
-            };
-            (at, task, reply)
+            match &proved {
+                Err(unproved) if !is_error => (at, task, Err(unproved.clone())),
+                _ => (at, task, reply),
+            }
         });
         answered.collect()
     }

@@ -13,10 +13,14 @@
 
 mod blocking;
 mod call;
+mod class;
 mod error;
+mod health;
+mod layout;
 mod link;
 mod node;
 mod options;
+pub mod owners;
 mod slots;
 mod topology;
 
@@ -25,6 +29,7 @@ mod tests;
 
 pub use blocking::Blocking;
 pub use call::{Call, Script};
+pub use class::Class;
 pub use error::RedisError;
 pub use options::RedisOptions;
 
@@ -41,11 +46,40 @@ pub struct Redis {
 impl Redis {
     /// Connects, and learns who has which slot.
     ///
+    /// From then on it is watched whether the servers are reachable and set as they must be.
+    ///
     /// # Errors
-    /// No node answers, the password is wrong, or the server is a cluster where one server is
-    /// expected or the other way round.
+    /// No node answers, the password is wrong, the server is a cluster where one server is expected
+    /// or the other way round, or a setting must not be as it is: then the error names it.
     pub async fn open(options: &RedisOptions) -> Result<Self, RedisError> {
-        Ok(Self { link: Arc::new(Link::open(options.clone()).await?) })
+        let link = Arc::new(Link::open(options.clone()).await?);
+        let redis = Self { link };
+        redis.link.check_settings().await?;
+        redis.link.check_commands(redis.key(ShardId(0), "check")).await?;
+        tokio::spawn(health::watch(Arc::downgrade(&redis.link)));
+        Ok(redis)
+    }
+
+    /// Notes the number of shards where this prefix holds none yet. From then on it is watched that
+    /// they are still there.
+    ///
+    /// # Errors
+    /// The data is laid out for another number of shards or by another release.
+    pub async fn settle_layout(&self, shards: u16) -> Result<(), RedisError> {
+        self.link.settle_layout(shards).await
+    }
+
+    /// The weakest durability class among the primaries, as their settings were last read.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.link.health.class()
+    }
+
+    /// Why nothing is to be accepted now: slots that nobody serves for more than two seconds, or a
+    /// setting that was changed to what loses notifications. Ends by itself.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.link.health.trouble()
     }
 
     /// The key `name` of a shard: all keys of one shard are in one slot.

@@ -1,5 +1,7 @@
 //! Where Redis is, and how patient we are with it.
 
+use super::class::Class;
+use crate::model::Secret;
 use std::time::Duration;
 
 /// How to reach Redis and what to ask of it.
@@ -9,6 +11,11 @@ pub struct RedisOptions {
     /// cluster some of its nodes.
     pub urls: Vec<String>,
     pub is_cluster: bool,
+    /// Instead of what the URL may name.
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    /// Authorities in PEM for `rediss://`; the usual ones if unset.
+    pub ca_pem: Option<Vec<u8>>,
     /// In front of every key, before the hash tag.
     pub prefix: String,
     /// For one connection, with TLS and login.
@@ -19,6 +26,8 @@ pub struct RedisOptions {
     pub replicas: u32,
     /// How long to wait for these copies.
     pub replicas_timeout: Duration,
+    /// Servers whose settings give less are refused.
+    pub require: Option<Class>,
 }
 
 impl RedisOptions {
@@ -40,11 +49,15 @@ impl Default for RedisOptions {
         Self {
             urls: Vec::new(),
             is_cluster: false,
+            user: None,
+            password: None,
+            ca_pem: None,
             prefix: String::from("bugler:"),
             connect_timeout: Duration::from_secs(1),
             timeout: Duration::from_secs(2),
             replicas: 0,
             replicas_timeout: Duration::from_millis(200),
+            require: None,
         }
     }
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 mod accounts;
+mod changes;
 pub mod conformance;
 pub mod directory;
 pub mod disk;

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::Records;
 use super::cache::{Cache, Generation};
+use super::transaction::definition;
 use super::tables::{
     Flaw, Table, decode, group_prefix, org_key, organization_name, pair_key, role_key,
     solution_prefix, subscription_key, successor, user_key, user_name, user_of,
@@ -308,7 +309,7 @@ impl<'a> View<'a> {
                 self.transaction.get_or_init(|| begun)
             }
         };
-        Ok(transaction.open_table(table.definition())?)
+        Ok(transaction.open_table(definition(table))?)
     }
 }
 

@@ -1,0 +1,135 @@
+//! Who is alive: whose counter moved lately, by our own clock and while we could hear.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A node is struck off the list after it was dead for so many leases.
+const FORGET_AFTER: u32 = 10;
+
+#[derive(Debug)]
+pub(super) struct Beats {
+    /// A counter that stands still for this long is a dead node's.
+    limit: Duration,
+    /// After a silence as long as this nobody is blamed for having been silent in it.
+    deaf: Duration,
+    heard: BTreeMap<String, Heard>,
+    last: Option<Instant>,
+    changes: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    count: u64,
+    moved: Instant,
+    is_listed: bool,
+}
+
+impl Beats {
+    pub(super) fn new(limit: Duration, deaf: Duration) -> Self {
+        Self { limit, deaf, heard: BTreeMap::new(), last: None, changes: 0 }
+    }
+
+    /// Takes in all counters as read at `now`; true if a node came or went, or a shard changed
+    /// hands (`changes` counts these).
+    pub(super) fn hear(
+        &mut self,
+        counts: BTreeMap<String, u64>,
+        changes: u64,
+        now: Instant,
+    ) -> bool {
+        let before = self.live(self.last.unwrap_or(now));
+        let was_deaf = self.last.is_none_or(|last| now - last > self.deaf);
+        for heard in self.heard.values_mut() {
+            heard.is_listed = false;
+            if was_deaf {
+                heard.moved = now;
+            }
+        }
+        for (node, count) in counts {
+            let heard =
+                self.heard.entry(node).or_insert(Heard { count, moved: now, is_listed: true });
+            heard.is_listed = true;
+            if heard.count != count {
+                (heard.count, heard.moved) = (count, now);
+            }
+        }
+        // Who left the list is remembered for as long as it could still own a shard.
+        let limit = self.limit;
+        self.heard.retain(|_, heard| heard.is_listed || now - heard.moved <= limit);
+        self.last = Some(now);
+        let is_news = changes != self.changes || before != self.live(now);
+        self.changes = changes;
+        is_news
+    }
+
+    /// Nodes that beat, in the order of their ids.
+    pub(super) fn live(&self, now: Instant) -> Vec<String> {
+        let alive = self.heard.iter().filter(|(_, heard)| {
+            heard.is_listed && now.saturating_duration_since(heard.moved) <= self.limit
+        });
+        alive.map(|(node, _)| node.clone()).collect()
+    }
+
+    /// True if the owner of a shard has not beaten for long enough, or was never heard of: an
+    /// owner is noted here before it takes anything.
+    pub(super) fn is_dead(&self, node: &str, now: Instant) -> bool {
+        let heard = self.heard.get(node);
+        heard.is_none_or(|heard| now.saturating_duration_since(heard.moved) > self.limit)
+    }
+
+    /// Nodes dead for so long that they can be struck off, with the counter they stopped at.
+    pub(super) fn forgettable(&self, now: Instant) -> Vec<(String, u64)> {
+        let long = self.limit * FORGET_AFTER;
+        let dead = self.heard.iter().filter(|(_, heard)| {
+            heard.is_listed && now.saturating_duration_since(heard.moved) > long
+        });
+        dead.map(|(node, heard)| (node.clone(), heard.count)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(4);
+    const STEP: Duration = Duration::from_secs(1);
+
+    fn counts(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
+        pairs.iter().map(|(node, count)| ((*node).to_owned(), *count)).collect()
+    }
+
+    #[test]
+    fn a_node_whose_counter_stands_still_is_dead_after_the_limit() {
+        let start = Instant::now();
+        let mut beats = Beats::new(LIMIT, STEP * 2);
+        for second in 0..=5 {
+            let now = start + STEP * second;
+            beats.hear(counts(&[("a", u64::from(second)), ("b", 7)]), 0, now);
+            assert_eq!(beats.is_dead("b", now), second > 4, "after {second} s");
+            assert!(!beats.is_dead("a", now));
+        }
+        assert_eq!(beats.live(start + STEP * 5), ["a"]);
+    }
+
+    #[test]
+    fn nobody_is_dead_for_a_time_in_which_nothing_could_be_heard() {
+        let start = Instant::now();
+        let mut beats = Beats::new(LIMIT, STEP * 2);
+        beats.hear(counts(&[("a", 1), ("b", 7)]), 0, start);
+        let late = start + STEP * 60;
+        beats.hear(counts(&[("a", 2), ("b", 7)]), 0, late);
+        assert!(!beats.is_dead("b", late));
+    }
+
+    #[test]
+    fn changes_are_news_and_beats_are_not() {
+        let start = Instant::now();
+        let mut beats = Beats::new(LIMIT, STEP * 2);
+        assert!(beats.hear(counts(&[("a", 1)]), 0, start));
+        assert!(!beats.hear(counts(&[("a", 2)]), 0, start + STEP));
+        assert!(beats.hear(counts(&[("a", 3)]), 1, start + STEP));
+        assert!(beats.hear(counts(&[("a", 4), ("b", 1)]), 1, start + STEP));
+        assert!(beats.hear(counts(&[("a", 5)]), 1, start + STEP));
+    }
+}
