@@ -198,7 +198,8 @@ impl Extent {
     }
 }
 
-fn put_entry(out: &mut Vec<u8>, entry: &Entry) -> Extent {
+/// Encodes one entry, and says where it lies.
+pub(in crate::journal) fn put_entry(out: &mut Vec<u8>, entry: &Entry) -> Extent {
     let start = out.len();
     out.put_u8(RECORD_ENTRY);
     out.extend_from_slice(entry.notification.0.as_bytes());
@@ -267,14 +268,22 @@ pub(in crate::journal) fn encode_amendment(
     out: &mut Vec<u8>,
 ) -> Option<Extent> {
     let extent = amendment.carrier.as_ref().map(|entry| put_entry(out, entry));
-    out.put_u8(RECORD_AMEND);
-    out.extend_from_slice(amendment.delivery.0.as_bytes());
-    out.extend_from_slice(amendment.notification.0.as_bytes());
-    out.put_i32_le(amendment.org.0);
-    out.put_u8(resolution_code(Resolution::Final(amendment.from)));
-    out.put_u8(u8::from(amendment.carrier.is_some()));
-    put_bytes(out, &amendment.event);
+    let Amendment { delivery, notification, org, from, .. } = *amendment;
+    let is_reopened = amendment.carrier.is_some();
+    let event = amendment.event.clone();
+    put_amend(out, &AmendRecord { delivery, notification, org, from, is_reopened, event });
     extent
+}
+
+/// Encodes what is done to a delivery that has ended.
+pub(in crate::journal) fn put_amend(out: &mut Vec<u8>, record: &AmendRecord) {
+    out.put_u8(RECORD_AMEND);
+    out.extend_from_slice(record.delivery.0.as_bytes());
+    out.extend_from_slice(record.notification.0.as_bytes());
+    out.put_i32_le(record.org.0);
+    out.put_u8(resolution_code(Resolution::Final(record.from)));
+    out.put_u8(u8::from(record.is_reopened));
+    put_bytes(out, &record.event);
 }
 
 /// Encodes the wish that nothing of a notification is sent any more.

@@ -6,11 +6,11 @@ use super::scan::Scanner;
 use super::segment::{Segment, SegmentError, Segments};
 use super::shortage::Shortage;
 use super::sweep::Bell;
-use super::timers::Alarms;
 use super::writer::{Inbox, Request};
 use crate::clock::Clock;
 use crate::crash::{Sabotage, is_sabotaged};
 use crate::journal::record::{HEADER_BYTES, encode_settlement, entries, id_prefix};
+use crate::journal::shard::alarms::Alarms;
 use crate::journal::shard::{
     BlockMarks, BlockRef, InFlight, ListedKey, Place, Shard, listed_places, mark_settlement,
 };

@@ -8,6 +8,7 @@
 //! Changes are applied in position order by the writer (live) and by recovery (replay), so a
 //! snapshot taken between two blocks plus the blocks after it give the same state again.
 
+pub(in crate::journal) mod alarms;
 pub(in crate::journal) mod line;
 pub(in crate::journal) mod lines;
 
@@ -264,6 +265,24 @@ impl Shard {
         shard
     }
 
+    /// A shard as its new owner finds it: what is pending of each organization, all of it behind
+    /// `cursor`. Leases are numbered from `leases` on.
+    pub(in crate::journal) fn adopted(
+        places: usize,
+        (end, cursor): (u64, Option<Place>),
+        pending: impl IntoIterator<Item = (OrganizationId, Counts)>,
+        leases: u64,
+    ) -> Self {
+        let mut shard = Self { applied_end: end, leases, ..Self::new(places) };
+        for (org, counts) in pending {
+            shard.counts.pending += counts.pending;
+            shard.counts.timers += counts.timers;
+            shard.counts.bytes += counts.bytes;
+            shard.lines.restore(org, counts, cursor, []);
+        }
+        shard
+    }
+
     /// State for a checkpoint, as of the last block that was applied.
     pub(in crate::journal) fn snapshot(&self) -> ShardSnapshot {
         let mut open: Vec<_> = self.open_in_flight().collect();
@@ -378,6 +397,17 @@ impl Shard {
         self.in_flight
             .insert(place, InFlight { lease, until, org, ticket, closing: false, settling: 0 });
         (lease, record)
+    }
+
+    /// Takes a lease back that nobody was told of.
+    pub(in crate::journal) fn unlease(&mut self, place: Place, lease: u64) {
+        if self.in_flight.get(&place).is_none_or(|held| held.lease != lease) {
+            return;
+        }
+        if let Some(held) = self.in_flight.remove(&place) {
+            self.lines.unclaim(held.org, &held.ticket, false);
+            self.lines.lapse(held.org, held.ticket);
+        }
     }
 
     /// Sets an entry aside that was leased and cannot be read: it stays pending, unclaimed.

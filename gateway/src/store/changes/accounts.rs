@@ -4,8 +4,8 @@ use serde::de::DeserializeOwned;
 
 use super::rows::Rows;
 use super::tables::{
-    Counter, Table, audit_key, device_key, group_prefix, org_key, owner_key, pair_key,
-    role_key, solution_prefix, subscription_key, text_key, user_key, user_of,
+    Counter, Table, audit_key, device_key, group_prefix, org_key, owner_key, pair_key, role_key,
+    solution_prefix, subscription_key, text_key, user_key, user_of,
 };
 use super::{Making, Refusal, count, counted, inbox, require_organization};
 use crate::model::{

@@ -2,7 +2,8 @@
 
 use super::rows::Rows;
 use super::tables::{
-    Counter, Flaw, Table, change_key, notification_key, notification_of, org_key, pair_key, user_key,
+    Counter, Flaw, Table, change_key, notification_key, notification_of, org_key, pair_key,
+    user_key,
 };
 use super::{Refusal, count, require_organization};
 use crate::model::{

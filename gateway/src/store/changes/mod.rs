@@ -72,7 +72,11 @@ pub(in crate::store) fn make(
 }
 
 /// Adds to a counter; one that would fall below zero stays there.
-pub(in crate::store) fn count(draft: &mut impl Rows, counter: Counter, by: i64) -> Result<u64, Flaw> {
+pub(in crate::store) fn count(
+    draft: &mut impl Rows,
+    counter: Counter,
+    by: i64,
+) -> Result<u64, Flaw> {
     let value = counted(draft, counter)?.saturating_add_signed(by);
     draft.put(Table::Counters, &counter.key(), &value.to_be_bytes())?;
     Ok(value)
@@ -341,7 +345,10 @@ fn remove_subscription(
     Ok(())
 }
 
-pub(in crate::store) fn require_organization(draft: &impl Rows, org: OrganizationId) -> Result<(), Refusal> {
+pub(in crate::store) fn require_organization(
+    draft: &impl Rows,
+    org: OrganizationId,
+) -> Result<(), Refusal> {
     if draft.has(Table::Organizations, &org_key(org))? {
         Ok(())
     } else {

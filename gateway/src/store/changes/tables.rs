@@ -210,7 +210,10 @@ pub(in crate::store) fn encode<T: Serialize>(table: Table, record: &T) -> Result
 }
 
 /// The record in `stored`, if its checksum and version hold.
-pub(in crate::store) fn decode<T: DeserializeOwned>(table: Table, stored: &[u8]) -> Result<T, Flaw> {
+pub(in crate::store) fn decode<T: DeserializeOwned>(
+    table: Table,
+    stored: &[u8],
+) -> Result<T, Flaw> {
     let body = stored
         .split_last_chunk::<CHECKSUM_BYTES>()
         .filter(|(body, sum)| crc32c::crc32c(body) == u32::from_be_bytes(**sum))
@@ -265,7 +268,10 @@ pub(in crate::store) fn change_key(user: UserId, revision: u64) -> Vec<u8> {
 }
 
 /// The notification whose id ends `bytes`.
-pub(in crate::store) fn notification_of(table: Table, bytes: &[u8]) -> Result<NotificationId, Flaw> {
+pub(in crate::store) fn notification_of(
+    table: Table,
+    bytes: &[u8],
+) -> Result<NotificationId, Flaw> {
     let bytes = bytes.last_chunk::<16>().ok_or(Flaw::Value(table))?;
     Ok(NotificationId(Uuid::from_bytes(*bytes)))
 }

@@ -20,9 +20,7 @@ use self::reader::View;
 use self::searches::Searches;
 use self::transaction::Draft;
 use self::writer::Writer;
-use super::changes::tables::{
-    self, FORMAT, Flaw, META_FORMAT, Table, last_org, number, user_of,
-};
+use super::changes::tables::{self, FORMAT, Flaw, META_FORMAT, Table, last_org, number, user_of};
 use super::changes::{Rows, Touched};
 use super::{
     Change, Failing, LogStep, OrganizationRef, RecipientPage, Store, StoreError, UserRef, Version,

@@ -10,11 +10,11 @@ use serde::de::DeserializeOwned;
 
 use super::Records;
 use super::cache::{Cache, Generation};
-use super::transaction::definition;
 use super::tables::{
     Flaw, Table, decode, group_prefix, org_key, organization_name, pair_key, role_key,
     solution_prefix, subscription_key, successor, user_key, user_name, user_of,
 };
+use super::transaction::definition;
 use crate::model::{
     Audience, Device, Organization, OrganizationId, Role, RoleId, Subscription, SubscriptionId,
     User, UserId,
