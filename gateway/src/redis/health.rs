@@ -188,7 +188,7 @@ impl Link {
     pub(super) async fn check_settings(&self) -> Result<(), RedisError> {
         let demand = Demand { replicas: self.options.replicas, at_least: self.options.require };
         let nodes = self.primaries();
-        let facts = join_all(nodes.iter().map(|node| facts(node))).await;
+        let facts = join_all(nodes.iter().map(facts)).await;
         let facts = facts.into_iter().collect::<Result<Vec<_>, _>>()?;
         let mut weakest: Option<(Class, Proof)> = None;
         for facts in &facts {

@@ -88,6 +88,13 @@ impl Task {
     }
 }
 
+/// Commands that go to one node together, each with its place among all.
+struct Group {
+    node: Arc<Node>,
+    kind: Kind,
+    tasks: Vec<(usize, Task)>,
+}
+
 /// What becomes of a command after a round.
 enum Next {
     Done(Result<Value, RedisError>),
@@ -270,7 +277,7 @@ impl Link {
         &self,
         tasks: Vec<(usize, Task)>,
     ) -> Vec<(usize, Task, Result<Value, RedisError>)> {
-        let mut groups: Vec<(Arc<Node>, Kind, Vec<(usize, Task)>)> = Vec::new();
+        let mut groups: Vec<Group> = Vec::new();
         let mut done = Vec::with_capacity(tasks.len());
         for (at, task) in tasks {
             let node = match &task.redirect {
@@ -279,28 +286,27 @@ impl Link {
             };
             match node {
                 Ok(node) => {
-                    let group = groups.iter_mut().find(|(known, kind, _)| {
-                        *kind == task.kind && known.address == node.address
+                    let group = groups.iter_mut().find(|group| {
+                        group.kind == task.kind && group.node.address == node.address
                     });
                     match group {
-                        Some((_, _, tasks)) => tasks.push((at, task)),
-                        None => groups.push((node, task.kind, vec![(at, task)])),
+                        Some(group) => group.tasks.push((at, task)),
+                        None => {
+                            let kind = task.kind;
+                            groups.push(Group { node, kind, tasks: vec![(at, task)] });
+                        }
                     }
                 }
                 Err(error) => done.push((at, task, Err(error))),
             }
         }
-        let sent = groups.into_iter().map(|(node, kind, tasks)| self.send(node, kind, tasks));
+        let sent = groups.into_iter().map(|group| self.send(group));
         done.extend(join_all(sent).await.into_iter().flatten());
         done
     }
 
-    async fn send(
-        &self,
-        node: Arc<Node>,
-        kind: Kind,
-        tasks: Vec<(usize, Task)>,
-    ) -> Vec<(usize, Task, Result<Value, RedisError>)> {
+    async fn send(&self, group: Group) -> Vec<(usize, Task, Result<Value, RedisError>)> {
+        let Group { node, kind, tasks } = group;
         let mut pipe = Pipeline::with_capacity(tasks.len() + 1);
         for (_, task) in &tasks {
             if task.is_ask() {
