@@ -22,6 +22,7 @@ pub mod conformance;
 pub mod directory;
 pub mod disk;
 mod inbox;
+pub mod redis;
 
 pub use accounts::{Accounts, SortBy, UserPage, UserSearch};
 pub use inbox::{InboxChange, InboxRow, Inboxes};
@@ -180,7 +181,7 @@ pub struct RecipientPage {
 }
 
 /// Changes from one number on: `apply` answers with the version that holds its changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u64);
 
 #[derive(Debug, thiserror::Error)]
