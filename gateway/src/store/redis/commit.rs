@@ -171,9 +171,9 @@ impl Wire {
 
     /// Does what was prepared, or forgets it; true if every shard did.
     async fn finish(&self, id: CommitId, shards: &[ShardId], ended: &'static [u8]) -> bool {
-        let calls = shards.iter().map(|shard| {
-            Call::new(&FINISH).key(self.base(*shard)).arg(id.to_vec()).arg(ended)
-        });
+        let calls = shards
+            .iter()
+            .map(|shard| Call::new(&FINISH).key(self.base(*shard)).arg(id.to_vec()).arg(ended));
         let replies = self.steps(calls.collect()).await;
         replies.iter().all(Result::is_ok)
     }

@@ -113,7 +113,8 @@ impl Records {
         let base = self.wire.base(FIRST.shard(self.wire.shards));
         let (count, seen) = (BLOCK.to_string(), seen.to_string());
         let more: &[u8] = if is_more { b"1" } else { b"0" };
-        let args = [kind.name().as_bytes(), self.node.as_bytes(), count.as_bytes(), seen.as_bytes(), more];
+        let args =
+            [kind.name().as_bytes(), self.node.as_bytes(), count.as_bytes(), seen.as_bytes(), more];
         let reply = self.wire.redis.run(&RESERVE, &[&base], &args).await?;
         let text = bytes(&reply).and_then(|text| std::str::from_utf8(text).ok());
         let mut numbers = text.unwrap_or_default().split(' ').map(str::parse::<i64>);

@@ -2,12 +2,12 @@
 
 use redis::Value;
 
+use super::Records;
 use super::RedisStore;
 use super::accounts::{Read, told};
 use super::places::Place;
 use super::reads::{Found, cell, decoded};
 use super::wire::{Ask, pairs};
-use super::Records;
 use crate::model::{InboxEntry, InboxHead, NotificationId, OrganizationId, UserId};
 use crate::store::changes::tables::{
     Table, change_key, decode, notification_key, notification_of, org_key, pair_key, user_key,
@@ -130,18 +130,14 @@ impl Inboxes for RedisStore {
 
 impl Records {
     /// Entries with what they say; a removed one says nothing any more.
-    async fn inbox_rows(
-        &self,
-        entries: Vec<(NotificationId, InboxEntry)>,
-    ) -> Found<Vec<InboxRow>> {
+    async fn inbox_rows(&self, entries: Vec<(NotificationId, InboxEntry)>) -> Found<Vec<InboxRow>> {
         let ask = |(notification, entry): &(NotificationId, InboxEntry)| {
             let key = notification_key(*notification);
             cell(Place::Org(entry.org), Table::InboxMessages, &key)
         };
         let asks: Vec<Ask> = entries.iter().map(ask).collect();
         let mut rows = Vec::with_capacity(entries.len());
-        for ((notification, entry), reply) in
-            entries.into_iter().zip(self.wire.read(&asks).await?)
+        for ((notification, entry), reply) in entries.into_iter().zip(self.wire.read(&asks).await?)
         {
             let content =
                 if entry.is_removed { None } else { decoded(Table::InboxMessages, reply)? };

@@ -21,8 +21,8 @@ use self::queue::Queue;
 use self::revoked::Revoked;
 use self::searches::Searches;
 use self::wire::Wire;
-use super::changes::tables::{Flaw, Table, role_key, subscription_key};
 use super::changes::Touched;
+use super::changes::tables::{Flaw, Table, role_key, subscription_key};
 use super::{
     Change, Failing, LogStep, OrganizationRef, RecipientPage, Store, StoreError, UserRef, Version,
 };

@@ -155,7 +155,8 @@ impl Overlay {
             Home::Owner => {
                 // A text's key says first whether an organization follows.
                 let owner = if table == Table::Texts { key.get(1..5)? } else { key };
-                let is_instance = owner.is_empty() || table == Table::Texts && key.first() == Some(&0);
+                let is_instance =
+                    owner.is_empty() || table == Table::Texts && key.first() == Some(&0);
                 if is_instance { Some(FIRST) } else { first_org(table, owner).map(Place::Org) }
             }
             Home::Shard => {

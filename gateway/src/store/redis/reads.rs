@@ -13,7 +13,8 @@ use crate::model::{
     Organization, OrganizationId, PolicyOwner, ShardId, Subscription, User, UserId,
 };
 use crate::store::changes::tables::{
-    Counter, Flaw, Table, decode, last_org, number, org_key, org_of, organization_name, user_key, user_name, user_of,
+    Counter, Flaw, Table, decode, last_org, number, org_key, org_of, organization_name, user_key,
+    user_name, user_of,
 };
 use crate::store::{Failing, OrganizationRef, UserPage, UserRef};
 
@@ -186,8 +187,7 @@ impl Records {
         org: OrganizationId,
         event: &str,
     ) -> Found<Vec<Subscription>> {
-        let mut all: Vec<Subscription> =
-            self.all(org, Table::Subscriptions, &org_key(org)).await?;
+        let mut all: Vec<Subscription> = self.all(org, Table::Subscriptions, &org_key(org)).await?;
         all.retain(|one| one.wants(event));
         Ok(all)
     }
@@ -224,7 +224,8 @@ impl Records {
         }
         let ranks = Ask::ranks(Place::Org(org), Table::Children, offset, limit);
         let ids = children(self.ask(ranks).await?)?;
-        let record = |id: &OrganizationId| cell(Place::Org(*id), Table::Organizations, &org_key(*id));
+        let record =
+            |id: &OrganizationId| cell(Place::Org(*id), Table::Organizations, &org_key(*id));
         let asks: Vec<Ask> = ids.iter().map(record).collect();
         let mut found = Vec::new();
         for reply in self.wire.read(&asks).await? {

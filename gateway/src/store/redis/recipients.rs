@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use redis::Value;
 
+use super::Records;
 use super::packed;
 use super::places::Place;
 use super::reads::{Found, cell, decoded};
 use super::wire::{Ask, into_bytes, members};
-use super::Records;
 use crate::model::{Audience, Device, OrganizationId, User, UserId};
 use crate::store::changes::tables::{
     Flaw, Table, decode, group_prefix, org_key, pair_key, solution_prefix, user_key, user_of,

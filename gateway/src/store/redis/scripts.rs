@@ -9,12 +9,8 @@ macro_rules! script {
 }
 
 /// Commits or prepares changes: refused as a whole while Redis is out of memory.
-pub(super) static COMMIT: Script = Script::new(script!(
-    "",
-    "lua/no_journal.lua",
-    "lua/apply.lua",
-    "lua/commit.lua"
-));
+pub(super) static COMMIT: Script =
+    Script::new(script!("", "lua/no_journal.lua", "lua/apply.lua", "lua/commit.lua"));
 pub(super) static FINISH: Script =
     Script::new(script!(" flags=allow-oom", "lua/apply.lua", "lua/finish.lua"));
 pub(super) static RESOLVE: Script = Script::new(script!(" flags=allow-oom", "lua/resolve.lua"));

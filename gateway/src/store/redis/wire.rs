@@ -47,7 +47,13 @@ fn below(prefix: &[u8]) -> Vec<u8> {
 }
 
 impl Ask {
-    fn new(place: Place, table: Table, field: &[u8], code: &'static str, args: [Vec<u8>; 3]) -> Self {
+    fn new(
+        place: Place,
+        table: Table,
+        field: &[u8],
+        code: &'static str,
+        args: [Vec<u8>; 3],
+    ) -> Self {
         Self { place, lock: place.lock(table, field), code, key: place.key(table), args }
     }
 
