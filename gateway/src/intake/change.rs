@@ -92,6 +92,7 @@ fn log_error(error: JournalError) -> LogError {
         JournalError::Poisoned
         | JournalError::Closed
         | JournalError::Fenced
+        | JournalError::Unknown
         | JournalError::Unreadable => LogError::Failed,
     }
 }

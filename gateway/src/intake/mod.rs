@@ -73,7 +73,8 @@ impl From<Denied> for IntakeError {
 impl From<JournalError> for IntakeError {
     fn from(error: JournalError) -> Self {
         match error {
-            JournalError::Full => Self::Overloaded,
+            // Redis is away: asked again under the same key, it is known what became of it.
+            JournalError::Full | JournalError::Unknown => Self::Overloaded,
             JournalError::TooLarge => Self::TooLarge,
             JournalError::Poisoned
             | JournalError::Closed
@@ -119,6 +120,7 @@ impl Answer {
 /// An `Idempotency-Key` in its scope, with the hash of the body it came with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestKey {
+    org: OrganizationId,
     key: [u8; 16],
     body: [u8; 16],
 }
@@ -135,13 +137,13 @@ impl RequestKey {
         if key.is_empty() || key.len() > KEY_MAX || !is_visible {
             return Err(IntakeError::BadKey);
         }
-        let org = org.0.to_be_bytes();
+        let of = org.0.to_be_bytes();
         let length = (scope.len() as u64).to_be_bytes();
         // With the key before it, equal bodies of two requests have two hashes. That hides no
         // password: keys are often numbers. Bodies with one are stretched before they come here.
         let width = (key.len() as u64).to_be_bytes();
         let body = hash(&[&width, key, body]);
-        Ok(Self { key: hash(&[&org, &length, scope.as_bytes(), key]), body })
+        Ok(Self { org, key: hash(&[&of, &length, scope.as_bytes(), key]), body })
     }
 }
 
@@ -290,7 +292,8 @@ impl Intake {
             return Err(IntakeError::KeyBusy);
         }
         let guard = Running(Arc::new(RunningKey { running: Arc::clone(&self.running), request }));
-        match self.journal.remembered(request.key, self.clock.now()).await? {
+        let shard = self.shard(request.org);
+        match self.journal.remembered_in(shard, request.key, self.clock.now()).await? {
             Remembered::No => Ok(KeyState::First(guard)),
             Remembered::Yes { body, .. } if body != request.body => Err(IntakeError::KeyReused),
             Remembered::Yes { answer, .. } => {

@@ -23,6 +23,9 @@ use std::time::Duration;
 pub mod conformance;
 pub mod disk;
 mod ledger;
+mod record;
+pub mod redis;
+mod shard;
 
 pub use ledger::{
     Amendment, Cancellation, DeadPage, DeadPlace, DeadRow, Reserved, Settled, SettledBlock,
@@ -210,6 +213,10 @@ pub enum JournalError {
     /// The lease ran out and somebody else holds the entry: the settlement changed nothing.
     #[error("the claim's lease has passed to another claim")]
     Fenced,
+    /// The journal's server did not answer in time: what was asked may have happened. Ask again
+    /// after a while, under the same idempotency key.
+    #[error("the journal's server did not answer in time")]
+    Unknown,
     /// Stored bytes could not be read back.
     #[error("journal data could not be read")]
     Unreadable,
@@ -317,6 +324,18 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
         key: [u8; 16],
         now: Millis,
     ) -> BoxFuture<'_, Result<Remembered, JournalError>>;
+
+    /// As [`Journal::remembered`], for a key whose organization is in `shard`: where that can be
+    /// looked up alone.
+    fn remembered_in(
+        &self,
+        shard: ShardId,
+        key: [u8; 16],
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Remembered, JournalError>> {
+        let _ = shard;
+        self.remembered(key, now)
+    }
 
     /// Blocks with deliveries of `query.org` that ended, newest first, at most `limit`, without
     /// those that were sent again since.

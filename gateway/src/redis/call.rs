@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 /// A Lua script, made for a `static`; Redis is sent its text once and its hash from then on.
 ///
-/// Every script gets a first line `#!lua` with flags: with it Redis refuses a script as a whole
+/// Every script without one gets a first line `#!lua` with flags: with it Redis refuses a script as a whole
 /// while it is out of memory, read-only, short of replicas or short of disk, instead of in its
 /// middle, and refuses keys of other slots. A script answers `redis.error_reply('FENCED …')` for
 /// [`super::RedisError::Fenced`].
@@ -72,7 +72,11 @@ impl Script {
                 Flags::Frees => " flags=allow-oom",
                 Flags::Reads => " flags=no-writes",
             };
-            let text = format!("#!lua{flags}\n{}{}", self.prelude, self.body);
+            let text = if self.body.starts_with("#!lua") {
+                self.body.to_owned()
+            } else {
+                format!("#!lua{flags}\n{}{}", self.prelude, self.body)
+            };
             let hash = redis::Script::new(&text).get_hash().to_owned();
             Made { text, hash }
         })

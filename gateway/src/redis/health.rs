@@ -20,21 +20,23 @@ const SETTINGS_EVERY: u32 = 4;
 /// So long a silence is no trouble yet.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Commands that everything here is made of.
-const NEEDED: [&str; 31] = [
+/// Commands that everything here is made of; those of a family with their second word.
+const NEEDED: [&str; 49] = [
     "DEL",
     "EXISTS",
-    "EXPIRE",
     "GET",
     "HDEL",
+    "HEXISTS",
     "HGET",
     "HGETALL",
     "HINCRBY",
+    "HKEYS",
+    "HLEN",
     "HMGET",
     "HSET",
+    "HVALS",
     "INCR",
-    "INCRBY",
-    "MGET",
+    "PEXPIRE",
     "SADD",
     "SET",
     "SMEMBERS",
@@ -42,23 +44,42 @@ const NEEDED: [&str; 31] = [
     "XACK",
     "XADD",
     "XAUTOCLAIM",
+    "XCLAIM",
     "XDEL",
-    "XGROUP",
-    "XINFO",
+    "XGROUP CREATE",
+    "XGROUP SETID",
+    "XINFO STREAM",
     "XLEN",
     "XPENDING",
     "XRANGE",
     "XREADGROUP",
+    "XREVRANGE",
     "ZADD",
+    "ZCARD",
+    "ZCOUNT",
     "ZRANGE",
+    "ZRANGEBYLEX",
+    "ZRANGEBYSCORE",
     "ZREM",
+    "ZREMRANGEBYLEX",
+    "ZREMRANGEBYRANK",
+    "ZREMRANGEBYSCORE",
+    "ZREVRANGE",
+    "ZREVRANGEBYLEX",
+    "ZREVRANGEBYSCORE",
     "ZSCORE",
+    "EVAL",
+    "EVALSHA",
+    "TIME",
 ];
 /// Answers the commands that are missing or forbidden.
 static ALLOWED: Script = Script::reading(
     "local missing = {}
      for _, name in ipairs(ARGV) do
-       local is_there, is_allowed = pcall(redis.acl_check_cmd, name, KEYS[1])
+       local words = {}
+       for word in string.gmatch(name, '%S+') do words[#words + 1] = word end
+       words[#words + 1] = KEYS[1]
+       local is_there, is_allowed = pcall(redis.acl_check_cmd, unpack(words))
        if not (is_there and is_allowed == true) then missing[#missing + 1] = name end
      end
      return missing",
@@ -74,10 +95,14 @@ pub(super) struct Health {
 struct State {
     class: Class,
     proof: Proof,
+    /// When all slots were seen to be served, the last time.
+    seen: Instant,
     /// Since when some slots are not served, and why.
     away: Option<(Instant, String)>,
     /// A setting that must not be as it is.
     bad: Option<String>,
+    /// The number of shards that the data was found to be laid out for.
+    shards: Option<u16>,
     /// Run id and replication id of each primary.
     history: BTreeMap<String, (String, String)>,
 }
@@ -87,8 +112,10 @@ impl Health {
         let state = State {
             class: Class::D0,
             proof: Proof::Reply,
+            seen: Instant::now(),
             away: None,
             bad: None,
+            shards: None,
             history: BTreeMap::new(),
         };
         Self { state: Mutex::new(state) }
@@ -110,29 +137,34 @@ impl Health {
         away.map(|(_, what)| what.clone()).or_else(|| state.bad.clone())
     }
 
+    pub(super) fn expect_layout(&self, shards: u16) {
+        self.state.lock().shards = Some(shards);
+    }
+
     fn set(&self, class: Class, proof: Proof) {
         let mut state = self.state.lock();
         if state.class != class {
             tracing::info!(class = class.as_str(), before = state.class.as_str(), "durability");
         }
-        (state.class, state.proof, state.bad) = (class, proof, None);
+        (state.class, state.proof) = (class, proof);
     }
 
     fn reached(&self, result: Result<(), String>) {
         let mut state = self.state.lock();
         match result {
             Ok(()) => {
+                state.seen = Instant::now();
                 if let Some((since, _)) = state.away.take()
                     && since.elapsed() > PATIENCE
                 {
                     tracing::info!(seconds = since.elapsed().as_secs_f32(), "redis is back");
                 }
             }
-            Err(what) => match &mut state.away {
-                Some((_, known)) => *known = what,
-                away => {
+            Err(what) => match (state.seen, &mut state.away) {
+                (_, Some((_, known))) => *known = what,
+                (seen, away) => {
                     tracing::warn!(%what, "redis cannot be reached");
-                    *away = Some((Instant::now(), what));
+                    *away = Some((seen, what));
                 }
             },
         }
@@ -156,7 +188,7 @@ impl Link {
     pub(super) async fn check_settings(&self) -> Result<(), RedisError> {
         let demand = Demand { replicas: self.options.replicas, at_least: self.options.require };
         let nodes = self.primaries();
-        let facts = join_all(nodes.iter().map(|node| facts(node))).await;
+        let facts = join_all(nodes.iter().map(facts)).await;
         let facts = facts.into_iter().collect::<Result<Vec<_>, _>>()?;
         let mut weakest: Option<(Class, Proof)> = None;
         for facts in &facts {
@@ -244,8 +276,19 @@ pub(super) async fn watch(link: Weak<Link>) {
 
 impl Link {
     async fn look_at_settings(&self) {
-        match self.check_settings().await {
-            Ok(()) => {}
+        let shards = self.health.state.lock().shards;
+        let layout = async {
+            match shards {
+                Some(shards) => self.check_layout(shards).await,
+                None => Ok(()),
+            }
+        };
+        let checked = match layout.await {
+            Ok(()) => self.check_settings().await,
+            Err(error) => Err(error),
+        };
+        match checked {
+            Ok(()) => self.health.state.lock().bad = None,
             Err(error @ RedisError::Settings { .. }) => {
                 let what = error.to_string();
                 let mut state = self.health.state.lock();
@@ -287,6 +330,14 @@ async fn facts(node: &Arc<Node>) -> Result<Facts, RedisError> {
     // Managed services forbid CONFIG: INFO says most of it.
     let config = (pairs.len() == config.len()).then_some(pairs.as_slice());
     Ok(Facts::read(&node.name, &info, config))
+}
+
+/// A list of texts; nothing counts as empty.
+pub(super) fn text_fields(reply: &Value) -> Option<Vec<String>> {
+    match reply {
+        Value::Array(fields) => Some(fields.iter().map(text_of).collect()),
+        _ => None,
+    }
 }
 
 fn pair(reply: &Value) -> Option<(String, String)> {

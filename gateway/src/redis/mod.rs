@@ -16,6 +16,7 @@ mod call;
 mod class;
 mod error;
 mod health;
+mod layout;
 mod link;
 mod node;
 mod options;
@@ -57,6 +58,15 @@ impl Redis {
         redis.link.check_commands(redis.key(ShardId(0), "check")).await?;
         tokio::spawn(health::watch(Arc::downgrade(&redis.link)));
         Ok(redis)
+    }
+
+    /// Notes the number of shards where this prefix holds none yet. From then on it is watched that
+    /// they are still there.
+    ///
+    /// # Errors
+    /// The data is laid out for another number of shards or by another release.
+    pub async fn settle_layout(&self, shards: u16) -> Result<(), RedisError> {
+        self.link.settle_layout(shards).await
     }
 
     /// The weakest durability class among the primaries, as their settings were last read.

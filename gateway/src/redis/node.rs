@@ -5,7 +5,9 @@ use super::options::RedisOptions;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, Pipeline, Value};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, Pipeline, TlsCertificates, Value,
+};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -60,6 +62,7 @@ pub(super) struct Node {
     /// The address as errors show it.
     pub(super) name: String,
     info: ConnectionInfo,
+    ca_pem: Option<Vec<u8>>,
     connect_timeout: Duration,
     timeout: Duration,
     read: Lane,
@@ -71,7 +74,14 @@ impl Node {
     /// The node at `address`, reached as `info` says otherwise. Nothing is sent yet.
     pub(super) fn new(address: Address, info: &ConnectionInfo, options: &RedisOptions) -> Self {
         let lanes = if options.replicas > 0 { WRITE_LANES } else { 1 };
-        let info = info.clone();
+        let mut login = info.redis_settings().clone();
+        if let Some(user) = &options.user {
+            login = login.set_username(user);
+        }
+        if let Some(password) = &options.password {
+            login = login.set_password(password.reveal().trim_end_matches(['\r', '\n']));
+        }
+        let info = info.clone().set_redis_settings(login);
         let addr = match info.addr().clone() {
             ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
                 host: address.host.clone(),
@@ -86,6 +96,7 @@ impl Node {
             name: address.to_string(),
             address,
             info: info.set_addr(addr).set_tcp_settings(tcp),
+            ca_pem: options.ca_pem.clone(),
             connect_timeout: options.connect_timeout,
             timeout: options.timeout,
             read: Lane::default(),
@@ -158,7 +169,15 @@ impl Node {
             .set_pipeline_buffer_size(256)
             .set_write_backpressure_boundary(256 * 1024);
         let failed = |error: redis::RedisError| RedisError::of_dial(&self.name, &error);
-        let client = Client::open(self.info.clone()).map_err(failed)?;
+        let client = match &self.ca_pem {
+            Some(pem) => {
+                let roots = Some(pem.clone());
+                let certificates = TlsCertificates { client_tls: None, root_cert: roots };
+                Client::build_with_tls(self.info.clone(), certificates)
+            }
+            None => Client::open(self.info.clone()),
+        };
+        let client = client.map_err(failed)?;
         let dialled = client.get_multiplexed_async_connection_with_config(&config);
         dialled.await.map_err(failed)
     }

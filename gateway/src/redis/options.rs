@@ -1,6 +1,7 @@
 //! Where Redis is, and how patient we are with it.
 
 use super::class::Class;
+use crate::model::Secret;
 use std::time::Duration;
 
 /// How to reach Redis and what to ask of it.
@@ -10,6 +11,11 @@ pub struct RedisOptions {
     /// cluster some of its nodes.
     pub urls: Vec<String>,
     pub is_cluster: bool,
+    /// Instead of what the URL may name.
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    /// Authorities in PEM for `rediss://`; the usual ones if unset.
+    pub ca_pem: Option<Vec<u8>>,
     /// In front of every key, before the hash tag.
     pub prefix: String,
     /// For one connection, with TLS and login.
@@ -43,6 +49,9 @@ impl Default for RedisOptions {
         Self {
             urls: Vec::new(),
             is_cluster: false,
+            user: None,
+            password: None,
+            ca_pem: None,
             prefix: String::from("bugler:"),
             connect_timeout: Duration::from_secs(1),
             timeout: Duration::from_secs(2),

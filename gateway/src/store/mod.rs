@@ -12,6 +12,7 @@ use crate::model::{
     OrganizationId, PolicyOwner, RefreshToken, Role, RoleId, Secret, SecretHash, ShardId,
     Subscription, SubscriptionId, User, UserId,
 };
+use crate::redis::RedisError;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -204,6 +205,22 @@ pub enum StoreError {
     Log(#[source] LogError),
     #[error("the record store failed")]
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl StoreError {
+    /// True if the records are somewhere else and cannot be reached now: ask again after a while.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        let Self::Backend(source) = self else { return false };
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<RedisError>() {
+                return error.is_temporary() || error.is_unknown();
+            }
+            cause = error.source();
+        }
+        false
+    }
 }
 
 /// Why changes could not be logged.

@@ -21,7 +21,7 @@ impl Cluster {
     /// # Errors
     /// A node does not start, or the nodes do not find each other.
     pub fn start(options: &ServerOptions) -> Result<Self, RedisTrouble> {
-        let start = || Server::start(ServerOptions { is_cluster: true, ..options.clone() });
+        let start = || Server::start_as(options.clone(), true);
         let nodes = (0..2 * PRIMARIES).map(|_| start()).collect::<Result<Vec<_>, _>>()?;
         let cluster = Self { nodes };
         cluster.form()?;

@@ -36,7 +36,6 @@ pub struct ServerOptions {
     pub lines: Vec<String>,
     /// The program; `redis-server` from the path if empty.
     pub program: Option<PathBuf>,
-    pub(super) is_cluster: bool,
 }
 
 /// A redis-server of ours; killed, and its directory removed, when dropped.
@@ -47,6 +46,7 @@ pub struct Server {
     bus: u16,
     dir: PathBuf,
     options: ServerOptions,
+    is_cluster: bool,
 }
 
 impl Server {
@@ -55,12 +55,16 @@ impl Server {
     /// # Errors
     /// There is no `redis-server`, or it does not come up.
     pub fn start(options: ServerOptions) -> Result<Self, RedisTrouble> {
+        Self::start_as(options, false)
+    }
+
+    pub(super) fn start_as(options: ServerOptions, is_cluster: bool) -> Result<Self, RedisTrouble> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("bugler-redis-{}-{count}", std::process::id());
         let dir = std::env::temp_dir().join(name);
         fs::create_dir_all(&dir).map_err(RedisTrouble::Start)?;
-        let mut server = Self { child: None, port: 0, bus: 0, dir, options };
+        let mut server = Self { child: None, port: 0, bus: 0, dir, options, is_cluster };
         let mut last = None;
         for _ in 0..TRIES {
             (server.port, server.bus) = (free_port()?, free_port()?);
@@ -198,7 +202,7 @@ impl Server {
             String::from("enable-debug-command yes"),
             String::from("latency-tracking no"),
         ];
-        if self.options.is_cluster {
+        if self.is_cluster {
             lines.extend([
                 String::from("cluster-enabled yes"),
                 String::from("cluster-node-timeout 1000"),

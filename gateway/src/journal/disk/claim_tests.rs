@@ -1,12 +1,12 @@
 //! Lines and recovery from within: bounds, push-out, replays of replays, damage while running.
 
 use super::legacy::EarlierCheckpoint;
-use super::line::{Class, Spot};
-use super::lines::{Lines, Stretch};
-use super::record::Extent;
-use super::state::ShardSnapshot;
 use super::*;
 use crate::clock::TestClock;
+use crate::journal::record::Extent;
+use crate::journal::shard::ShardSnapshot;
+use crate::journal::shard::line::{Class, Spot};
+use crate::journal::shard::lines::{Lines, Stretch};
 use crate::journal::{Entry, EntryKind, Unlimited};
 use redb::TableDefinition;
 use std::collections::{BTreeMap, HashSet};

@@ -6,13 +6,13 @@
 //! big-endian, so that ranges are in time order.
 
 use super::legacy::EarlierCheckpoint;
-use super::line::Ticket;
-use super::record::SettleRecord;
-use super::state::{
-    AmendMark, BlockMarks, ListedKey, Place, ShardSnapshot, is_timer, listed_places,
-};
 use super::timers::{TIMERS, timer_key};
 use super::{cancel, dead, listed, outcomes, retention, timers};
+use crate::journal::record::SettleRecord;
+use crate::journal::shard::line::Ticket;
+use crate::journal::shard::{
+    AmendMark, BlockMarks, ListedKey, Place, ShardSnapshot, is_timer, listed_places,
+};
 use crate::journal::{Books, Cancellation, EventPlace, IdempotencyRecord, Remembered};
 use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;

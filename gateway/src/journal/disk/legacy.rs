@@ -1,7 +1,7 @@
 //! The checkpoint of releases that claimed in log order: only its books and position are of use.
 
-use super::state::Place;
 use crate::journal::Books;
+use crate::journal::shard::Place;
 use crate::model::DeliveryId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

@@ -147,7 +147,8 @@ pub(super) fn retain(core: &Core) -> Result<(), Box<dyn std::error::Error>> {
     let mut kept_from = None;
     for segment in segments {
         // The first block behind a segment was written after all of that segment's.
-        let behind = core.segments.header(segment.end() + super::record::HEADER_BYTES as u64);
+        let behind =
+            core.segments.header(segment.end() + crate::journal::record::HEADER_BYTES as u64);
         let is_old = behind.is_some_and(|header| header.committed_at < horizon);
         let is_free = segment.end() <= low && !waiting.contains(&segment.base);
         if is_old && is_free {

@@ -3,9 +3,9 @@
 use super::core::Core;
 use super::index::IndexError;
 use super::outcomes;
-use super::record::{HEADER_BYTES, Record, Records, SettleRecord, read_block};
 use super::segment::Segment;
-use super::state::Place;
+use crate::journal::record::{HEADER_BYTES, Record, Records, SettleRecord, read_block};
+use crate::journal::shard::Place;
 use crate::journal::{Books, Resolution, SettledPlace};
 use crate::model::{FinalState, OrganizationId};
 use bytes::Bytes;

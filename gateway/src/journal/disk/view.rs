@@ -8,16 +8,16 @@ use super::core::Core;
 use super::dead;
 use super::index::{APPLIED, EVENTS, IndexError, META, read_checkpoint, split_u64};
 use super::outcomes::OUTCOMES;
-use super::record::{
-    AmendRecord, HEADER_BYTES, Record, Records, SettleRecord, read_block, read_header,
-    read_segment_header,
-};
 use super::recovery::acknowledged_beyond;
 use super::retention::{Sums, carried};
 use super::segment::Segment;
-use super::state::{Place, is_timer};
 use super::timers::{TIMERS, read_timer_key};
 use crate::journal::Resolution;
+use crate::journal::record::{
+    AmendRecord, HEADER_BYTES, Record, Records, SettleRecord, read_block, read_header,
+    read_segment_header,
+};
+use crate::journal::shard::{Place, is_timer};
 use crate::journal::{Books, Entry};
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId};
 use bytes::Bytes;

@@ -287,7 +287,7 @@ impl Shared {
             self.set(fence.shard, |hold| (hold.fence() == Some(fence)).then_some(Hold::No));
         }
         self.announce().await;
-        results.into_iter().map(|result| result.map(drop)).collect()
+        results.into_iter().try_for_each(|result| result.map(drop))
     }
 
     /// Makes the other nodes read the owners at their next beat.

@@ -1,12 +1,31 @@
 //! The link against servers of our own: scripts, redirections, failures and blocking reads.
 
+mod cluster;
+mod fake;
+mod faults;
+mod settings;
+
 use super::*;
 use ::redis::Value;
-use bugler_loadtest::redis::{Cluster, Server, ServerOptions};
+use bugler_loadtest::redis::{Persistence, Server, ServerOptions};
 use std::time::Duration;
 
 static ADD: Script = Script::new("return redis.call('INCRBY', KEYS[1], ARGV[1])");
 static READ: Script = Script::reading("return redis.call('GET', KEYS[1])");
+
+/// A server with more lines of configuration.
+fn server(persistence: Persistence, lines: &[&str]) -> Server {
+    let lines = lines.iter().map(|line| (*line).to_owned()).collect();
+    Server::start(ServerOptions { persistence, lines, ..ServerOptions::default() })
+        .expect("redis-server starts")
+}
+
+/// Waits until `is_so`; a test that waits in vain is ended by its runner.
+async fn until(is_so: impl AsyncFn() -> bool) {
+    while !is_so().await {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
 
 async fn single() -> (Server, Redis) {
     let server = Server::start(ServerOptions::default()).expect("redis-server starts");
@@ -25,21 +44,6 @@ async fn a_script_runs_by_hash_and_again_after_redis_forgot_it() {
     server.ask(&["SCRIPT", "FLUSH"]).expect("scripts are forgotten");
     assert_eq!(redis.run(&ADD, &[&key], &[b"1"]).await, Ok(Value::Int(3)));
     assert_eq!(redis.run(&READ, &[&key], &[]).await, Ok(Value::BulkString(b"3".to_vec())));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn calls_for_all_shards_of_a_cluster_are_answered_in_their_order() {
-    let cluster = Cluster::start(&ServerOptions::default()).expect("a cluster starts");
-    let options = RedisOptions::cluster(cluster.urls());
-    let redis = Redis::open(&options).await.expect("it answers");
-    let call =
-        |shard: u16| Call::new(&ADD).key(redis.key(ShardId(shard), "n")).number(u64::from(shard));
-    for round in 1..=2 {
-        let replies = redis.run_all((0..64).map(call).collect()).await;
-        let expected: Vec<_> = (0..64).map(|shard| Ok(Value::Int(shard * round))).collect();
-        assert_eq!(replies, expected);
-    }
-    assert_eq!(redis.link.primaries().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
