@@ -48,7 +48,7 @@ if mode == 'p' then
   return { 'p' }
 end
 -- Its checks stand before its writes, and nothing else here can fail.
-while journal and at <= #ARGV do
+while at <= #ARGV do
   local parts = {}
   for i = at + 1, at + tonumber(ARGV[at]) do
     parts[#parts + 1] = ARGV[i]
