@@ -1,5 +1,6 @@
 //! The store on Redis against the shared suite, on one server and on a cluster.
 
+mod beside;
 mod crash;
 mod nodes;
 
