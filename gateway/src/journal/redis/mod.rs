@@ -14,6 +14,7 @@
 mod cell;
 mod claim;
 mod core;
+mod follow;
 mod keeper;
 mod lane;
 mod options;
@@ -31,6 +32,7 @@ mod take;
 #[cfg(test)]
 mod tests;
 
+pub use follow::follow;
 pub use options::RedisJournalOptions;
 
 use self::cell::{Cell, Tenure};
