@@ -395,6 +395,8 @@ async fn share(shared: &Shared, beats: &Beats) -> Result<(), RedisError> {
             (Some(fence), Hold::Leaving(_)) => Some(Hold::Leaving(fence)),
             (Some(fence), _) => Some(Hold::Held(fence)),
             (None, Hold::No) => None,
+            // It was just released.
+            (None, Hold::Leaving(_)) => Some(Hold::No),
             (None, _) => {
                 tracing::warn!(shard = shard.0, "the shard passed to another node");
                 Some(Hold::No)
