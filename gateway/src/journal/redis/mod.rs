@@ -11,6 +11,7 @@
 //! change is one script. What a node knows of a shard it owns is made from Redis again when it takes
 //! the shard over, and is never more than a window.
 
+mod beside;
 mod cell;
 mod claim;
 mod core;
@@ -149,6 +150,10 @@ impl Journal for RedisJournal {
     fn append(&self, shard: ShardId, append: Append) -> Result<Commit, JournalError> {
         let Append { entries, idempotency } = append;
         self.core.submit(shard, Part { entries, idempotency, ..Part::default() }, false)
+    }
+
+    fn program(&self, append: Append) -> Result<Vec<bytes::Bytes>, JournalError> {
+        self.core.program(append)
     }
 
     fn claim<'a>(

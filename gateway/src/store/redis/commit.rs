@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use redis::Value;
 
 use super::plan::{Part, Plan};
@@ -32,8 +33,8 @@ pub(super) enum Ended {
     Changed,
 }
 
-/// What the deciding shard's journal takes in the same script.
-pub(super) type Appended = Vec<Vec<u8>>;
+/// What the deciding shard's journal takes in the same script: additions of several parts each.
+pub(super) type Appended = Vec<Vec<Bytes>>;
 
 /// What a step of a commit answered.
 enum Answer {
@@ -102,14 +103,20 @@ impl Wire {
         appended: &Appended,
     ) -> Call {
         let Part { locks, checks, ops } = part;
-        let mut call = Call::new(&COMMIT).key(self.base(shard));
-        call = call.key(self.redis.key(shard, "m")).arg(mode).arg(id.to_vec()).arg(others.to_vec());
+        // The first key is the journal's, the last one the records'.
+        let mut call = Call::new(&COMMIT).key(self.redis.key(shard, "m")).key(self.base(shard));
+        call = call.arg(mode).arg(id.to_vec()).arg(others.to_vec());
         call = call.number(locks.len() as u64).number(checks.len() as u64).number(ops.len() as u64);
         for lock in locks {
             call = call.arg(lock.clone());
         }
-        for step in checks.iter().chain(ops).flatten().chain(appended) {
-            call = call.arg(step.clone());
+        for part in checks.iter().chain(ops).flatten() {
+            call = call.arg(part.clone());
+        }
+        for parts in appended {
+            call = parts
+                .iter()
+                .fold(call.number(parts.len() as u64), |call, part| call.arg(part.clone()));
         }
         call
     }

@@ -12,11 +12,11 @@ use super::places::{Form, Place, form};
 use super::plan::{Plan, plan};
 use super::wire::{Ask, into_bytes, members, number};
 use super::{Records, RecordsError};
-use crate::model::OrganizationId;
+use crate::model::{OrganizationId, ShardId};
 use crate::redis::RedisError;
 use crate::store::changes::tables::{Table, org_key};
 use crate::store::changes::{self, Making, Refusal, Rows, Touched};
-use crate::store::{Change, LogError, LogStep, StoreError, Version};
+use crate::store::{AppendStep, Change, LogError, LogStep, StoreError, Version};
 
 pub(super) type Answer = Result<Version, StoreError>;
 
@@ -27,9 +27,18 @@ const ROUNDS_MAX: usize = 500;
 /// Rows that are read at once, versions not counted.
 const WANTS_AT_ONCE: usize = 4_000;
 
+/// What is to know of changes besides the records.
+pub(super) enum Log {
+    Nobody,
+    /// A log elsewhere, until it was called.
+    Elsewhere(Option<LogStep>),
+    /// The journal beside the records.
+    Beside(ShardId, AppendStep),
+}
+
 /// What one apply asks for.
 pub(super) enum Work {
-    Changes(Vec<Change>, Option<LogStep>),
+    Changes(Vec<Change>, Log),
     Redo(Vec<(Version, Vec<Change>)>),
 }
 
@@ -93,8 +102,9 @@ impl Records {
                     return Ok(());
                 }
             }
+            let Some(appended) = lay_out(group, &run) else { continue };
             let plan = plan(&overlay, run.version.0, &run.touched.revoked, self.wire.shards)?;
-            if !self.commit(&plan).await? {
+            if !self.commit(&plan, &appended).await? {
                 overlay = Overlay::new(self.wire.shards);
                 continue;
             }
@@ -106,9 +116,13 @@ impl Records {
     }
 
     /// False if what was read is not so any more.
-    async fn commit(&self, plan: &Plan) -> Result<bool, RedisError> {
-        let Some(decider) = plan.decider() else { return Ok(true) };
-        match self.wire.commit(plan, decider, &Appended::new()).await? {
+    async fn commit(
+        &self,
+        plan: &Plan,
+        (beside, appended): &(Option<ShardId>, Appended),
+    ) -> Result<bool, RedisError> {
+        let Some(decider) = beside.or_else(|| plan.decider()) else { return Ok(true) };
+        match self.wire.commit(plan, decider, appended).await? {
             Ended::Made(_) => Ok(true),
             Ended::Changed => Ok(false),
         }
@@ -293,7 +307,7 @@ async fn log(group: &mut [Member], run: &Run) -> Result<bool, LogError> {
     let (mut waiting, mut is_taken) = (Vec::new(), true);
     for (number, (member, result)) in group.iter_mut().zip(&run.results).enumerate() {
         let Some(Ok(version)) = result else { continue };
-        let Work::Changes(_, log) = &mut member.work else { continue };
+        let Work::Changes(_, Log::Elsewhere(log)) = &mut member.work else { continue };
         let Some(log) = log.take() else { continue };
         match log(*version) {
             Ok(logged) => {
@@ -321,6 +335,26 @@ async fn log(group: &mut [Member], run: &Run) -> Result<bool, LogError> {
         }
     }
     Ok(is_taken)
+}
+
+/// What goes to the journal with the changes that are made; `None` if some of it cannot.
+fn lay_out(group: &mut [Member], run: &Run) -> Option<(Option<ShardId>, Appended)> {
+    let (mut beside, mut appended, mut is_taken) = (None, Appended::new(), true);
+    for (member, result) in group.iter_mut().zip(&run.results) {
+        let Some(Ok(version)) = result else { continue };
+        let Work::Changes(_, Log::Beside(shard, append)) = &mut member.work else { continue };
+        match append(*version) {
+            Ok(parts) => {
+                beside = Some(*shard);
+                appended.push(parts);
+            }
+            Err(error) => {
+                is_taken = false;
+                member.answer = Some(Err(StoreError::Log(error)));
+            }
+        }
+    }
+    is_taken.then_some((beside, appended))
 }
 
 fn answer_all(group: &mut [Member], error: LogError) {

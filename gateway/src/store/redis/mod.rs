@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use self::accounts::told;
-use self::group::Work;
+use self::group::{Log, Work};
 use self::ids::Ids;
 use self::places::Place;
 use self::queue::Queue;
@@ -24,13 +24,14 @@ use self::wire::Wire;
 use super::changes::Touched;
 use super::changes::tables::{Flaw, Table, role_key, subscription_key};
 use super::{
-    Change, Failing, LogStep, OrganizationRef, RecipientPage, Store, StoreError, UserRef, Version,
+    AppendStep, Change, Failing, LogStep, OrganizationRef, RecipientPage, Store, StoreError,
+    UserRef, Version,
 };
 use crate::BoxFuture;
 use crate::clock::{Clock, SystemClock};
 use crate::model::{
-    Audience, Organization, OrganizationId, Role, RoleId, Subscription, SubscriptionId, User,
-    UserId,
+    Audience, Organization, OrganizationId, Role, RoleId, ShardId, Subscription, SubscriptionId,
+    User, UserId,
 };
 use crate::redis::{Redis, RedisError};
 
@@ -121,8 +122,12 @@ impl RedisStore {
     /// # Errors
     /// Redis cannot be reached, or holds something else.
     pub async fn open(redis: Redis, shards: u16, node: &str) -> Result<Self, RecordsError> {
+        Self::over(Wire::new(redis, shards.max(1)), node).await
+    }
+
+    async fn over(wire: Wire, node: &str) -> Result<Self, RecordsError> {
         let records = Arc::new(Records {
-            wire: Wire::new(redis, shards.max(1)),
+            wire,
             queue: Queue::default(),
             versions: Versions::default(),
             ids: Ids::default(),
@@ -160,7 +165,7 @@ impl Records {
 
 impl Store for RedisStore {
     fn apply(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<Version, StoreError>> {
-        Box::pin(self.records.apply(Work::Changes(changes, None)))
+        Box::pin(self.records.apply(Work::Changes(changes, Log::Nobody)))
     }
 
     fn apply_logged(
@@ -168,7 +173,20 @@ impl Store for RedisStore {
         changes: Vec<Change>,
         log: LogStep,
     ) -> BoxFuture<'_, Result<Version, StoreError>> {
-        Box::pin(self.records.apply(Work::Changes(changes, Some(log))))
+        Box::pin(self.records.apply(Work::Changes(changes, Log::Elsewhere(Some(log)))))
+    }
+
+    fn appends(&self) -> bool {
+        true
+    }
+
+    fn apply_appending(
+        &self,
+        changes: Vec<Change>,
+        shard: ShardId,
+        append: AppendStep,
+    ) -> BoxFuture<'_, Result<Version, StoreError>> {
+        Box::pin(self.records.apply(Work::Changes(changes, Log::Beside(shard, append))))
     }
 
     fn redo(&self, logged: Vec<(Version, Vec<Change>)>) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::group::{Answer, Member, Work};
+use super::group::{Answer, Log, Member, Work};
 use super::{Records, RecordsError};
-use crate::model::OrganizationId;
+use crate::model::{OrganizationId, ShardId};
 use crate::store::{Change, InboxChange, LogError, StoreError, Version};
 
 /// Applies on their way; more callers wait for a place.
@@ -47,7 +47,32 @@ impl Default for Queue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Lane {
     Org(OrganizationId),
-    Rest,
+    /// Changes that name no organization, by whom they name.
+    Rest(u8),
+}
+
+/// Lanes of changes that name no organization.
+const REST_LANES: u64 = 64;
+
+impl Lane {
+    fn of(changes: &[Change]) -> Self {
+        if let Some(org) = main_org(changes) {
+            return Self::Org(org);
+        }
+        let named = changes.iter().find_map(|change| match change {
+            Change::PutDevice(device) | Change::ClaimDevice(device) => {
+                Some(device.user.0.unsigned_abs())
+            }
+            Change::PutPassword(user, _)
+            | Change::Inbox(InboxChange::Set { user, .. } | InboxChange::Remove { user, .. }) => {
+                Some(user.0.unsigned_abs())
+            }
+            Change::Inbox(InboxChange::Step(steps)) => Some(steps.first()?.user.0.unsigned_abs()),
+            Change::RemoveDevice(device) => Some(device.0.as_u64_pair().1),
+            _ => None,
+        });
+        Self::Rest(u8::try_from(named.unwrap_or(0) % REST_LANES).unwrap_or(0))
+    }
 }
 
 /// The organization that changes are mainly about, as far as they say.
@@ -96,16 +121,30 @@ fn rows(work: &Work) -> usize {
     }
 }
 
+/// Where the journal is that takes what the work triggers.
+fn beside(work: &Work) -> Option<ShardId> {
+    match work {
+        Work::Changes(_, Log::Beside(shard, _)) => Some(*shard),
+        Work::Changes(..) | Work::Redo(_) => None,
+    }
+}
+
+/// One commit adds to one journal only.
+fn fits(group: &[Waiting], next: &Waiting) -> bool {
+    let shard = beside(&next.work);
+    shard.is_none()
+        || group.iter().filter_map(|one| beside(&one.work)).all(|other| Some(other) == shard)
+}
+
 impl Records {
     /// Resolves after the commit. Dropped once queued, the changes are still made.
     pub(super) async fn apply(self: &Arc<Self>, work: Work) -> Answer {
         let stopped = || StoreError::Backend(Box::new(RecordsError::Stopped));
         let place = Arc::clone(&self.queue.places).acquire_owned().await.map_err(|_| stopped())?;
-        let main = match &work {
-            Work::Changes(changes, _) => main_org(changes),
-            Work::Redo(logged) => logged.first().and_then(|(_, changes)| main_org(changes)),
+        let lane = match &work {
+            Work::Changes(changes, _) => Lane::of(changes),
+            Work::Redo(logged) => logged.first().map_or(Lane::Rest(0), |(_, all)| Lane::of(all)),
         };
-        let lane = main.map_or(Lane::Rest, Lane::Org);
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting { work, answer, _place: place };
         match self.queue.lanes.lock().entry(lane) {
@@ -125,11 +164,12 @@ impl Records {
         let (mut group, mut size) = (Vec::new(), 0);
         while group.len() < COMMIT_APPLIES_MAX
             && size < COMMIT_ROWS_MAX
+            && waiting.front().is_some_and(|next| fits(&group, next))
             && let Some(next) = waiting.pop_front()
         {
             size += rows(&next.work);
             group.push(next);
-            if lane == Lane::Rest {
+            if matches!(lane, Lane::Rest(_)) {
                 break;
             }
         }

@@ -8,9 +8,18 @@ macro_rules! script {
     };
 }
 
-/// Commits or prepares changes: refused as a whole while Redis is out of memory.
-pub(super) static COMMIT: Script =
-    Script::new(script!("", "lua/no_journal.lua", "lua/apply.lua", "lua/commit.lua"));
+/// Commits or prepares changes, with the commit script of the journal as a function inside: refused
+/// as a whole while Redis is out of memory.
+pub(super) static COMMIT: Script = Script::new(concat!(
+    "#!lua\n",
+    include_str!("../../journal/redis/lua/shared.lua"),
+    include_str!("../../journal/redis/lua/retire.lua"),
+    "local function journal(ARGV)\n",
+    include_str!("../../journal/redis/lua/commit.lua"),
+    "end\n",
+    include_str!("lua/apply.lua"),
+    include_str!("lua/commit.lua"),
+));
 pub(super) static FINISH: Script =
     Script::new(script!(" flags=allow-oom", "lua/apply.lua", "lua/finish.lua"));
 pub(super) static RESOLVE: Script = Script::new(script!(" flags=allow-oom", "lua/resolve.lua"));

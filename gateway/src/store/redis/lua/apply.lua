@@ -1,5 +1,5 @@
--- Keys of records follow the key that is passed.
-local RECORDS = KEYS[1]
+-- Keys of records follow the last key that is passed.
+local RECORDS = KEYS[#KEYS]
 local call = redis.call
 
 local function apply(ops)

@@ -1,6 +1,6 @@
 
 -- mode ('c' commits, 'p' prepares) | commit | shards that prepared it, or the deciding one
--- | locks, checks, operations: how many | these | what the journal takes
+-- | locks, checks, operations: how many | these | additions to the journal, each with its length
 local mode, id, others = ARGV[1], ARGV[2], ARGV[3]
 local lock_count, check_count, op_count = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local marker = call('GET', RECORDS .. 'm:' .. id)
@@ -47,16 +47,17 @@ if mode == 'p' then
   end
   return { 'p' }
 end
-local appended = false
-if journal and #ARGV >= at then
-  local rest = {}
-  for i = at, #ARGV do
-    rest[#rest + 1] = ARGV[i]
+-- Its checks stand before its writes, and nothing else here can fail.
+while at <= #ARGV do
+  local parts = {}
+  for i = at + 1, at + tonumber(ARGV[at]) do
+    parts[#parts + 1] = ARGV[i]
   end
-  appended = journal(rest)
-  if appended.err then
-    return appended
+  local added = journal(parts)
+  if added.err then
+    return added
   end
+  at = at + 1 + #parts
 end
 apply(ops)
 if others == '' then
@@ -65,4 +66,4 @@ if others == '' then
 else
   call('SET', RECORDS .. 'm:' .. id, 'c' .. others)
 end
-return { 'c', appended }
+return { 'c' }

@@ -1,5 +1,9 @@
 //! The store on Redis against the shared suite, on one server and on a cluster.
 
+mod beside;
+mod crash;
+mod nodes;
+
 use super::*;
 use crate::redis::RedisOptions;
 use crate::store::conformance::{self, Place as Where};
@@ -24,6 +28,14 @@ impl Prefix {
     async fn store(&self, node: &str) -> RedisStore {
         let redis = Redis::open(&self.options).await.expect("redis answers");
         RedisStore::open(redis, self.shards, node).await.expect("the records open")
+    }
+
+    /// A node that takes every lock it meets for one that nobody goes on with.
+    async fn impatient(&self, node: &str) -> RedisStore {
+        let redis = Redis::open(&self.options).await.expect("redis answers");
+        let mut wire = Wire::new(redis, self.shards);
+        wire.stale_after = std::time::Duration::ZERO;
+        RedisStore::over(wire, node).await.expect("the records open")
     }
 }
 
