@@ -69,8 +69,12 @@ pub(super) fn start_error(error: &AppError) -> CliError {
         AppError::Rules(_) | AppError::Provider { .. } | AppError::Tls(_) | AppError::Keys(_) => {
             Exit::Configuration
         }
+        AppError::Redis(error) if error.is_settings() => Exit::Configuration,
         AppError::Journal(_)
         | AppError::Store(_)
+        | AppError::Dir { .. }
+        | AppError::Redis(_)
+        | AppError::Records(_)
         | AppError::Listen { .. }
         | AppError::Seed { .. }
         | AppError::Changes(_)

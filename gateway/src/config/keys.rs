@@ -5,7 +5,6 @@ use std::time::Duration;
 use url::Url;
 
 use super::read::Walk;
-use super::redis;
 use super::sections::{
     Accounts, Admin, ApnsApp, Auth, ChainRule, Config, Dispatch, EmailRelay, FcmApp, HookSettings,
     Idempotency, Limits, Observability, Providers, PushPool, Retry, RuleLimits, RuleMatch, Rules,
@@ -78,7 +77,7 @@ fn store(store: &mut StoreSettings, walk: &mut Walk<'_>) {
     walk.ranged("max_disk", &mut store.max_disk, ByteSize(16 * MIB)..=ByteSize(1024 * TIB));
     walk.value("min_free", &mut store.min_free);
     walk.ranged("min_free_percent", &mut store.min_free_percent, 0..=99);
-    walk.section("redis", |walk| redis::keys(&mut store.redis, walk));
+    walk.section("redis", |walk| super::redis::keys(&mut store.redis, walk));
 }
 
 fn dispatch(dispatch: &mut Dispatch, walk: &mut Walk<'_>) {

@@ -47,7 +47,7 @@ pub enum IntakeError {
     Overloaded,
     #[error("more is asked for than the disk takes; ask again in {retry_after_s} s")]
     Shed { retry_after_s: u32 },
-    #[error("the disk has no room for new work; ask again in {retry_after_s} s")]
+    #[error("new work cannot be stored now; ask again in {retry_after_s} s")]
     NoRoom { retry_after_s: u32 },
     #[error(
         "too much of the organization waits to be delivered (limits.backlog_per_org, \
@@ -283,10 +283,7 @@ impl Intake {
     /// All work of an organization is in one shard, so that it keeps its order.
     #[must_use]
     pub fn shard(&self, org: OrganizationId) -> ShardId {
-        // Fibonacci hashing spreads consecutive ids over any number of shards.
-        let spread = u64::from(org.0.cast_unsigned()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let shard = spread % u64::from(self.journal.shards().max(1));
-        ShardId(u16::try_from(shard).unwrap_or(0))
+        ShardId::of(org, self.journal.shards())
     }
 
     /// Claims a key, or finds the answer its first request got.

@@ -248,6 +248,13 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
     /// Enqueues or refuses, never waits. The promise is in the returned future.
     fn append(&self, shard: ShardId, append: Append) -> Result<Commit, JournalError>;
 
+    /// What a store on the same Redis passes to this journal's script, to commit `append` with the
+    /// changes that cause it; other journals refuse.
+    fn program(&self, append: Append) -> Result<Vec<Bytes>, JournalError> {
+        drop(append);
+        Err(JournalError::Closed)
+    }
+
     /// Leases up to `max` due entries of `shard`, waiting until there is at least one of an
     /// organization that `room` has room for.
     ///
@@ -272,6 +279,12 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
 
     /// Prolongs the leases of claims that are still being worked on.
     fn renew(&self, shard: ShardId, claims: &[ClaimId]);
+
+    /// False while others may be taking what was claimed here: begin nothing of it. It stays
+    /// claimed, and goes on once this is true again.
+    fn may_begin(&self) -> bool {
+        true
+    }
 
     /// How much is left of a lease: nothing once it ran out, `None` once the entry is done or
     /// passed to another claim.

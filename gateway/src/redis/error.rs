@@ -70,6 +70,12 @@ impl RedisError {
         )
     }
 
+    /// True if the configuration, ours or the server's, must be changed.
+    #[must_use]
+    pub fn is_settings(&self) -> bool {
+        matches!(self, Self::Settings { .. } | Self::Refused { .. })
+    }
+
     /// Stable word for counters.
     #[must_use]
     pub fn name(&self) -> &'static str {

@@ -95,6 +95,8 @@ pub(super) struct Health {
 struct State {
     class: Class,
     proof: Proof,
+    /// When all slots were seen to be served, the last time.
+    seen: Instant,
     /// Since when some slots are not served, and why.
     away: Option<(Instant, String)>,
     /// A setting that must not be as it is.
@@ -110,6 +112,7 @@ impl Health {
         let state = State {
             class: Class::D0,
             proof: Proof::Reply,
+            seen: Instant::now(),
             away: None,
             bad: None,
             shards: None,
@@ -150,17 +153,18 @@ impl Health {
         let mut state = self.state.lock();
         match result {
             Ok(()) => {
+                state.seen = Instant::now();
                 if let Some((since, _)) = state.away.take()
                     && since.elapsed() > PATIENCE
                 {
                     tracing::info!(seconds = since.elapsed().as_secs_f32(), "redis is back");
                 }
             }
-            Err(what) => match &mut state.away {
-                Some((_, known)) => *known = what,
-                away => {
+            Err(what) => match (state.seen, &mut state.away) {
+                (_, Some((_, known))) => *known = what,
+                (seen, away) => {
                     tracing::warn!(%what, "redis cannot be reached");
-                    *away = Some((Instant::now(), what));
+                    *away = Some((seen, what));
                 }
             },
         }
@@ -184,7 +188,7 @@ impl Link {
     pub(super) async fn check_settings(&self) -> Result<(), RedisError> {
         let demand = Demand { replicas: self.options.replicas, at_least: self.options.require };
         let nodes = self.primaries();
-        let facts = join_all(nodes.iter().map(|node| facts(node))).await;
+        let facts = join_all(nodes.iter().map(facts)).await;
         let facts = facts.into_iter().collect::<Result<Vec<_>, _>>()?;
         let mut weakest: Option<(Class, Proof)> = None;
         for facts in &facts {

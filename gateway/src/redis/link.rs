@@ -47,8 +47,15 @@ pub(super) struct Task {
     slot: u16,
     kind: Kind,
     with_text: bool,
-    /// Where a slot on the move was said to have the key.
-    ask: Option<Address>,
+    redirect: Option<Redirect>,
+}
+
+/// Where another node said that the key is.
+#[derive(Debug)]
+struct Redirect {
+    address: Address,
+    /// For this command only: the slot is on the move.
+    is_ask: bool,
 }
 
 #[derive(Debug)]
@@ -61,12 +68,16 @@ impl Task {
     pub(super) fn call(call: Call) -> Self {
         let kind = if call.script().is_write() { Kind::Write } else { Kind::Read };
         let slot = slot_of(call.first_key());
-        Self { work: Work::Call(call), slot, kind, with_text: false, ask: None }
+        Self { work: Work::Call(call), slot, kind, with_text: false, redirect: None }
     }
 
     pub(super) fn command(slot: u16, command: Cmd) -> Self {
         let work = Work::Command(command);
-        Self { work, slot, kind: Kind::Read, with_text: false, ask: None }
+        Self { work, slot, kind: Kind::Read, with_text: false, redirect: None }
+    }
+
+    fn is_ask(&self) -> bool {
+        self.redirect.as_ref().is_some_and(|redirect| redirect.is_ask)
     }
 
     fn to_command(&self) -> Cmd {
@@ -75,6 +86,13 @@ impl Task {
             Work::Command(command) => command.clone(),
         }
     }
+}
+
+/// Commands that go to one node together, each with its place among all.
+struct Group {
+    node: Arc<Node>,
+    kind: Kind,
+    tasks: Vec<(usize, Task)>,
 }
 
 /// What becomes of a command after a round.
@@ -259,40 +277,39 @@ impl Link {
         &self,
         tasks: Vec<(usize, Task)>,
     ) -> Vec<(usize, Task, Result<Value, RedisError>)> {
-        let mut groups: Vec<(Arc<Node>, Kind, Vec<(usize, Task)>)> = Vec::new();
+        let mut groups: Vec<Group> = Vec::new();
         let mut done = Vec::with_capacity(tasks.len());
         for (at, task) in tasks {
-            let node = match &task.ask {
-                Some(address) => Ok(self.node_at(address)),
+            let node = match &task.redirect {
+                Some(redirect) => Ok(self.node_at(&redirect.address)),
                 None => self.node_of(task.slot),
             };
             match node {
                 Ok(node) => {
-                    let group = groups.iter_mut().find(|(known, kind, _)| {
-                        *kind == task.kind && known.address == node.address
+                    let group = groups.iter_mut().find(|group| {
+                        group.kind == task.kind && group.node.address == node.address
                     });
                     match group {
-                        Some((_, _, tasks)) => tasks.push((at, task)),
-                        None => groups.push((node, task.kind, vec![(at, task)])),
+                        Some(group) => group.tasks.push((at, task)),
+                        None => {
+                            let kind = task.kind;
+                            groups.push(Group { node, kind, tasks: vec![(at, task)] });
+                        }
                     }
                 }
                 Err(error) => done.push((at, task, Err(error))),
             }
         }
-        let sent = groups.into_iter().map(|(node, kind, tasks)| self.send(node, kind, tasks));
+        let sent = groups.into_iter().map(|group| self.send(group));
         done.extend(join_all(sent).await.into_iter().flatten());
         done
     }
 
-    async fn send(
-        &self,
-        node: Arc<Node>,
-        kind: Kind,
-        tasks: Vec<(usize, Task)>,
-    ) -> Vec<(usize, Task, Result<Value, RedisError>)> {
+    async fn send(&self, group: Group) -> Vec<(usize, Task, Result<Value, RedisError>)> {
+        let Group { node, kind, tasks } = group;
         let mut pipe = Pipeline::with_capacity(tasks.len() + 1);
         for (_, task) in &tasks {
-            if task.ask.is_some() {
+            if task.is_ask() {
                 pipe.cmd("ASKING");
             }
             pipe.add_command(task.to_command());
@@ -324,7 +341,7 @@ impl Link {
         };
         let mut replies = replies.into_iter();
         let answered = tasks.into_iter().map(|(at, task)| {
-            if task.ask.is_some() {
+            if task.is_ask() {
                 replies.next();
             }
             let reply = replies.next().ok_or(RedisError::unexpected("a reply is missing"));
@@ -338,7 +355,7 @@ impl Link {
     }
 
     fn judge(&self, task: &mut Task, reply: Result<Value, RedisError>, round: u8) -> Next {
-        task.ask = None;
+        task.redirect = None;
         let error = match reply {
             Ok(Value::ServerError(error)) => error,
             Ok(value) => return Next::Done(Ok(value)),
@@ -357,10 +374,13 @@ impl Link {
                 task.with_text = true;
                 again(false, false)
             }
-            Some(ServerErrorKind::Moved) if self.options.is_cluster => again(true, round > 0),
-            Some(ServerErrorKind::Ask) => {
-                task.ask = redirected(error.details()).and_then(Address::parse);
-                again(false, round > 1)
+            Some(kind @ (ServerErrorKind::Moved | ServerErrorKind::Ask))
+                if self.options.is_cluster =>
+            {
+                let is_ask = kind == ServerErrorKind::Ask;
+                let address = redirected(error.details()).and_then(Address::parse);
+                task.redirect = address.map(|address| Redirect { address, is_ask });
+                again(!is_ask, round > 1)
             }
             Some(ServerErrorKind::TryAgain) => again(false, true),
             Some(ServerErrorKind::ReadOnly) if self.options.is_cluster && round == 0 => {

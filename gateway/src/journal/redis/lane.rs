@@ -28,7 +28,7 @@ const BATCH_WEIGHT: usize = 2_048;
 const REQUESTS_MAX: usize = 32_768;
 const BYTES_MAX: usize = 64 << 20;
 /// One addition must fit into a command.
-const PART_BYTES_MAX: usize = 16 << 20;
+pub(super) const PART_BYTES_MAX: usize = 16 << 20;
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 

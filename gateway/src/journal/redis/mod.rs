@@ -11,6 +11,7 @@
 //! change is one script. What a node knows of a shard it owns is made from Redis again when it takes
 //! the shard over, and is never more than a window.
 
+mod beside;
 mod cell;
 mod claim;
 mod core;
@@ -46,11 +47,12 @@ use super::{
 use crate::BoxFuture;
 use crate::clock::Clock;
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId, ShardId};
+use crate::redis::owners::Owners;
 use crate::redis::{Redis, RedisError};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -64,6 +66,7 @@ pub struct RedisJournal {
     core: Arc<Core>,
     lanes: Mutex<JoinSet<()>>,
     tasks: Mutex<JoinSet<()>>,
+    owners: OnceLock<Owners>,
 }
 
 impl std::fmt::Debug for RedisJournal {
@@ -103,7 +106,17 @@ impl RedisJournal {
             tasks.spawn(Arc::clone(&core).read_on(Arc::clone(cell)));
         }
         tasks.spawn(Arc::clone(&core).survey());
-        Ok(Self { core, lanes: Mutex::new(lanes), tasks: Mutex::new(tasks) })
+        Ok(Self {
+            core,
+            lanes: Mutex::new(lanes),
+            tasks: Mutex::new(tasks),
+            owners: OnceLock::new(),
+        })
+    }
+
+    /// Begins nothing while `owners` cannot tell whether its shards are still its own.
+    pub fn heed(&self, owners: Owners) {
+        self.owners.get_or_init(|| owners);
     }
 
     /// Works on `shard` under the owner's `token` from now on; `epoch` grows with every owner.
@@ -153,6 +166,10 @@ impl Journal for RedisJournal {
         self.core.submit(shard, Part { entries, idempotency, ..Part::default() }, false)
     }
 
+    fn program(&self, append: Append) -> Result<Vec<bytes::Bytes>, JournalError> {
+        self.core.program(append)
+    }
+
     fn claim<'a>(
         &'a self,
         shard: ShardId,
@@ -174,6 +191,10 @@ impl Journal for RedisJournal {
 
     fn renew(&self, shard: ShardId, claims: &[ClaimId]) {
         self.core.renew(shard, claims);
+    }
+
+    fn may_begin(&self) -> bool {
+        self.owners.get().is_none_or(Owners::is_fresh)
     }
 
     fn lease_left(&self, shard: ShardId, claim: ClaimId) -> Option<Duration> {

@@ -1,6 +1,7 @@
 //! The link against servers of our own: scripts, redirections, failures and blocking reads.
 
 mod cluster;
+mod fake;
 mod faults;
 mod settings;
 

@@ -46,7 +46,8 @@ async fn unsafe_settings_are_refused_with_the_setting_to_change() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_rights_and_passwords_are_told_apart() {
-    let server = server(Persistence::Always, &["requirepass secret"]);
+    let server = server(Persistence::Always, &[]);
+    server.ask(&["CONFIG", "SET", "requirepass", "secret"]).expect("it is set");
     let what = refused(RedisOptions::single(server.url())).await;
     assert!(what.contains("NOAUTH"), "{what}");
     let with = |user: &str| {

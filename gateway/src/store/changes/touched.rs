@@ -16,3 +16,16 @@ pub(in crate::store) struct Touched {
     pub(in crate::store) revoked: Vec<(String, Millis)>,
     pub(in crate::store) unrevoked: Vec<String>,
 }
+
+impl Touched {
+    /// What both made stale.
+    pub(in crate::store) fn add(&mut self, more: Self) {
+        self.organizations.extend(more.organizations);
+        self.reshaped.extend(more.reshaped);
+        self.users.extend(more.users);
+        self.devices.extend(more.devices);
+        self.subscriptions.extend(more.subscriptions);
+        self.revoked.extend(more.revoked);
+        self.unrevoked.extend(more.unrevoked);
+    }
+}

@@ -12,7 +12,8 @@ local function answer(first, counts)
   return { first, call('HMGET', META, unpack(BOOKS)), counts }
 end
 
-local seen = call('HGET', BASE .. 'writers', P.w)
+-- Without a number, the caller knows whether it happened.
+local seen = P.s > 0 and call('HGET', BASE .. 'writers', P.w)
 if seen then
   local seq, first = string.match(seen, '^(%d+) %d+ (%d+)$')
   if tonumber(seq) == P.s then
@@ -210,7 +211,9 @@ for i = 1, #(P.c or {}), 4 do
   counts[#counts + 1] = org
   counts[#counts + 1] = sum
 end
-call('HSET', BASE .. 'writers', P.w, P.s .. ' ' .. P.t .. ' ' .. first)
+if P.s > 0 then
+  call('HSET', BASE .. 'writers', P.w, P.s .. ' ' .. P.t .. ' ' .. first)
+end
 if P.o and is_owner(P.o) then
   -- The owner knows what it wrote: its reader need not be told.
   pcall('XGROUP', 'SETID', LOG, 'dispatch', decimal(pos) .. '-0')
