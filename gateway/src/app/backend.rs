@@ -3,7 +3,7 @@
 use super::nodes::Nodes;
 use super::{AppError, build, pressure};
 use crate::clock::Clock;
-use crate::config::{Backend, Config, Role, StoreSettings};
+use crate::config::{Backend, Config, StoreSettings};
 use crate::intake::{Admission, Vitals};
 use crate::journal::Journal;
 use crate::journal::disk::DiskJournal;
@@ -34,7 +34,8 @@ enum Own {
     Disk(Arc<DiskJournal>),
     Redis {
         redis: Redis,
-        /// Where this process sends.
+        journal: Arc<RedisJournal>,
+        /// Once this process sends.
         nodes: Option<Nodes>,
     },
 }
@@ -60,6 +61,9 @@ impl Kept {
     }
 
     async fn open_redis(config: &Config, clock: &Arc<dyn Clock>) -> Result<Self, AppError> {
+        // The journal on disk makes it otherwise; keys and tokens of providers lie there too.
+        let dir = config.store.dir.clone();
+        std::fs::create_dir_all(&dir).map_err(|source| AppError::Dir { dir, source })?;
         let redis = Redis::open(&build::redis_options(config)?).await?;
         redis.settle_layout(config.store.shards).await?;
         let options = build::redis_journal_options(config, &redis);
@@ -68,11 +72,17 @@ impl Kept {
         // Ids that a process reserved are its own: no other may have its name.
         let name = uuid::Uuid::new_v4().simple().to_string();
         let store = RedisStore::open(redis.clone(), config.store.shards, &name).await?;
-        let store = Arc::new(store);
-        let sends = config.server.role != Role::Ingest;
-        let nodes =
-            sends.then(|| Nodes::join(&redis, Arc::clone(&journal), build::owner_options(config)));
-        Ok(Self { journal, store, own: Own::Redis { redis, nodes } })
+        let kept = Arc::clone(&journal) as _;
+        let own = Own::Redis { redis, journal, nodes: None };
+        Ok(Self { journal: kept, store: Arc::new(store), own })
+    }
+
+    /// Takes this process's share of the work from now on.
+    pub(super) fn join(&mut self, config: &Config) {
+        if let Own::Redis { redis, journal, nodes } = &mut self.own {
+            let options = build::owner_options(config);
+            *nodes = Some(Nodes::join(redis, Arc::clone(journal), options));
+        }
     }
 
     /// What the operator may audit while the process runs.
@@ -108,7 +118,7 @@ impl Kept {
                 let pressure = pressure::watch(admission, journal, settings, readiness, shutdown);
                 tasks.spawn(TaskKind::Background, "pressure", pressure);
             }
-            Own::Redis { redis, nodes } => {
+            Own::Redis { redis, nodes, .. } => {
                 let watched = (redis.clone(), Arc::clone(&self.journal));
                 let watch = watch_redis(watched, nodes.clone(), admission, readiness, shutdown);
                 tasks.spawn(TaskKind::Background, "redis-watch", watch);

@@ -60,6 +60,12 @@ pub enum AppError {
     Journal(#[from] OpenError),
     #[error(transparent)]
     Store(#[from] DiskError),
+    #[error("store.dir {} cannot be made", dir.display())]
+    Dir {
+        dir: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the store on redis cannot be used")]
     Redis(#[from] RedisError),
     #[error(transparent)]
@@ -149,7 +155,7 @@ impl App {
         let (api, admin) = listen(&config).await?;
         let tls = config.server.tls.files();
         let tls = tls.map(|(cert, key)| server::tls::server_config(cert, key)).transpose()?;
-        let kept = Kept::open(&config, &clock).await?;
+        let mut kept = Kept::open(&config, &clock).await?;
         let Compiled { rules, keys } = compile(config.clone()).await?;
         redo(kept.journal.as_ref(), kept.store.as_ref()).await?;
         if let Some(path) = seed {
@@ -166,8 +172,13 @@ impl App {
             clock: Arc::clone(&clock),
             settings: build::dispatch_settings(&config),
         };
-        let sends = config.server.role != Role::Ingest;
-        let dispatcher = sends.then(|| Dispatcher::start(parts));
+        let dispatcher = match config.server.role {
+            Role::Ingest => None,
+            Role::All | Role::Dispatch => {
+                kept.join(&config);
+                Some(Dispatcher::start(parts))
+            }
+        };
         let shutdown = Shutdown::new();
         let tasks = Tasks::new(shutdown.clone());
         let readiness = Readiness::new(shutdown.clone());

@@ -23,6 +23,7 @@ impl Nodes {
     pub(super) fn join(redis: &Redis, journal: Arc<RedisJournal>, options: OwnerOptions) -> Self {
         let shards = options.shards;
         let owners = Owners::start(redis.clone(), options);
+        journal.heed(owners.clone());
         let mut following = JoinSet::new();
         for shard in (0..shards).map(ShardId) {
             following.spawn(follow(owners.clone(), Arc::clone(&journal), shard));

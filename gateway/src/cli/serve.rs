@@ -72,6 +72,7 @@ pub(super) fn start_error(error: &AppError) -> CliError {
         AppError::Redis(error) if error.is_settings() => Exit::Configuration,
         AppError::Journal(_)
         | AppError::Store(_)
+        | AppError::Dir { .. }
         | AppError::Redis(_)
         | AppError::Records(_)
         | AppError::Listen { .. }

@@ -80,6 +80,10 @@ impl Journal for HeldJournal {
         self.inner.renew(shard, claims);
     }
 
+    fn may_begin(&self) -> bool {
+        self.inner.may_begin()
+    }
+
     fn lease_left(&self, shard: ShardId, claim: ClaimId) -> Option<Duration> {
         self.inner.lease_left(shard, claim)
     }

@@ -47,7 +47,7 @@ pub enum IntakeError {
     Overloaded,
     #[error("more is asked for than the disk takes; ask again in {retry_after_s} s")]
     Shed { retry_after_s: u32 },
-    #[error("the disk has no room for new work; ask again in {retry_after_s} s")]
+    #[error("new work cannot be stored now; ask again in {retry_after_s} s")]
     NoRoom { retry_after_s: u32 },
     #[error(
         "too much of the organization waits to be delivered (limits.backlog_per_org, \

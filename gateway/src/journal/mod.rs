@@ -280,6 +280,12 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
     /// Prolongs the leases of claims that are still being worked on.
     fn renew(&self, shard: ShardId, claims: &[ClaimId]);
 
+    /// False while others may be taking what was claimed here: begin nothing of it. It stays
+    /// claimed, and goes on once this is true again.
+    fn may_begin(&self) -> bool {
+        true
+    }
+
     /// How much is left of a lease: nothing once it ran out, `None` once the entry is done or
     /// passed to another claim.
     fn lease_left(&self, shard: ShardId, claim: ClaimId) -> Option<Duration>;

@@ -15,6 +15,7 @@ mod beside;
 mod cell;
 mod claim;
 mod core;
+mod follow;
 mod keeper;
 mod lane;
 mod options;
@@ -32,6 +33,7 @@ mod take;
 #[cfg(test)]
 mod tests;
 
+pub use follow::follow;
 pub use options::RedisJournalOptions;
 
 use self::cell::{Cell, Tenure};
@@ -45,11 +47,12 @@ use super::{
 use crate::BoxFuture;
 use crate::clock::Clock;
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId, ShardId};
+use crate::redis::owners::Owners;
 use crate::redis::{Redis, RedisError};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -63,6 +66,7 @@ pub struct RedisJournal {
     core: Arc<Core>,
     lanes: Mutex<JoinSet<()>>,
     tasks: Mutex<JoinSet<()>>,
+    owners: OnceLock<Owners>,
 }
 
 impl std::fmt::Debug for RedisJournal {
@@ -102,7 +106,17 @@ impl RedisJournal {
             tasks.spawn(Arc::clone(&core).read_on(Arc::clone(cell)));
         }
         tasks.spawn(Arc::clone(&core).survey());
-        Ok(Self { core, lanes: Mutex::new(lanes), tasks: Mutex::new(tasks) })
+        Ok(Self {
+            core,
+            lanes: Mutex::new(lanes),
+            tasks: Mutex::new(tasks),
+            owners: OnceLock::new(),
+        })
+    }
+
+    /// Begins nothing while `owners` cannot tell whether its shards are still its own.
+    pub fn heed(&self, owners: Owners) {
+        self.owners.get_or_init(|| owners);
     }
 
     /// Works on `shard` under the owner's `token` from now on; `epoch` grows with every owner.
@@ -177,6 +191,10 @@ impl Journal for RedisJournal {
 
     fn renew(&self, shard: ShardId, claims: &[ClaimId]) {
         self.core.renew(shard, claims);
+    }
+
+    fn may_begin(&self) -> bool {
+        self.owners.get().is_none_or(Owners::is_fresh)
     }
 
     fn lease_left(&self, shard: ShardId, claim: ClaimId) -> Option<Duration> {

@@ -38,11 +38,13 @@ impl Beats {
         changes: u64,
         now: Instant,
     ) -> bool {
-        let before = self.live(self.last.unwrap_or(now));
+        let heard_last = self.last.unwrap_or(now);
+        let before = self.live(heard_last);
         let was_deaf = self.last.is_none_or(|last| now - last > self.deaf);
         for heard in self.heard.values_mut() {
             heard.is_listed = false;
-            if was_deaf {
+            // Who was dead before the silence stays dead.
+            if was_deaf && heard_last.saturating_duration_since(heard.moved) <= self.limit {
                 heard.moved = now;
             }
         }
@@ -120,6 +122,20 @@ mod tests {
         let late = start + STEP * 60;
         beats.hear(counts(&[("a", 2), ("b", 7)]), 0, late);
         assert!(!beats.is_dead("b", late));
+    }
+
+    #[test]
+    fn who_was_dead_before_a_silence_is_dead_after_it() {
+        let start = Instant::now();
+        let mut beats = Beats::new(LIMIT, STEP * 2);
+        for second in 0..=5 {
+            let count = u64::from(second);
+            beats.hear(counts(&[("a", count), ("b", 7)]), 0, start + STEP * second);
+        }
+        let late = start + STEP * 60;
+        beats.hear(counts(&[("a", 9), ("b", 7)]), 0, late);
+        assert!(beats.is_dead("b", late));
+        assert_eq!(beats.live(late), ["a"]);
     }
 
     #[test]

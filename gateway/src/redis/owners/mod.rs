@@ -151,6 +151,8 @@ struct Shared {
     is_stopped: AtomicBool,
     stopped: Notify,
     live: Mutex<usize>,
+    /// Until then nobody can have taken a shard of this node.
+    fresh_until: Mutex<Instant>,
 }
 
 impl Owners {
@@ -171,6 +173,7 @@ impl Owners {
             is_stopped: AtomicBool::new(false),
             stopped: Notify::new(),
             live: Mutex::new(0),
+            fresh_until: Mutex::new(Instant::now()),
         });
         tokio::spawn(run(Arc::clone(&shared)));
         Self { shared }
@@ -202,6 +205,13 @@ impl Owners {
     pub fn hold(&self, shard: ShardId) -> Hold {
         let hold = self.shared.holds.get(usize::from(shard.0));
         hold.map_or(Hold::No, |hold| hold.borrow().clone())
+    }
+
+    /// False while other nodes may be taking this one's shards: begin nothing. True the moment
+    /// Redis has heard of this node again.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        Instant::now() < *self.shared.fresh_until.lock()
     }
 
     /// Nodes that share the shards now, as this one sees it.
@@ -263,6 +273,16 @@ impl Owners {
 }
 
 impl Shared {
+    async fn growing_stale(&self) {
+        let until = *self.fresh_until.lock();
+        if until > Instant::now() {
+            tokio::time::sleep_until(until).await;
+        } else {
+            // They are stale already.
+            std::future::pending().await
+        }
+    }
+
     fn set(&self, shard: ShardId, change: impl FnOnce(&Hold) -> Option<Hold>) {
         let Some(hold) = self.holds.get(usize::from(shard.0)) else { return };
         hold.send_if_modified(|hold| match change(hold) {
@@ -312,12 +332,24 @@ async fn run(shared: Arc<Shared>) {
     let beat = (lease / BEATS_IN_LEASE).clamp(BEAT_MIN, BEAT_MAX);
     let mut beats = Beats::new(lease.saturating_sub(2 * beat), lease / 2);
     let mut since_read = READ_EVERY;
-    let mut last_beat: Option<Instant> = None;
     while !shared.is_stopped.load(Ordering::Acquire) {
         let sent = Instant::now();
-        match beat_once(&shared, &mut beats).await {
+        let heard = {
+            let beating = beat_once(&shared, &mut beats);
+            tokio::pin!(beating);
+            tokio::select! {
+                heard = &mut beating => heard,
+                // Shards are stale in time, however long Redis lets this beat wait.
+                () = shared.growing_stale() => {
+                    grow_stale(&shared);
+                    beating.await
+                }
+            }
+        };
+        match heard {
             Ok(is_news) => {
-                last_beat = Some(sent);
+                // The others may have heard it as early as it was sent.
+                *shared.fresh_until.lock() = sent + lease / 2;
                 since_read += 1;
                 let was_stale =
                     shared.holds.iter().any(|hold| matches!(*hold.borrow(), Hold::Stale(_)));
@@ -331,7 +363,7 @@ async fn run(shared: Arc<Shared>) {
             }
             Err(error) => {
                 tracing::debug!(%error, "this node's beat did not reach redis");
-                if last_beat.is_none_or(|at| at.elapsed() > lease / 2) {
+                if Instant::now() >= *shared.fresh_until.lock() {
                     grow_stale(&shared);
                 }
                 since_read = READ_EVERY;
@@ -395,6 +427,8 @@ async fn share(shared: &Shared, beats: &Beats) -> Result<(), RedisError> {
             (Some(fence), Hold::Leaving(_)) => Some(Hold::Leaving(fence)),
             (Some(fence), _) => Some(Hold::Held(fence)),
             (None, Hold::No) => None,
+            // It was just released.
+            (None, Hold::Leaving(_)) => Some(Hold::No),
             (None, _) => {
                 tracing::warn!(shard = shard.0, "the shard passed to another node");
                 Some(Hold::No)

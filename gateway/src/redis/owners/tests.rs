@@ -94,9 +94,11 @@ async fn nobody_loses_a_shard_when_redis_was_away_for_longer_than_a_lease() {
     settle_until(&both, || both.iter().all(|owners| held(owners).is_empty())).await;
     let stale = both.iter().flat_map(|owners| (0..SHARDS).map(|s| owners.hold(ShardId(s))));
     assert_eq!(stale.filter(|hold| matches!(hold, Hold::Stale(_))).count(), 12);
+    assert!(!first.is_fresh() && !second.is_fresh());
     // The length of the outage: longer than a lease.
     tokio::time::sleep(LEASE).await;
     server.restart().expect("redis-server starts again");
     settle_until(&both, || both.iter().all(|owners| held(owners).len() == 6)).await;
     assert_eq!((held(&first), held(&second)), before);
+    assert!(first.is_fresh() && second.is_fresh());
 }
