@@ -6,7 +6,7 @@ use crate::clock::TestClock;
 use crate::journal::record::Extent;
 use crate::journal::shard::ShardSnapshot;
 use crate::journal::shard::line::{Class, Spot};
-use crate::journal::shard::lines::{Lines, Stretch};
+use crate::journal::shard::lines::{Finished, Lines, Stretch};
 use crate::journal::{Entry, EntryKind, Unlimited};
 use redb::TableDefinition;
 use std::collections::{BTreeMap, HashSet};
@@ -120,7 +120,7 @@ fn a_place_given_up_is_not_served_again_once_it_is_done() {
         assert!(lines.offer(hot, spot(n)));
     }
     // Done out of order, as a replay sees it; then the line is cut before it.
-    assert!(matches!(lines.finish(hot, (5, 0)), lines::Finished::Known(_)));
+    assert!(matches!(lines.finish(hot, (5, 0)), Finished::Known(_)));
     lines.uncount(hot, 1, false);
     for n in 10..68u64 {
         let other = OrganizationId(i32::try_from(n).expect("small"));

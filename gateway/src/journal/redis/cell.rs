@@ -7,6 +7,7 @@ use crate::journal::shard::line::Ticket;
 use crate::journal::shard::{Place, Shard};
 use crate::journal::{Backlog, JournalError};
 use crate::model::{Millis, OrganizationId, ShardId};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub(super) struct State {
     pub(super) tenure: Option<Tenure>,
     /// True once `shard` is what Redis has, and for as long as it is kept so.
     pub(super) is_loaded: bool,
+    /// The mark of the last block that was taken in: another one there is another history.
+    pub(super) mark: Bytes,
     pub(super) taken: HashMap<Place, Taken>,
     /// Timers that ended while due ones were being read.
     pub(super) ended: Option<HashSet<Place>>,
@@ -128,6 +131,8 @@ pub(super) struct Cell {
     pub(super) keeping: Notify,
     /// The reader begins.
     pub(super) reading: Notify,
+    /// A script found another owner.
+    pub(super) lost: Notify,
     pub(super) alarms: Mutex<Alarms>,
     pub(super) told: Mutex<Told>,
     /// Since when nothing could be written.
@@ -142,6 +147,7 @@ impl Cell {
                 shard: Shard::new(places),
                 tenure: None,
                 is_loaded: false,
+                mark: Bytes::new(),
                 taken: HashMap::new(),
                 ended: None,
             }),
@@ -152,6 +158,7 @@ impl Cell {
             writing: Notify::new(),
             keeping: Notify::new(),
             reading: Notify::new(),
+            lost: Notify::new(),
             alarms: Mutex::default(),
             told: Mutex::default(),
             failing: Mutex::default(),

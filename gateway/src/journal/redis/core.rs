@@ -188,7 +188,7 @@ impl Core {
         cell: &Cell,
         first: u64,
         (blocks, sizes): (Vec<Laid>, Vec<(Place, u64)>),
-        at: Millis,
+        (at, mark): (Millis, &Bytes),
     ) {
         let expected = {
             let state = cell.state.lock();
@@ -206,7 +206,7 @@ impl Core {
         }
         let sizes: HashMap<_, _> = sizes.into_iter().collect();
         for (position, block) in (first..).zip(blocks) {
-            self.apply(cell, (position, at), block.payload, block.marks, &sizes);
+            self.apply(cell, (position, at, mark), block.payload, block.marks, &sizes);
         }
         cell.claimers.notify_one();
     }
@@ -225,7 +225,8 @@ impl Core {
             let found = Stored::all(self.redis.query(&key, range).await?)?;
             if found.is_empty() {
                 // What is gone was finished.
-                cell.state.lock().shard.applied_end = until;
+                let mut state = cell.state.lock();
+                (state.shard.applied_end, state.mark) = (until, Bytes::new());
             }
             for stored in found {
                 self.take_in_stored(cell, stored);
@@ -236,7 +237,7 @@ impl Core {
 
     /// Takes in a block of another node, unless it is known.
     pub(super) fn take_in_stored(&self, cell: &Cell, stored: Stored) {
-        let Stored { position, committed_at, payload, sizes } = stored;
+        let Stored { position, committed_at, payload, mark, sizes } = stored;
         {
             let state = cell.state.lock();
             if !state.is_loaded || position < state.shard.applied_end {
@@ -257,13 +258,14 @@ impl Core {
             Some((place, u64::from_be_bytes(*bytes.first_chunk::<8>()?)))
         });
         let sizes: HashMap<_, _> = rows.collect();
-        self.apply(cell, (position, Millis(committed_at)), payload, marks, &sizes);
+        let at = Millis(committed_at);
+        self.apply(cell, (position, at, &mark), payload, marks, &sizes);
     }
 
     fn apply(
         &self,
         cell: &Cell,
-        (position, at): (u64, Millis),
+        (position, at, mark): (u64, Millis, &Bytes),
         payload: Bytes,
         marks: BlockMarks,
         sizes: &HashMap<Place, u64>,
@@ -279,6 +281,7 @@ impl Core {
         if !state.is_loaded {
             return;
         }
+        state.mark.clone_from(mark);
         let hot = HOT_BYTES_MAX / self.cells.len().max(1);
         let block = BlockRef { position, hot: Some((payload, at)) };
         let measure = &mut |place: Place| sizes.get(&place).copied();
@@ -303,6 +306,7 @@ impl Core {
         state.is_loaded = false;
         drop(state);
         cell.claimers.notify_waiters();
+        cell.lost.notify_one();
     }
 
     /// The right to work on a shard as it is from now on.

@@ -14,6 +14,7 @@ use crate::journal::shard::lines::Stretch;
 use crate::journal::shard::{Place, Shard, is_timer};
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId};
 use crate::redis::{Call, RedisError};
+use bytes::Bytes;
 use redis::Value;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -117,6 +118,7 @@ impl Core {
                 partial.entry(place).or_default().push(DeliveryId(delivery));
             }
         }
+        let mark = reply::bytes(next()).unwrap_or_default();
         self.canceled.write().extend(canceled);
         {
             let mut state = cell.state.lock();
@@ -128,6 +130,7 @@ impl Core {
             state.shard = Shard::adopted(self.options.places, (end, cursor), pending, leases);
             state.shard.partial = partial;
             state.shard.changes = changes;
+            state.mark = mark;
             state.is_loaded = true;
         }
         {
@@ -285,17 +288,24 @@ impl Core {
         let parts = self.ask(call.number(self.options.log_bytes_max).number(end)).await?;
         let has_more = parts.first().and_then(reply::number) == Some(1);
         let last = parts.get(1).and_then(reply::number).unwrap_or(0);
-        for org in reply::array(parts.into_iter().nth(2).unwrap_or_default())? {
+        let mut rest = parts.into_iter().skip(2);
+        for org in reply::array(rest.next().unwrap_or_default())? {
             let org = organization(&org);
             org.into_iter().for_each(|org| cell.alarms.lock().set(org, now));
         }
-        if last + 1 < end {
+        let mark = rest.next().and_then(reply::bytes).unwrap_or_default();
+        // What is missing here a zombie's reader may have been given. What differs was lost by a
+        // failover and written anew: what was applied is not what Redis has.
+        let is_other = |known: &Bytes| !mark.is_empty() && !known.is_empty() && mark != *known;
+        let is_behind = {
             let _log = cell.log.lock().await;
-            if last + 1 < cell.state.lock().shard.applied_end {
-                cell.unload("its log is shorter than it was");
-            }
+            let state = cell.state.lock();
+            let is_same = state.shard.applied_end == end;
+            is_same && (last + 1 < end || is_other(&state.mark))
+        };
+        if is_behind {
+            cell.unload("redis has another history");
         } else if last + 1 > end {
-            // A reader that is no longer the owner's may have been given what is missing here.
             let _log = cell.log.lock().await;
             self.catch_up(cell, last + 1).await?;
         }

@@ -51,6 +51,8 @@ struct Batch {
     /// It was sent at least once, and may have happened.
     is_unknown: bool,
     outcome: Option<Result<Committed, JournalError>>,
+    /// It was taken in and answered.
+    is_over: bool,
 }
 
 /// What a script answered to a commit.
@@ -180,6 +182,7 @@ impl Core {
             started: Instant::now(),
             is_unknown: false,
             outcome: None,
+            is_over: false,
         }
     }
 
@@ -209,7 +212,7 @@ impl Core {
             };
             cell.failing.lock().get_or_insert_with(Instant::now);
             if self.closed.load(Ordering::Acquire) {
-                for batch in &mut batches {
+                for batch in batches.iter_mut().filter(|batch| !batch.is_over) {
                     batch.answer(cell, Err(JournalError::Closed));
                 }
                 return;
@@ -259,17 +262,18 @@ impl Core {
             Some(Ok(committed)) => committed.first,
             _ => u64::MAX,
         };
-        let mut order: Vec<_> = batches.iter_mut().filter(|b| b.outcome.is_some()).collect();
+        let is_new = |batch: &Batch| batch.outcome.is_some() && !batch.is_over;
+        let mut order: Vec<_> = batches.iter_mut().filter(|batch| is_new(batch)).collect();
         order.sort_by_key(|batch| first(batch));
         for batch in order {
+            batch.is_over = true;
             match &batch.outcome {
-                Some(Ok(_)) if batch.plan.blocks.is_empty() => {}
                 Some(Ok(committed)) => {
                     let blocks = std::mem::take(&mut batch.plan.blocks);
                     let sizes = std::mem::take(&mut batch.plan.sizes);
-                    let at = batch.plan.committed_at;
+                    let (at, mark) = (batch.plan.committed_at, &batch.plan.mark);
                     self.note(cell, committed);
-                    self.take_in(cell, committed.first, (blocks, sizes), at).await;
+                    self.take_in(cell, committed.first, (blocks, sizes), (at, mark)).await;
                     batch.tell(Ok(()));
                 }
                 Some(Err(error)) => {

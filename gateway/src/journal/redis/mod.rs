@@ -15,6 +15,7 @@ mod beside;
 mod cell;
 mod claim;
 mod core;
+mod follow;
 mod keeper;
 mod lane;
 mod options;
@@ -32,6 +33,7 @@ mod take;
 #[cfg(test)]
 mod tests;
 
+pub use follow::follow;
 pub use options::RedisJournalOptions;
 
 use self::cell::{Cell, Tenure};

@@ -114,6 +114,8 @@ pub(super) struct Plan {
     /// Payload bytes of taken timers that it ends.
     pub(super) sizes: Vec<(Place, u64)>,
     pub(super) committed_at: Millis,
+    /// What the blocks are marked with.
+    pub(super) mark: Bytes,
 }
 
 #[derive(Debug, Default)]
@@ -419,6 +421,7 @@ impl Draft {
             blocks: laid.collect(),
             sizes: self.sizes,
             committed_at: terms.now,
+            mark: Bytes::from(format!("{}:{}", terms.writer, terms.sequence)),
         }
     }
 

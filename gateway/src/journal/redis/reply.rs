@@ -48,6 +48,8 @@ pub(super) struct Stored {
     pub(super) position: u64,
     pub(super) committed_at: u64,
     pub(super) payload: Bytes,
+    /// Who wrote it, and which of its requests that was.
+    pub(super) mark: Bytes,
     /// Places and payload bytes of timers that ended here and were claimed by nobody's dispatcher.
     pub(super) sizes: Bytes,
 }
@@ -55,13 +57,15 @@ pub(super) struct Stored {
 impl Stored {
     /// Reads the fields of an entry.
     pub(super) fn of(position: u64, fields: Value) -> Result<Self, RedisError> {
+        let none = Bytes::new;
         let mut stored =
-            Self { position, committed_at: 0, payload: Bytes::new(), sizes: Bytes::new() };
+            Self { position, committed_at: 0, payload: none(), mark: none(), sizes: none() };
         let mut fields = array(fields)?.into_iter();
         while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
             match bytes(name).as_deref() {
                 Some(b"b") => stored.payload = bytes(value).unwrap_or_default(),
                 Some(b"t") => stored.committed_at = number(&value).unwrap_or_default(),
+                Some(b"w") => stored.mark = bytes(value).unwrap_or_default(),
                 Some(b"z") => stored.sizes = bytes(value).unwrap_or_default(),
                 _ => {}
             }

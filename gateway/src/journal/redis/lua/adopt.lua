@@ -20,4 +20,5 @@ return {
   call('ZRANGE', BASE .. 'x', 0, -1),
   call('ZRANGE', BASE .. 'chg', 0, -1),
   call('ZRANGE', BASE .. 'part', 0, -1),
+  mark_of(pos),
 }

@@ -42,11 +42,11 @@ local pos = tonumber(call('HGET', META, 'pos') or '0')
 local gone = tonumber(call('HGET', META, 'gone') or '0')
 local first, eight = decimal(pos + 1), {}
 
-for i, block in ipairs(P.b) do
+for i, block in ipairs(P.b or {}) do
   pos = pos + 1
   eight[i] = big(pos)
   local id, bytes = decimal(pos), ARGV[1 + i]
-  local entry = { 'b', bytes, 't', P.t }
+  local entry = { 'b', bytes, 't', P.t, 'w', P.w .. ':' .. P.s }
   if block[3] ~= '' then
     table.insert(entry, 'x')
     table.insert(entry, block[3])

@@ -17,4 +17,15 @@ local function is_owner(token)
   return call('HGET', BASE .. 'owner', 't') == token
 end
 
+-- Who wrote the block at a position, and which of its requests that was.
+local function mark_of(id)
+  local entry = call('XRANGE', LOG, id .. '-0', id .. '-0')[1]
+  for i = 1, entry and #entry[2] or 0, 2 do
+    if entry[2][i] == 'w' then
+      return entry[2][i + 1]
+    end
+  end
+  return ''
+end
+
 local FENCED = 'FENCED another node owns the shard'

@@ -61,4 +61,4 @@ local hurried = call('SMEMBERS', BASE .. 'hurried')
 if #hurried > 0 then
   call('DEL', BASE .. 'hurried')
 end
-return { (moved == STEP or dropped == STEP) and 1 or 0, call('HGET', META, 'pos') or '0', hurried }
+return { (moved == STEP or dropped == STEP) and 1 or 0, call('HGET', META, 'pos') or '0', hurried, mark_of(decimal(unseen - 1)) }

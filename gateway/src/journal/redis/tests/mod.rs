@@ -5,7 +5,10 @@ use crate::clock::TestClock;
 use crate::journal::conformance::{self, Fixture};
 use crate::redis::RedisOptions;
 use ::redis::cmd;
-use bugler_loadtest::redis::{Cluster, Server, ServerOptions};
+use bugler_loadtest::redis::{Cluster, Persistence, Server, ServerOptions};
+
+mod faults;
+mod nodes;
 
 const SHARDS: u16 = 2;
 
@@ -16,15 +19,19 @@ struct OnRedis {
     journal: Option<Arc<RedisJournal>>,
 }
 
-fn options() -> RedisJournalOptions {
+fn test_options() -> RedisJournalOptions {
     // Few places, so that every case also overflows.
     RedisJournalOptions { shards: SHARDS, places: 64, ..RedisJournalOptions::default() }
 }
 
-async fn start(redis: &Redis, clock: &TestClock) -> RedisJournal {
+async fn open(redis: &Redis, clock: &TestClock, options: RedisJournalOptions) -> RedisJournal {
     let clock = Arc::new(clock.clone());
-    let journal = RedisJournal::open(redis.clone(), options(), clock).await.expect("opens");
-    for shard in (0..SHARDS).map(ShardId) {
+    RedisJournal::open(redis.clone(), options, clock).await.expect("opens")
+}
+
+/// Makes `journal` the owner of all shards, as the next after whoever was it.
+async fn own(redis: &Redis, journal: &RedisJournal) {
+    for shard in (0..journal.shards()).map(ShardId) {
         let key = redis.key(shard, "owner");
         let mut next = cmd("HINCRBY");
         next.arg(&key).arg("e").arg(1);
@@ -36,13 +43,25 @@ async fn start(redis: &Redis, clock: &TestClock) -> RedisJournal {
         redis.query(&key, set).await.expect("owned");
         journal.own(shard, &token, epoch, true);
     }
-    for _ in 0..2_000 {
-        if (0..SHARDS).all(|shard| journal.is_loaded(ShardId(shard))) {
-            return journal;
+    let is_loaded = || (0..journal.shards()).all(|shard| journal.is_loaded(ShardId(shard)));
+    for _ in 0..4_000 {
+        if is_loaded() {
+            return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("the shards are never loaded");
+}
+
+/// Asks until `probe` is true.
+async fn until(what: &str, probe: impl AsyncFn() -> bool) {
+    for _ in 0..4_000 {
+        if probe().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never happened: {what}");
 }
 
 impl OnRedis {
@@ -51,7 +70,8 @@ impl OnRedis {
         let options = RedisOptions { prefix, ..options.clone() };
         let redis = Redis::open(&options).await.expect("redis answers");
         let clock = TestClock::at(Millis(1_700_000_000_000));
-        let journal = start(&redis, &clock).await;
+        let journal = open(&redis, &clock, test_options()).await;
+        own(&redis, &journal).await;
         Self { redis, clock, journal: Some(Arc::new(journal)) }
     }
 }
@@ -73,25 +93,33 @@ impl Fixture for OnRedis {
     fn crash(&mut self) -> BoxFuture<'_, ()> {
         self.journal = None;
         Box::pin(async {
-            self.journal = Some(Arc::new(start(&self.redis, &self.clock).await));
+            let journal = open(&self.redis, &self.clock, test_options()).await;
+            own(&self.redis, &journal).await;
+            self.journal = Some(Arc::new(journal));
         })
     }
 
     fn lease(&self) -> Duration {
-        options().lease
+        test_options().lease
     }
+}
+
+fn server() -> Server {
+    let options = ServerOptions { persistence: Persistence::EverySecond, ..Default::default() };
+    Server::start(options).expect("redis-server starts")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_journal_on_one_server_conforms() {
-    let server = Server::start(ServerOptions::default()).expect("redis-server starts");
+    let server = server();
     let options = RedisOptions::single(server.url());
     conformance::run(async || OnRedis::new(&options).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_journal_on_a_cluster_conforms() {
-    let cluster = Cluster::start(&ServerOptions::default()).expect("a cluster starts");
+    let options = ServerOptions { persistence: Persistence::EverySecond, ..Default::default() };
+    let cluster = Cluster::start(&options).expect("a cluster starts");
     let options = RedisOptions::cluster(cluster.urls());
     conformance::run(async || OnRedis::new(&options).await).await;
 }
