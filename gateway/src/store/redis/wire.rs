@@ -113,7 +113,8 @@ impl Ask {
     pub(super) fn ranks(place: Place, table: Table, offset: u64, limit: usize) -> Self {
         let last = offset.saturating_add(limit as u64).saturating_sub(1);
         let last = i64::try_from(last).unwrap_or(-1);
-        let args = [offset.to_string().into_bytes(), last.to_string().into_bytes(), Vec::new()];
+        let first = i64::try_from(offset).unwrap_or(i64::MAX);
+        let args = [first.to_string().into_bytes(), last.to_string().into_bytes(), Vec::new()];
         Self::new(place, table, &[], "i", args)
     }
 
