@@ -10,7 +10,7 @@ use super::commit::{Appended, Ended};
 use super::overlay::{Cell, Overlay, Want};
 use super::places::{Form, Place, form};
 use super::plan::{Plan, plan};
-use super::wire::{Ask, into_bytes, members, number};
+use super::wire::{Ask, into_bytes, members, number, pairs};
 use super::{Records, RecordsError};
 use crate::model::{OrganizationId, ShardId};
 use crate::redis::RedisError;
@@ -226,9 +226,15 @@ impl Run {
     ) -> Result<(), Refusal> {
         let mut touched = Touched::default();
         let mut making = Making { version, again, touched: &mut touched };
-        let made = changes
-            .iter()
-            .try_for_each(|change| changes::make(overlay, change.clone(), &mut making));
+        let mut made = Ok(());
+        for change in changes {
+            let one = changes::make(overlay, change.clone(), &mut making);
+            made = made.and(one);
+            // As long as anything is missing, the others say what they will need.
+            if made.is_err() && overlay.is_complete() {
+                break;
+            }
+        }
         match made {
             Ok(()) => overlay.keep(),
             Err(_) => overlay.roll_back(),
@@ -291,7 +297,17 @@ fn fill(overlay: &mut Overlay, want: &Want, reply: Value) -> Result<(), RedisErr
             overlay.cells.insert(cell.clone(), stored(cell.table, reply));
         }
         Want::Range(cell, limit) => {
-            let keys = members(reply)?;
+            let mut keys = Vec::new();
+            if form(cell.table) == Form::Sorted {
+                // Who goes through keys in their order reads the rows as well.
+                for (key, value) in pairs(reply)? {
+                    keys.push(key.clone());
+                    let cell = Cell { field: key, ..cell.clone() };
+                    overlay.cells.insert(cell, Some(value));
+                }
+            } else {
+                keys = members(reply)?;
+            }
             let is_all = keys.len() < *limit;
             overlay.ranges.insert(cell.clone(), super::overlay::Fetched { keys, is_all });
         }
