@@ -3,6 +3,7 @@
 use super::nodes::{ORG, SHARD, World, claim, done, entry, nothing_to_claim, put, settle, texts};
 use super::*;
 use crate::redis::RedisOptions;
+use bugler_loadtest::redis::Reply;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_timed_out_is_added_once() {
@@ -106,4 +107,36 @@ async fn retention_drops_finished_blocks_and_no_others() {
     settle(&owner, done(&again[0])).await.expect("settled");
     until("the old block goes with its last entry", async || length().await <= 1).await;
     assert_eq!(owner.books().finals, [2, 0, 0, 0, 0, 0]);
+}
+
+/// Copies every key to one that begins with `to` instead of `from`.
+fn copy(world: &World, from: &str, to: &str) {
+    let Reply::List(keys) = world.server.ask(&["KEYS", &format!("{from}*")]).expect("keys") else {
+        panic!("no list of keys");
+    };
+    for key in keys.iter().map(Reply::text) {
+        let copy = key.replacen(from, to, 1);
+        world.server.ask(&["COPY", &key, &copy, "REPLACE"]).expect("copied");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_notices_that_a_failover_lost_what_it_had_taken_in() {
+    let world = World::new(RedisOptions::default()).await;
+    let (owner, other) = (world.owner().await, world.node(test_options()).await);
+    put(&other, vec![entry("kept", world.clock.now())]).await;
+    assert_eq!(texts(&claim(&owner).await), ["kept"]);
+    copy(&world, "bugler:", "copy:");
+    put(&other, vec![entry("lost", world.clock.now())]).await;
+    assert_eq!(texts(&claim(&owner).await), ["lost"]);
+    // What a replica that lagged behind has; then somebody writes where the lost block was.
+    copy(&world, "copy:", "bugler:");
+    put(&other, vec![entry("new", world.clock.now())]).await;
+    let mut found = Vec::new();
+    while found.len() < 2 {
+        found.extend(texts(&claim(&owner).await));
+    }
+    found.sort();
+    assert_eq!(found, ["kept", "new"], "all that is pending is claimed again");
+    assert_eq!(owner.backlog(SHARD).pending, 2);
 }

@@ -3,6 +3,8 @@
 use super::*;
 use crate::journal::{Entry, EntryKind, Resolution, Unlimited};
 use crate::redis::RedisOptions;
+use crate::redis::owners::{OwnerOptions, Owners};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 pub(super) const SHARD: ShardId = ShardId(0);
@@ -219,4 +221,66 @@ async fn a_dead_letter_is_sent_again_by_one_node_alone() {
     let page = other.settled(query, 10).await.expect("readable");
     assert!(page.blocks[0].settled[0].finals.is_empty(), "no longer dead: {page:?}");
     assert_eq!(owner.books().reopened, [0, 0, 0, 0, 0, 1]);
+}
+
+/// A node that takes its share of the shards by itself.
+struct Member {
+    journal: Arc<RedisJournal>,
+    owners: Owners,
+    following: JoinSet<()>,
+}
+
+impl Member {
+    async fn join(redis: &Redis, clock: &TestClock) -> Self {
+        let journal = Arc::new(open(redis, clock, test_options()).await);
+        let lease = Duration::from_secs(1);
+        let options = OwnerOptions { shards: SHARDS, lease, name: String::from("node") };
+        let owners = Owners::start(redis.clone(), options);
+        let following = follow(&journal, &owners);
+        Self { journal, owners, following }
+    }
+
+    fn loaded(&self) -> usize {
+        (0..SHARDS).filter(|shard| self.journal.is_loaded(ShardId(*shard))).count()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_passes_on_when_a_node_joins_leaves_or_dies() {
+    let world = World::new(RedisOptions::default()).await;
+    let first = Member::join(&world.redis, &world.clock).await;
+    until("the first has all", async || first.loaded() == 2).await;
+    let second = Member::join(&world.redis, &world.clock).await;
+    until("each has its share", async || (first.loaded(), second.loaded()) == (1, 1)).await;
+    for shard in (0..SHARDS).map(ShardId) {
+        let entries = vec![entry("a", world.clock.now())];
+        let append = Append { entries, idempotency: Vec::new() };
+        first.journal.append(shard, append).expect("accepted").await.expect("committed");
+    }
+    let shard = (0..SHARDS).map(ShardId).find(|shard| second.journal.is_loaded(*shard));
+    let shard = shard.expect("has one");
+    let claims = second.journal.claim(shard, 1, &Unlimited).await.expect("claimed");
+    // Under way, and not settled in time: the shard is given up all the same.
+    let Member { journal, owners, following } = second;
+    owners.leave();
+    until("the first has all again", async || first.loaded() == 2).await;
+    let late = journal.settle(shard, vec![done(&claims[0])]);
+    assert!(late.is_err(), "not its shard any more");
+    owners.stop().await.expect("left");
+    drop((journal, following));
+    let again = first.journal.claim(shard, 1, &Unlimited).await.expect("claimed");
+    assert_eq!(texts(&again), ["a"]);
+    // Dies: nobody says goodbye.
+    let mut dying = tokio::runtime::Builder::new_multi_thread();
+    let dying = dying.worker_threads(1).enable_all().build().expect("a runtime");
+    let (options, clock) = (RedisOptions::single(world.server.url()), world.clock.clone());
+    let third = dying.spawn(async move {
+        let redis = Redis::open(&options).await.expect("redis answers");
+        Member::join(&redis, &clock).await
+    });
+    let third = third.await.expect("it joined");
+    until("the third has one", async || third.loaded() == 1).await;
+    dying.shutdown_background();
+    until("the first has all once more", async || first.loaded() == 2).await;
+    drop((first.following, third.owners));
 }
