@@ -166,7 +166,7 @@ impl Journal for RedisJournal {
         self.core.submit(shard, Part { entries, idempotency, ..Part::default() }, false)
     }
 
-    fn program(&self, append: Append) -> Result<Vec<bytes::Bytes>, JournalError> {
+    fn program(&self, append: Append) -> Result<Vec<Bytes>, JournalError> {
         self.core.program(append)
     }
 
