@@ -81,7 +81,7 @@ impl Kept {
     pub(super) fn join(&mut self, config: &Config) {
         if let Own::Redis { redis, journal, nodes } = &mut self.own {
             let options = build::owner_options(config);
-            *nodes = Some(Nodes::join(redis, Arc::clone(journal), options));
+            *nodes = Some(Nodes::join(redis, journal, options));
         }
     }
 

@@ -211,7 +211,18 @@ impl Link {
         let call = Call::new(&ALLOWED).key(key);
         let call = NEEDED.iter().fold(call, |call, name| call.arg(name.as_bytes()));
         let reply = self.execute(vec![Task::call(call)]).await.pop();
-        match reply.unwrap_or_else(|| Err(RedisError::unexpected("no reply")))? {
+        let reply = reply.unwrap_or_else(|| Err(RedisError::unexpected("no reply")));
+        let reply = reply.map_err(|error| match error {
+            RedisError::Refused { code, what } if code == "NOPERM" => RedisError::Settings {
+                what: format!(
+                    "redis does not let this user run scripts on keys that begin with {:?}: allow \
+                     both in its ACL ({what})",
+                    self.options.prefix
+                ),
+            },
+            other => other,
+        });
+        match reply? {
             Value::Array(missing) if missing.is_empty() => Ok(()),
             Value::Array(missing) => {
                 let names: Vec<_> = missing.iter().map(text_of).collect();

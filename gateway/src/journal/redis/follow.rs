@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How long what is under way in a shard may take before the shard is given up all the same. The
-/// rest is claimed again by the next owner.
-const LEAVE_PATIENCE: Duration = Duration::from_millis(700);
+/// How long what is under way in a shard may take before the shard is given up all the same: longer
+/// than any attempt, so that none is repeated for it. The rest is claimed again by the next owner.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Works on what `owners` holds for this node, until the answer is dropped or the journal is gone.

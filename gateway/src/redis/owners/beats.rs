@@ -18,12 +18,16 @@ pub(super) struct Beats {
     changes: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Heard {
-    count: u64,
+    /// The counter as it stood there.
+    said: String,
     moved: Instant,
     is_listed: bool,
 }
+
+/// Ends the counter of a node that wants no shards any more.
+pub(super) const LEAVING: char = '-';
 
 impl Beats {
     pub(super) fn new(limit: Duration, deaf: Duration) -> Self {
@@ -34,7 +38,7 @@ impl Beats {
     /// hands (`changes` counts these).
     pub(super) fn hear(
         &mut self,
-        counts: BTreeMap<String, u64>,
+        counts: BTreeMap<String, String>,
         changes: u64,
         now: Instant,
     ) -> bool {
@@ -48,12 +52,17 @@ impl Beats {
                 heard.moved = now;
             }
         }
-        for (node, count) in counts {
-            let heard =
-                self.heard.entry(node).or_insert(Heard { count, moved: now, is_listed: true });
-            heard.is_listed = true;
-            if heard.count != count {
-                (heard.count, heard.moved) = (count, now);
+        for (node, said) in counts {
+            match self.heard.get_mut(&node) {
+                Some(heard) => {
+                    heard.is_listed = true;
+                    if heard.said != said {
+                        (heard.said, heard.moved) = (said, now);
+                    }
+                }
+                None => {
+                    self.heard.insert(node, Heard { said, moved: now, is_listed: true });
+                }
             }
         }
         // Who left the list is remembered for as long as it could still own a shard.
@@ -65,10 +74,11 @@ impl Beats {
         is_news
     }
 
-    /// Nodes that beat, in the order of their ids.
+    /// Nodes that beat and want shards, in the order of their ids.
     pub(super) fn live(&self, now: Instant) -> Vec<String> {
         let alive = self.heard.iter().filter(|(_, heard)| {
-            heard.is_listed && now.saturating_duration_since(heard.moved) <= self.limit
+            let is_silent = now.saturating_duration_since(heard.moved) > self.limit;
+            heard.is_listed && !is_silent && !heard.said.ends_with(LEAVING)
         });
         alive.map(|(node, _)| node.clone()).collect()
     }
@@ -81,12 +91,12 @@ impl Beats {
     }
 
     /// Nodes dead for so long that they can be struck off, with the counter they stopped at.
-    pub(super) fn forgettable(&self, now: Instant) -> Vec<(String, u64)> {
+    pub(super) fn forgettable(&self, now: Instant) -> Vec<(String, String)> {
         let long = self.limit * FORGET_AFTER;
         let dead = self.heard.iter().filter(|(_, heard)| {
             heard.is_listed && now.saturating_duration_since(heard.moved) > long
         });
-        dead.map(|(node, heard)| (node.clone(), heard.count)).collect()
+        dead.map(|(node, heard)| (node.clone(), heard.said.clone())).collect()
     }
 }
 
@@ -97,8 +107,8 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(4);
     const STEP: Duration = Duration::from_secs(1);
 
-    fn counts(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
-        pairs.iter().map(|(node, count)| ((*node).to_owned(), *count)).collect()
+    fn counts(pairs: &[(&str, u64)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(node, count)| ((*node).to_owned(), count.to_string())).collect()
     }
 
     #[test]
@@ -136,6 +146,18 @@ mod tests {
         beats.hear(counts(&[("a", 9), ("b", 7)]), 0, late);
         assert!(beats.is_dead("b", late));
         assert_eq!(beats.live(late), ["a"]);
+    }
+
+    #[test]
+    fn a_node_that_leaves_is_alive_and_gets_nothing_more() {
+        let start = Instant::now();
+        let mut beats = Beats::new(LIMIT, STEP * 2);
+        beats.hear(counts(&[("a", 1), ("b", 1)]), 0, start);
+        let mut heard = counts(&[("a", 2)]);
+        heard.insert(String::from("b"), String::from("2-"));
+        assert!(beats.hear(heard, 0, start + STEP));
+        assert_eq!(beats.live(start + STEP), ["a"]);
+        assert!(!beats.is_dead("b", start + STEP));
     }
 
     #[test]

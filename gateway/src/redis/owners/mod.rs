@@ -21,7 +21,7 @@ mod tests;
 use super::{Call, Redis, RedisError, Script};
 use crate::model::ShardId;
 use crate::telemetry::metrics;
-use beats::Beats;
+use beats::{Beats, LEAVING};
 use parking_lot::Mutex;
 use redis::Value;
 use std::collections::BTreeMap;
@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// Beats in a lease: a few may be lost.
@@ -39,7 +40,9 @@ const BEAT_MAX: Duration = Duration::from_millis(500);
 const READ_EVERY: u32 = 4;
 
 static BEAT: Script = Script::new(
-    "redis.call('HINCRBY', KEYS[1], ARGV[1], 1)
+    "local said = redis.call('HGET', KEYS[1], ARGV[1]) or '0'
+     local count = tonumber(string.match(said, '^%d+')) + 1
+     redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', count) .. ARGV[2])
      return {redis.call('HGETALL', KEYS[1]), redis.call('GET', KEYS[2]) or '0'}",
 );
 static CHANGED: Script = Script::new("return redis.call('INCR', KEYS[1])");
@@ -150,6 +153,7 @@ struct Shared {
     is_leaving: AtomicBool,
     is_stopped: AtomicBool,
     stopped: Notify,
+    task: Mutex<Option<JoinHandle<()>>>,
     live: Mutex<usize>,
     /// Until then nobody can have taken a shard of this node.
     fresh_until: Mutex<Instant>,
@@ -172,10 +176,12 @@ impl Owners {
             is_leaving: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
             stopped: Notify::new(),
+            task: Mutex::new(None),
             live: Mutex::new(0),
             fresh_until: Mutex::new(Instant::now()),
         });
-        tokio::spawn(run(Arc::clone(&shared)));
+        let task = tokio::spawn(run(Arc::clone(&shared)));
+        *shared.task.lock() = Some(task);
         Self { shared }
     }
 
@@ -261,8 +267,15 @@ impl Owners {
     pub async fn stop(&self) -> Result<(), RedisError> {
         self.leave();
         self.shared.is_stopped.store(true, Ordering::Release);
-        self.shared.stopped.notify_waiters();
+        self.shared.stopped.notify_one();
         let shared = &self.shared;
+        // A beat under way would bring the node back on the list.
+        let task = shared.task.lock().take();
+        if let Some(mut task) = task
+            && tokio::time::timeout(BEAT_MAX, &mut task).await.is_err()
+        {
+            task.abort();
+        }
         let held = shared.holds.iter().filter_map(|hold| hold.borrow().fence().cloned());
         let released = shared.release(held.collect()).await;
         let nodes = shared.redis.tagged("nodes", "beats");
@@ -381,13 +394,18 @@ async fn run(shared: Arc<Shared>) {
 async fn beat_once(shared: &Shared, beats: &mut Beats) -> Result<bool, RedisError> {
     let redis = &shared.redis;
     let (nodes, changes) = (redis.tagged("nodes", "beats"), redis.tagged("nodes", "changes"));
-    let reply = redis.run(&BEAT, &[&nodes, &changes], &[shared.node.as_bytes()]).await?;
+    let mut leaving = String::new();
+    if shared.is_leaving.load(Ordering::Acquire) {
+        leaving.push(LEAVING);
+    }
+    let args: [&[u8]; 2] = [shared.node.as_bytes(), leaving.as_bytes()];
+    let reply = redis.run(&BEAT, &[&nodes, &changes], &args).await?;
     let Value::Array(reply) = reply else { return Err(RedisError::unexpected("beats")) };
     let [Value::Array(heard), changes] = reply.as_slice() else {
         return Err(RedisError::unexpected("beats"));
     };
     let pairs = heard.chunks_exact(2).filter_map(|pair| match pair {
-        [node, count] => Some((text(node)?, number(count)?)),
+        [node, count] => Some((text(node)?, text(count)?)),
         _ => None,
     });
     let counts: BTreeMap<_, _> = pairs.collect();
@@ -395,9 +413,8 @@ async fn beat_once(shared: &Shared, beats: &mut Beats) -> Result<bool, RedisErro
     *shared.live.lock() = beats.live(Instant::now()).len();
     let owned = shared.holds.iter().filter(|hold| hold.borrow().fence().is_some()).count();
     metrics::redis_shards_owned(u32::try_from(owned).unwrap_or(u32::MAX));
-    for (node, count) in beats.forgettable(Instant::now()) {
-        let count = count.to_string();
-        let args: [&[u8]; 2] = [node.as_bytes(), count.as_bytes()];
+    for (node, said) in beats.forgettable(Instant::now()) {
+        let args: [&[u8]; 2] = [node.as_bytes(), said.as_bytes()];
         redis.run(&FORGET, &[&nodes], &args).await?;
     }
     Ok(is_news)

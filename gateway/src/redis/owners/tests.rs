@@ -57,6 +57,26 @@ async fn shards_are_spread_over_nodes_that_join_and_leave() {
     settle_until(&left, || left.iter().all(|owners| held(owners).len() == 6)).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_leaves_keeps_what_is_under_way_and_passes_on_the_rest() {
+    let server = Server::start(ServerOptions::default()).expect("redis-server starts");
+    let redis = connect(&server).await;
+    let (first, second) = (start(&redis, "first"), start(&redis, "second"));
+    let both = [&first, &second];
+    settle_until(&both, || both.iter().all(|owners| held(owners).len() == 6)).await;
+    let busy = held(&first).pop().expect("it holds six");
+    first.leave();
+    for shard in (0..SHARDS).map(ShardId).filter(|shard| *shard != busy.shard()) {
+        if let Hold::Leaving(fence) = first.hold(shard) {
+            first.release(&fence).await.expect("redis answers");
+        }
+    }
+    settle_until(&[&second], || held(&second).len() == 11).await;
+    assert_eq!(first.hold(busy.shard()), Hold::Leaving(busy.clone()));
+    first.release(&busy).await.expect("redis answers");
+    settle_until(&[&second], || held(&second).len() == 12).await;
+}
+
 static GUARDED: Script = Script::new("return redis.call('INCR', KEYS[2])").after(OWNED);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,7 +88,7 @@ async fn a_node_that_stops_beating_loses_its_shards_and_is_fenced() {
     let old = held(&zombie);
     // Its loop ends without a word, as if the process were gone.
     zombie.shared.is_stopped.store(true, Ordering::Release);
-    zombie.shared.stopped.notify_waiters();
+    zombie.shared.stopped.notify_one();
     let heir = start(&redis, "heir");
     settle_until(&[&heir], || held(&heir).len() == 12).await;
     for (old, new) in old.iter().zip(held(&heir)) {

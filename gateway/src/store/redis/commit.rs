@@ -27,8 +27,7 @@ const TRIES_MAX: u32 = 12;
 /// How a commit ended.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// It is made; what the journal answered.
-    Made(Option<Value>),
+    Made,
     /// What was read is not so any more, or somebody else is at it: read again. Nothing was made.
     Changed,
 }
@@ -38,7 +37,7 @@ pub(super) type Appended = Vec<Vec<Bytes>>;
 
 /// What a step of a commit answered.
 enum Answer {
-    Done(Option<Value>),
+    Done,
     Changed,
     Locked(Holder, Duration),
 }
@@ -74,12 +73,12 @@ impl Wire {
         let part = plan.parts.get(&decider).unwrap_or(&nothing);
         let call = self.call(b"c", id, (decider, part), &all, appended);
         match self.decide(call, decider).await {
-            Ok(Answer::Done(reply)) => {
+            Ok(Answer::Done) => {
                 if !shards.is_empty() && self.finish(id, &shards, b"c").await {
                     let done = Call::new(&DONE).key(self.base(decider)).arg(id.to_vec());
                     drop(self.steps(vec![done]).await);
                 }
-                Ok(Ended::Made(reply))
+                Ok(Ended::Made)
             }
             Ok(_) => {
                 self.finish(id, &shards, b"a").await;
@@ -131,7 +130,7 @@ impl Wire {
             for ((call, shard), reply) in calls.into_iter().zip(shards).zip(replies) {
                 match reply {
                     Ok(reply) => match answer(reply)? {
-                        Answer::Done(_) => {}
+                        Answer::Done => {}
                         Answer::Changed => is_good = false,
                         Answer::Locked(holder, age) => {
                             self.resolve(shard, holder, age).await?;
@@ -225,12 +224,12 @@ fn answer(reply: Value) -> Result<Answer, RedisError> {
     let mut parts = array(reply)?.into_iter();
     let kind = parts.next().ok_or_else(unexpected)?;
     match bytes(&kind).and_then(<[u8]>::first) {
-        Some(b'p' | b'c') => Ok(Answer::Done(parts.next())),
+        Some(b'p' | b'c') => Ok(Answer::Done),
         Some(b's') => Ok(Answer::Changed),
         Some(b'm') => {
             let marker = parts.next().ok_or_else(unexpected)?;
             let is_made = bytes(&marker).and_then(<[u8]>::first) == Some(&b'c');
-            Ok(if is_made { Answer::Done(None) } else { Answer::Changed })
+            Ok(if is_made { Answer::Done } else { Answer::Changed })
         }
         Some(b'l') => {
             let (holder, now) = (parts.next().ok_or_else(unexpected)?, parts.next());

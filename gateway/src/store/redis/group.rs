@@ -123,7 +123,7 @@ impl Records {
     ) -> Result<bool, RedisError> {
         let Some(decider) = beside.or_else(|| plan.decider()) else { return Ok(true) };
         match self.wire.commit(plan, decider, appended).await? {
-            Ended::Made(_) => Ok(true),
+            Ended::Made => Ok(true),
             Ended::Changed => Ok(false),
         }
     }
@@ -253,7 +253,7 @@ impl Run {
             let org = super::queue::main_org(changes);
             if let Some(org) = org {
                 // Asked for its version only.
-                drop(overlay.has(Table::Organizations, &org_key(org))?);
+                overlay.has(Table::Organizations, &org_key(org))?;
                 let stored = overlay.versions.get(&org).copied().map(Version);
                 if stored.max(raised.get(&org).copied()) >= Some(*version) {
                     continue;

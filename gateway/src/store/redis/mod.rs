@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use self::accounts::told;
 use self::group::{Log, Work};
+use self::hints::Hints;
 use self::ids::Ids;
 use self::places::Place;
 use self::queue::Queue;
@@ -38,6 +39,7 @@ use crate::redis::{Redis, RedisError};
 mod accounts;
 mod commit;
 mod group;
+mod hints;
 mod ids;
 mod inbox;
 mod overlay;
@@ -89,6 +91,7 @@ struct Records {
     queue: Queue,
     versions: Versions,
     ids: Ids,
+    hints: Hints,
     revoked: Revoked,
     searches: Searches,
     node: String,
@@ -131,6 +134,7 @@ impl RedisStore {
             queue: Queue::default(),
             versions: Versions::default(),
             ids: Ids::default(),
+            hints: Hints::default(),
             revoked: Revoked::default(),
             searches: Searches::default(),
             node: String::from(node),

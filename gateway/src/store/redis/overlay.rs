@@ -13,9 +13,7 @@ use super::packed;
 use super::places::{FIRST, Form, Home, Place, field, first_org, form, hashed, home};
 use crate::model::{NotificationId, OrganizationId, ShardId, UserId};
 use crate::store::changes::Rows;
-use crate::store::changes::tables::{
-    Flaw, Table, notification_key, org_key, org_of, pair_key, user_key,
-};
+use crate::store::changes::tables::{Flaw, Table, org_key, org_of, pair_key, user_key};
 
 /// One stored value: a field of a hash or a member of a sorted set.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,19 +125,6 @@ impl Overlay {
                 Undo::Departed(count) => self.departures.truncate(count),
             }
         }
-    }
-
-    /// The organizations whose rows were written since the last `keep`.
-    pub(super) fn written_orgs(&self) -> BTreeSet<OrganizationId> {
-        let written = self.undo.iter().filter_map(|undo| match undo {
-            Undo::Write { table, key, .. } => self.place(*table, key),
-            Undo::Departed(_) => None,
-        });
-        let orgs = written.filter_map(|place| match place {
-            Place::Org(org) => Some(org),
-            Place::Names(_) => None,
-        });
-        orgs.collect()
     }
 
     /// Where a row is kept; `None` for rows of a user who is not there.
@@ -424,7 +409,6 @@ impl Rows for Overlay {
     }
 
     fn tie(&mut self, notification: NotificationId, org: OrganizationId) {
-        debug_assert_eq!(notification_key(notification).len(), 16);
         self.ties.insert(notification, org);
     }
 }

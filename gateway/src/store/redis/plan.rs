@@ -31,11 +31,6 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Nothing is written.
-    pub(super) fn is_empty(&self) -> bool {
-        self.parts.values().all(|part| part.ops.is_empty())
-    }
-
     /// The shard where the commit is decided.
     pub(super) fn decider(&self) -> Option<ShardId> {
         let written = || self.parts.iter().filter(|(_, part)| !part.ops.is_empty());

@@ -22,7 +22,7 @@ const COMMIT_ROWS_MAX: usize = 2_048;
 struct Waiting {
     work: Work,
     answer: oneshot::Sender<Answer>,
-    _place: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
 }
 
 /// Who waits for a commit, by what their changes are mainly about.
@@ -146,7 +146,7 @@ impl Records {
             Work::Redo(logged) => logged.first().map_or(Lane::Rest(0), |(_, all)| Lane::of(all)),
         };
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { work, answer, _place: place };
+        let waiting = Waiting { work, answer, place };
         match self.queue.lanes.lock().entry(lane) {
             Entry::Occupied(mut others) => others.get_mut().push_back(waiting),
             Entry::Vacant(first) => {
@@ -184,9 +184,9 @@ impl Records {
 async fn drain(records: Arc<Records>, lane: Lane) {
     while let Some(group) = records.next(lane) {
         let (mut members, mut answers) = (Vec::new(), Vec::new());
-        for Waiting { work, answer, _place } in group {
+        for Waiting { work, answer, place } in group {
             members.push(Member::new(work));
-            answers.push((answer, _place));
+            answers.push((answer, place));
         }
         if records.is_failed() {
             for (answer, _) in answers {

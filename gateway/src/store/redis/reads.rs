@@ -110,9 +110,14 @@ impl Records {
         asks: impl Fn(Place) -> Vec<Ask>,
     ) -> Found<Option<(OrganizationId, Vec<Value>)>> {
         let mut last = None;
-        for _ in 0..MOVES_MAX {
-            let Some(org) = self.home_of(user).await? else { return Ok(None) };
-            if last == Some(org) {
+        for tries in 0..MOVES_MAX {
+            let hint = if tries == 0 { self.hints.homes.get(&user) } else { None };
+            let home = match hint {
+                Some(org) => Some(org),
+                None => self.home_of(user).await?,
+            };
+            let Some(org) = home else { return Ok(None) };
+            if last == Some(org) && hint.is_none() {
                 return Ok(None);
             }
             let place = Place::Org(org);
@@ -120,9 +125,11 @@ impl Records {
             all.push(Ask::is_there(place, Table::Users, &user_key(user)));
             let mut found = self.wire.read(&all).await?;
             if found.pop() == Some(Value::Int(1)) {
+                self.hints.homes.keep(&user, org);
                 return Ok(Some((org, found)));
             }
-            last = Some(org);
+            // Twice the same from the directory is an answer; a hint is none.
+            last = if hint.is_none() { Some(org) } else { None };
         }
         Ok(None)
     }
@@ -143,43 +150,74 @@ impl Records {
             let UserRef::Id(id) = which else { return Ok(None) };
             return self.user_record(*id, Table::Users).await;
         };
-        let stored = self.ask(cell(self.named(Table::UserNames, &name), Table::UserNames, &name));
-        let Some(owner) = into_bytes(stored.await?) else { return Ok(None) };
-        let owner = user_of(Table::UserNames, &owner)?;
-        let found: Option<User> = self.user_record(owner, Table::Users).await?;
         // The name may have gone to somebody else since.
-        Ok(found.filter(|user| match which {
+        let says_so = |user: &User| match which {
             UserRef::Id(id) => user.id == *id,
             UserRef::Uuid(uuid) => user.uuid == *uuid,
             UserRef::Email(email) => user.email == *email,
-        }))
+        };
+        if let Some(owner) = self.hints.users.get(which) {
+            let found: Option<User> = self.user_record(owner, Table::Users).await?;
+            if let Some(found) = found.filter(says_so) {
+                return Ok(Some(found));
+            }
+        }
+        let mut last = None;
+        for _ in 0..MOVES_MAX {
+            let place = self.named(Table::UserNames, &name);
+            let stored = self.ask(cell(place, Table::UserNames, &name)).await?;
+            let Some(owner) = into_bytes(stored) else { return Ok(None) };
+            let owner = user_of(Table::UserNames, &owner)?;
+            let found: Option<User> = self.user_record(owner, Table::Users).await?;
+            if let Some(found) = found.filter(says_so) {
+                self.hints.users.keep(which, owner);
+                return Ok(Some(found));
+            }
+            if last.replace(owner) == Some(owner) {
+                break;
+            }
+        }
+        Ok(None)
     }
 
     pub(super) async fn organization(
         &self,
         which: &OrganizationRef,
     ) -> Found<Option<Arc<Organization>>> {
-        let id = match (which, organization_name(which)) {
-            (OrganizationRef::Id(id), _) => *id,
-            (_, None) => return Ok(None),
-            (_, Some(name)) => {
-                let place = self.named(Table::OrganizationNames, &name);
-                let stored = self.ask(cell(place, Table::OrganizationNames, &name)).await?;
-                match into_bytes(stored) {
-                    Some(org) => org_of(Table::OrganizationNames, &org)?,
-                    None => return Ok(None),
-                }
-            }
-        };
-        let found = self.record(Place::Org(id), Table::Organizations, &org_key(id)).await?;
-        let found = found.filter(|found: &Organization| match which {
+        let says_so = |found: &Organization| match which {
             OrganizationRef::Id(id) => found.id == *id,
             OrganizationRef::Uuid(uuid) => found.uuid == *uuid,
             OrganizationRef::ObjectId(id) => found.object_id == *id,
             OrganizationRef::Slug(slug) => found.slug == *slug,
             OrganizationRef::Numeric(digits) => found.numeric == *digits,
-        });
-        Ok(found.map(Arc::new))
+        };
+        let hint = match which {
+            OrganizationRef::Id(id) => Some(*id),
+            _ => self.hints.organizations.get(which),
+        };
+        if let Some(id) = hint {
+            let found = self.record(Place::Org(id), Table::Organizations, &org_key(id)).await?;
+            if let Some(found) = found.filter(says_so) {
+                return Ok(Some(Arc::new(found)));
+            }
+        }
+        let Some(name) = organization_name(which) else { return Ok(None) };
+        let place = self.named(Table::OrganizationNames, &name);
+        let mut last = None;
+        for _ in 0..MOVES_MAX {
+            let stored = self.ask(cell(place, Table::OrganizationNames, &name)).await?;
+            let Some(owner) = into_bytes(stored) else { return Ok(None) };
+            let id = org_of(Table::OrganizationNames, &owner)?;
+            let found = self.record(Place::Org(id), Table::Organizations, &org_key(id)).await?;
+            if let Some(found) = found.filter(says_so) {
+                self.hints.organizations.keep(which, id);
+                return Ok(Some(Arc::new(found)));
+            }
+            if last.replace(id) == Some(id) {
+                break;
+            }
+        }
+        Ok(None)
     }
 
     pub(super) async fn subscriptions(

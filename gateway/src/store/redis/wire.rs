@@ -60,11 +60,8 @@ impl Ask {
     pub(super) fn cell(cell: &Cell) -> Self {
         let Cell { place, table, field } = cell;
         let args = [field.clone(), Vec::new(), Vec::new()];
-        let (code, mut key) = match form(*table) {
-            Form::Hash | Form::Packed(_) => ("g", place.key(*table)),
-            Form::Sorted => ("g", place.key(*table)),
-            Form::Index => ("s", place.key(*table)),
-        };
+        let code = if form(*table) == Form::Index { "s" } else { "g" };
+        let mut key = place.key(*table);
         if form(*table) == Form::Sorted {
             key.push(b'=');
         }

@@ -32,7 +32,7 @@ impl World {
     }
 
     pub(super) async fn owner(&self) -> RedisJournal {
-        let journal = self.node(test_options()).await;
+        let journal = self.node(small_options()).await;
         own(&self.redis, &journal).await;
         journal
     }
@@ -96,7 +96,7 @@ pub(super) fn texts(claims: &[Claim]) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_node_appends_another_claims_in_order() {
     let world = World::new(RedisOptions::default()).await;
-    let (owner, other) = (world.owner().await, world.node(test_options()).await);
+    let (owner, other) = (world.owner().await, world.node(small_options()).await);
     let now = world.clock.now();
     let mut expected = Vec::new();
     for n in 0..60 {
@@ -144,7 +144,7 @@ async fn what_a_zombie_settles_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_timer_taken_on_one_node_is_never_sent_by_another() {
     let world = World::new(RedisOptions::default()).await;
-    let (owner, other) = (world.owner().await, world.node(test_options()).await);
+    let (owner, other) = (world.owner().await, world.node(small_options()).await);
     let due = world.clock.now().plus(60_000);
     let (first, second) = (entry("taken", due), entry("sent", due.plus(1)));
     let id = first.notification;
@@ -165,7 +165,7 @@ async fn a_timer_taken_on_one_node_is_never_sent_by_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_node_hurries_and_cancels_another_claims_at_once() {
     let world = World::new(RedisOptions::default()).await;
-    let (owner, other) = (world.owner().await, world.node(test_options()).await);
+    let (owner, other) = (world.owner().await, world.node(small_options()).await);
     let later = entry("later", world.clock.now().plus(3_600_000));
     let id = later.notification;
     put(&other, vec![later]).await;
@@ -187,7 +187,7 @@ async fn what_one_node_hurries_and_cancels_another_claims_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_is_sent_again_by_one_node_alone() {
     let world = World::new(RedisOptions::default()).await;
-    let (owner, other) = (world.owner().await, world.node(test_options()).await);
+    let (owner, other) = (world.owner().await, world.node(small_options()).await);
     put(&owner, vec![entry("a", world.clock.now())]).await;
     let claims = claim(&owner).await;
     let (id, notification) = (delivery(&claims[0]), claims[0].notification);
@@ -232,7 +232,7 @@ struct Member {
 
 impl Member {
     async fn join(redis: &Redis, clock: &TestClock) -> Self {
-        let journal = Arc::new(open(redis, clock, test_options()).await);
+        let journal = Arc::new(open(redis, clock, small_options()).await);
         let lease = Duration::from_secs(1);
         let options = OwnerOptions { shards: SHARDS, lease, name: String::from("node") };
         let owners = Owners::start(redis.clone(), options);

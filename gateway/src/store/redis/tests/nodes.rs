@@ -107,7 +107,7 @@ async fn a_user_whom_nodes_move_about_is_always_somewhere() {
         });
     }
     let mut looks = 0;
-    while let None = movers.try_join_next() {
+    while movers.try_join_next().is_none() {
         for which in [UserRef::Id(UserId(1)), UserRef::Email(user(ACME, 1).email)] {
             let found = nodes[looks % 3].user(which).await.unwrap();
             assert!(found.is_some(), "nowhere at look {looks}");
