@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redis::Value;
+use tokio::time::Instant;
 
 use super::plan::{Part, Plan};
 use super::scripts::{COMMIT, DONE, FINISH};
@@ -21,8 +22,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::model::{Millis, ShardId};
 use crate::redis::{Call, RedisError};
 
-/// How often a step is asked for again whose answer is not known.
-const TRIES_MAX: u32 = 12;
+/// How long a step is asked for again whose answer is not known.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a commit ended.
 #[derive(Debug)]
@@ -122,7 +123,7 @@ impl Wire {
 
     /// True once every shard has prepared.
     async fn prepare(&self, mut calls: Vec<Call>, shards: &[ShardId]) -> Result<bool, RedisError> {
-        let mut shards = shards.to_vec();
+        let (mut shards, started) = (shards.to_vec(), Instant::now());
         for tries in 0.. {
             let replies = self.steps(calls.clone()).await;
             let (mut again, mut again_in) = (Vec::new(), Vec::new());
@@ -137,7 +138,7 @@ impl Wire {
                             is_good = false;
                         }
                     },
-                    Err(error) if tries < 3 && may_pass(&error) => {
+                    Err(error) if started.elapsed() < PATIENCE && may_pass(&error) => {
                         again.push(call);
                         again_in.push(shard);
                     }
@@ -154,8 +155,8 @@ impl Wire {
     }
 
     async fn decide(&self, call: Call, decider: ShardId) -> Result<Answer, RedisError> {
-        let mut unknown = None;
-        for tries in 0..TRIES_MAX {
+        let (mut unknown, started) = (None, Instant::now());
+        for tries in 0.. {
             let reply = self.steps(vec![call.clone()]).await.pop();
             match reply.unwrap_or_else(|| Err(RedisError::unexpected("no reply"))) {
                 Ok(reply) => {
@@ -169,6 +170,9 @@ impl Wire {
                 Err(error) if error.is_unknown() => unknown = Some(error),
                 Err(error) if error.is_temporary() && unknown.is_some() => {}
                 Err(error) => return Err(unknown.unwrap_or(error)),
+            }
+            if started.elapsed() >= PATIENCE {
+                break;
             }
             pause(tries).await;
         }

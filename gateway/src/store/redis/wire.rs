@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use redis::Value;
+use tokio::time::Instant;
 
 use super::overlay::Cell;
 use super::places::{Form, Place, form, version_key};
@@ -14,8 +15,10 @@ use crate::store::changes::tables::{Table, successor};
 
 /// Reads in one call; more go into a further one.
 pub(super) const READS_AT_ONCE: usize = 8_000;
-/// How often a read is tried while Redis is away or a lock is being resolved.
+/// How often a read looks again because of locks that were just resolved.
 const TRIES_MAX: u32 = 8;
+/// How long a read is tried while Redis is away: then its caller is told.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Commits that nobody went on with for so long are ended by whoever meets them.
 const STALE_AFTER: Duration = Duration::from_secs(5);
 
@@ -113,7 +116,8 @@ impl Ask {
     pub(super) fn ranks(place: Place, table: Table, offset: u64, limit: usize) -> Self {
         let last = offset.saturating_add(limit as u64).saturating_sub(1);
         let last = i64::try_from(last).unwrap_or(-1);
-        let args = [offset.to_string().into_bytes(), last.to_string().into_bytes(), Vec::new()];
+        let first = i64::try_from(offset).unwrap_or(i64::MAX);
+        let args = [first.to_string().into_bytes(), last.to_string().into_bytes(), Vec::new()];
         Self::new(place, table, &[], "i", args)
     }
 
@@ -219,6 +223,7 @@ impl Wire {
             })
             .collect();
         let mut found: Vec<Value> = vec![Value::Nil; asks.len()];
+        let started = Instant::now();
         for tries in 0.. {
             let calls = groups.iter().map(|(shard, numbers)| self.read_call(*shard, numbers, asks));
             let replies = self.redis.run_all(calls.collect()).await;
@@ -227,7 +232,7 @@ impl Wire {
             for ((shard, numbers), reply) in groups.into_iter().zip(replies) {
                 let reply = match reply {
                     Ok(reply) => reply,
-                    Err(error) if tries < TRIES_MAX && may_pass(&error) => {
+                    Err(error) if started.elapsed() < PATIENCE && may_pass(&error) => {
                         again.push((shard, numbers));
                         continue;
                     }
@@ -252,8 +257,11 @@ impl Wire {
             if has_moved {
                 again.extend(locked);
             }
-            if again.is_empty() || tries >= TRIES_MAX {
+            if again.is_empty() {
                 return Ok(found);
+            }
+            if tries >= TRIES_MAX && started.elapsed() >= PATIENCE {
+                return Err(RedisError::Busy);
             }
             if tries > 0 {
                 tokio::time::sleep(Duration::from_millis(10 << tries.min(6))).await;

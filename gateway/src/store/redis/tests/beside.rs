@@ -69,7 +69,8 @@ async fn a_change_and_what_it_triggers_are_there_together_or_not_at_all() {
     let seats = vec![Change::Expect(Expectation::Seats(ACME, 9))];
     store.apply_appending(seats, shard, notify(&journal, 5)).await.unwrap();
     assert!(logged(&journal, 5).await.is_some());
-    assert_eq!(journal.books().accepted, 2);
+    let reopened = self::journal(&place).await;
+    assert_eq!(reopened.books().accepted, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 mod beside;
 mod crash;
+mod faults;
 mod nodes;
 
 use super::*;
