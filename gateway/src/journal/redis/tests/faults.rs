@@ -75,7 +75,13 @@ async fn a_caller_is_told_that_redis_is_away_and_it_recovers_by_itself() {
     assert!(owner.timeline(ORG, NotificationId(uuid::Uuid::nil())).await.is_err());
     until("it is unhealthy", async || !owner.is_healthy()).await;
     world.server.restart().expect("it starts again");
-    put(&owner, vec![entry("after", world.clock.now())]).await;
+    // Refused until the link has found it again, as a caller is who asks again.
+    until("it takes additions again", async || {
+        let entries = vec![entry("after", world.clock.now())];
+        let append = Append { entries, idempotency: Vec::new() };
+        owner.append(SHARD, append).expect("queued").await.is_ok()
+    })
+    .await;
     let claims = claim(&owner).await;
     let found = texts(&claims);
     assert_eq!(found.first().map(String::as_str), Some("before"), "{found:?}");
