@@ -203,10 +203,10 @@ async fn watch_redis(
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = shutdown.draining() => return,
         }
-        let trouble = redis.trouble().or_else(|| {
-            let what = "nothing could be written to redis for a while";
-            (!journal.is_healthy()).then(|| String::from(what))
-        });
+        // One node of a cluster that takes no writes stops its own shards only.
+        let is_stopped = !redis.is_cluster() && !journal.is_healthy();
+        let what = "nothing could be written to redis for a while";
+        let trouble = redis.trouble().or_else(|| is_stopped.then(|| String::from(what)));
         admission.observe(Vitals { sync: Duration::ZERO, is_full: trouble.is_some() });
         match trouble {
             Some(what) => readiness.block("redis", what),

@@ -139,6 +139,19 @@ impl Journal for HeldJournal {
         self.inner.take(shard, org, notification)
     }
 
+    fn keep_key(
+        &self,
+        shard: ShardId,
+        key: [u8; 16],
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Option<Remembered>, JournalError>> {
+        self.inner.keep_key(shard, key, now)
+    }
+
+    fn let_go(&self, shard: ShardId, key: [u8; 16]) {
+        self.inner.let_go(shard, key);
+    }
+
     fn remembered(
         &self,
         key: [u8; 16],

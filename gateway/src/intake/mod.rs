@@ -28,6 +28,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use uuid::Uuid;
 
@@ -170,11 +171,18 @@ pub struct Running(Arc<RunningKey>);
 struct RunningKey {
     running: RunningKeys,
     request: RequestKey,
+    journal: Arc<dyn Journal>,
+    shard: ShardId,
+    /// Other processes must be told that the request is decided.
+    is_kept: AtomicBool,
 }
 
 impl Drop for RunningKey {
     fn drop(&mut self) {
         self.running.lock().remove(&self.request.key);
+        if self.is_kept.load(Ordering::Relaxed) {
+            self.journal.let_go(self.shard, self.request.key);
+        }
     }
 }
 
@@ -291,9 +299,18 @@ impl Intake {
         if !self.running.lock().insert(request.key) {
             return Err(IntakeError::KeyBusy);
         }
-        let guard = Running(Arc::new(RunningKey { running: Arc::clone(&self.running), request }));
         let shard = self.shard(request.org);
-        match self.journal.remembered_in(shard, request.key, self.clock.now()).await? {
+        let guard = Running(Arc::new(RunningKey {
+            running: Arc::clone(&self.running),
+            request,
+            journal: Arc::clone(&self.journal),
+            shard,
+            is_kept: AtomicBool::new(false),
+        }));
+        let found = self.journal.keep_key(shard, request.key, self.clock.now()).await?;
+        let Some(found) = found else { return Err(IntakeError::KeyBusy) };
+        guard.0.is_kept.store(true, Ordering::Relaxed);
+        match found {
             Remembered::No => Ok(KeyState::First(guard)),
             Remembered::Yes { body, .. } if body != request.body => Err(IntakeError::KeyReused),
             Remembered::Yes { answer, .. } => {

@@ -350,6 +350,22 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
         self.remembered(key, now)
     }
 
+    /// As [`Journal::remembered_in`], and keeps a key that is not remembered until
+    /// [`Journal::let_go`]: `None` while another process's request has it.
+    fn keep_key(
+        &self,
+        shard: ShardId,
+        key: [u8; 16],
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Option<Remembered>, JournalError>> {
+        Box::pin(async move { self.remembered_in(shard, key, now).await.map(Some) })
+    }
+
+    /// The request that a key was kept for is decided. Does not wait.
+    fn let_go(&self, shard: ShardId, key: [u8; 16]) {
+        let _ = (shard, key);
+    }
+
     /// Blocks with deliveries of `query.org` that ended, newest first, at most `limit`, without
     /// those that were sent again since.
     fn settled(

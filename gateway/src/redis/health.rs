@@ -95,10 +95,12 @@ pub(super) struct Health {
 struct State {
     class: Class,
     proof: Proof,
-    /// When all slots were seen to be served, the last time.
+    /// Whenever some slots were seen to be served, the last time.
     seen: Instant,
-    /// Since when some slots are not served, and why.
+    /// Since when no slots are served, and why.
     away: Option<(Instant, String)>,
+    /// Why some are not.
+    missing: Option<String>,
     /// A setting that must not be as it is.
     bad: Option<String>,
     /// The number of shards that the data was found to be laid out for.
@@ -114,6 +116,7 @@ impl Health {
             proof: Proof::Reply,
             seen: Instant::now(),
             away: None,
+            missing: None,
             bad: None,
             shards: None,
             history: BTreeMap::new(),
@@ -129,8 +132,8 @@ impl Health {
         self.state.lock().proof
     }
 
-    /// Why nothing is to be accepted now: some slots are not served for a while, or a setting is
-    /// not as it must be.
+    /// Why nothing is to be accepted now: no slot is served for a while, or a setting is not as it
+    /// must be.
     pub(super) fn trouble(&self) -> Option<String> {
         let state = self.state.lock();
         let away = state.away.as_ref().filter(|(since, _)| since.elapsed() > PATIENCE);
@@ -149,26 +152,21 @@ impl Health {
         (state.class, state.proof) = (class, proof);
     }
 
-    fn reached(&self, result: Result<(), String>) {
+    fn note(&self, looked: Looked) {
         let mut state = self.state.lock();
-        match result {
-            Ok(()) => {
-                state.seen = Instant::now();
-                if let Some((since, _)) = state.away.take()
-                    && since.elapsed() > PATIENCE
-                {
-                    tracing::info!(seconds = since.elapsed().as_secs_f32(), "redis is back");
-                }
-            }
-            Err(what) => match (state.seen, &mut state.away) {
-                (_, Some((_, known))) => *known = what,
-                (seen, away) => {
-                    tracing::warn!(%what, "redis cannot be reached");
-                    *away = Some((seen, what));
-                }
-            },
+        metrics::redis_reachable(looked.missing.is_none());
+        match (&state.missing, &looked.missing) {
+            (None, Some(what)) => tracing::warn!(%what, "redis is not there as a whole"),
+            (Some(_), None) => tracing::info!("redis is there as a whole"),
+            _ => {}
         }
-        metrics::redis_reachable(state.away.is_none());
+        if looked.is_anybody_there {
+            (state.seen, state.away) = (Instant::now(), None);
+        } else {
+            let since = state.away.take().map_or(state.seen, |(since, _)| since);
+            state.away = looked.missing.clone().map(|what| (since, what));
+        }
+        state.missing = looked.missing;
     }
 
     fn note_history(&self, facts: &[Facts]) {
@@ -211,7 +209,18 @@ impl Link {
         let call = Call::new(&ALLOWED).key(key);
         let call = NEEDED.iter().fold(call, |call, name| call.arg(name.as_bytes()));
         let reply = self.execute(vec![Task::call(call)]).await.pop();
-        match reply.unwrap_or_else(|| Err(RedisError::unexpected("no reply")))? {
+        let reply = reply.unwrap_or_else(|| Err(RedisError::unexpected("no reply")));
+        let reply = reply.map_err(|error| match error {
+            RedisError::Refused { code, what } if code == "NOPERM" => RedisError::Settings {
+                what: format!(
+                    "redis does not let this user run scripts on keys that begin with {:?}: allow \
+                     both in its ACL ({what})",
+                    self.options.prefix
+                ),
+            },
+            other => other,
+        });
+        match reply? {
             Value::Array(missing) if missing.is_empty() => Ok(()),
             Value::Array(missing) => {
                 let names: Vec<_> = missing.iter().map(text_of).collect();
@@ -226,28 +235,53 @@ impl Link {
         }
     }
 
-    /// True for every slot served: each primary answers a ping on every connection kind.
-    async fn look(&self) -> Result<(), String> {
-        let mut ping = Pipeline::new();
-        ping.cmd("PING");
-        let nodes = self.primaries();
-        if nodes.is_empty() || !self.is_whole() {
-            return Err(String::from("no node is known to serve some slots"));
+    /// Asks each primary, on every kind of connection, whether it serves what it has.
+    async fn look(&self) -> Looked {
+        let mut ask = Pipeline::new();
+        if self.options.is_cluster {
+            ask.cmd("CLUSTER").arg("INFO");
+        } else {
+            ask.cmd("PING");
         }
-        let pings = nodes.iter().flat_map(|node| {
-            [Kind::Read, Kind::Write].map(|kind| node.send(kind, &ping, Duration::ZERO))
+        let nodes = self.primaries();
+        let looks = nodes.iter().map(|node| async {
+            let kinds = [Kind::Read, Kind::Write];
+            let asked = kinds.map(|kind| node.send(kind, &ask, Duration::ZERO));
+            join_all(asked).await.into_iter().try_for_each(|reply| match reply {
+                Ok(replies) => serves(replies.first(), &node.name),
+                Err(error) => Err(error.to_string()),
+            })
         });
-        for reply in join_all(pings).await {
-            match reply {
-                Ok(replies) => {
-                    if let Some(Value::ServerError(error)) = replies.first() {
-                        return Err(RedisError::of_reply(error).to_string());
-                    }
-                }
-                Err(error) => return Err(error.to_string()),
+        let mut looked = Looked { is_anybody_there: false, missing: None };
+        if nodes.is_empty() || !self.is_whole() {
+            looked.missing = Some(String::from("no node is known to serve some slots"));
+        }
+        for look in join_all(looks).await {
+            match look {
+                Ok(()) => looked.is_anybody_there = true,
+                Err(what) => looked.missing = Some(what),
             }
         }
-        Ok(())
+        looked
+    }
+}
+
+/// What one look came to.
+struct Looked {
+    /// Some slots are served.
+    is_anybody_there: bool,
+    /// Why not all are.
+    missing: Option<String>,
+}
+
+/// A node may answer and serve nothing.
+fn serves(reply: Option<&Value>, node: &str) -> Result<(), String> {
+    match reply {
+        Some(Value::ServerError(error)) => Err(RedisError::of_reply(error).to_string()),
+        Some(reply) if text_of(reply).contains("cluster_state:fail") => {
+            Err(format!("redis at {node} serves nothing: its cluster is down"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -257,10 +291,10 @@ pub(super) async fn watch(link: Weak<Link>) {
     loop {
         tokio::time::sleep(EVERY).await;
         let Some(link) = link.upgrade() else { return };
-        let result = link.look().await;
-        let is_reached = result.is_ok();
-        link.health.reached(result);
-        if !is_reached {
+        let looked = link.look().await;
+        let is_whole = looked.missing.is_none();
+        link.health.note(looked);
+        if !is_whole {
             link.refresh().await;
             // Whoever comes back may have come back with other settings.
             looks = SETTINGS_EVERY;

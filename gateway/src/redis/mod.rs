@@ -75,8 +75,13 @@ impl Redis {
         self.link.health.class()
     }
 
-    /// Why nothing is to be accepted now: slots that nobody serves for more than two seconds, or a
-    /// setting that was changed to what loses notifications. Ends by itself.
+    #[must_use]
+    pub fn is_cluster(&self) -> bool {
+        self.link.options.is_cluster
+    }
+
+    /// Why nothing is to be accepted now: nobody serves any slot for more than two seconds, or a
+    /// setting was changed to what loses notifications. Ends by itself.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         self.link.health.trouble()

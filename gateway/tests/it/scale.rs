@@ -9,7 +9,7 @@ use std::time::Duration;
 use bugler_loadtest::ledger::{ClientLedger, Expectation, Verdict, check};
 use bugler_loadtest::load::{Dialect, Load, LoadPlan, Mode, Recipients, Stop};
 use bugler_loadtest::redis::{Cluster, Persistence, Server, ServerOptions};
-use bugler_loadtest::twins::TwinSet;
+use bugler_loadtest::twins::{TwinName, TwinSet};
 use serde_json::{Value, json};
 
 use crate::support::client::{Ask, Protocol};
@@ -279,6 +279,37 @@ fn other_shards(site: &Site) -> Command {
     command
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_key_at_two_processes_at_once_is_one_notification() {
+    let (_redis, site) = Site::single().await;
+    let (one, other) = (site.start("ingest").await, site.start("ingest").await);
+    let token = site.home.token(101).await;
+    let body = json!({ "to": { "users": [101_000] }, "title": "t" }).to_string();
+    let ask = Ask::post("/bugler/v1/notifications").bearer(&token).json(body);
+    let mut ids = std::collections::BTreeSet::new();
+    for number in 0..40 {
+        let ask = ask.clone().key(&format!("key-{number}"));
+        let accepted = async |gateway: &Gateway| {
+            eventually("the request is answered", async || {
+                let reply = gateway.ask(&ask).await;
+                assert!(matches!(reply.status, 201 | 409), "{}", reply.text());
+                (reply.status == 201).then(|| reply.id())
+            })
+            .await
+        };
+        let (first, second) = tokio::join!(accepted(&one), accepted(&other));
+        assert_eq!(first, second);
+        ids.insert(first);
+    }
+    assert_eq!(ids.len(), 40);
+    let dispatch = site.start("dispatch").await;
+    for id in &ids {
+        one.done(&token, id).await;
+    }
+    dispatch.drained().await;
+    assert_eq!(site.twins.receipts_since(Some(TwinName::Fcm), 0).len(), 40);
+}
+
 #[tokio::test]
 async fn each_role_does_its_part_only() {
     let (_redis, site) = Site::single().await;
@@ -293,5 +324,5 @@ async fn each_role_does_its_part_only() {
     let dispatch = site.start("dispatch").await;
     assert_eq!(dispatch.api.port(), 0, "it listens for the operator only");
     ingest.done(&token, &reply.id()).await;
-    assert_eq!(site.twins.receipts().len(), 1);
+    assert_eq!(site.twins.receipts_since(Some(TwinName::Fcm), 0).len(), 1);
 }

@@ -301,11 +301,7 @@ impl Core {
 
     /// Somebody else owns the shard now.
     pub(super) fn lost(&self, cell: &Cell) {
-        let mut state = cell.state.lock();
-        state.tenure = None;
-        state.is_loaded = false;
-        drop(state);
-        cell.claimers.notify_waiters();
+        self.set_tenure(cell, None);
         cell.lost.notify_one();
     }
 

@@ -210,7 +210,10 @@ impl Core {
                 *cell.failing.lock() = None;
                 continue;
             };
-            cell.failing.lock().get_or_insert_with(Instant::now);
+            let since = *cell.failing.lock().get_or_insert_with(Instant::now);
+            if since.elapsed() >= self.options.patience {
+                self.refuse_waiting(cell);
+            }
             if self.closed.load(Ordering::Acquire) {
                 for batch in batches.iter_mut().filter(|batch| !batch.is_over) {
                     batch.answer(cell, Err(JournalError::Closed));
@@ -220,6 +223,19 @@ impl Core {
             tracing::debug!(shard = cell.shard.0, %error, "a write to redis is tried again");
             tokio::time::sleep(pause.mul_f64(0.5 + self.clock.chance())).await;
             pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Answers additions that wait behind a write which does not get through: nobody is to wait for
+    /// them longer than for it.
+    fn refuse_waiting(&self, cell: &Cell) {
+        let refused = std::mem::take(&mut cell.waiting.lock().plain);
+        for mut request in refused {
+            self.buffered.fetch_sub(request.bytes, Ordering::Relaxed);
+            cell.reopen(&request.sent);
+            if let Some(done) = request.done.take() {
+                done.send(Err(JournalError::Full)).ok();
+            }
         }
     }
 

@@ -17,6 +17,7 @@ mod claim;
 mod core;
 mod follow;
 mod keeper;
+mod keys;
 mod lane;
 mod options;
 mod outcomes;
@@ -295,6 +296,23 @@ impl Journal for RedisJournal {
         now: Millis,
     ) -> BoxFuture<'_, Result<Remembered, JournalError>> {
         Box::pin(async move { self.core.remembered_at(shard, key, now).await.map_err(unreadable) })
+    }
+
+    fn keep_key(
+        &self,
+        shard: ShardId,
+        key: [u8; 16],
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Option<Remembered>, JournalError>> {
+        Box::pin(async move { self.core.keep_key(shard, key, now).await.map_err(unreadable) })
+    }
+
+    fn let_go(&self, shard: ShardId, key: [u8; 16]) {
+        let core = Arc::clone(&self.core);
+        // Without a runtime the process ends; the key is free after a while.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { core.let_go(shard, key).await });
+        }
     }
 
     fn settled(

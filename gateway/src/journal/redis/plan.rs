@@ -421,7 +421,7 @@ impl Draft {
             blocks: laid.collect(),
             sizes: self.sizes,
             committed_at: terms.now,
-            mark: Bytes::from(format!("{}:{}", terms.writer, terms.sequence)),
+            mark: Bytes::from(format!("{}:{}:{}", terms.writer, terms.sequence, terms.now.0)),
         }
     }
 

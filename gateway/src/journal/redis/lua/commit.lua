@@ -46,7 +46,7 @@ for i, block in ipairs(P.b or {}) do
   pos = pos + 1
   eight[i] = big(pos)
   local id, bytes = decimal(pos), ARGV[1 + i]
-  local entry = { 'b', bytes, 't', P.t, 'w', P.w .. ':' .. P.s }
+  local entry = { 'b', bytes, 't', P.t, 'w', P.w .. ':' .. P.s .. ':' .. decimal(P.t) }
   if block[3] ~= '' then
     table.insert(entry, 'x')
     table.insert(entry, block[3])

@@ -3,13 +3,14 @@
 use super::nodes::{ORG, SHARD, World, claim, done, entry, nothing_to_claim, put, settle, texts};
 use super::*;
 use crate::redis::RedisOptions;
+use bugler_loadtest::redis::Reply;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_timed_out_is_added_once() {
     let options = RedisOptions { timeout: Duration::from_millis(100), ..RedisOptions::default() };
     let world = World::new(options).await;
     let patience = Duration::from_secs(20);
-    let owner = world.node(RedisJournalOptions { patience, ..test_options() }).await;
+    let owner = world.node(RedisJournalOptions { patience, ..small_options() }).await;
     own(&world.redis, &owner).await;
     put(&owner, vec![entry("before", world.clock.now())]).await;
     let held = claim(&owner).await;
@@ -36,13 +37,34 @@ async fn what_timed_out_is_added_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_behind_a_write_without_an_answer_is_refused_in_time() {
+    let options = RedisOptions { timeout: Duration::from_millis(100), ..RedisOptions::default() };
+    let world = World::new(options).await;
+    let patience = Duration::from_millis(300);
+    let owner = world.node(RedisJournalOptions { patience, ..small_options() }).await;
+    own(&world.redis, &owner).await;
+    world.server.freeze();
+    let append = |text| {
+        let entries = vec![entry(text, world.clock.now())];
+        owner.append(SHARD, Append { entries, idempotency: Vec::new() }).expect("accepted")
+    };
+    let first = append("one");
+    until("writing fails", async || owner.core.cells[0].failing.lock().is_some()).await;
+    let second = append("two");
+    assert_eq!(tokio::join!(first, second), (Err(JournalError::Unknown), Err(JournalError::Full)));
+    world.server.thaw();
+    assert_eq!(texts(&claim(&owner).await), ["one"]);
+    nothing_to_claim(&owner).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_is_told_that_redis_is_away_and_it_recovers_by_itself() {
     let options = RedisOptions { timeout: Duration::from_millis(100), ..RedisOptions::default() };
     // Synced before each answer.
     let server = Server::start(ServerOptions::default()).expect("redis-server starts");
     let mut world = World::on(server, options).await;
     let patience = Duration::from_millis(300);
-    let owner = world.node(RedisJournalOptions { patience, ..test_options() }).await;
+    let owner = world.node(RedisJournalOptions { patience, ..small_options() }).await;
     own(&world.redis, &owner).await;
     put(&owner, vec![entry("before", world.clock.now())]).await;
     world.server.kill();
@@ -53,7 +75,13 @@ async fn a_caller_is_told_that_redis_is_away_and_it_recovers_by_itself() {
     assert!(owner.timeline(ORG, NotificationId(uuid::Uuid::nil())).await.is_err());
     until("it is unhealthy", async || !owner.is_healthy()).await;
     world.server.restart().expect("it starts again");
-    put(&owner, vec![entry("after", world.clock.now())]).await;
+    // Refused until the link has found it again, as a caller is who asks again.
+    until("it takes additions again", async || {
+        let entries = vec![entry("after", world.clock.now())];
+        let append = Append { entries, idempotency: Vec::new() };
+        owner.append(SHARD, append).expect("queued").await.is_ok()
+    })
+    .await;
     let claims = claim(&owner).await;
     let found = texts(&claims);
     assert_eq!(found.first().map(String::as_str), Some("before"), "{found:?}");
@@ -63,7 +91,7 @@ async fn a_caller_is_told_that_redis_is_away_and_it_recovers_by_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_is_gone_is_made_again_with_what_was_pending() {
     let world = World::new(RedisOptions::default()).await;
-    let (owner, other) = (world.owner().await, world.node(test_options()).await);
+    let (owner, other) = (world.owner().await, world.node(small_options()).await);
     let now = world.clock.now();
     put(&owner, (0..40).map(|n| entry(&n.to_string(), now)).collect()).await;
     put(&owner, (40..90).map(|n| entry(&n.to_string(), now)).collect()).await;
@@ -95,7 +123,7 @@ async fn retention_drops_finished_blocks_and_no_others() {
     let key = String::from_utf8(world.redis.key(SHARD, "q")).expect("text");
     let length = async || world.server.ask(&["XLEN", &key]).expect("answers").number();
     assert_eq!(length().await, 3, "two blocks and what was settled");
-    world.clock.advance(test_options().retention + Duration::from_secs(1));
+    world.clock.advance(small_options().retention + Duration::from_secs(1));
     until("finished blocks go", async || length().await == 1).await;
     assert_eq!(owner.root(ORG, one).await, Ok(None));
     assert_eq!(owner.root(ORG, two).await, Ok(Some(Bytes::from_static(b"second"))));
@@ -106,4 +134,36 @@ async fn retention_drops_finished_blocks_and_no_others() {
     settle(&owner, done(&again[0])).await.expect("settled");
     until("the old block goes with its last entry", async || length().await <= 1).await;
     assert_eq!(owner.books().finals, [2, 0, 0, 0, 0, 0]);
+}
+
+/// Copies every key to one that begins with `to` instead of `from`.
+fn copy(world: &World, from: &str, to: &str) {
+    let Reply::List(keys) = world.server.ask(&["KEYS", &format!("{from}*")]).expect("keys") else {
+        panic!("no list of keys");
+    };
+    for key in keys.iter().map(Reply::text) {
+        let copy = key.replacen(from, to, 1);
+        world.server.ask(&["COPY", &key, &copy, "REPLACE"]).expect("copied");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_notices_that_a_failover_lost_what_it_had_taken_in() {
+    let world = World::new(RedisOptions::default()).await;
+    let (owner, other) = (world.owner().await, world.node(small_options()).await);
+    put(&other, vec![entry("kept", world.clock.now())]).await;
+    assert_eq!(texts(&claim(&owner).await), ["kept"]);
+    copy(&world, "bugler:", "copy:");
+    put(&other, vec![entry("lost", world.clock.now())]).await;
+    assert_eq!(texts(&claim(&owner).await), ["lost"]);
+    // What a replica that lagged behind has; then somebody writes where the lost block was.
+    copy(&world, "copy:", "bugler:");
+    put(&other, vec![entry("new", world.clock.now())]).await;
+    let mut found = Vec::new();
+    while found.len() < 2 {
+        found.extend(texts(&claim(&owner).await));
+    }
+    found.sort();
+    assert_eq!(found, ["kept", "new"], "all that is pending is claimed again");
+    assert_eq!(owner.backlog(SHARD).pending, 2);
 }

@@ -19,7 +19,7 @@ struct OnRedis {
     journal: Option<Arc<RedisJournal>>,
 }
 
-fn test_options() -> RedisJournalOptions {
+fn small_options() -> RedisJournalOptions {
     // Few places, so that every case also overflows.
     RedisJournalOptions { shards: SHARDS, places: 64, ..RedisJournalOptions::default() }
 }
@@ -70,7 +70,7 @@ impl OnRedis {
         let options = RedisOptions { prefix, ..options.clone() };
         let redis = Redis::open(&options).await.expect("redis answers");
         let clock = TestClock::at(Millis(1_700_000_000_000));
-        let journal = open(&redis, &clock, test_options()).await;
+        let journal = open(&redis, &clock, small_options()).await;
         own(&redis, &journal).await;
         Self { redis, clock, journal: Some(Arc::new(journal)) }
     }
@@ -93,14 +93,14 @@ impl Fixture for OnRedis {
     fn crash(&mut self) -> BoxFuture<'_, ()> {
         self.journal = None;
         Box::pin(async {
-            let journal = open(&self.redis, &self.clock, test_options()).await;
+            let journal = open(&self.redis, &self.clock, small_options()).await;
             own(&self.redis, &journal).await;
             self.journal = Some(Arc::new(journal));
         })
     }
 
     fn lease(&self) -> Duration {
-        test_options().lease
+        small_options().lease
     }
 }
 

@@ -3,6 +3,8 @@
 use super::*;
 use crate::journal::{Entry, EntryKind, Resolution, Unlimited};
 use crate::redis::RedisOptions;
+use crate::redis::owners::{OwnerOptions, Owners};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 pub(super) const SHARD: ShardId = ShardId(0);
@@ -30,7 +32,7 @@ impl World {
     }
 
     pub(super) async fn owner(&self) -> RedisJournal {
-        let journal = self.node(test_options()).await;
+        let journal = self.node(small_options()).await;
         own(&self.redis, &journal).await;
         journal
     }
@@ -58,7 +60,11 @@ pub(super) async fn claim(journal: &RedisJournal) -> Vec<Claim> {
 }
 
 pub(super) async fn nothing_to_claim(journal: &RedisJournal) {
-    let quiet = journal.claim(SHARD, 1, &Unlimited);
+    nothing_to_claim_in(journal, SHARD).await;
+}
+
+async fn nothing_to_claim_in(journal: &RedisJournal, shard: ShardId) {
+    let quiet = journal.claim(shard, 1, &Unlimited);
     let quiet = tokio::time::timeout(Duration::from_millis(100), quiet).await;
     assert!(quiet.is_err(), "claimed {quiet:?}");
 }
@@ -94,7 +100,7 @@ pub(super) fn texts(claims: &[Claim]) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_node_appends_another_claims_in_order() {
     let world = World::new(RedisOptions::default()).await;
-    let (owner, other) = (world.owner().await, world.node(test_options()).await);
+    let (owner, other) = (world.owner().await, world.node(small_options()).await);
     let now = world.clock.now();
     let mut expected = Vec::new();
     for n in 0..60 {
@@ -142,7 +148,7 @@ async fn what_a_zombie_settles_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_timer_taken_on_one_node_is_never_sent_by_another() {
     let world = World::new(RedisOptions::default()).await;
-    let (owner, other) = (world.owner().await, world.node(test_options()).await);
+    let (owner, other) = (world.owner().await, world.node(small_options()).await);
     let due = world.clock.now().plus(60_000);
     let (first, second) = (entry("taken", due), entry("sent", due.plus(1)));
     let id = first.notification;
@@ -163,7 +169,7 @@ async fn a_timer_taken_on_one_node_is_never_sent_by_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_node_hurries_and_cancels_another_claims_at_once() {
     let world = World::new(RedisOptions::default()).await;
-    let (owner, other) = (world.owner().await, world.node(test_options()).await);
+    let (owner, other) = (world.owner().await, world.node(small_options()).await);
     let later = entry("later", world.clock.now().plus(3_600_000));
     let id = later.notification;
     put(&other, vec![later]).await;
@@ -185,7 +191,7 @@ async fn what_one_node_hurries_and_cancels_another_claims_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_is_sent_again_by_one_node_alone() {
     let world = World::new(RedisOptions::default()).await;
-    let (owner, other) = (world.owner().await, world.node(test_options()).await);
+    let (owner, other) = (world.owner().await, world.node(small_options()).await);
     put(&owner, vec![entry("a", world.clock.now())]).await;
     let claims = claim(&owner).await;
     let (id, notification) = (delivery(&claims[0]), claims[0].notification);
@@ -219,4 +225,67 @@ async fn a_dead_letter_is_sent_again_by_one_node_alone() {
     let page = other.settled(query, 10).await.expect("readable");
     assert!(page.blocks[0].settled[0].finals.is_empty(), "no longer dead: {page:?}");
     assert_eq!(owner.books().reopened, [0, 0, 0, 0, 0, 1]);
+}
+
+/// A node that takes its share of the shards by itself.
+struct Member {
+    journal: Arc<RedisJournal>,
+    owners: Owners,
+    following: JoinSet<()>,
+}
+
+impl Member {
+    async fn join(redis: &Redis, clock: &TestClock) -> Self {
+        let journal = Arc::new(open(redis, clock, small_options()).await);
+        let lease = Duration::from_secs(1);
+        let options = OwnerOptions { shards: SHARDS, lease, name: String::from("node") };
+        let owners = Owners::start(redis.clone(), options);
+        let following = follow(&journal, &owners);
+        Self { journal, owners, following }
+    }
+
+    fn loaded(&self) -> usize {
+        (0..SHARDS).filter(|shard| self.journal.is_loaded(ShardId(*shard))).count()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_passes_on_when_a_node_joins_leaves_or_dies() {
+    let world = World::new(RedisOptions::default()).await;
+    let first = Member::join(&world.redis, &world.clock).await;
+    until("the first has all", async || first.loaded() == 2).await;
+    let second = Member::join(&world.redis, &world.clock).await;
+    until("each has its share", async || (first.loaded(), second.loaded()) == (1, 1)).await;
+    for shard in (0..SHARDS).map(ShardId) {
+        let entries = vec![entry("a", world.clock.now())];
+        let append = Append { entries, idempotency: Vec::new() };
+        first.journal.append(shard, append).expect("accepted").await.expect("committed");
+    }
+    let shard = (0..SHARDS).map(ShardId).find(|shard| second.journal.is_loaded(*shard));
+    let shard = shard.expect("has one");
+    let claims = second.journal.claim(shard, 1, &Unlimited).await.expect("claimed");
+    // What is under way is settled before the shard is given up, and nothing more is claimed.
+    let Member { journal, owners, following } = second;
+    owners.leave();
+    nothing_to_claim_in(&journal, shard).await;
+    let settled = journal.settle(shard, vec![done(&claims[0])]).expect("held");
+    assert_eq!(settled.await, Ok(()));
+    until("the first has all again", async || first.loaded() == 2).await;
+    assert!(journal.settle(shard, vec![done(&claims[0])]).is_err(), "not its shard any more");
+    owners.stop().await.expect("left");
+    drop((journal, following));
+    nothing_to_claim_in(&first.journal, shard).await;
+    // Dies: nobody says goodbye.
+    let mut dying = tokio::runtime::Builder::new_multi_thread();
+    let dying = dying.worker_threads(1).enable_all().build().expect("a runtime");
+    let (options, clock) = (RedisOptions::single(world.server.url()), world.clock.clone());
+    let third = dying.spawn(async move {
+        let redis = Redis::open(&options).await.expect("redis answers");
+        Member::join(&redis, &clock).await
+    });
+    let third = third.await.expect("it joined");
+    until("the third has one", async || third.loaded() == 1).await;
+    dying.shutdown_background();
+    until("the first has all once more", async || first.loaded() == 2).await;
+    drop((first.following, third.owners));
 }
