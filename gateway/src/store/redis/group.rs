@@ -142,7 +142,8 @@ impl Records {
             if overlay.is_complete() {
                 let latest = overlay.versions.values().max().copied().map(Version);
                 let is_late = |member: &&mut Member| {
-                    member.answer.is_none() && member.logged.is_none() && member.version <= latest
+                    let is_open = member.answer.is_none() && member.logged.is_none();
+                    is_open && member.version.is_some_and(|version| Some(version) <= latest)
                 };
                 let mut late = group.iter_mut().filter(is_late).peekable();
                 if late.peek().is_none() {
