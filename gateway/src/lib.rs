@@ -10,6 +10,7 @@ pub mod config;
 pub mod crash;
 pub mod lifecycle;
 pub mod private;
+pub mod redis;
 pub mod telemetry;
 pub mod vault;
 

@@ -8,6 +8,7 @@ pub mod ledger;
 pub mod load;
 pub mod marker;
 pub mod process;
+pub mod redis;
 pub mod torture;
 pub mod twins;
 mod wall;

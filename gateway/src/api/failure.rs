@@ -205,6 +205,11 @@ impl From<IntakeError> for Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
+        if error.is_away() {
+            let error = crate::telemetry::chain(&error);
+            tracing::warn!(%error, "records cannot be reached");
+            return Self::new(FailureClass::Overloaded, "records cannot be reached; ask again");
+        }
         tracing::error!(error = %crate::telemetry::chain(&error), "records could not be read or written");
         Self::new(FailureClass::Internal, "records are not available")
     }

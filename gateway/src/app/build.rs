@@ -9,7 +9,8 @@ use crate::config::{self, Config};
 use crate::dispatch::retry::RetryPolicy;
 use crate::dispatch::{DispatchSettings, Providers};
 use crate::journal::disk::{DiskJournal, DiskOptions, FsyncPolicy};
-use crate::model::{ProviderName, Secret};
+use crate::journal::redis::RedisJournalOptions;
+use crate::model::{ProviderName, Secret, ShardId};
 use crate::providers::Provider;
 use crate::providers::apns::{Apns, ApnsConfig, TokenShelf};
 use crate::providers::email::{Email, EmailConfig, Security};
@@ -17,6 +18,8 @@ use crate::providers::fcm::{Fcm, FcmConfig};
 use crate::providers::slack::{ACCESS_ENDPOINT, Slack, SlackApp, SlackAppConfig, SlackConfig};
 use crate::providers::transport::Deadlines;
 use crate::providers::webhook::{Webhook, WebhookConfig};
+use crate::redis::owners::OwnerOptions;
+use crate::redis::{Class, Redis, RedisOptions};
 use crate::rules::{
     NoRules, OnError, RecipientKind, RuleConfig, RuleEngine, RuleLimits, RuleMatch, RuleSettings,
     WasmRules,
@@ -42,6 +45,56 @@ pub(super) fn journal_options(config: &Config) -> DiskOptions {
         keys_ttl: config.idempotency.ttl,
         disk_bytes_max: config.store.max_disk.0,
         ..DiskOptions::default()
+    }
+}
+
+/// Where Redis is, and what is asked of it.
+pub(super) fn redis_options(config: &Config) -> Result<RedisOptions, AppError> {
+    let settings = &config.store.redis;
+    if settings.urls.iter().any(|url| url.starts_with("rediss:")) {
+        crate::providers::tls::install_default();
+    }
+    let require = match config.store.require_durability {
+        config::Durability::D0 => None,
+        config::Durability::D1 => Some(Class::D1),
+        config::Durability::D2 => Some(Class::D2),
+        config::Durability::D2R => Some(Class::D2R),
+    };
+    Ok(RedisOptions {
+        urls: settings.urls.clone(),
+        is_cluster: config.store.backend == config::Backend::RedisCluster,
+        user: settings.user.clone(),
+        password: settings.password.clone(),
+        ca_pem: read_ca(settings.ca_file.as_deref())?,
+        prefix: settings.prefix.clone(),
+        connect_timeout: settings.connect_timeout,
+        timeout: settings.timeout,
+        replicas: settings.replicas,
+        replicas_timeout: settings.replicas_timeout,
+        require,
+    })
+}
+
+pub(super) fn redis_journal_options(config: &Config, redis: &Redis) -> RedisJournalOptions {
+    RedisJournalOptions {
+        shards: config.store.shards,
+        lease: config.dispatch.lease,
+        retention: config.store.retention,
+        dead_letter_retention: config.store.dead_letter_retention,
+        keys_ttl: config.idempotency.ttl,
+        patience: config.store.redis.timeout,
+        home: Some(ShardId::of),
+        durability: redis.class().as_str(),
+        ..RedisJournalOptions::default()
+    }
+}
+
+pub(super) fn owner_options(config: &Config) -> OwnerOptions {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    OwnerOptions {
+        shards: config.store.shards,
+        lease: config.store.redis.lease,
+        name: format!("{}/{}", host.trim(), std::process::id()),
     }
 }
 

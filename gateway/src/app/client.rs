@@ -1,14 +1,12 @@
 //! Makes an OAuth client in the records of a gateway that does not run: the first one has no caller.
 
-use super::{AppError, build, redo};
+use super::backend::Kept;
+use super::{AppError, redo};
 use crate::auth::{client_id, client_secret};
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
-use crate::journal::Journal;
-use crate::journal::disk::DiskJournal;
+use crate::config::{Config, Role, Server};
 use crate::model::{AuditNote, Client, OrganizationId, Secret};
-use crate::store::disk::DiskStore;
-use crate::store::{Change, Store};
+use crate::store::Change;
 use std::sync::Arc;
 
 /// What the audit trail calls whoever can write the data directory.
@@ -33,15 +31,13 @@ pub async fn create_client(
 ) -> Result<CreatedClient, AppError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let now = clock.now();
-    let opened = tokio::task::spawn_blocking(move || {
-        let dir = config.store.dir.as_path();
-        let options = build::journal_options(&config);
-        let journal = DiskJournal::open(&dir.join("journal"), options, clock)?;
-        Ok::<_, AppError>((journal, DiskStore::open(dir)?))
-    });
-    let (journal, store) = opened.await??;
+    // Nothing is sent from here.
+    let role = Role::Ingest;
+    let config = Config { server: Server { role, ..config.server.clone() }, ..config };
+    let kept = Kept::open(&config, &clock).await?;
+    let (journal, store) = (&kept.journal, &kept.store);
     // What a crash left in the log comes first: later versions would hide it.
-    redo(&journal, &store).await?;
+    redo(journal.as_ref(), store.as_ref()).await?;
     let secret = client_secret();
     let id = client_id();
     let audit = AuditNote {
@@ -61,7 +57,7 @@ pub async fn create_client(
         created_at: now,
     };
     let made = store.apply(vec![Change::PutClient(client), Change::Audit(audit)]).await;
-    journal.close().await;
+    kept.close().await;
     made?;
     Ok(CreatedClient { id, secret: secret.text })
 }

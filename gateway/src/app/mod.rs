@@ -5,10 +5,12 @@
 //! attempts finish, the journal closes. What is not settled by then is sent again after the next
 //! start.
 
+mod backend;
 mod build;
 mod client;
 mod descriptors;
 mod hooks;
+mod nodes;
 mod pressure;
 
 #[cfg(test)]
@@ -24,21 +26,24 @@ use crate::api::{
 };
 use crate::auth::{KeyError, KeyRing, PasswordPool, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::dispatch::{Dispatcher, DispatcherParts};
 use crate::intake::{AdmissionLimits, BacklogQuota, Intake};
 use crate::journal::Journal;
-use crate::journal::disk::{DiskJournal, OpenError};
+use crate::journal::disk::OpenError;
 use crate::lifecycle::{Readiness, Shutdown, TaskKind, Tasks};
 use crate::model::Millis;
 use crate::openapi::Viewer;
+use crate::redis::RedisError;
 use crate::rules::RuleError;
 use crate::server::{self, ServerLimits, Service};
 use crate::store::directory::{self, DirectoryError};
-use crate::store::disk::{DiskError, DiskStore};
+use crate::store::disk::DiskError;
+use crate::store::redis::RecordsError;
 use crate::store::{Change, Store, StoreError};
 use crate::telemetry::metrics::{self, PrometheusHandle};
 use crate::work::decode_changes;
+use backend::Kept;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,6 +60,16 @@ pub enum AppError {
     Journal(#[from] OpenError),
     #[error(transparent)]
     Store(#[from] DiskError),
+    #[error("store.dir {} cannot be made", dir.display())]
+    Dir {
+        dir: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the store on redis cannot be used")]
+    Redis(#[from] RedisError),
+    #[error(transparent)]
+    Records(#[from] RecordsError),
     #[error("the token keys cannot be used")]
     Keys(#[from] KeyError),
     #[error("a rule cannot be loaded")]
@@ -115,19 +130,21 @@ const FORGET_AFTER_MS: u64 = 24 * 60 * 60 * 1_000;
 /// A running gateway.
 #[derive(Debug)]
 pub struct App {
-    pub api: SocketAddr,
+    /// `None` in the role that takes no requests.
+    pub api: Option<SocketAddr>,
     pub admin: SocketAddr,
     tasks: Tasks,
     shutdown: Shutdown,
     /// Stops the operator's listener, which tells of the drain until its end.
     admin_shutdown: Shutdown,
-    dispatcher: Dispatcher,
-    journal: Arc<DiskJournal>,
+    /// `None` in the role that sends nothing.
+    dispatcher: Option<Dispatcher>,
+    kept: Kept,
     grace: Duration,
 }
 
 impl App {
-    /// Starts every part; resolves when the gateway serves.
+    /// Starts every part of the role; resolves when the gateway serves.
     pub async fn start(
         config: Config,
         seed: Option<PathBuf>,
@@ -138,79 +155,61 @@ impl App {
         let (api, admin) = listen(&config).await?;
         let tls = config.server.tls.files();
         let tls = tls.map(|(cert, key)| server::tls::server_config(cert, key)).transpose()?;
-        let opened = open(config.clone(), Arc::clone(&clock)).await?;
-        let Opened { journal, store, rules, keys } = opened;
-        redo(journal.as_ref(), store.as_ref()).await?;
+        let mut kept = Kept::open(&config, &clock).await?;
+        let Compiled { rules, keys } = compile(config.clone()).await?;
+        redo(kept.journal.as_ref(), kept.store.as_ref()).await?;
         if let Some(path) = seed {
-            apply_seed(&path, store.as_ref(), clock.as_ref())
+            apply_seed(&path, kept.store.as_ref(), clock.as_ref())
                 .await
                 .map_err(|source| AppError::Seed { path, source: Box::new(source) })?;
         }
         let hooked = build::Hooked::new(&config, &clock)?;
-        let dispatcher = Dispatcher::start(DispatcherParts {
-            journal: Arc::clone(&journal) as Arc<dyn Journal>,
-            store: Arc::clone(&store),
+        let parts = DispatcherParts {
+            journal: Arc::clone(&kept.journal),
+            store: Arc::clone(&kept.store),
             rules,
             providers: build::providers(&config, &hooked, &clock)?,
             clock: Arc::clone(&clock),
             settings: build::dispatch_settings(&config),
-        });
+        };
+        let dispatcher = match config.server.role {
+            Role::Ingest => None,
+            Role::All | Role::Dispatch => {
+                kept.join(&config);
+                Some(Dispatcher::start(parts))
+            }
+        };
         let shutdown = Shutdown::new();
         let tasks = Tasks::new(shutdown.clone());
         let readiness = Readiness::new(shutdown.clone());
-        let kept = Arc::clone(&store);
-        let hooks = hooked.for_api(&config, &clock)?;
-        let intake = intake(&config, &journal, &clock);
-        let admission = Arc::clone(intake.admission());
-        let service = service(&config, intake, (store, keys, hooks), &clock);
-        let addresses = (local(&api), local(&admin));
-        let admin_service = {
-            let (audited, journal) = (Arc::clone(&journal), Arc::clone(&journal));
-            let viewer = Viewer::new(addresses.0, tls.is_some());
-            let durability = move || journal.durability();
-            AdminService::new(readiness.clone(), metrics.clone(), viewer, durability)
-                .with_audit(build::audit(audited))
-        };
-        let limits = build::server_limits(&config);
-        tasks.spawn(
-            TaskKind::Critical,
-            "api",
-            server::serve(api, tls, limits, service, shutdown.clone()),
-        );
-        let admin_shutdown = serve_admin(admin, admin_service, &tasks);
-        let draining = shutdown.clone();
-        tasks.spawn(TaskKind::Background, "metrics", async move {
-            tokio::select! {
-                () = metrics::upkeep(metrics) => {}
-                () = draining.draining() => {}
-            }
-        });
-        tasks.spawn(
-            TaskKind::Background,
-            "journal-watch",
-            watch_journal(Arc::clone(&journal), readiness.clone(), shutdown.clone()),
-        );
-        let (watched, settings) = (Arc::clone(&journal), config.store.clone());
-        tasks.spawn(
-            TaskKind::Background,
-            "pressure",
-            pressure::watch(admission, watched, settings, readiness, shutdown.clone()),
-        );
-        tasks.spawn(
-            TaskKind::Background,
-            "forget",
-            forget_ended(Arc::clone(&kept), Arc::clone(&clock), shutdown.clone()),
-        );
-        let recovered = journal.recovered();
+        let intake = intake(&config, &kept.journal, &clock);
+        kept.watch(&tasks, &config.store, &readiness, Arc::clone(intake.admission()));
+        let addresses = (api.as_ref().map(local), local(&admin));
+        let is_tls = tls.is_some();
+        if let Some(api) = api {
+            let hooks = hooked.for_api(&config, &clock)?;
+            let records = (Arc::clone(&kept.store), keys, hooks);
+            let service = service(&config, intake, records, &clock);
+            let limits = build::server_limits(&config);
+            let serving = server::serve(api, tls, limits, service, shutdown.clone());
+            tasks.spawn(TaskKind::Critical, "api", serving);
+        }
+        let viewer = Viewer::new(addresses.0.unwrap_or(config.server.listen), is_tls);
+        let admin_shutdown =
+            serve_admin(admin, admin_service(&kept, readiness, &metrics, viewer), &tasks);
+        upkeep(&tasks, metrics);
+        let forget = forget_ended(Arc::clone(&kept.store), Arc::clone(&clock), shutdown.clone());
+        tasks.spawn(TaskKind::Background, "forget", forget);
+        kept.log_opened();
+        let (api, admin) = addresses;
         tracing::info!(
-            api = %addresses.0, admin = %addresses.1, durability = journal.durability(),
-            replayed_blocks = recovered.replayed_blocks, cut_bytes = recovered.cut_bytes,
+            api = %api.map_or_else(|| String::from("none"), |api| api.to_string()), %admin,
+            durability = kept.durability(),
             started_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "ready"
         );
         let grace = config.server.drain_timeout;
-        let (api, admin) = addresses;
-        Ok(Self { api, admin, tasks, shutdown, admin_shutdown, dispatcher, journal, grace })
+        Ok(Self { api, admin, tasks, shutdown, admin_shutdown, dispatcher, kept, grace })
     }
 
     /// The signal that stops this gateway.
@@ -224,21 +223,47 @@ impl App {
         self.shutdown.draining().await;
         let deadline = Instant::now() + self.grace;
         let left = || deadline.saturating_duration_since(Instant::now());
+        self.kept.leave();
         let stopped = self.tasks.join(left()).await;
         if !stopped.is_empty() {
             tracing::warn!(?stopped, "stopped before they were done");
         }
-        let is_healthy = self.journal.is_healthy();
         let aborted = self.shutdown.aborted();
-        tokio::select! {
-            _ = self.dispatcher.drain(left()) => {}
-            () = aborted => tracing::warn!("aborted; what is in flight is sent again"),
+        if let Some(dispatcher) = self.dispatcher {
+            tokio::select! {
+                _ = dispatcher.drain(left()) => {}
+                () = aborted => tracing::warn!("aborted; what is in flight is sent again"),
+            }
         }
-        self.journal.close().await;
+        let is_healthy = self.kept.close().await;
         self.admin_shutdown.drain();
         tracing::info!("stopped");
         if is_healthy { 0 } else { EXIT_IO }
     }
+}
+
+fn admin_service(
+    kept: &Kept,
+    readiness: Readiness,
+    metrics: &PrometheusHandle,
+    viewer: Viewer,
+) -> AdminService {
+    let asked = kept.clone();
+    let service = AdminService::new(readiness, metrics.clone(), viewer, move || asked.durability());
+    match kept.audit() {
+        Some(audit) => service.with_audit(audit),
+        None => service,
+    }
+}
+
+fn upkeep(tasks: &Tasks, metrics: PrometheusHandle) {
+    let draining = tasks.shutdown().clone();
+    tasks.spawn(TaskKind::Background, "metrics", async move {
+        tokio::select! {
+            () = metrics::upkeep(metrics) => {}
+            () = draining.draining() => {}
+        }
+    });
 }
 
 /// Serves the operator beyond the drain of everything else; answers what stops it.
@@ -262,15 +287,16 @@ fn serve_admin(listener: TcpListener, service: AdminService, tasks: &Tasks) -> S
     own_shutdown
 }
 
-async fn listen(config: &Config) -> Result<(TcpListener, TcpListener), AppError> {
+async fn listen(config: &Config) -> Result<(Option<TcpListener>, TcpListener), AppError> {
     let bind = async |key, address| {
         let listener = TcpListener::bind(address).await;
         listener.map_err(|source| AppError::Listen { key, address, source })
     };
-    Ok((
-        bind("server.listen", config.server.listen).await?,
-        bind("server.admin_listen", config.server.admin_listen).await?,
-    ))
+    let api = match config.server.role {
+        Role::Dispatch => None,
+        Role::All | Role::Ingest => Some(bind("server.listen", config.server.listen).await?),
+    };
+    Ok((api, bind("server.admin_listen", config.server.admin_listen).await?))
 }
 
 fn local(listener: &TcpListener) -> SocketAddr {
@@ -278,24 +304,16 @@ fn local(listener: &TcpListener) -> SocketAddr {
     listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)))
 }
 
-struct Opened {
-    journal: Arc<DiskJournal>,
-    store: Arc<dyn Store>,
+struct Compiled {
     rules: Arc<dyn crate::rules::RuleEngine>,
     keys: Arc<KeyRing>,
 }
 
-/// Opens what lies on disk and compiles the rules, away from the reactor.
-async fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Opened, AppError> {
+/// Compiles the rules and reads the keys, away from the reactor.
+async fn compile(config: Config) -> Result<Compiled, AppError> {
     tokio::task::spawn_blocking(move || {
-        let dir = config.store.dir.as_path();
-        let journal_dir = dir.join("journal");
-        let journal = DiskJournal::open(&journal_dir, build::journal_options(&config), clock)?;
-        let store = DiskStore::open(dir)?;
-        let keys = KeyRing::load_or_create(&config.keys_path())?;
-        let rules = build::rules(&config)?;
-        let (journal, store, keys) = (Arc::new(journal), Arc::new(store), Arc::new(keys));
-        Ok(Opened { journal, store, rules, keys })
+        let keys = Arc::new(KeyRing::load_or_create(&config.keys_path())?);
+        Ok(Compiled { rules: build::rules(&config)?, keys })
     })
     .await?
 }
@@ -320,13 +338,12 @@ async fn apply_seed(path: &Path, store: &dyn Store, clock: &dyn Clock) -> Result
     Ok(())
 }
 
-fn intake(config: &Config, journal: &Arc<DiskJournal>, clock: &Arc<dyn Clock>) -> Intake {
+fn intake(config: &Config, journal: &Arc<dyn Journal>, clock: &Arc<dyn Clock>) -> Intake {
     let backlog = BacklogQuota {
         entries: config.limits.backlog_per_org,
         bytes: config.limits.backlog_bytes_per_org.0,
     };
-    let journal = Arc::clone(journal) as Arc<dyn Journal>;
-    Intake::limited(journal, Arc::clone(clock), AdmissionLimits { backlog })
+    Intake::limited(Arc::clone(journal), Arc::clone(clock), AdmissionLimits { backlog })
 }
 
 fn service(
@@ -385,33 +402,6 @@ async fn forget_ended(store: Arc<dyn Store>, clock: Arc<dyn Clock>, shutdown: Sh
         let before = Millis(clock.now().0.saturating_sub(FORGET_AFTER_MS));
         if let Err(error) = store.apply(vec![Change::Forget(before)]).await {
             tracing::warn!(error = %crate::telemetry::chain(&error), "ended tokens could not be removed");
-        }
-    }
-}
-
-/// Publishes the backlog, and ends the process when the journal can no longer be trusted.
-async fn watch_journal(journal: Arc<DiskJournal>, readiness: Readiness, shutdown: Shutdown) {
-    let shards: Vec<_> = (0..journal.shards()).map(metrics::ShardMetrics::new).collect();
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(250)) => {}
-            () = shutdown.draining() => return,
-        }
-        for (shard, metrics) in (0u16..).zip(&shards) {
-            let backlog = journal.backlog(crate::model::ShardId(shard));
-            metrics.backlog(backlog.pending, backlog.bytes, backlog.timers);
-            metrics.unreadable(backlog.unreadable);
-        }
-        let dead = journal.dead_kept().await.unwrap_or_default();
-        metrics::dead_letters(u32::try_from(dead).unwrap_or(u32::MAX));
-        match journal.shortage() {
-            Some(reason) => readiness.block("room", reason),
-            None => readiness.clear("room"),
-        }
-        if !journal.is_healthy() {
-            readiness.block("journal", "a write or sync failed; restart to re-read the disk");
-            tracing::error!("the journal failed; stopping, since nothing more can be acknowledged");
-            shutdown.drain();
         }
     }
 }

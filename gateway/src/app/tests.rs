@@ -6,10 +6,11 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::*;
-use crate::journal::disk::DiskOptions;
+use crate::journal::disk::{DiskJournal, DiskOptions};
 use crate::journal::{Append, Entry, EntryKind};
 use crate::model::{NotificationId, OrganizationId, PolicyOwner, ShardId};
 use crate::store::Version;
+use crate::store::disk::DiskStore;
 use crate::work::log_entry;
 
 const ORG: OrganizationId = OrganizationId(101);

@@ -15,6 +15,12 @@ pub(super) struct Serve {
     /// serving. Records that exist already are updated, never doubled.
     #[arg(long, value_name = "FILE")]
     seed: Option<PathBuf>,
+    /// What this process does where several share the records: `all`, `ingest` or `dispatch`.
+    #[arg(long, value_name = "ROLE")]
+    role: Option<String>,
+    /// Refuse to start where an answered notification survives less: `D0`, `D1`, `D2` or `D2+R`.
+    #[arg(long, value_name = "CLASS")]
+    require_durability: Option<String>,
     /// Check the configuration and exit.
     #[arg(long)]
     check: bool,
@@ -22,7 +28,13 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<Exit, CliError> {
-        let config = self.settings.load()?;
+        let mut settings = self.settings;
+        for (key, value) in
+            [("server.role", self.role), ("store.require_durability", self.require_durability)]
+        {
+            settings.set.extend(value.map(|value| format!("{key}={value}")));
+        }
+        let config = settings.load()?;
         if self.check {
             return Ok(Exit::Done);
         }
@@ -57,8 +69,12 @@ pub(super) fn start_error(error: &AppError) -> CliError {
         AppError::Rules(_) | AppError::Provider { .. } | AppError::Tls(_) | AppError::Keys(_) => {
             Exit::Configuration
         }
+        AppError::Redis(error) if error.is_settings() => Exit::Configuration,
         AppError::Journal(_)
         | AppError::Store(_)
+        | AppError::Dir { .. }
+        | AppError::Redis(_)
+        | AppError::Records(_)
         | AppError::Listen { .. }
         | AppError::Seed { .. }
         | AppError::Changes(_)

@@ -20,6 +20,7 @@ pub(super) fn config(config: &Config, errors: &mut Vec<ConfigError>) {
     if config.store.segment > config.store.max_disk {
         broken.note("store.segment", "is larger than store.max_disk", "lower it");
     }
+    super::redis::check(config, &mut broken);
     dispatch(config, &mut broken);
     chain(&config.rules.chain, &mut broken);
     for (name, app) in &config.providers.apns {
@@ -38,10 +39,10 @@ pub(super) fn config(config: &Config, errors: &mut Vec<ConfigError>) {
     }
 }
 
-struct Broken<'a>(&'a mut Vec<ConfigError>);
+pub(super) struct Broken<'a>(&'a mut Vec<ConfigError>);
 
 impl Broken<'_> {
-    fn note(&mut self, path: &str, problem: impl Into<String>, hint: &str) {
+    pub(super) fn note(&mut self, path: &str, problem: impl Into<String>, hint: &str) {
         let (path, hint) = (String::from(path), Some(String::from(hint)));
         self.0.push(ConfigError { path, problem: problem.into(), hint });
     }
@@ -226,7 +227,7 @@ fn authorities(path: &str, file: Option<&Path>, broken: &mut Broken<'_>) {
     pem(&format!("{path}.ca_file"), file, "CERTIFICATE", broken);
 }
 
-fn pem(path: &str, file: Option<&Path>, kind: &str, broken: &mut Broken<'_>) {
+pub(super) fn pem(path: &str, file: Option<&Path>, kind: &str, broken: &mut Broken<'_>) {
     let Some(file) = file else { return };
     match std::fs::read_to_string(file) {
         Ok(text) if text.contains("-----BEGIN ") && text.contains(kind) => {}

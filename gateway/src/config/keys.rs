@@ -41,6 +41,7 @@ pub(super) fn config(config: &mut Config, walk: &mut Walk<'_>) {
 }
 
 fn server(server: &mut Server, walk: &mut Walk<'_>) {
+    walk.value("role", &mut server.role);
     walk.value("listen", &mut server.listen);
     walk.value("admin_listen", &mut server.admin_listen);
     walk.ranged("max_body", &mut server.max_body, ByteSize(KIB)..=ByteSize(64 * MIB));
@@ -64,6 +65,8 @@ fn admin(admin: &mut Admin, walk: &mut Walk<'_>) {
 }
 
 fn store(store: &mut StoreSettings, walk: &mut Walk<'_>) {
+    walk.value("backend", &mut store.backend);
+    walk.value("require_durability", &mut store.require_durability);
     walk.value("dir", &mut store.dir);
     walk.ranged("shards", &mut store.shards, 1..=256);
     walk.ranged("segment", &mut store.segment, ByteSize(MIB)..=ByteSize(GIB));
@@ -74,6 +77,7 @@ fn store(store: &mut StoreSettings, walk: &mut Walk<'_>) {
     walk.ranged("max_disk", &mut store.max_disk, ByteSize(16 * MIB)..=ByteSize(1024 * TIB));
     walk.value("min_free", &mut store.min_free);
     walk.ranged("min_free_percent", &mut store.min_free_percent, 0..=99);
+    walk.section("redis", |walk| super::redis::keys(&mut store.redis, walk));
 }
 
 fn dispatch(dispatch: &mut Dispatch, walk: &mut Walk<'_>) {

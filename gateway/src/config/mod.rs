@@ -11,14 +11,18 @@ mod check;
 mod keys;
 mod layers;
 mod read;
+mod redis;
 mod sections;
 mod value;
 
 #[cfg(test)]
 mod tests;
 
+pub use self::redis::RedisSettings;
 pub use self::sections::*;
-pub use self::value::{ByteSize, Fsync, LogFormat, OnError, Rate, RelaySecurity, WebPage};
+pub use self::value::{
+    Backend, ByteSize, Durability, Fsync, LogFormat, OnError, Rate, RelaySecurity, Role, WebPage,
+};
 
 use self::layers::Layers;
 use self::read::Walk;

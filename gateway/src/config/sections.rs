@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::value::{ByteSize, Fsync, LogFormat, OnError, Rate, RelaySecurity, WebPage};
+use super::redis::RedisSettings;
+use super::value::{
+    Backend, ByteSize, Durability, Fsync, LogFormat, OnError, Rate, RelaySecurity, Role, WebPage,
+};
 use crate::model::{ProviderName, Secret};
 
 const MIB: u64 = 1 << 20;
@@ -33,6 +36,7 @@ pub struct Config {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Server {
+    pub role: Role,
     pub listen: SocketAddr,
     pub admin_listen: SocketAddr,
     pub max_body: ByteSize,
@@ -51,6 +55,7 @@ pub struct Server {
 impl Default for Server {
     fn default() -> Self {
         Self {
+            role: Role::All,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 2845)),
             admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 2846)),
             max_body: ByteSize(256 << 10),
@@ -90,6 +95,9 @@ pub struct Admin {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreSettings {
+    pub backend: Backend,
+    /// The start is refused if the store gives less.
+    pub require_durability: Durability,
     pub dir: PathBuf,
     pub shards: u16,
     pub segment: ByteSize,
@@ -101,11 +109,14 @@ pub struct StoreSettings {
     pub min_free: ByteSize,
     /// The same as a share of the file system's size.
     pub min_free_percent: u32,
+    pub redis: RedisSettings,
 }
 
 impl Default for StoreSettings {
     fn default() -> Self {
         Self {
+            backend: Backend::Embedded,
+            require_durability: Durability::D0,
             dir: PathBuf::from("./bugler-data"),
             shards: 8,
             segment: ByteSize(32 * MIB),
@@ -115,6 +126,7 @@ impl Default for StoreSettings {
             max_disk: ByteSize(20 << 30),
             min_free: ByteSize(512 * MIB),
             min_free_percent: 5,
+            redis: RedisSettings::default(),
         }
     }
 }

@@ -52,6 +52,49 @@ impl fmt::Display for ByteSize {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WebPage(pub Option<Url>);
 
+/// What keeps journal and records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// Files of this process.
+    #[default]
+    Embedded,
+    /// One Redis server, with replicas or without.
+    Redis,
+    RedisCluster,
+}
+
+impl Backend {
+    /// True if other processes share journal and records.
+    #[must_use]
+    pub fn is_shared(self) -> bool {
+        self != Self::Embedded
+    }
+}
+
+/// What a process does for the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    #[default]
+    All,
+    /// Takes requests, sends nothing.
+    Ingest,
+    /// Sends, takes no requests.
+    Dispatch,
+}
+
+/// The least that an answered notification must survive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    #[default]
+    D0,
+    /// A killed process.
+    D1,
+    /// A power cut.
+    D2,
+    /// The loss of a machine.
+    D2R,
+}
+
 /// When the journal calls a commit durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fsync {
@@ -390,6 +433,12 @@ macro_rules! words {
 
 words!(LogFormat, r#""auto", "json" or "pretty""#,
     "auto" => Self::Auto, "json" => Self::Json, "pretty" => Self::Pretty);
+words!(Backend, r#""embedded", "redis" or "redis-cluster""#,
+    "embedded" => Self::Embedded, "redis" => Self::Redis, "redis-cluster" => Self::RedisCluster);
+words!(Role, r#""all", "ingest" or "dispatch""#,
+    "all" => Self::All, "ingest" => Self::Ingest, "dispatch" => Self::Dispatch);
+words!(Durability, r#""D0", "D1", "D2" or "D2+R""#,
+    "D0" => Self::D0, "D1" => Self::D1, "D2" => Self::D2, "D2+R" => Self::D2R);
 words!(RelaySecurity, r#""starttls", "implicit" or "none""#,
     "starttls" => Self::Starttls, "implicit" => Self::Implicit, "none" => Self::None);
 words!(OnError, r#""closed", "open" or "default-plan""#,

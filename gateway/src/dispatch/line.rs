@@ -29,6 +29,8 @@ use tokio::time::MissedTickBehavior;
 
 /// Picks under one lock.
 const ROUND_MAX: usize = 512;
+/// While nothing may begin, the journal is asked again after this long.
+const PAUSED_LOOK: Duration = Duration::from_millis(20);
 /// While something waits, the scheduler is asked again after this long at the latest.
 const LOOK_MAX: Duration = Duration::from_millis(100);
 /// How often gauges are set.
@@ -274,6 +276,10 @@ impl Line {
         let mut shown = tokio::time::interval(SHOWN_EVERY);
         shown.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !*stop.borrow() {
+            if !self.journal.may_begin() {
+                tokio::time::sleep(PAUSED_LOOK).await;
+                continue;
+            }
             let work = self.work.notified();
             let mut round = self.round();
             self.recall(&mut round);

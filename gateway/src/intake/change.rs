@@ -3,7 +3,7 @@
 use super::{Answer, Intake, IntakeError, Running, size};
 use crate::journal::{Append, Journal, JournalError};
 use crate::model::{AuditNote, Notification, OrganizationId};
-use crate::store::{Change, LogError, LogStep, Store, StoreError};
+use crate::store::{AppendStep, Change, LogError, LogStep, Store, StoreError, Version};
 use crate::work::{Work, log_entry};
 use std::sync::Arc;
 
@@ -64,12 +64,28 @@ impl Intake {
         // The change is decided where it is queued, whether its caller still waits or not.
         let running = remember.map(|(first, _)| first.clone());
         let logged = changes.clone();
+        let laid_out = [log_entry(id, org, now, Version::default(), &logged)];
+        let bytes = size(&laid_out).bytes + size(&sent).bytes;
         let journal: Arc<dyn Journal> = Arc::clone(&self.journal);
         let admission = Arc::clone(&self.admission);
+        if store.appends() {
+            let append: AppendStep = Box::new(move |version| {
+                // Goes with the step, once it is decided.
+                let _running = &running;
+                let mut entries = vec![log_entry(id, org, now, version, &logged)];
+                entries.extend(sent.iter().cloned());
+                let idempotency = idempotency.iter().cloned().collect();
+                journal.program(Append { entries, idempotency }).map_err(log_error)
+            });
+            let waiting = admission.begin(org, 1, bytes);
+            let made = store.apply_appending(changes, shard, append).await;
+            waiting.answered();
+            made?;
+            return Ok(());
+        }
         let log: LogStep = Box::new(move |version| {
             let mut entries = vec![log_entry(id, org, now, version, &logged)];
             entries.extend(sent);
-            let bytes = size(&entries).bytes;
             let append = Append { entries, idempotency: idempotency.into_iter().collect() };
             let commit = journal.append(shard, append).map_err(log_error)?;
             let waiting = admission.begin(org, 1, bytes);
@@ -93,6 +109,7 @@ fn log_error(error: JournalError) -> LogError {
         | JournalError::Uncertain
         | JournalError::Closed
         | JournalError::Fenced
+        | JournalError::Unknown
         | JournalError::Unreadable => LogError::Failed,
     }
 }

@@ -80,6 +80,10 @@ impl Journal for HeldJournal {
         self.inner.renew(shard, claims);
     }
 
+    fn may_begin(&self) -> bool {
+        self.inner.may_begin()
+    }
+
     fn lease_left(&self, shard: ShardId, claim: ClaimId) -> Option<Duration> {
         self.inner.lease_left(shard, claim)
     }
@@ -150,6 +154,19 @@ impl Journal for HeldJournal {
         notification: NotificationId,
     ) -> BoxFuture<'_, Result<Option<Claim>, JournalError>> {
         self.inner.take(shard, org, notification)
+    }
+
+    fn keep_key(
+        &self,
+        shard: ShardId,
+        key: [u8; 16],
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Option<Remembered>, JournalError>> {
+        self.inner.keep_key(shard, key, now)
+    }
+
+    fn let_go(&self, shard: ShardId, key: [u8; 16]) {
+        self.inner.let_go(shard, key);
     }
 
     fn remembered(

@@ -28,6 +28,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use uuid::Uuid;
 
@@ -47,7 +48,7 @@ pub enum IntakeError {
     Overloaded,
     #[error("more is asked for than the disk takes; ask again in {retry_after_s} s")]
     Shed { retry_after_s: u32 },
-    #[error("the disk has no room for new work; ask again in {retry_after_s} s")]
+    #[error("new work cannot be stored now; ask again in {retry_after_s} s")]
     NoRoom { retry_after_s: u32 },
     #[error(
         "too much of the organization waits to be delivered (limits.backlog_per_org, \
@@ -95,7 +96,8 @@ impl From<Denied> for IntakeError {
 impl From<JournalError> for IntakeError {
     fn from(error: JournalError) -> Self {
         match error {
-            JournalError::Full => Self::Overloaded,
+            // Redis is away: asked again under the same key, it is known what became of it.
+            JournalError::Full | JournalError::Unknown => Self::Overloaded,
             JournalError::TooLarge => Self::TooLarge,
             JournalError::Uncertain => Self::Uncertain,
             JournalError::Poisoned
@@ -142,6 +144,7 @@ impl Answer {
 /// An `Idempotency-Key` in its scope, with the hash of the body it came with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestKey {
+    org: OrganizationId,
     key: [u8; 16],
     body: [u8; 16],
 }
@@ -158,13 +161,13 @@ impl RequestKey {
         if key.is_empty() || key.len() > KEY_MAX || !is_visible {
             return Err(IntakeError::BadKey);
         }
-        let org = org.0.to_be_bytes();
+        let of = org.0.to_be_bytes();
         let length = (scope.len() as u64).to_be_bytes();
         // With the key before it, equal bodies of two requests have two hashes. That hides no
         // password: keys are often numbers. Bodies with one are stretched before they come here.
         let width = (key.len() as u64).to_be_bytes();
         let body = hash(&[&width, key, body]);
-        Ok(Self { key: hash(&[&org, &length, scope.as_bytes(), key]), body })
+        Ok(Self { org, key: hash(&[&of, &length, scope.as_bytes(), key]), body })
     }
 }
 
@@ -191,11 +194,18 @@ pub struct Running(Arc<RunningKey>);
 struct RunningKey {
     running: RunningKeys,
     request: RequestKey,
+    journal: Arc<dyn Journal>,
+    shard: ShardId,
+    /// Other processes must be told that the request is decided.
+    is_kept: AtomicBool,
 }
 
 impl Drop for RunningKey {
     fn drop(&mut self) {
         self.running.lock().remove(&self.request.key);
+        if self.is_kept.load(Ordering::Relaxed) {
+            self.journal.let_go(self.shard, self.request.key);
+        }
     }
 }
 
@@ -304,10 +314,7 @@ impl Intake {
     /// All work of an organization is in one shard, so that it keeps its order.
     #[must_use]
     pub fn shard(&self, org: OrganizationId) -> ShardId {
-        // Fibonacci hashing spreads consecutive ids over any number of shards.
-        let spread = u64::from(org.0.cast_unsigned()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let shard = spread % u64::from(self.journal.shards().max(1));
-        ShardId(u16::try_from(shard).unwrap_or(0))
+        ShardId::of(org, self.journal.shards())
     }
 
     /// Claims a key, or finds the answer its first request got.
@@ -315,8 +322,18 @@ impl Intake {
         if !self.running.lock().insert(request.key) {
             return Err(IntakeError::KeyBusy);
         }
-        let guard = Running(Arc::new(RunningKey { running: Arc::clone(&self.running), request }));
-        match self.journal.remembered(request.key, self.clock.now()).await? {
+        let shard = self.shard(request.org);
+        let guard = Running(Arc::new(RunningKey {
+            running: Arc::clone(&self.running),
+            request,
+            journal: Arc::clone(&self.journal),
+            shard,
+            is_kept: AtomicBool::new(false),
+        }));
+        let found = self.journal.keep_key(shard, request.key, self.clock.now()).await?;
+        let Some(found) = found else { return Err(IntakeError::KeyBusy) };
+        guard.0.is_kept.store(true, Ordering::Relaxed);
+        match found {
             Remembered::No => Ok(KeyState::First(guard)),
             Remembered::Yes { body, .. } if body != request.body => Err(IntakeError::KeyReused),
             Remembered::Yes { answer, .. } => {

@@ -25,6 +25,9 @@ use std::time::Duration;
 pub mod conformance;
 pub mod disk;
 mod ledger;
+mod record;
+pub mod redis;
+mod shard;
 
 pub use ledger::{
     Amendment, Cancellation, DeadPage, DeadPlace, DeadRow, Reserved, Settled, SettledBlock,
@@ -224,6 +227,10 @@ pub enum JournalError {
     /// The lease ran out and somebody else holds the entry: the settlement changed nothing.
     #[error("the claim's lease has passed to another claim")]
     Fenced,
+    /// The journal's server did not answer in time: what was asked may have happened. Ask again
+    /// after a while, under the same idempotency key.
+    #[error("the journal's server did not answer in time")]
+    Unknown,
     /// Stored bytes could not be read back.
     #[error("journal data could not be read")]
     Unreadable,
@@ -255,6 +262,13 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
     /// Enqueues or refuses, never waits. The promise is in the returned future.
     fn append(&self, shard: ShardId, append: Append) -> Result<Commit, JournalError>;
 
+    /// What a store on the same Redis passes to this journal's script, to commit `append` with the
+    /// changes that cause it; other journals refuse.
+    fn program(&self, append: Append) -> Result<Vec<Bytes>, JournalError> {
+        drop(append);
+        Err(JournalError::Closed)
+    }
+
     /// Leases up to `max` due entries of `shard`, waiting until there is at least one of an
     /// organization that `room` has room for.
     ///
@@ -279,6 +293,12 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
 
     /// Prolongs the leases of claims that are still being worked on.
     fn renew(&self, shard: ShardId, claims: &[ClaimId]);
+
+    /// False while others may be taking what was claimed here: begin nothing of it. It stays
+    /// claimed, and goes on once this is true again.
+    fn may_begin(&self) -> bool {
+        true
+    }
 
     /// How much is left of a lease: nothing once it ran out, `None` once the entry is done or
     /// passed to another claim.
@@ -347,6 +367,34 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
         key: [u8; 16],
         now: Millis,
     ) -> BoxFuture<'_, Result<Remembered, JournalError>>;
+
+    /// As [`Journal::remembered`], for a key whose organization is in `shard`: where that can be
+    /// looked up alone.
+    fn remembered_in(
+        &self,
+        shard: ShardId,
+        key: [u8; 16],
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Remembered, JournalError>> {
+        let _ = shard;
+        self.remembered(key, now)
+    }
+
+    /// As [`Journal::remembered_in`], and keeps a key that is not remembered until
+    /// [`Journal::let_go`]: `None` while another process's request has it.
+    fn keep_key(
+        &self,
+        shard: ShardId,
+        key: [u8; 16],
+        now: Millis,
+    ) -> BoxFuture<'_, Result<Option<Remembered>, JournalError>> {
+        Box::pin(async move { self.remembered_in(shard, key, now).await.map(Some) })
+    }
+
+    /// The request that a key was kept for is decided. Does not wait.
+    fn let_go(&self, shard: ShardId, key: [u8; 16]) {
+        let _ = (shard, key);
+    }
 
     /// Blocks with deliveries of `query.org` that ended, newest first, at most `limit`, without
     /// those that were sent again since.

@@ -170,6 +170,16 @@ pub type SubscriptionId = ObjectId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ShardId(pub u16);
 
+impl ShardId {
+    /// Where the work and the records of `org` are, of so many shards.
+    #[must_use]
+    pub fn of(org: OrganizationId, shards: u16) -> Self {
+        // Fibonacci hashing spreads consecutive ids over any number of shards.
+        let spread = u64::from(org.0.cast_unsigned()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        Self(u16::try_from(spread % u64::from(shards.max(1))).unwrap_or(0))
+    }
+}
+
 impl fmt::Display for ShardId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

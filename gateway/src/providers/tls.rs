@@ -24,6 +24,12 @@ impl Protocol {
     }
 }
 
+/// For libraries that take the process's default: the same one as everywhere here.
+pub fn install_default() {
+    // Only the first one counts; it is always this one.
+    aws_lc_rs::default_provider().install_default().ok();
+}
+
 /// The CA file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {

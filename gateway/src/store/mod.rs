@@ -9,19 +9,23 @@ use crate::BoxFuture;
 use crate::model::{
     ApiKey, Audience, AuditNote, Client, DeliveryId, Device, DeviceId, Invitation, Membership,
     MessageText, Millis, NotificationId, NotificationPolicy, ObjectId, Organization,
-    OrganizationId, PolicyOwner, RefreshToken, Role, RoleId, Secret, SecretHash, Subscription,
-    SubscriptionId, User, UserId,
+    OrganizationId, PolicyOwner, RefreshToken, Role, RoleId, Secret, SecretHash, ShardId,
+    Subscription, SubscriptionId, User, UserId,
 };
+use crate::redis::RedisError;
 use crate::vault::Vault;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use uuid::Uuid;
 
 mod accounts;
+mod changes;
 pub mod conformance;
 pub mod directory;
 pub mod disk;
 mod inbox;
+pub mod redis;
 
 pub use accounts::{Accounts, SortBy, UserPage, UserSearch};
 pub use inbox::{InboxChange, InboxRow, Inboxes};
@@ -180,7 +184,7 @@ pub struct RecipientPage {
 }
 
 /// Changes from one number on: `apply` answers with the version that holds its changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u64);
 
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +208,22 @@ pub enum StoreError {
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl StoreError {
+    /// True if the records are somewhere else and cannot be reached now: ask again after a while.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        let Self::Backend(source) = self else { return false };
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<RedisError>() {
+                return error.is_temporary() || error.is_unknown();
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
 /// Why changes could not be logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
@@ -224,6 +244,10 @@ pub type Logged = BoxFuture<'static, Result<(), LogError>>;
 /// Writes checked changes, under the version they will have, to a durable log.
 pub type LogStep = Box<dyn FnOnce(Version) -> Result<Logged, LogError> + Send>;
 
+/// Lays out what changes trigger, under the version they will have, as what the script of a journal
+/// beside the records takes. Asked again under another version if the records changed meanwhile.
+pub type AppendStep = Box<dyn FnMut(Version) -> Result<Vec<Bytes>, LogError> + Send>;
+
 /// Records with atomic changes.
 pub trait Store: Accounts + Inboxes + Send + Sync + std::fmt::Debug {
     /// Seals and opens the secrets of these records.
@@ -243,6 +267,23 @@ pub trait Store: Accounts + Inboxes + Send + Sync + std::fmt::Debug {
         changes: Vec<Change>,
         log: LogStep,
     ) -> BoxFuture<'_, Result<Version, StoreError>>;
+
+    /// True if changes and what they trigger are one commit here: then [`Store::apply_appending`]
+    /// takes the place of [`Store::apply_logged`].
+    fn appends(&self) -> bool {
+        false
+    }
+
+    /// Commits `changes` and what `append` lays out for the journal of `shard`, both or neither.
+    fn apply_appending(
+        &self,
+        changes: Vec<Change>,
+        shard: ShardId,
+        append: AppendStep,
+    ) -> BoxFuture<'_, Result<Version, StoreError>> {
+        drop((changes, shard, append));
+        Box::pin(std::future::ready(Err(StoreError::Log(LogError::Failed))))
+    }
 
     /// Makes logged changes again where the records lack them, in order of their versions, and
     /// resolves once the records hold all of them durably: then the log may forget them.

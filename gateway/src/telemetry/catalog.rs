@@ -85,6 +85,12 @@ catalog! {
         "Pending journal entries found unreadable since the start, by shard.";
     STORE_ERRORS_TOTAL = "bugler_store_errors_total", Counter, Count,
         "Failed journal or store operations, by backend.";
+    REDIS_ERRORS_TOTAL = "bugler_redis_errors_total", Counter, Count,
+        "Commands that Redis did not carry out, by error.";
+    REDIS_REACHABLE = "bugler_redis_reachable", Gauge, Count,
+        "1 while every slot is served by a node that answers.";
+    REDIS_SHARDS_OWNED = "bugler_redis_shards_owned", Gauge, Count,
+        "Shards that this process works on.";
 
     RULE_ITEMS_TOTAL = "bugler_rule_items_total", Counter, Count,
         "Items evaluated, by rule and version.";

@@ -18,6 +18,7 @@ mod idempotency;
 mod lifecycle;
 mod matrix;
 mod openapi;
+mod scale;
 mod support;
 mod torture;
 mod zitadel;

@@ -60,11 +60,11 @@ impl Demo {
         let app = app.map_err(|error| serve::start_error(&error))?;
         let mint = |user| token::mint(&world.config, OrganizationId(101), user, TOKEN_TTL);
         let (org_token, user_token) = (mint(None)?, mint(Some(crate::model::UserId(101)))?);
-        let gateway = Gateway::new(&format!("http://{}", app.api), &org_token)?;
+        let gateway = Gateway::new(&format!("http://{}", world::api(&app)), &org_token)?;
         write!(out, "{}", world.banner(&app))?;
         let mut verdict = Verdict::default();
         for sample in samples::all() {
-            let by_user = Gateway::new(&format!("http://{}", app.api), &user_token)?;
+            let by_user = Gateway::new(&format!("http://{}", world::api(&app)), &user_token)?;
             let as_whom = if sample.by_user { &by_user } else { &gateway };
             show_sample(&sample, as_whom, &gateway, &mut verdict, out).await?;
         }

@@ -6,6 +6,7 @@ use crate::cli::{CliError, Exit, rule};
 use crate::config::{Config, ConfigSources};
 use bugler_loadtest::twins::{CredentialFiles, TwinOptions, TwinSet};
 use serde_json::json;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 const WEBHOOK_SECRET: &str = "whsec_ZGVtby1zZWNyZXQtZGVtby1zZWNyZXQtMTIzNDU2Nzg=";
@@ -55,7 +56,7 @@ impl World {
             env!("CARGO_PKG_VERSION"),
             self.config.store.dir.display(),
             RULES.join(", "),
-            app.api,
+            api(app),
             app.admin,
             self.twins.apns_url(),
             self.twins.fcm_url(),
@@ -68,7 +69,7 @@ impl World {
 
     /// Lines to paste into another terminal.
     pub(super) fn curls(&self, app: &App, org_token: &str, user_token: &str) -> String {
-        let api = app.api;
+        let api = api(app);
         format!(
             r#"
 try it (in another terminal):
@@ -98,6 +99,11 @@ serving until Ctrl-C; data stays in {data}. `bugler demo --reset` starts over, `
             data = self.config.store.dir.display(),
         )
     }
+}
+
+/// Where the demo's gateway takes requests.
+pub(super) fn api(app: &App) -> SocketAddr {
+    app.api.expect("the demo's gateway has every role")
 }
 
 /// Makes components of the shipped rules' core modules.

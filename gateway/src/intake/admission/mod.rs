@@ -214,9 +214,9 @@ impl Admission {
         let now = Instant::now();
         if self.is_stopped.swap(vitals.is_full, Ordering::Relaxed) != vitals.is_full {
             if vitals.is_full {
-                tracing::error!("no room for new work on the disk; it is refused until there is");
+                tracing::error!("new work cannot be stored now; it is refused until it can");
             } else {
-                tracing::info!("room on the disk again; new work is let in");
+                tracing::info!("new work can be stored again, and is let in");
             }
         }
         {

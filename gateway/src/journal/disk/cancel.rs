@@ -2,10 +2,10 @@
 
 use super::core::Core;
 use super::index::{EVENTS, Index, IndexError, Projection, split_u64};
-use super::line::{Spot, Ticket};
 use super::listed::ListedError;
-use super::record::encode_cancellation;
-use super::state::{BlockMarks, class, is_timer};
+use crate::journal::record::encode_cancellation;
+use crate::journal::shard::line::{Spot, Ticket};
+use crate::journal::shard::{BlockMarks, class, is_timer};
 use crate::journal::{Cancellation, Commit, JournalError};
 use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};

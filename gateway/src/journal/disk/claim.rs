@@ -1,8 +1,8 @@
 //! Claiming: whose turn it is, leasing, and reading what was leased.
 
 use super::core::{Cell, Core};
-use super::line::Ticket;
-use super::record::{HEADER_BYTES, read_entry};
+use crate::journal::record::{HEADER_BYTES, read_entry};
+use crate::journal::shard::line::Ticket;
 use crate::journal::{Claim, ClaimId, Room};
 use crate::model::{DeliveryId, Millis, OrganizationId, ShardId};
 use bytes::Bytes;

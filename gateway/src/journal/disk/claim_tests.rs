@@ -1,11 +1,12 @@
 //! Lines and recovery from within: bounds, push-out, replays of replays, damage while running.
 
-use super::line::{Class, Spot};
-use super::lines::{Lines, Stretch};
-use super::record::Extent;
-use super::state::{ShardSnapshot, class};
+use crate::journal::shard::class;
 use super::*;
 use crate::clock::TestClock;
+use crate::journal::record::Extent;
+use crate::journal::shard::ShardSnapshot;
+use crate::journal::shard::line::{Class, Spot};
+use crate::journal::shard::lines::{Finished, Lines, Stretch};
 use crate::journal::{Entry, EntryKind, Unlimited};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -118,7 +119,7 @@ fn a_place_given_up_is_not_served_again_once_it_is_done() {
         assert!(lines.offer(hot, spot(n)));
     }
     // Done out of order, as a replay sees it; then the line is cut before it.
-    assert!(matches!(lines.finish(hot, (5, 0)), lines::Finished::Known(_)));
+    assert!(matches!(lines.finish(hot, (5, 0)), Finished::Known(_)));
     lines.uncount(hot, 1, false);
     for n in 10..68u64 {
         let other = OrganizationId(i32::try_from(n).expect("small"));

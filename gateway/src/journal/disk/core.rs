@@ -3,16 +3,18 @@
 use super::index::{Granule, Index};
 use super::notes::Notes;
 use super::options::{CommitStats, DiskOptions};
-use super::record::{Extent, HEADER_BYTES, encode_settlement, entries, id_prefix};
 use super::scan::Scanner;
 use super::segment::{Segment, SegmentError, Segments};
 use super::shortage::Shortage;
-use super::state::{BlockMarks, BlockRef, InFlight, ListedKey, Place, Shard, listed_places};
 use super::sweep::Bell;
-use super::timers::Alarms;
 use super::writer::{Inbox, Request};
 use crate::clock::Clock;
 use crate::crash::{Sabotage, is_sabotaged};
+use crate::journal::record::{HEADER_BYTES, encode_settlement, entries, id_prefix};
+use crate::journal::shard::alarms::Alarms;
+use crate::journal::shard::{
+    BlockMarks, BlockRef, InFlight, ListedKey, Place, Shard, listed_places, mark_settlement,
+};
 use crate::journal::{Books, ClaimId, Commit, Entry, IdempotencyRecord, JournalError, Settlement};
 use crate::model::{DeliveryId, Millis, NotificationId, ShardId};
 use bytes::Bytes;
@@ -346,35 +348,5 @@ impl Core {
             payloads.extend(found.map(|(_, _, entry)| entry.payload));
         }
         Ok(payloads)
-    }
-}
-
-fn mark_settlement(
-    settlement: Settlement,
-    due: Millis,
-    extents: Vec<Extent>,
-    marks: &mut BlockMarks,
-) {
-    marks.entries.extend(settlement.follow_ups.iter().zip(extents).map(entry_mark));
-    marks.settles.push(super::record::SettleRecord {
-        position: settlement.claim.position,
-        index: settlement.claim.index,
-        due,
-        done: settlement.done,
-        notification: settlement.notification,
-        org: settlement.org,
-        resolved: settlement.resolved,
-        events: settlement.events,
-        dead: settlement.dead,
-    });
-}
-
-pub(super) fn entry_mark((entry, extent): (&Entry, Extent)) -> super::state::EntryMark {
-    super::state::EntryMark {
-        notification: entry.notification,
-        org: entry.org,
-        kind: entry.kind,
-        due: entry.due,
-        extent,
     }
 }

@@ -1,10 +1,10 @@
 //! Dead letters: kept by organization and delivery until they are replayed, discarded or too old.
 
-use super::core::{Core, entry_mark};
+use super::core::Core;
 use super::index::{EVENTS, Index, IndexError, META, Projection, split_u64};
-use super::record::{Record, Records, encode_amendment};
-use super::state::{AmendMark, BlockMarks};
 use super::view::DeadCounts;
+use crate::journal::record::{Record, Records, encode_amendment};
+use crate::journal::shard::{AmendMark, BlockMarks, entry_mark};
 use crate::journal::{Amendment, Commit, DeadLetter, DeadPage, DeadPlace, DeadRow, JournalError};
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;

@@ -3,12 +3,12 @@
 use super::core::Core;
 use super::media::Disk;
 use super::prepare::{Made, Maker, Preparer};
-use super::record::HEADER_BYTES;
 use super::recovery;
 use super::scan::Scanner;
 use super::writer::{ToProjector, Writer};
 use super::{DiskJournal, DiskOptions, OpenError, PROJECTOR_LAG_MAX, projector};
 use crate::clock::Clock;
+use crate::journal::record::HEADER_BYTES;
 use crate::model::{Millis, ShardId};
 use parking_lot::Mutex;
 use std::path::Path;

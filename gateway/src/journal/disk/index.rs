@@ -5,13 +5,13 @@
 //! A checkpoint is one synced commit that also stores how far the log was applied. Keys are
 //! big-endian, so that ranges are in time order.
 
-use super::line::Ticket;
-use super::record::{BlockHeader, SettleRecord};
-use super::state::{
-    AmendMark, BlockMarks, ListedKey, Place, ShardSnapshot, is_timer, listed_places,
-};
 use super::timers::{TIMERS, timer_key};
 use super::{cancel, dead, listed, outcomes, retention, timers};
+use crate::journal::record::SettleRecord;
+use crate::journal::shard::line::Ticket;
+use crate::journal::shard::{
+    AmendMark, BlockMarks, ListedKey, Place, ShardSnapshot, is_timer, listed_places,
+};
 use crate::journal::{Books, Cancellation, EventPlace, IdempotencyRecord, Remembered};
 use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;

@@ -2,10 +2,10 @@
 
 use super::core::Core;
 use super::index::{Index, IndexError, split_u64};
-use super::line::{Spot, Ticket};
-use super::record::{Extent, entries};
 use super::segment::SegmentError;
-use super::state::{ListedKey, Place, class, is_timer};
+use crate::journal::record::{Extent, entries};
+use crate::journal::shard::line::{Spot, Ticket};
+use crate::journal::shard::{ListedKey, Place, class, is_timer};
 use crate::journal::{Claim, ClaimId, Entry, ListedRoot};
 use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
 use redb::{ReadableDatabase, TableDefinition, WriteTransaction};

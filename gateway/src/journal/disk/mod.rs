@@ -13,8 +13,6 @@ pub(crate) mod drive;
 #[cfg(feature = "crash-points")]
 mod faulty;
 mod index;
-mod line;
-mod lines;
 mod listed;
 pub(crate) mod media;
 mod notes;
@@ -22,13 +20,11 @@ mod options;
 mod outcomes;
 mod prepare;
 mod projector;
-mod record;
 mod recovery;
 mod retention;
 mod scan;
 mod segment;
 mod shortage;
-mod state;
 mod sweep;
 mod timers;
 mod view;
@@ -55,11 +51,9 @@ pub use view::{
     LoggedSettlement, ViewError, fingerprint,
 };
 
-use self::core::{Core, entry_mark};
+use self::core::Core;
 use self::media::{Disk, DiskFile};
 use self::prepare::Preparer;
-use self::record::encode_append;
-use self::state::BlockMarks;
 use self::writer::Writer;
 use super::{
     Amendment, Append, Backlog, Books, Cancellation, Claim, ClaimId, Commit, DeadLetter, DeadPage,
@@ -69,6 +63,8 @@ use super::{
 use crate::BoxFuture;
 use crate::clock::Clock;
 use crate::crash::{self, Stage};
+use crate::journal::record::encode_append;
+use crate::journal::shard::{BlockMarks, entry_mark};
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
 use parking_lot::Mutex;

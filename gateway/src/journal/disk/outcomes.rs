@@ -5,7 +5,7 @@
 
 use super::core::Core;
 use super::index::{Index, IndexError, Projection, split_u64};
-use super::record::{Record, Records, SettleRecord};
+use crate::journal::record::{Record, Records, SettleRecord};
 use crate::journal::{Resolution, Settled, SettledBlock, SettledPage, SettledPlace, SettledQuery};
 use crate::model::{DeliveryId, Millis, OrganizationId};
 use redb::{ReadableDatabase, TableDefinition, WriteTransaction};

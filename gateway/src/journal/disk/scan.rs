@@ -1,7 +1,8 @@
 //! Walks over block headers in log order, through one buffer, and finds blocks behind damage.
 
-use super::record::{BlockHeader, HEADER_BYTES, read_block, read_header};
+use crate::journal::record::{BlockHeader, HEADER_BYTES, read_block, read_header};
 use super::segment::Segments;
+use crate::journal::record::{BlockHeader, HEADER_BYTES, read_header};
 use bytes::Bytes;
 
 /// Bytes read at once while looking for headers.

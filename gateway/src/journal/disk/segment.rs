@@ -5,11 +5,11 @@
 //! synced, renamed, and the directory synced, so a crash leaves the old set or the new one.
 
 use super::media::{Disk, DiskFile, Opening, read_some, write_all};
-use super::record::{
+use crate::crash::{self, Stage};
+use crate::journal::record::{
     BlockFault, BlockHeader, HEADER_BYTES, read_block, read_header, read_segment_header,
     segment_header,
 };
-use crate::crash::{self, Stage};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;

@@ -5,12 +5,12 @@
 //! organization with few entries far apart does not hold up one with many.
 
 use super::core::{Cell, Core};
-use super::line::Spot;
-use super::lines::Stretch;
-use super::record::{HEADER_BYTES, entries, read_block, read_header};
 use super::scan::{Beyond, beyond};
 use super::segment::{Segment, Segments};
-use super::state::{Place, Shard, is_timer};
+use crate::journal::record::{BlockFault, HEADER_BYTES, entries, read_block, read_header};
+use crate::journal::shard::line::Spot;
+use crate::journal::shard::lines::Stretch;
+use crate::journal::shard::{Place, Shard, is_timer};
 use crate::model::ShardId;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -88,20 +88,6 @@ impl Core {
 }
 
 impl Shard {
-    fn take_in(&mut self, stretch: &Stretch) -> bool {
-        for (position, entries) in &stretch.unreadable {
-            if self.note_unreadable(*position, *entries) {
-                tracing::error!(
-                    position,
-                    entries,
-                    "a journal block is unreadable and skipped; run `bugler store verify`"
-                );
-            }
-        }
-        let is_end = stretch.next >= self.applied_end;
-        self.lines.merge(stretch, is_end)
-    }
-
     /// While replaying a long log: comes to entries that are known as done, so that they need not
     /// be remembered.
     pub(super) fn settle_down(&mut self, segments: &Segments, shard: ShardId) {

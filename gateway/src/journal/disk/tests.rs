@@ -3,7 +3,7 @@
 use super::*;
 use crate::clock::TestClock;
 use crate::journal::conformance::{self, Fixture};
-use crate::journal::{Entry, EntryKind, Unlimited};
+use crate::journal::{Entry, EntryKind, Unlimited, record};
 use bytes::Bytes;
 use std::path::PathBuf;
 use std::time::Duration;

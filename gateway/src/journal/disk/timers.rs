@@ -5,50 +5,14 @@
 
 use super::core::{Cell, Core};
 use super::index::{Index, IndexError, split_u64};
-use super::line::{Class, Spot, Ticket};
-use super::record::Extent;
-use super::state::Place;
+use crate::journal::record::Extent;
+use crate::journal::shard::Place;
+use crate::journal::shard::line::{Class, Spot, Ticket};
 use crate::model::{Millis, OrganizationId, ShardId};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
-use std::collections::{BTreeSet, HashMap};
 
 /// shard 2 | organization 4 | due 8 | position 8 | index 4 → class 1 | offset 4 | bytes 4 | crc 4
 pub(super) const TIMERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("timers_by_org");
-
-/// The next due time of every organization that has timers.
-#[derive(Debug, Default)]
-pub(super) struct Alarms {
-    by_org: HashMap<OrganizationId, Millis>,
-    order: BTreeSet<(Millis, OrganizationId)>,
-    /// The index was asked for what was there at the start.
-    is_primed: bool,
-}
-
-impl Alarms {
-    /// Organization `org` has a timer due at `due`.
-    pub(super) fn set(&mut self, org: OrganizationId, due: Millis) {
-        let known = self.by_org.get(&org).copied();
-        if known.is_some_and(|known| known <= due) {
-            return;
-        }
-        if let Some(known) = known {
-            self.order.remove(&(known, org));
-        }
-        self.by_org.insert(org, due);
-        self.order.insert((due, org));
-    }
-
-    /// Takes out everybody whose time has come.
-    fn take_due(&mut self, now: Millis) -> Vec<OrganizationId> {
-        let mut due = Vec::new();
-        while let Some((_, org)) = self.order.first().copied().filter(|(at, _)| *at <= now) {
-            self.order.pop_first();
-            self.by_org.remove(&org);
-            due.push(org);
-        }
-        due
-    }
-}
 
 pub(super) fn open(txn: &WriteTransaction) -> Result<(), IndexError> {
     txn.open_table(TIMERS)?;

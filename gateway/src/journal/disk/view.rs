@@ -10,15 +10,15 @@ use super::index::{APPLIED, EVENTS, IndexError, META, read_checkpoint, split_u64
 use super::media;
 use super::notes::{self, Note};
 use super::outcomes::OUTCOMES;
-use super::record::{
-    AmendRecord, HEADER_BYTES, Record, Records, SettleRecord, read_block, read_header,
-};
 use super::recovery::acknowledged_beyond;
 use super::retention::carried;
 use super::scan::{Beyond, beyond};
 use super::segment::{Segment, SegmentError};
-use super::state::{Place, is_timer};
 use super::timers::{TIMERS, read_timer_key};
+use crate::journal::record::{
+    AmendRecord, HEADER_BYTES, Record, Records, SettleRecord, read_block, read_header,
+};
+use crate::journal::shard::{Place, is_timer};
 use crate::journal::{Books, Entry, Resolution, Sums};
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId};
 use bytes::Bytes;

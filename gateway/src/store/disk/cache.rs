@@ -13,25 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use crate::model::{Device, Millis, Organization, OrganizationId, Subscription, User, UserId};
+use crate::store::changes::Touched;
 use crate::store::{OrganizationRef, UserRef};
 
 const LANES: usize = 16;
 /// Entries of one cache lane before its older half is dropped.
 const LANE_ENTRIES_MAX: usize = 4096;
-
-/// What one commit made stale.
-#[derive(Debug, Default)]
-pub(super) struct Touched {
-    /// Organizations that were put; all cached ones go, since each has five names.
-    pub(super) organizations: Vec<OrganizationId>,
-    /// Organizations with another name or parent than before, and their parents before.
-    pub(super) reshaped: Vec<(OrganizationId, Option<OrganizationId>)>,
-    pub(super) users: Vec<UserRef>,
-    pub(super) devices: Vec<UserId>,
-    pub(super) subscriptions: Vec<OrganizationId>,
-    pub(super) revoked: Vec<(String, Millis)>,
-    pub(super) unrevoked: Vec<String>,
-}
 
 /// The state of all caches at one moment, noted before a read transaction begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

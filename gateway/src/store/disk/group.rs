@@ -5,11 +5,10 @@ use futures_util::future::join_all;
 use redb::{Durability, WriteTransaction};
 use tokio::runtime::Runtime;
 
-use super::cache::Touched;
-use super::change::{self, Making, Refusal};
 use super::tables::{Flaw, META_VERSION, Table};
 use super::transaction::Draft;
 use super::{Records, searches};
+use crate::store::changes::{self, Making, Refusal, Rows, Touched};
 use crate::store::{Change, InboxChange, LogError, LogStep, Logged, StoreError, Version};
 
 pub(super) type Answer = Result<Version, StoreError>;
@@ -265,7 +264,7 @@ impl<'a, 'txn> Group<'a, 'txn> {
         let mut making = Making { version, again, touched: &mut self.touched };
         changes
             .into_iter()
-            .try_for_each(|change| change::make(&mut self.draft, change, &mut making))
+            .try_for_each(|change| changes::make(&mut self.draft, change, &mut making))
     }
 }
 

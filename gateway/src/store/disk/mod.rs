@@ -15,12 +15,13 @@ use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
 
 use redb::{Database, DatabaseError, StorageError};
 
-use self::cache::{Caches, Touched};
+use self::cache::Caches;
 use self::reader::View;
 use self::searches::Searches;
-use self::tables::{FORMAT, Flaw, META_FORMAT, Table, last_org, number, user_of};
 use self::transaction::Draft;
 use self::writer::Writer;
+use super::changes::tables::{self, FORMAT, Flaw, META_FORMAT, Table, last_org, number, user_of};
+use super::changes::{Rows, Touched};
 use super::{
     Change, Failing, LogStep, OrganizationRef, RecipientPage, Store, StoreError, UserRef, Version,
 };
@@ -31,18 +32,15 @@ use crate::model::{
 };
 use crate::vault::{Vault, VaultError};
 
-mod account_changes;
 mod account_reads;
 mod accounts;
 mod cache;
-mod change;
 mod group;
 mod inbox;
 mod reader;
 pub mod search;
 mod search_reads;
 mod searches;
-mod tables;
 mod transaction;
 mod writer;
 
@@ -242,8 +240,10 @@ impl Records {
     fn explain(&self, flaw: Flaw) -> DiskError {
         let path = self.path.clone();
         match flaw {
-            Flaw::Redb(error) if !matches!(*error, redb::Error::Corrupted(_)) => {
-                DiskError::Unusable { path, source: error }
+            Flaw::Backend(source)
+                if !matches!(source.downcast_ref(), Some(redb::Error::Corrupted(_))) =>
+            {
+                DiskError::Unusable { path, source }
             }
             damage => DiskError::Damaged { path, source: Box::new(damage) },
         }

@@ -14,6 +14,7 @@ use super::tables::{
     Flaw, Table, decode, group_prefix, org_key, organization_name, pair_key, role_key,
     solution_prefix, subscription_key, successor, user_key, user_name, user_of,
 };
+use super::transaction::definition;
 use crate::model::{
     Audience, Device, Organization, OrganizationId, Role, RoleId, Subscription, SubscriptionId,
     User, UserId,
@@ -308,7 +309,7 @@ impl<'a> View<'a> {
                 self.transaction.get_or_init(|| begun)
             }
         };
-        Ok(transaction.open_table(table.definition())?)
+        Ok(transaction.open_table(definition(table))?)
     }
 }
 

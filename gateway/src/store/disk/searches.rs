@@ -13,7 +13,6 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use super::cache::Touched;
 use super::reader::View;
 use super::search::{Page, Query, SearchIndex, SearchRow};
 use super::search_reads::read_index;
@@ -21,6 +20,7 @@ use super::tables::Flaw;
 use super::{DiskError, Records};
 use crate::clock::{Clock, SystemClock};
 use crate::model::{OrganizationId, UserId};
+use crate::store::changes::Touched;
 use crate::store::{StoreError, UserPage, UserRef, UserSearch};
 
 /// Memory of all indexes together. The one used last stays even if it alone is larger.

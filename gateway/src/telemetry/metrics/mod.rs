@@ -242,6 +242,21 @@ pub fn store_failed(backend: &'static str) {
     counter!(name::STORE_ERRORS_TOTAL, "backend" => backend).increment(1);
 }
 
+/// Redis did not carry out a command; `error` is a name it uses itself, or ours.
+pub fn redis_failed(error: &'static str) {
+    counter!(name::REDIS_ERRORS_TOTAL, "error" => error).increment(1);
+}
+
+/// Whether every slot is served.
+pub fn redis_reachable(is_reachable: bool) {
+    gauge!(name::REDIS_REACHABLE).set(if is_reachable { 1.0 } else { 0.0 });
+}
+
+/// This process works on `shards` shards.
+pub fn redis_shards_owned(shards: u32) {
+    gauge!(name::REDIS_SHARDS_OWNED).set(f64::from(shards));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! What `records.redb` holds: tables, key layouts and the encoding of values.
+//! The tables of records: key layouts and the encoding of values, the same in every store.
 //!
 //! | table | key | value |
 //! |---|---|---|
@@ -37,9 +37,10 @@
 //! Integers in keys are big-endian with the sign bit flipped, so byte order is numeric order:
 //! org and role 4 bytes, user 8, uuids 16, object ids 12. `0xff` ends a group name because UTF-8
 //! never contains it. A record is one version byte, its postcard form, and the CRC-32C of both
-//! (4 bytes, big-endian): redb checks pages only when it repairs, so each record proves itself.
+//! (4 bytes, big-endian), so each record proves itself. The last tables are kept on Redis only:
+//! `user_homes` (user: the organization it is kept with), `known` (org) and `user_changes` (org,
+//! version, user).
 
-use redb::TableDefinition;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -52,18 +53,16 @@ use crate::model::{
 use crate::store::{OrganizationRef, UserRef};
 
 /// Layout of the whole file: raised when tables or keys change.
-pub(super) const FORMAT: u8 = 4;
+pub(in crate::store) const FORMAT: u8 = 4;
 /// Encoding of one record: raised when a stored type changes.
 const RECORD_VERSION: u8 = 2;
 const CHECKSUM_BYTES: usize = 4;
 
-pub(super) const META_FORMAT: &[u8] = b"format";
-pub(super) const META_VERSION: &[u8] = b"version";
+pub(in crate::store) const META_FORMAT: &[u8] = b"format";
+pub(in crate::store) const META_VERSION: &[u8] = b"version";
 
-pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Table {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in crate::store) enum Table {
     Meta,
     Organizations,
     OrganizationNames,
@@ -100,11 +99,14 @@ pub(super) enum Table {
     Hidden,
     DeviceTokens,
     Failing,
+    UserHomes,
+    Known,
+    UserChanges,
 }
 
 impl Table {
-    /// Every table, in the order of the variants.
-    pub(super) const ALL: [Self; 36] = [
+    /// Every table that all stores have, in the order of the variants.
+    pub(in crate::store) const ALL: [Self; 36] = [
         Self::Meta,
         Self::Organizations,
         Self::OrganizationNames,
@@ -143,7 +145,7 @@ impl Table {
         Self::Failing,
     ];
 
-    pub(super) const fn name(self) -> &'static str {
+    pub(in crate::store) const fn name(self) -> &'static str {
         match self {
             Self::Meta => "meta",
             Self::Organizations => "organizations",
@@ -181,44 +183,26 @@ impl Table {
             Self::Hidden => "hidden",
             Self::DeviceTokens => "device_tokens",
             Self::Failing => "failing",
+            Self::UserHomes => "user_homes",
+            Self::Known => "known",
+            Self::UserChanges => "user_changes",
         }
-    }
-
-    pub(super) const fn definition(self) -> Definition {
-        TableDefinition::new(self.name())
     }
 }
 
-/// A failure below the seam, before the file's path is added to it.
+/// A failure below the seam, before the store says where.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Flaw {
+pub(in crate::store) enum Flaw {
+    /// What keeps the tables failed.
     #[error(transparent)]
-    Redb(Box<redb::Error>),
+    Backend(Box<dyn std::error::Error + Send + Sync>),
     /// A stored value is not what the table's layout says.
     #[error("a value in table {} fails its checksum or layout", .0.name())]
     Value(Table),
 }
 
-macro_rules! flaw_from {
-    ($($error:ty),+) => {
-        $(impl From<$error> for Flaw {
-            fn from(error: $error) -> Self {
-                Self::Redb(Box::new(error.into()))
-            }
-        })+
-    };
-}
-
-flaw_from!(
-    redb::StorageError,
-    redb::TableError,
-    redb::TransactionError,
-    redb::CommitError,
-    redb::SetDurabilityError
-);
-
 /// The stored form of a record of `table`.
-pub(super) fn encode<T: Serialize>(table: Table, record: &T) -> Result<Vec<u8>, Flaw> {
+pub(in crate::store) fn encode<T: Serialize>(table: Table, record: &T) -> Result<Vec<u8>, Flaw> {
     let mut bytes =
         postcard::to_extend(record, vec![RECORD_VERSION]).map_err(|_| Flaw::Value(table))?;
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_be_bytes());
@@ -226,7 +210,10 @@ pub(super) fn encode<T: Serialize>(table: Table, record: &T) -> Result<Vec<u8>, 
 }
 
 /// The record in `stored`, if its checksum and version hold.
-pub(super) fn decode<T: DeserializeOwned>(table: Table, stored: &[u8]) -> Result<T, Flaw> {
+pub(in crate::store) fn decode<T: DeserializeOwned>(
+    table: Table,
+    stored: &[u8],
+) -> Result<T, Flaw> {
     let body = stored
         .split_last_chunk::<CHECKSUM_BYTES>()
         .filter(|(body, sum)| crc32c::crc32c(body) == u32::from_be_bytes(**sum))
@@ -239,50 +226,58 @@ pub(super) fn decode<T: DeserializeOwned>(table: Table, stored: &[u8]) -> Result
     }
 }
 
-pub(super) fn org_key(org: OrganizationId) -> [u8; 4] {
+pub(in crate::store) fn org_key(org: OrganizationId) -> [u8; 4] {
     (org.0.cast_unsigned() ^ (1 << 31)).to_be_bytes()
 }
 
-pub(super) fn user_key(user: UserId) -> [u8; 8] {
+pub(in crate::store) fn user_key(user: UserId) -> [u8; 8] {
     (user.0.cast_unsigned() ^ (1 << 63)).to_be_bytes()
 }
 
 /// The organization an index value names.
-pub(super) fn org_of(table: Table, value: &[u8]) -> Result<OrganizationId, Flaw> {
+pub(in crate::store) fn org_of(table: Table, value: &[u8]) -> Result<OrganizationId, Flaw> {
     let bytes = <[u8; 4]>::try_from(value).map_err(|_| Flaw::Value(table))?;
     Ok(OrganizationId((u32::from_be_bytes(bytes) ^ (1 << 31)).cast_signed()))
 }
 
 /// The user whose id ends `bytes`: an index value, or a key that ends with a user.
-pub(super) fn user_of(table: Table, bytes: &[u8]) -> Result<UserId, Flaw> {
+pub(in crate::store) fn user_of(table: Table, bytes: &[u8]) -> Result<UserId, Flaw> {
     let bytes = bytes.last_chunk::<8>().ok_or(Flaw::Value(table))?;
     Ok(UserId((u64::from_be_bytes(*bytes) ^ (1 << 63)).cast_signed()))
 }
 
-pub(super) fn pair_key(first: &[u8], second: &[u8]) -> Vec<u8> {
+pub(in crate::store) fn pair_key(first: &[u8], second: &[u8]) -> Vec<u8> {
     [first, second].concat()
 }
 
-pub(super) fn role_key(org: OrganizationId, role: RoleId) -> Vec<u8> {
+pub(in crate::store) fn role_key(org: OrganizationId, role: RoleId) -> Vec<u8> {
     pair_key(&org_key(org), &org_key(OrganizationId(role.0)))
 }
 
-pub(super) fn device_key(user: UserId, device: DeviceId) -> Vec<u8> {
+pub(in crate::store) fn device_key(user: UserId, device: DeviceId) -> Vec<u8> {
     pair_key(&user_key(user), device.0.as_bytes())
 }
 
-pub(super) fn notification_key(notification: NotificationId) -> [u8; 16] {
+pub(in crate::store) fn notification_key(notification: NotificationId) -> [u8; 16] {
     notification.0.into_bytes()
 }
 
+/// Key of a change of an inbox.
+pub(in crate::store) fn change_key(user: UserId, revision: u64) -> Vec<u8> {
+    pair_key(&user_key(user), &revision.to_be_bytes())
+}
+
 /// The notification whose id ends `bytes`.
-pub(super) fn notification_of(table: Table, bytes: &[u8]) -> Result<NotificationId, Flaw> {
+pub(in crate::store) fn notification_of(
+    table: Table,
+    bytes: &[u8],
+) -> Result<NotificationId, Flaw> {
     let bytes = bytes.last_chunk::<16>().ok_or(Flaw::Value(table))?;
     Ok(NotificationId(Uuid::from_bytes(*bytes)))
 }
 
 /// What every key of a token's devices starts with.
-pub(super) fn token_prefix(platform: Platform, token: &Secret) -> [u8; 32] {
+pub(in crate::store) fn token_prefix(platform: Platform, token: &Secret) -> [u8; 32] {
     let platform: u8 = match platform {
         Platform::Apns => b'a',
         Platform::Fcm => b'f',
@@ -291,14 +286,14 @@ pub(super) fn token_prefix(platform: Platform, token: &Secret) -> [u8; 32] {
 }
 
 /// The device whose id ends a key.
-pub(super) fn last_device(table: Table, key: &[u8]) -> Result<DeviceId, Flaw> {
+pub(in crate::store) fn last_device(table: Table, key: &[u8]) -> Result<DeviceId, Flaw> {
     let id = key.last_chunk::<16>().ok_or(Flaw::Value(table))?;
     Ok(DeviceId(Uuid::from_bytes(*id)))
 }
 
 /// What a counter counts.
 #[derive(Clone, Copy)]
-pub(super) enum Counter {
+pub(in crate::store) enum Counter {
     Users(OrganizationId),
     Children(OrganizationId),
     Subscriptions(OrganizationId),
@@ -309,7 +304,7 @@ pub(super) enum Counter {
 }
 
 impl Counter {
-    pub(super) fn key(self) -> Vec<u8> {
+    pub(in crate::store) fn key(self) -> Vec<u8> {
         match self {
             Self::Users(org) => pair_key(b"u", &org_key(org)),
             Self::Children(org) => pair_key(b"c", &org_key(org)),
@@ -321,14 +316,14 @@ impl Counter {
 }
 
 /// Key of a policy; the instance's is empty.
-pub(super) fn owner_key(owner: PolicyOwner) -> Vec<u8> {
+pub(in crate::store) fn owner_key(owner: PolicyOwner) -> Vec<u8> {
     match owner {
         PolicyOwner::Instance => Vec::new(),
         PolicyOwner::Organization(org) => org_key(org).to_vec(),
     }
 }
 
-pub(super) fn text_key(owner: PolicyOwner, language: &str) -> Vec<u8> {
+pub(in crate::store) fn text_key(owner: PolicyOwner, language: &str) -> Vec<u8> {
     // A fixed length before the language, so that no owner's key is a prefix of another's.
     let owner = match owner {
         PolicyOwner::Instance => [0; 5],
@@ -340,36 +335,36 @@ pub(super) fn text_key(owner: PolicyOwner, language: &str) -> Vec<u8> {
     pair_key(&owner, language.as_bytes())
 }
 
-pub(super) fn audit_key(org: OrganizationId, version: u64) -> Vec<u8> {
+pub(in crate::store) fn audit_key(org: OrganizationId, version: u64) -> Vec<u8> {
     pair_key(&org_key(org), &version.to_be_bytes())
 }
 
 /// The organization whose id ends `key`.
-pub(super) fn last_org(table: Table, key: &[u8]) -> Result<OrganizationId, Flaw> {
+pub(in crate::store) fn last_org(table: Table, key: &[u8]) -> Result<OrganizationId, Flaw> {
     org_of(table, key.last_chunk::<4>().ok_or(Flaw::Value(table))?)
 }
 
 /// A stored number.
-pub(super) fn number(table: Table, value: &[u8]) -> Result<u64, Flaw> {
+pub(in crate::store) fn number(table: Table, value: &[u8]) -> Result<u64, Flaw> {
     Ok(u64::from_be_bytes(<[u8; 8]>::try_from(value).map_err(|_| Flaw::Value(table))?))
 }
 
-pub(super) fn subscription_key(org: OrganizationId, id: SubscriptionId) -> Vec<u8> {
+pub(in crate::store) fn subscription_key(org: OrganizationId, id: SubscriptionId) -> Vec<u8> {
     pair_key(&org_key(org), &id.0)
 }
 
 /// What every member's key in a solution starts with.
-pub(super) fn solution_prefix(org: OrganizationId, solution: Uuid) -> Vec<u8> {
+pub(in crate::store) fn solution_prefix(org: OrganizationId, solution: Uuid) -> Vec<u8> {
     pair_key(&org_key(org), solution.as_bytes())
 }
 
 /// What every member's key in a group of a solution starts with.
-pub(super) fn group_prefix(org: OrganizationId, solution: Uuid, group: &str) -> Vec<u8> {
+pub(in crate::store) fn group_prefix(org: OrganizationId, solution: Uuid, group: &str) -> Vec<u8> {
     [&org_key(org)[..], solution.as_bytes(), group.as_bytes(), &[0xff]].concat()
 }
 
 /// Key in `organization_names`, or `None` for the primary key.
-pub(super) fn organization_name(which: &OrganizationRef) -> Option<Vec<u8>> {
+pub(in crate::store) fn organization_name(which: &OrganizationRef) -> Option<Vec<u8>> {
     match which {
         OrganizationRef::Id(_) => None,
         OrganizationRef::Uuid(uuid) => Some(pair_key(b"u", uuid.as_bytes())),
@@ -380,7 +375,7 @@ pub(super) fn organization_name(which: &OrganizationRef) -> Option<Vec<u8>> {
 }
 
 /// Key in `user_names`, or `None` for the primary key.
-pub(super) fn user_name(which: &UserRef) -> Option<Vec<u8>> {
+pub(in crate::store) fn user_name(which: &UserRef) -> Option<Vec<u8>> {
     match which {
         UserRef::Id(_) => None,
         UserRef::Uuid(uuid) => Some(pair_key(b"u", uuid.as_bytes())),
@@ -389,7 +384,7 @@ pub(super) fn user_name(which: &UserRef) -> Option<Vec<u8>> {
 }
 
 /// The smallest key after every key that starts with `prefix`.
-pub(super) fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+pub(in crate::store) fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     let kept = prefix.iter().rposition(|byte| *byte != 0xff)?;
     let mut end = prefix.get(..=kept)?.to_vec();
     *end.last_mut()? += 1;

@@ -2,13 +2,12 @@
 
 use serde::de::DeserializeOwned;
 
-use super::change::{Making, Refusal, count, counted, require_organization};
-use super::inbox;
+use super::rows::Rows;
 use super::tables::{
-    Counter, Flaw, Table, audit_key, device_key, group_prefix, org_key, owner_key, pair_key,
-    role_key, solution_prefix, subscription_key, text_key, user_key, user_of,
+    Counter, Table, audit_key, device_key, group_prefix, org_key, owner_key, pair_key, role_key,
+    solution_prefix, subscription_key, text_key, user_key, user_of,
 };
-use super::transaction::Draft;
+use super::{Making, Refusal, count, counted, inbox, require_organization};
 use crate::model::{
     ApiKey, AuditNote, AuditRecord, Client, Invitation, Membership, MessageText, Millis,
     NotificationPolicy, ObjectId, OrganizationId, PolicyOwner, RefreshToken, RoleId, Secret,
@@ -20,8 +19,8 @@ use uuid::Uuid;
 /// Ended records forgotten in one change, so that no other change waits long for it.
 const FORGOTTEN_AT_ONCE: usize = 1_000;
 
-pub(super) fn make(
-    draft: &mut Draft<'_>,
+pub(in crate::store) fn make(
+    draft: &mut impl Rows,
     change: Change,
     making: &mut Making<'_>,
 ) -> Result<(), Refusal> {
@@ -72,7 +71,7 @@ pub(super) fn make(
     }
 }
 
-fn expect(draft: &Draft<'_>, expectation: &Expectation) -> Result<(), Refusal> {
+fn expect(draft: &impl Rows, expectation: &Expectation) -> Result<(), Refusal> {
     let holds = match expectation {
         Expectation::UserRevision(user, revision) => {
             let stored = draft.record::<User>(Table::Users, &user_key(*user))?;
@@ -98,15 +97,19 @@ fn expect(draft: &Draft<'_>, expectation: &Expectation) -> Result<(), Refusal> {
             stored.is_some_and(|stored| stored.updated_at == *at)
         }
         Expectation::Clients(org, max) => {
-            are_fewer(draft.keys(Table::ClientsByOrganization, &org_key(*org))?, *max)?
+            let max = count_of(*max);
+            draft.keys(Table::ClientsByOrganization, &org_key(*org), max)?.len() < max
         }
         Expectation::Keys(org, max) => {
-            are_fewer(draft.keys(Table::KeysByOrganization, &org_key(*org))?, *max)?
+            let max = count_of(*max);
+            draft.keys(Table::KeysByOrganization, &org_key(*org), max)?.len() < max
         }
         Expectation::Devices(user, besides, max) => {
             let own = device_key(*user, *besides);
-            let keys = draft.keys(Table::Devices, &user_key(*user))?;
-            are_fewer(keys.filter(|key| key.as_ref().map_or(true, |key| *key != own)), *max)?
+            let max = count_of(*max);
+            let mut keys = draft.keys(Table::Devices, &user_key(*user), max.saturating_add(1))?;
+            keys.retain(|key| *key != own);
+            keys.len() < max
         }
         Expectation::Membership(org, solution, user, membership) => {
             let key = pair_key(&solution_prefix(*org, *solution), &user_key(*user));
@@ -116,38 +119,38 @@ fn expect(draft: &Draft<'_>, expectation: &Expectation) -> Result<(), Refusal> {
     if holds { Ok(()) } else { Err(Refusal::Unmet(expectation.word())) }
 }
 
-/// Looks at no more keys than it takes to know.
-fn are_fewer(keys: impl Iterator<Item = Result<Vec<u8>, Flaw>>, max: u32) -> Result<bool, Flaw> {
-    let max = usize::try_from(max).unwrap_or(usize::MAX);
-    let mut count = 0;
-    for key in keys.take(max) {
-        key?;
-        count += 1;
-    }
-    Ok(count < max)
+fn count_of(max: u32) -> usize {
+    usize::try_from(max).unwrap_or(usize::MAX)
 }
 
 fn role_besides(
-    draft: &Draft<'_>,
+    draft: &impl Rows,
     org: OrganizationId,
     role: RoleId,
     besides: UserId,
 ) -> Result<bool, Refusal> {
-    for key in draft.keys(Table::UsersByRole, &role_key(org, role))? {
-        let user = user_of(Table::UsersByRole, &key?)?;
-        if user == besides {
-            continue;
+    let mut limit = 8;
+    loop {
+        let keys = draft.keys(Table::UsersByRole, &role_key(org, role), limit)?;
+        for key in &keys {
+            let user = user_of(Table::UsersByRole, key)?;
+            if user == besides {
+                continue;
+            }
+            let stored = draft.record::<User>(Table::Users, &user_key(user))?;
+            if stored.is_some_and(|user| user.status == UserStatus::Active) {
+                return Ok(true);
+            }
         }
-        let stored = draft.record::<User>(Table::Users, &user_key(user))?;
-        if stored.is_some_and(|user| user.status == UserStatus::Active) {
-            return Ok(true);
+        if keys.len() < limit {
+            return Ok(false);
         }
+        limit *= 8;
     }
-    Ok(false)
 }
 
 /// Chains a line to the last one of its organization.
-fn audit(draft: &mut Draft<'_>, note: AuditNote, version: u64) -> Result<(), Refusal> {
+fn audit(draft: &mut impl Rows, note: AuditNote, version: u64) -> Result<(), Refusal> {
     let (before, after) = draft.digests()?;
     let last = draft.last(Table::Audit, &org_key(note.org))?;
     let previous = match last {
@@ -166,13 +169,13 @@ fn audit(draft: &mut Draft<'_>, note: AuditNote, version: u64) -> Result<(), Ref
     Ok(draft.put_record(Table::Audit, &audit_key(line.note.org, version), &line)?)
 }
 
-fn put_password(draft: &mut Draft<'_>, user: UserId, phc: &Secret) -> Result<(), Refusal> {
+fn put_password(draft: &mut impl Rows, user: UserId, phc: &Secret) -> Result<(), Refusal> {
     require_user(draft, user)?;
     Ok(draft.put_record(Table::Passwords, &user_key(user), phc)?)
 }
 
 fn remove_membership(
-    draft: &mut Draft<'_>,
+    draft: &mut impl Rows,
     org: OrganizationId,
     solution: Uuid,
     user: UserId,
@@ -187,20 +190,20 @@ fn remove_membership(
     Ok(draft.remove(Table::Memberships, &key)?)
 }
 
-fn put_invitation(draft: &mut Draft<'_>, invitation: &Invitation) -> Result<(), Refusal> {
+fn put_invitation(draft: &mut impl Rows, invitation: &Invitation) -> Result<(), Refusal> {
     require_user(draft, invitation.user)?;
     ends(draft, invitation.expires_at, b'i', &invitation.token.0)?;
     Ok(draft.put_record(Table::Invitations, &invitation.token.0, invitation)?)
 }
 
-fn take_invitation(draft: &mut Draft<'_>, token: SecretHash) -> Result<(), Refusal> {
+fn take_invitation(draft: &mut impl Rows, token: SecretHash) -> Result<(), Refusal> {
     if !draft.has(Table::Invitations, &token.0)? {
         return Err(Refusal::Used("the invitation"));
     }
     Ok(draft.remove(Table::Invitations, &token.0)?)
 }
 
-fn put_client(draft: &mut Draft<'_>, client: &Client) -> Result<(), Refusal> {
+fn put_client(draft: &mut impl Rows, client: &Client) -> Result<(), Refusal> {
     require_organization(draft, client.org)?;
     let id = client.id.as_bytes();
     if let Some(old) = stored::<Client>(draft, Table::Clients, id)?
@@ -212,7 +215,7 @@ fn put_client(draft: &mut Draft<'_>, client: &Client) -> Result<(), Refusal> {
     Ok(draft.put_record(Table::Clients, id, client)?)
 }
 
-fn remove_client(draft: &mut Draft<'_>, org: OrganizationId, id: &str) -> Result<(), Refusal> {
+fn remove_client(draft: &mut impl Rows, org: OrganizationId, id: &str) -> Result<(), Refusal> {
     let found = stored::<Client>(draft, Table::Clients, id.as_bytes())?;
     if found.is_none_or(|client| client.org != org) {
         return Err(Refusal::Missing("the client"));
@@ -221,20 +224,20 @@ fn remove_client(draft: &mut Draft<'_>, org: OrganizationId, id: &str) -> Result
     Ok(draft.remove(Table::Clients, id.as_bytes())?)
 }
 
-fn put_key(draft: &mut Draft<'_>, key: &ApiKey) -> Result<(), Refusal> {
+fn put_key(draft: &mut impl Rows, key: &ApiKey) -> Result<(), Refusal> {
     require_organization(draft, key.org)?;
     draft.put(Table::KeysByOrganization, &pair_key(&org_key(key.org), &key.id.0), &key.token.0)?;
     Ok(draft.put_record(Table::Keys, &key.token.0, key)?)
 }
 
-fn remove_key(draft: &mut Draft<'_>, org: OrganizationId, id: ObjectId) -> Result<(), Refusal> {
+fn remove_key(draft: &mut impl Rows, org: OrganizationId, id: ObjectId) -> Result<(), Refusal> {
     let named = pair_key(&org_key(org), &id.0);
     let token = draft.get(Table::KeysByOrganization, &named)?.ok_or(Refusal::Missing("the key"))?;
     draft.remove(Table::KeysByOrganization, &named)?;
     Ok(draft.remove(Table::Keys, &token)?)
 }
 
-fn use_refresh(draft: &mut Draft<'_>, token: SecretHash, again: bool) -> Result<(), Refusal> {
+fn use_refresh(draft: &mut impl Rows, token: SecretHash, again: bool) -> Result<(), Refusal> {
     let found = stored::<RefreshToken>(draft, Table::Refreshes, &token.0)?;
     match found {
         Some(refresh) if again || !refresh.is_used => {
@@ -246,7 +249,7 @@ fn use_refresh(draft: &mut Draft<'_>, token: SecretHash, again: bool) -> Result<
 }
 
 fn put_policy(
-    draft: &mut Draft<'_>,
+    draft: &mut impl Rows,
     owner: PolicyOwner,
     policy: Option<NotificationPolicy>,
 ) -> Result<(), Refusal> {
@@ -262,7 +265,7 @@ fn put_policy(
 }
 
 fn put_text(
-    draft: &mut Draft<'_>,
+    draft: &mut impl Rows,
     owner: PolicyOwner,
     language: &str,
     text: Option<MessageText>,
@@ -277,17 +280,14 @@ fn put_text(
 }
 
 /// Notes when a record may be forgotten.
-fn ends(draft: &mut Draft<'_>, at: Millis, kind: u8, key: &[u8]) -> Result<(), Refusal> {
+fn ends(draft: &mut impl Rows, at: Millis, kind: u8, key: &[u8]) -> Result<(), Refusal> {
     Ok(draft.put(Table::Endings, &[&at.0.to_be_bytes()[..], &[kind], key].concat(), &[])?)
 }
 
-fn forget(draft: &mut Draft<'_>, before: Millis, making: &mut Making<'_>) -> Result<(), Refusal> {
+fn forget(draft: &mut impl Rows, before: Millis, making: &mut Making<'_>) -> Result<(), Refusal> {
     let until = before.0.to_be_bytes();
-    let ended: Vec<Vec<u8>> = draft
-        .keys(Table::Endings, &[])?
-        .take(FORGOTTEN_AT_ONCE)
-        .take_while(|key| key.as_ref().map_or(true, |key| key.as_slice() < until.as_slice()))
-        .collect::<Result<_, _>>()?;
+    let mut ended = draft.keys(Table::Endings, &[], FORGOTTEN_AT_ONCE)?;
+    ended.retain(|key| key.as_slice() < until.as_slice());
     for ending in ended {
         if let Some((kind, key)) = ending.get(8..).and_then(<[u8]>::split_first) {
             match kind {
@@ -304,7 +304,7 @@ fn forget(draft: &mut Draft<'_>, before: Millis, making: &mut Making<'_>) -> Res
     Ok(())
 }
 
-fn require_user(draft: &Draft<'_>, user: UserId) -> Result<(), Refusal> {
+fn require_user(draft: &impl Rows, user: UserId) -> Result<(), Refusal> {
     if draft.has(Table::Users, &user_key(user))? {
         Ok(())
     } else {
@@ -313,7 +313,7 @@ fn require_user(draft: &Draft<'_>, user: UserId) -> Result<(), Refusal> {
 }
 
 fn stored<T: DeserializeOwned>(
-    draft: &Draft<'_>,
+    draft: &impl Rows,
     table: Table,
     key: &[u8],
 ) -> Result<Option<T>, Refusal> {

@@ -6,8 +6,8 @@
 //! while it drains. When all places are taken, the longest line gives up its second half. So a
 //! backlog of any size costs a bounded amount of memory and is never in anybody else's way.
 
+use super::Place;
 use super::line::{Class, Counts, Line, Spot, Ticket};
-use super::state::Place;
 use crate::journal::Room;
 use crate::model::OrganizationId;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -23,7 +23,7 @@ const AGAIN_SHARE: usize = 5;
 const TURN_MAX: usize = 32;
 
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(in crate::journal) struct Lines {
     /// Unclaimed entries of the log remembered one by one.
     places_max: usize,
     /// In order, so that the same history gives the same turns.
@@ -51,35 +51,35 @@ struct Basket<'a> {
 
 /// A stretch of the log as read for the lines that are behind.
 #[derive(Debug, Default)]
-pub(super) struct Stretch {
-    pub(super) start: u64,
+pub(in crate::journal) struct Stretch {
+    pub(in crate::journal) start: u64,
     /// One past the last block that was looked at.
-    pub(super) next: u64,
+    pub(in crate::journal) next: u64,
     /// Entries of the log in their order; timers are left out.
-    pub(super) entries: Vec<(OrganizationId, Spot)>,
+    pub(in crate::journal) entries: Vec<(OrganizationId, Spot)>,
     /// Blocks that could not be read: where, and how many entries they held.
-    pub(super) unreadable: Vec<(u64, u32)>,
+    pub(in crate::journal) unreadable: Vec<(u64, u32)>,
 }
 
 impl Lines {
-    pub(super) fn new(places_max: usize) -> Self {
+    pub(in crate::journal) fn new(places_max: usize) -> Self {
         Self { places_max, ..Self::default() }
     }
 
-    pub(super) fn places_max(&self) -> usize {
+    pub(in crate::journal) fn places_max(&self) -> usize {
         self.places_max
     }
 
-    pub(super) fn get(&self, org: OrganizationId) -> Option<&Line> {
+    pub(in crate::journal) fn get(&self, org: OrganizationId) -> Option<&Line> {
         self.by_org.get(&org)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (OrganizationId, &Line)> {
+    pub(in crate::journal) fn iter(&self) -> impl Iterator<Item = (OrganizationId, &Line)> {
         self.by_org.iter().map(|(org, line)| (*org, line))
     }
 
     /// Takes a line up as a checkpoint left it.
-    pub(super) fn restore(
+    pub(in crate::journal) fn restore(
         &mut self,
         org: OrganizationId,
         counts: Counts,
@@ -93,7 +93,7 @@ impl Lines {
         self.feed(org);
     }
 
-    pub(super) fn count(&mut self, org: OrganizationId, bytes: u64, is_timer: bool) {
+    pub(in crate::journal) fn count(&mut self, org: OrganizationId, bytes: u64, is_timer: bool) {
         let counts = &mut self.by_org.entry(org).or_default().counts;
         counts.pending += 1;
         counts.bytes += bytes;
@@ -101,7 +101,7 @@ impl Lines {
     }
 
     /// An entry is done; a line with nothing pending is forgotten.
-    pub(super) fn uncount(&mut self, org: OrganizationId, bytes: u64, is_timer: bool) {
+    pub(in crate::journal) fn uncount(&mut self, org: OrganizationId, bytes: u64, is_timer: bool) {
         let Some(line) = self.by_org.get_mut(&org) else { return };
         let counts = &mut line.counts;
         counts.pending = counts.pending.saturating_sub(1);
@@ -123,7 +123,7 @@ impl Lines {
     }
 
     /// Puts a new entry of the log into its line, or leaves it in the log; true if it was put.
-    pub(super) fn offer(&mut self, org: OrganizationId, spot: Spot) -> bool {
+    pub(in crate::journal) fn offer(&mut self, org: OrganizationId, spot: Spot) -> bool {
         let Some(line) = self.by_org.get(&org) else { return false };
         if line.behind.is_some() {
             return false;
@@ -206,18 +206,18 @@ impl Lines {
         }
     }
 
-    pub(super) fn is_hungry(&self) -> bool {
+    pub(in crate::journal) fn is_hungry(&self) -> bool {
         !self.hungry.is_empty()
     }
 
     /// Entries known to be done although nobody has come to them yet.
-    pub(super) fn done_ahead(&self) -> usize {
+    pub(in crate::journal) fn done_ahead(&self) -> usize {
         self.done
     }
 
     /// Moves the cursors of lines that have something to forget to where these end, as if all before
     /// were claimed and had lapsed.
-    pub(super) fn pass_done(&mut self) {
+    pub(in crate::journal) fn pass_done(&mut self) {
         let forgetful = self.by_org.iter().filter(|(_, line)| !line.done.is_empty());
         let orgs: Vec<_> = forgetful.map(|(org, _)| *org).collect();
         for org in orgs {
@@ -236,7 +236,7 @@ impl Lines {
     }
 
     /// Where the next line that is short goes on.
-    pub(super) fn next_hungry(&mut self) -> Option<u64> {
+    pub(in crate::journal) fn next_hungry(&mut self) -> Option<u64> {
         if self.hungry.is_empty() {
             return None;
         }
@@ -260,7 +260,7 @@ impl Lines {
 
     /// Refills lines from a stretch of the log. `is_end` says that nothing is behind it. False if
     /// there was no place for anything.
-    pub(super) fn merge(&mut self, stretch: &Stretch, is_end: bool) -> bool {
+    pub(in crate::journal) fn merge(&mut self, stretch: &Stretch, is_end: bool) -> bool {
         let mut moved = false;
         let Stretch { start, next, .. } = *stretch;
         self.cut.clear();
@@ -308,7 +308,7 @@ impl Lines {
     }
 
     /// Free again: its lease ran out.
-    pub(super) fn lapse(&mut self, org: OrganizationId, ticket: Ticket) {
+    pub(in crate::journal) fn lapse(&mut self, org: OrganizationId, ticket: Ticket) {
         let Some(line) = self.by_org.get_mut(&org) else { return };
         if ticket.is_timer() {
             line.push_ready(ticket);
@@ -320,27 +320,32 @@ impl Lines {
     }
 
     /// Timers of `org` that may be loaded now.
-    pub(super) fn room_for_ready(&self, org: OrganizationId) -> usize {
+    pub(in crate::journal) fn room_for_ready(&self, org: OrganizationId) -> usize {
         let free = (self.places_max / READY_SHARE).saturating_sub(self.ready);
         let has = self.by_org.get(&org).map_or(0, Line::ready);
         (free / 4).max(READY_MIN).saturating_sub(has)
     }
 
-    pub(super) fn drop_ready(&mut self, org: OrganizationId, place: Place) {
+    pub(in crate::journal) fn drop_ready(&mut self, org: OrganizationId, place: Place) {
         if self.by_org.get_mut(&org).is_some_and(|line| line.drop_ready(place)) {
             self.ready -= 1;
         }
     }
 
     /// An entry was claimed without standing in line.
-    pub(super) fn claim(&mut self, org: OrganizationId) {
+    pub(in crate::journal) fn claim(&mut self, org: OrganizationId) {
         if let Some(line) = self.by_org.get_mut(&org) {
             line.claimed += 1;
         }
     }
 
     /// A claim is over, whatever comes of its entry; one of the log may stay `aside`.
-    pub(super) fn unclaim(&mut self, org: OrganizationId, ticket: &Ticket, aside: bool) {
+    pub(in crate::journal) fn unclaim(
+        &mut self,
+        org: OrganizationId,
+        ticket: &Ticket,
+        aside: bool,
+    ) {
         if let Some(line) = self.by_org.get_mut(&org) {
             line.claimed = line.claimed.saturating_sub(1);
             line.out = line.out.saturating_sub(usize::from(!ticket.is_timer() && !aside));
@@ -348,7 +353,7 @@ impl Lines {
     }
 
     /// Takes an unclaimed entry of the log out because it is done: while replaying.
-    pub(super) fn finish(&mut self, org: OrganizationId, place: Place) -> Finished {
+    pub(in crate::journal) fn finish(&mut self, org: OrganizationId, place: Place) -> Finished {
         let Some(line) = self.by_org.get_mut(&org) else { return Finished::Unknown };
         if let Some(spot) = line.lapsed.remove(&place) {
             return Finished::Known(spot);
@@ -372,7 +377,11 @@ impl Lines {
 
     /// Takes up to `max` entries: organizations by turns, each as many as `room` allows, repeats a
     /// fifth while first attempts wait.
-    pub(super) fn pick(&mut self, max: usize, room: &dyn Room) -> Vec<(OrganizationId, Ticket)> {
+    pub(in crate::journal) fn pick(
+        &mut self,
+        max: usize,
+        room: &dyn Room,
+    ) -> Vec<(OrganizationId, Ticket)> {
         let mut basket = Basket { room, left: HashMap::new(), taken: Vec::new() };
         if !self.first.is_empty() && !self.again.is_empty() {
             self.owed = (self.owed + max).min(max.saturating_mul(AGAIN_SHARE));
@@ -445,7 +454,7 @@ impl Lines {
 
 /// What a line knew of an entry that is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Finished {
+pub(in crate::journal) enum Finished {
     /// Unclaimed, or its lease had run out.
     Known(Spot),
     /// Not come to yet: remembered as done until somebody does.

@@ -1,13 +1,20 @@
-//! What each change does to the tables, and the constraints it must meet first.
+//! What each change does to the tables, and the constraints it must meet first: the same rules in
+//! every store.
 
-use super::account_changes;
-use super::cache::Touched;
-use super::tables::{
+mod accounts;
+mod inbox;
+pub(in crate::store) mod rows;
+pub(in crate::store) mod tables;
+mod touched;
+
+pub(in crate::store) use rows::Rows;
+pub(in crate::store) use touched::Touched;
+
+use self::tables::{
     Counter, Flaw, Table, device_key, group_prefix, last_device, number, org_key, org_of,
     organization_name, pair_key, role_key, solution_prefix, subscription_key, token_prefix,
     user_key, user_name, user_of,
 };
-use super::transaction::Draft;
 use crate::model::{
     Device, DeviceId, Membership, Organization, OrganizationId, Role, Subscription, SubscriptionId,
     User,
@@ -16,7 +23,7 @@ use crate::store::{Change, Failing, OrganizationRef, TREE_DEPTH_MAX, UserRef, Ve
 
 /// Why a change was not made. The draft may hold some of its writes: roll back.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(in crate::store) enum Refusal {
     Conflict(&'static str),
     Missing(&'static str),
     Unmet(&'static str),
@@ -31,18 +38,18 @@ impl From<Flaw> for Refusal {
 }
 
 /// Under what changes are made.
-pub(super) struct Making<'a> {
+pub(in crate::store) struct Making<'a> {
     /// The version the records will have.
-    pub(super) version: Version,
+    pub(in crate::store) version: Version,
     /// Made again from the log: expectations held the first time.
-    pub(super) again: bool,
+    pub(in crate::store) again: bool,
     /// What cached values the changes make stale.
-    pub(super) touched: &'a mut Touched,
+    pub(in crate::store) touched: &'a mut Touched,
 }
 
 /// Makes `change` in `draft`.
-pub(super) fn make(
-    draft: &mut Draft<'_>,
+pub(in crate::store) fn make(
+    draft: &mut impl Rows,
     change: Change,
     making: &mut Making<'_>,
 ) -> Result<(), Refusal> {
@@ -60,24 +67,28 @@ pub(super) fn make(
         Change::ClaimDevice(device) => claim_device(draft, &device, touched),
         Change::NoteFailing(id, failing) => note_failing(draft, id, failing),
         Change::Expect(_) if making.again => Ok(()),
-        account => account_changes::make(draft, account, making),
+        account => accounts::make(draft, account, making),
     }
 }
 
 /// Adds to a counter; one that would fall below zero stays there.
-pub(super) fn count(draft: &mut Draft<'_>, counter: Counter, by: i64) -> Result<u64, Flaw> {
+pub(in crate::store) fn count(
+    draft: &mut impl Rows,
+    counter: Counter,
+    by: i64,
+) -> Result<u64, Flaw> {
     let value = counted(draft, counter)?.saturating_add_signed(by);
     draft.put(Table::Counters, &counter.key(), &value.to_be_bytes())?;
     Ok(value)
 }
 
-pub(super) fn counted(draft: &Draft<'_>, counter: Counter) -> Result<u64, Flaw> {
+pub(in crate::store) fn counted(draft: &impl Rows, counter: Counter) -> Result<u64, Flaw> {
     let stored = draft.get(Table::Counters, &counter.key())?;
     stored.map_or(Ok(0), |value| number(Table::Counters, &value))
 }
 
 fn put_organization(
-    draft: &mut Draft<'_>,
+    draft: &mut impl Rows,
     organization: &Organization,
     touched: &mut Touched,
 ) -> Result<(), Refusal> {
@@ -89,20 +100,28 @@ fn put_organization(
             _ => {}
         }
     }
-    check_parents(draft, organization)?;
-    if let Some(old) = draft.record::<Organization>(Table::Organizations, &key)? {
+    let old = draft.record::<Organization>(Table::Organizations, &key)?;
+    let moves = old.as_ref().is_none_or(|old| old.parent != organization.parent);
+    if moves {
+        check_parents(draft, organization)?;
+    }
+    if let Some(old) = old {
         for (name, _) in organization_names(&old) {
             draft.remove(Table::OrganizationNames, &name)?;
         }
-        if old.name != organization.name || old.parent != organization.parent {
+        if old.name != organization.name || moves {
             touched.reshaped.push((old.id, old.parent));
         }
-        if let Some(parent) = old.parent {
+        if let Some(parent) = old.parent
+            && moves
+        {
             draft.remove(Table::Children, &pair_key(&org_key(parent), &key))?;
             count(draft, Counter::Children(parent), -1)?;
         }
     }
-    if let Some(parent) = organization.parent {
+    if let Some(parent) = organization.parent
+        && moves
+    {
         draft.put(Table::Children, &pair_key(&org_key(parent), &key), &[])?;
         count(draft, Counter::Children(parent), 1)?;
     }
@@ -127,7 +146,7 @@ fn organization_names(organization: &Organization) -> Vec<(Vec<u8>, &'static str
 }
 
 /// Permission checks walk the tree up, so a loop in it must never be stored.
-fn check_parents(draft: &Draft<'_>, organization: &Organization) -> Result<(), Refusal> {
+fn check_parents(draft: &impl Rows, organization: &Organization) -> Result<(), Refusal> {
     let mut above = organization.parent;
     for _ in 0..TREE_DEPTH_MAX {
         let Some(parent) = above else { return Ok(()) };
@@ -142,10 +161,11 @@ fn check_parents(draft: &Draft<'_>, organization: &Organization) -> Result<(), R
     Err(Refusal::Missing("a parent organization outside the organization's own descendants"))
 }
 
-fn put_user(draft: &mut Draft<'_>, user: &User, touched: &mut Touched) -> Result<(), Refusal> {
+fn put_user(draft: &mut impl Rows, user: &User, touched: &mut Touched) -> Result<(), Refusal> {
     require_organization(draft, user.org)?;
     let key = user_key(user.id);
     let names = user_names(user);
+    draft.lodge(user.id, user.org)?;
     for (name, field) in &names {
         match user_name(name).map(|name| draft.get(Table::UserNames, &name)).transpose()? {
             Some(Some(owner)) if owner != key => return Err(Refusal::Conflict(field)),
@@ -180,13 +200,13 @@ fn user_names(user: &User) -> [(UserRef, &'static str); 2] {
     [(UserRef::Uuid(user.uuid), "user uuid"), (UserRef::Email(user.email.clone()), "email")]
 }
 
-fn put_role(draft: &mut Draft<'_>, role: &Role) -> Result<(), Refusal> {
+fn put_role(draft: &mut impl Rows, role: &Role) -> Result<(), Refusal> {
     require_organization(draft, role.org)?;
     Ok(draft.put_record(Table::Roles, &role_key(role.org, role.id), role)?)
 }
 
 fn put_device(
-    draft: &mut Draft<'_>,
+    draft: &mut impl Rows,
     device: &Device,
     touched: &mut Touched,
 ) -> Result<(), Refusal> {
@@ -203,20 +223,19 @@ fn put_device(
 }
 
 fn claim_device(
-    draft: &mut Draft<'_>,
+    draft: &mut impl Rows,
     device: &Device,
     touched: &mut Touched,
 ) -> Result<(), Refusal> {
     let prefix = token_prefix(device.platform, &device.token);
-    let named = draft.keys(Table::DeviceTokens, &prefix)?.collect::<Result<Vec<_>, _>>()?;
-    for key in named {
+    for key in draft.keys(Table::DeviceTokens, &prefix, usize::MAX)? {
         remove_device(draft, last_device(Table::DeviceTokens, &key)?, touched)?;
     }
     put_device(draft, device, touched)
 }
 
 fn remove_device(
-    draft: &mut Draft<'_>,
+    draft: &mut impl Rows,
     device: DeviceId,
     touched: &mut Touched,
 ) -> Result<(), Refusal> {
@@ -236,7 +255,7 @@ fn remove_device(
 }
 
 fn put_membership(
-    draft: &mut Draft<'_>,
+    draft: &mut impl Rows,
     org: OrganizationId,
     membership: &Membership,
 ) -> Result<(), Refusal> {
@@ -259,7 +278,7 @@ fn put_membership(
 }
 
 fn put_subscription(
-    draft: &mut Draft<'_>,
+    draft: &mut impl Rows,
     subscription: Subscription,
     touched: &mut Touched,
 ) -> Result<(), Refusal> {
@@ -279,7 +298,7 @@ fn put_subscription(
 }
 
 fn disable_subscription(
-    draft: &mut Draft<'_>,
+    draft: &mut impl Rows,
     id: SubscriptionId,
     touched: &mut Touched,
 ) -> Result<(), Refusal> {
@@ -298,7 +317,7 @@ fn disable_subscription(
 
 /// Only of subscriptions that are still there.
 fn note_failing(
-    draft: &mut Draft<'_>,
+    draft: &mut impl Rows,
     id: SubscriptionId,
     failing: Option<Failing>,
 ) -> Result<(), Refusal> {
@@ -312,7 +331,7 @@ fn note_failing(
 }
 
 fn remove_subscription(
-    draft: &mut Draft<'_>,
+    draft: &mut impl Rows,
     id: SubscriptionId,
     touched: &mut Touched,
 ) -> Result<(), Refusal> {
@@ -326,7 +345,10 @@ fn remove_subscription(
     Ok(())
 }
 
-pub(super) fn require_organization(draft: &Draft<'_>, org: OrganizationId) -> Result<(), Refusal> {
+pub(in crate::store) fn require_organization(
+    draft: &impl Rows,
+    org: OrganizationId,
+) -> Result<(), Refusal> {
     if draft.has(Table::Organizations, &org_key(org))? {
         Ok(())
     } else {

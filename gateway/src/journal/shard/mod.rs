@@ -8,12 +8,16 @@
 //! Changes are applied in position order by the writer (live) and by recovery (replay), so a
 //! snapshot taken between two blocks plus the blocks after it give the same state again.
 
-use super::line::{Class, Counts, Line, Spot, Ticket};
-use super::lines::{Finished, Lines};
+pub(in crate::journal) mod alarms;
+pub(in crate::journal) mod line;
+pub(in crate::journal) mod lines;
+
 use super::record::{AmendRecord, Extent, Located, Record, SettleRecord};
-use crate::journal::{Amendment, Backlog, Cancellation, EntryKind, Reserved};
+use super::{Amendment, Backlog, Cancellation, Entry, EntryKind, Reserved, Settlement};
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId};
 use bytes::Bytes;
+use line::{Class, Counts, Line, Spot, Ticket};
+use lines::{Finished, Lines, Stretch};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -22,19 +26,19 @@ const DAMAGED_MAX: usize = 1024;
 
 /// A committed block. `hot` is its payload and when it was committed.
 #[derive(Debug)]
-pub(super) struct BlockRef {
-    pub(super) position: u64,
-    pub(super) hot: Option<(Bytes, Millis)>,
+pub(in crate::journal) struct BlockRef {
+    pub(in crate::journal) position: u64,
+    pub(in crate::journal) hot: Option<(Bytes, Millis)>,
 }
 
 /// An entry named by where it stands.
-pub(super) type Place = (u64, u32);
+pub(in crate::journal) type Place = (u64, u32);
 
 /// What a listed root is found by.
-pub(super) type ListedKey = (OrganizationId, NotificationId);
+pub(in crate::journal) type ListedKey = (OrganizationId, NotificationId);
 
 /// The listed roots among the entries of the block at `position`, and where they stand.
-pub(super) fn listed_places(
+pub(in crate::journal) fn listed_places(
     position: u64,
     entries: &[EntryMark],
 ) -> impl Iterator<Item = (ListedKey, Place)> {
@@ -43,30 +47,30 @@ pub(super) fn listed_places(
 }
 
 #[derive(Debug)]
-pub(super) struct InFlight {
-    pub(super) lease: u64,
-    pub(super) until: Millis,
-    pub(super) org: OrganizationId,
-    pub(super) ticket: Ticket,
+pub(in crate::journal) struct InFlight {
+    pub(in crate::journal) lease: u64,
+    pub(in crate::journal) until: Millis,
+    pub(in crate::journal) org: OrganizationId,
+    pub(in crate::journal) ticket: Ticket,
     /// A settlement with `done` is on its way to the disk: nobody else may claim or settle.
-    pub(super) closing: bool,
+    pub(in crate::journal) closing: bool,
     /// Other settlements on their way. Who claimed it again now would not know of them.
-    pub(super) settling: u32,
+    pub(in crate::journal) settling: u32,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Shard {
-    pub(super) lines: Lines,
-    pub(super) in_flight: HashMap<Place, InFlight>,
-    pub(super) partial: HashMap<Place, Vec<DeliveryId>>,
+pub(in crate::journal) struct Shard {
+    pub(in crate::journal) lines: Lines,
+    pub(in crate::journal) in_flight: HashMap<Place, InFlight>,
+    pub(in crate::journal) partial: HashMap<Place, Vec<DeliveryId>>,
     /// Timers that were taken from the index and whose rows are still there.
-    pub(super) timers_loaded: BTreeSet<(OrganizationId, Place)>,
-    pub(super) leases: u64,
-    pub(super) next_lease_check: Millis,
+    pub(in crate::journal) timers_loaded: BTreeSet<(OrganizationId, Place)>,
+    pub(in crate::journal) leases: u64,
+    pub(in crate::journal) next_lease_check: Millis,
     /// One past the last block of this shard that was applied.
-    pub(super) applied_end: u64,
+    pub(in crate::journal) applied_end: u64,
     /// Change entries not yet done.
-    pub(super) changes: BTreeSet<Place>,
+    pub(in crate::journal) changes: BTreeSet<Place>,
     hot: Hot,
     damaged: BTreeMap<Place, Damaged>,
     unreadable: u64,
@@ -114,14 +118,14 @@ impl Hot {
 
 /// What survives in a checkpoint.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ShardSnapshot {
+pub(in crate::journal) struct ShardSnapshot {
     lines: Vec<LineSnapshot>,
     /// Claimed from the log and not done.
     open: Vec<(OrganizationId, Spot)>,
     partial: Vec<(Place, Vec<DeliveryId>)>,
     changes: BTreeSet<Place>,
     /// Lines have passed blocks that could not be read: the next start reads the log again.
-    pub(super) has_skipped: bool,
+    pub(in crate::journal) has_skipped: bool,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,47 +138,47 @@ struct LineSnapshot {
 
 /// An entry as the state needs it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct EntryMark {
-    pub(super) notification: NotificationId,
-    pub(super) org: OrganizationId,
-    pub(super) kind: EntryKind,
-    pub(super) due: Millis,
-    pub(super) extent: Extent,
+pub(in crate::journal) struct EntryMark {
+    pub(in crate::journal) notification: NotificationId,
+    pub(in crate::journal) org: OrganizationId,
+    pub(in crate::journal) kind: EntryKind,
+    pub(in crate::journal) due: Millis,
+    pub(in crate::journal) extent: Extent,
 }
 
 impl EntryMark {
     /// The entry at `index` of the block at `position` as a timer.
-    pub(super) fn ticket(&self, position: u64, index: u32) -> Ticket {
+    pub(in crate::journal) fn ticket(&self, position: u64, index: u32) -> Ticket {
         let spot = Spot { position, index, extent: self.extent };
         Ticket { spot, due: self.due, class: class(self.kind) }
     }
 }
 
 /// Which share of a claim a timer counts to.
-pub(super) fn class(kind: EntryKind) -> Class {
+pub(in crate::journal) fn class(kind: EntryKind) -> Class {
     if kind == EntryKind::FollowUp { Class::Again } else { Class::First }
 }
 
 /// The parts of one block that change state.
 #[derive(Debug, Default)]
-pub(super) struct BlockMarks {
-    pub(super) entries: Vec<EntryMark>,
-    pub(super) settles: Vec<SettleRecord>,
-    pub(super) idempotency: Vec<crate::journal::IdempotencyRecord>,
-    pub(super) amends: Vec<AmendMark>,
-    pub(super) cancels: Vec<Cancellation>,
+pub(in crate::journal) struct BlockMarks {
+    pub(in crate::journal) entries: Vec<EntryMark>,
+    pub(in crate::journal) settles: Vec<SettleRecord>,
+    pub(in crate::journal) idempotency: Vec<crate::journal::IdempotencyRecord>,
+    pub(in crate::journal) amends: Vec<AmendMark>,
+    pub(in crate::journal) cancels: Vec<Cancellation>,
 }
 
 /// A delivery amended, and the right to do so, kept until the index shows it.
 #[derive(Debug)]
-pub(super) struct AmendMark {
-    pub(super) record: AmendRecord,
+pub(in crate::journal) struct AmendMark {
+    pub(in crate::journal) record: AmendRecord,
     #[expect(dead_code, reason = "kept for its drop, which gives the right back")]
-    pub(super) held: Option<Reserved>,
+    pub(in crate::journal) held: Option<Reserved>,
 }
 
 impl AmendMark {
-    pub(super) fn of(amendment: Amendment) -> Self {
+    pub(in crate::journal) fn of(amendment: Amendment) -> Self {
         let Amendment { delivery, notification, org, from, carrier, event, held } = amendment;
         let is_reopened = carrier.is_some();
         let record = AmendRecord { delivery, notification, org, from, is_reopened, event };
@@ -184,7 +188,7 @@ impl AmendMark {
 
 impl BlockMarks {
     /// Decodes a checked payload; `None` if it holds something that is no record.
-    pub(super) fn decode(payload: Bytes) -> Option<Self> {
+    pub(in crate::journal) fn decode(payload: Bytes) -> Option<Self> {
         let mut marks = Self::default();
         for (extent, record) in Located::new(payload) {
             match record? {
@@ -205,7 +209,7 @@ impl BlockMarks {
     }
 
     /// Drops everything but what timers need, for blocks whose other rows the index has.
-    pub(super) fn keep_timers(&mut self) {
+    pub(in crate::journal) fn keep_timers(&mut self) {
         self.idempotency.clear();
         self.amends.clear();
         self.cancels.clear();
@@ -218,7 +222,7 @@ impl BlockMarks {
     }
 
     /// Adds those of a part of the block that starts at `offset` of its payload.
-    pub(super) fn absorb(&mut self, mut part: Self, offset: usize) {
+    pub(in crate::journal) fn absorb(&mut self, mut part: Self, offset: usize) {
         let offset = u32::try_from(offset).unwrap_or(u32::MAX);
         for entry in &mut part.entries {
             entry.extent.offset = entry.extent.offset.saturating_add(offset);
@@ -233,12 +237,12 @@ impl BlockMarks {
 
 impl Shard {
     /// An empty shard that remembers up to `places` unclaimed entries.
-    pub(super) fn new(places: usize) -> Self {
+    pub(in crate::journal) fn new(places: usize) -> Self {
         Self { lines: Lines::new(places), ..Self::default() }
     }
 
     /// A shard as a checkpoint left it; what is unclaimed is found again from its cursors.
-    pub(super) fn restore(snapshot: ShardSnapshot, end: u64, places: usize) -> Self {
+    pub(in crate::journal) fn restore(snapshot: ShardSnapshot, end: u64, places: usize) -> Self {
         let mut shard = Self {
             applied_end: end,
             partial: snapshot.partial.into_iter().collect(),
@@ -257,8 +261,26 @@ impl Shard {
         shard
     }
 
+    /// A shard as its new owner finds it: what is pending of each organization, all of it behind
+    /// `cursor`. Leases are numbered from `leases` on.
+    pub(in crate::journal) fn adopted(
+        places: usize,
+        (end, cursor): (u64, Option<Place>),
+        pending: impl IntoIterator<Item = (OrganizationId, Counts)>,
+        leases: u64,
+    ) -> Self {
+        let mut shard = Self { applied_end: end, leases, ..Self::new(places) };
+        for (org, counts) in pending {
+            shard.counts.pending += counts.pending;
+            shard.counts.timers += counts.timers;
+            shard.counts.bytes += counts.bytes;
+            shard.lines.restore(org, counts, cursor, []);
+        }
+        shard
+    }
+
     /// State for a checkpoint, as of the last block that was applied.
-    pub(super) fn snapshot(&self) -> ShardSnapshot {
+    pub(in crate::journal) fn snapshot(&self) -> ShardSnapshot {
         let mut open: Vec<_> = self.open_in_flight().collect();
         open.extend(self.damaged.values().filter_map(|damaged| damaged.0));
         let mut lines = Vec::new();
@@ -288,7 +310,7 @@ impl Shard {
     /// Applies a committed block: new entries become claimable or timers, settlements take effect.
     /// `hot_max` bounds the payloads kept in memory. `measure` tells the payload bytes of an entry
     /// that a settlement names and that nothing here knows, which only happens while replaying.
-    pub(super) fn apply(
+    pub(in crate::journal) fn apply(
         &mut self,
         block: BlockRef,
         end: u64,
@@ -359,7 +381,7 @@ impl Shard {
     }
 
     /// Leases an entry; its record, too, if that is in memory.
-    pub(super) fn lease(
+    pub(in crate::journal) fn lease(
         &mut self,
         org: OrganizationId,
         ticket: Ticket,
@@ -374,8 +396,19 @@ impl Shard {
         (lease, record)
     }
 
+    /// Takes a lease back that nobody was told of.
+    pub(in crate::journal) fn unlease(&mut self, place: Place, lease: u64) {
+        if self.in_flight.get(&place).is_none_or(|held| held.lease != lease) {
+            return;
+        }
+        if let Some(held) = self.in_flight.remove(&place) {
+            self.lines.unclaim(held.org, &held.ticket, false);
+            self.lines.lapse(held.org, held.ticket);
+        }
+    }
+
     /// Sets an entry aside that was leased and cannot be read: it stays pending, unclaimed.
-    pub(super) fn set_aside(&mut self, place: Place) {
+    pub(in crate::journal) fn set_aside(&mut self, place: Place) {
         let Some(held) = self.in_flight.remove(&place) else { return };
         self.lines.unclaim(held.org, &held.ticket, true);
         self.unreadable += 1;
@@ -384,7 +417,7 @@ impl Shard {
     }
 
     /// Counts a block of `entries` that cannot be read; false if it is known.
-    pub(super) fn note_unreadable(&mut self, position: u64, entries: u32) -> bool {
+    pub(in crate::journal) fn note_unreadable(&mut self, position: u64, entries: u32) -> bool {
         let place = (position, u32::MAX);
         self.has_skipped = true;
         if self.damaged.contains_key(&place) || self.damaged.len() >= DAMAGED_MAX {
@@ -396,7 +429,7 @@ impl Shard {
     }
 
     /// Lowest position still needed for claims.
-    pub(super) fn low_water(&self, end: u64) -> u64 {
+    pub(in crate::journal) fn low_water(&self, end: u64) -> u64 {
         let lines = self.lines.iter().filter_map(|(_, line)| line.low_water());
         let open = self.open_in_flight().map(|(_, spot)| spot.position);
         let damaged = self.damaged.keys().map(|(position, _)| *position);
@@ -405,7 +438,7 @@ impl Shard {
 
     /// Moves claims whose lease ran out back to the claimable ones. Answers the timers among them
     /// whose time has not come: they wait in the index again.
-    pub(super) fn expire_leases(
+    pub(in crate::journal) fn expire_leases(
         &mut self,
         now: Millis,
         steady: Millis,
@@ -436,12 +469,27 @@ impl Shard {
     }
 
     /// Timers of `org` that need not be loaded.
-    pub(super) fn timers_loaded_of(&self, org: OrganizationId) -> HashSet<Place> {
+    pub(in crate::journal) fn timers_loaded_of(&self, org: OrganizationId) -> HashSet<Place> {
         let all = (org, (0, 0))..=(org, (u64::MAX, u32::MAX));
         self.timers_loaded.range(all).map(|(_, place)| *place).collect()
     }
 
-    pub(super) fn backlog(&self) -> Backlog {
+    /// Refills lines from a stretch of the log; false if there was no place for anything.
+    pub(in crate::journal) fn take_in(&mut self, stretch: &Stretch) -> bool {
+        for (position, entries) in &stretch.unreadable {
+            if self.note_unreadable(*position, *entries) {
+                tracing::error!(
+                    position,
+                    entries,
+                    "a journal block is unreadable and skipped; run `bugler store verify`"
+                );
+            }
+        }
+        let is_end = stretch.next >= self.applied_end;
+        self.lines.merge(stretch, is_end)
+    }
+
+    pub(in crate::journal) fn backlog(&self) -> Backlog {
         Backlog {
             pending: self.counts.pending,
             claimed: self.in_flight.len() as u64,
@@ -451,12 +499,43 @@ impl Shard {
         }
     }
 
-    pub(super) fn backlog_of(&self, org: OrganizationId) -> Backlog {
+    pub(in crate::journal) fn backlog_of(&self, org: OrganizationId) -> Backlog {
         self.lines.get(org).map(Line::backlog).unwrap_or_default()
     }
 }
 
 /// An entry due after its commit waits in the timer index; all others are claimed from the log.
-pub(super) fn is_timer(due: Millis, committed_at: Millis) -> bool {
+pub(in crate::journal) fn is_timer(due: Millis, committed_at: Millis) -> bool {
     due > committed_at
+}
+
+/// Adds a settlement that is to be in a block; `due` is that of a claimed timer, else 0.
+pub(in crate::journal) fn mark_settlement(
+    settlement: Settlement,
+    due: Millis,
+    extents: Vec<Extent>,
+    marks: &mut BlockMarks,
+) {
+    marks.entries.extend(settlement.follow_ups.iter().zip(extents).map(entry_mark));
+    marks.settles.push(SettleRecord {
+        position: settlement.claim.position,
+        index: settlement.claim.index,
+        due,
+        done: settlement.done,
+        notification: settlement.notification,
+        org: settlement.org,
+        resolved: settlement.resolved,
+        events: settlement.events,
+        dead: settlement.dead,
+    });
+}
+
+pub(in crate::journal) fn entry_mark((entry, extent): (&Entry, Extent)) -> EntryMark {
+    EntryMark {
+        notification: entry.notification,
+        org: entry.org,
+        kind: entry.kind,
+        due: entry.due,
+        extent,
+    }
 }

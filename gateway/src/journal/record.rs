@@ -13,7 +13,7 @@
 //! `durable floor` says how far the log was synced when the block was written: an unreadable
 //! block below a later block's floor was acknowledged (damage), one above was not (torn tail).
 
-use crate::journal::{
+use super::{
     Amendment, Append, Cancellation, Entry, EntryKind, IdempotencyRecord, Resolution, Settlement,
 };
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId, ShardId};
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// Bytes before the payload of a block, and before the first block of a segment.
-pub(super) const HEADER_BYTES: usize = 64;
+pub(in crate::journal) const HEADER_BYTES: usize = 64;
 const BLOCK_MAGIC: [u8; 4] = *b"BGLb";
 const SEGMENT_MAGIC: [u8; 8] = *b"BGLsegm1";
 const FORMAT_VERSION: u8 = 1;
@@ -39,21 +39,21 @@ const RECORD_CANCEL: u8 = 5;
 
 /// The first 64 bytes of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BlockHeader {
-    pub(super) shard: ShardId,
-    pub(super) payload_bytes: u32,
-    pub(super) entries: u32,
-    pub(super) position: u64,
-    pub(super) durable_floor: u64,
-    pub(super) committed_at: Millis,
+pub(in crate::journal) struct BlockHeader {
+    pub(in crate::journal) shard: ShardId,
+    pub(in crate::journal) payload_bytes: u32,
+    pub(in crate::journal) entries: u32,
+    pub(in crate::journal) position: u64,
+    pub(in crate::journal) durable_floor: u64,
+    pub(in crate::journal) committed_at: Millis,
     /// Leading 8 bytes of the smallest and largest root id inside; `u64::MAX`, 0 when there is none.
-    pub(super) first_root: u64,
-    pub(super) last_root: u64,
+    pub(in crate::journal) first_root: u64,
+    pub(in crate::journal) last_root: u64,
 }
 
 impl BlockHeader {
     /// Bytes of the whole block in the file, padding included.
-    pub(super) fn block_bytes(&self) -> usize {
+    pub(in crate::journal) fn block_bytes(&self) -> usize {
         HEADER_BYTES + padded(self.payload_bytes as usize)
     }
 }
@@ -64,7 +64,7 @@ fn padded(bytes: usize) -> usize {
 
 /// Why bytes are not the block they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BlockFault {
+pub(in crate::journal) enum BlockFault {
     /// All zeros: nothing was written here.
     Empty,
     /// Not a block, not this position, cut short, or the checksum differs.
@@ -72,7 +72,7 @@ pub(super) enum BlockFault {
 }
 
 /// Appends one block with `payload` to `out`.
-pub(super) fn put_block(out: &mut Vec<u8>, header: &BlockHeader, payload: &[&[u8]]) {
+pub(in crate::journal) fn put_block(out: &mut Vec<u8>, header: &BlockHeader, payload: &[&[u8]]) {
     let start = out.len();
     out.extend_from_slice(&BLOCK_MAGIC);
     out.put_u8(FORMAT_VERSION);
@@ -97,7 +97,10 @@ pub(super) fn put_block(out: &mut Vec<u8>, header: &BlockHeader, payload: &[&[u8
 }
 
 /// Reads a header; says nothing about the payload.
-pub(super) fn read_header(mut bytes: &[u8], position: u64) -> Result<BlockHeader, BlockFault> {
+pub(in crate::journal) fn read_header(
+    mut bytes: &[u8],
+    position: u64,
+) -> Result<BlockHeader, BlockFault> {
     if bytes.len() < HEADER_BYTES {
         return Err(BlockFault::Invalid);
     }
@@ -125,7 +128,10 @@ pub(super) fn read_header(mut bytes: &[u8], position: u64) -> Result<BlockHeader
 }
 
 /// Reads and checks the block at the start of `bytes`; the payload is a slice of it.
-pub(super) fn read_block(bytes: &[u8], position: u64) -> Result<(BlockHeader, &[u8]), BlockFault> {
+pub(in crate::journal) fn read_block(
+    bytes: &[u8],
+    position: u64,
+) -> Result<(BlockHeader, &[u8]), BlockFault> {
     let header = read_header(bytes, position)?;
     let end = HEADER_BYTES + header.payload_bytes as usize;
     let Some(block) = bytes.get(..end) else { return Err(BlockFault::Invalid) };
@@ -139,7 +145,7 @@ pub(super) fn read_block(bytes: &[u8], position: u64) -> Result<(BlockHeader, &[
 }
 
 /// The first bytes of a segment file: magic, base position, capacity, checksum.
-pub(super) fn segment_header(base: u64, capacity: u64) -> [u8; HEADER_BYTES] {
+pub(in crate::journal) fn segment_header(base: u64, capacity: u64) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
     bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
     bytes[8..16].copy_from_slice(&base.to_le_bytes());
@@ -150,7 +156,7 @@ pub(super) fn segment_header(base: u64, capacity: u64) -> [u8; HEADER_BYTES] {
 }
 
 /// Base position and capacity of a segment, if `bytes` is a segment header.
-pub(super) fn read_segment_header(mut bytes: &[u8]) -> Option<(u64, u64)> {
+pub(in crate::journal) fn read_segment_header(mut bytes: &[u8]) -> Option<(u64, u64)> {
     let head = bytes.get(..24)?;
     let crc = crc32c::crc32c(head);
     let stored = bytes.get(24..28)?;
@@ -162,7 +168,7 @@ pub(super) fn read_segment_header(mut bytes: &[u8]) -> Option<(u64, u64)> {
 }
 
 /// The leading bytes of a notification id, by which blocks are found again.
-pub(super) fn id_prefix(id: NotificationId) -> u64 {
+pub(in crate::journal) fn id_prefix(id: NotificationId) -> u64 {
     id.0.as_u64_pair().0
 }
 
@@ -174,10 +180,10 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 /// Where an entry's record lies in the payload of its block, and its checksum, so that it can be
 /// read and checked without the rest of the block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Extent {
-    pub(super) offset: u32,
-    pub(super) bytes: u32,
-    pub(super) crc: u32,
+pub(in crate::journal) struct Extent {
+    pub(in crate::journal) offset: u32,
+    pub(in crate::journal) bytes: u32,
+    pub(in crate::journal) crc: u32,
 }
 
 impl Extent {
@@ -187,12 +193,13 @@ impl Extent {
     }
 
     /// Bytes of the entry's payload.
-    pub(super) fn payload_bytes(self) -> u64 {
+    pub(in crate::journal) fn payload_bytes(self) -> u64 {
         u64::from(self.bytes).saturating_sub(ENTRY_HEAD_BYTES)
     }
 }
 
-fn put_entry(out: &mut Vec<u8>, entry: &Entry) -> Extent {
+/// Encodes one entry, and says where it lies.
+pub(in crate::journal) fn put_entry(out: &mut Vec<u8>, entry: &Entry) -> Extent {
     let start = out.len();
     out.put_u8(RECORD_ENTRY);
     out.extend_from_slice(entry.notification.0.as_bytes());
@@ -210,7 +217,7 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) -> Extent {
 }
 
 /// Encodes everything an `append` adds, and says where its entries lie.
-pub(super) fn encode_append(append: &Append) -> (Vec<u8>, Vec<Extent>) {
+pub(in crate::journal) fn encode_append(append: &Append) -> (Vec<u8>, Vec<Extent>) {
     let bytes: usize = append.entries.iter().map(|e| e.payload.len() + 48).sum();
     let mut out = Vec::with_capacity(bytes + 128);
     let extents = append.entries.iter().map(|entry| put_entry(&mut out, entry)).collect();
@@ -226,7 +233,7 @@ pub(super) fn encode_append(append: &Append) -> (Vec<u8>, Vec<Extent>) {
 
 /// Encodes a settlement and its follow-up entries, and says where those lie. `due` is that of a
 /// claimed timer, else 0.
-pub(super) fn encode_settlement(
+pub(in crate::journal) fn encode_settlement(
     settlement: &Settlement,
     due: Millis,
     out: &mut Vec<u8>,
@@ -257,20 +264,31 @@ pub(super) fn encode_settlement(
 }
 
 /// Encodes what is done to a delivery that has ended, and the entry that carries it on.
-pub(super) fn encode_amendment(amendment: &Amendment, out: &mut Vec<u8>) -> Option<Extent> {
+pub(in crate::journal) fn encode_amendment(
+    amendment: &Amendment,
+    out: &mut Vec<u8>,
+) -> Option<Extent> {
     let extent = amendment.carrier.as_ref().map(|entry| put_entry(out, entry));
-    out.put_u8(RECORD_AMEND);
-    out.extend_from_slice(amendment.delivery.0.as_bytes());
-    out.extend_from_slice(amendment.notification.0.as_bytes());
-    out.put_i32_le(amendment.org.0);
-    out.put_u8(resolution_code(Resolution::Final(amendment.from)));
-    out.put_u8(u8::from(amendment.carrier.is_some()));
-    put_bytes(out, &amendment.event);
+    let Amendment { delivery, notification, org, from, .. } = *amendment;
+    let is_reopened = amendment.carrier.is_some();
+    let event = amendment.event.clone();
+    put_amend(out, &AmendRecord { delivery, notification, org, from, is_reopened, event });
     extent
 }
 
+/// Encodes what is done to a delivery that has ended.
+pub(in crate::journal) fn put_amend(out: &mut Vec<u8>, record: &AmendRecord) {
+    out.put_u8(RECORD_AMEND);
+    out.extend_from_slice(record.delivery.0.as_bytes());
+    out.extend_from_slice(record.notification.0.as_bytes());
+    out.put_i32_le(record.org.0);
+    out.put_u8(resolution_code(Resolution::Final(record.from)));
+    out.put_u8(u8::from(record.is_reopened));
+    put_bytes(out, &record.event);
+}
+
 /// Encodes the wish that nothing of a notification is sent any more.
-pub(super) fn encode_cancellation(cancellation: &Cancellation, out: &mut Vec<u8>) {
+pub(in crate::journal) fn encode_cancellation(cancellation: &Cancellation, out: &mut Vec<u8>) {
     out.put_u8(RECORD_CANCEL);
     out.extend_from_slice(cancellation.notification.0.as_bytes());
     out.put_i32_le(cancellation.org.0);
@@ -300,33 +318,33 @@ fn resolution(code: u8) -> Option<Resolution> {
 
 /// A settlement as stored.
 #[derive(Clone, Debug)]
-pub(super) struct SettleRecord {
-    pub(super) position: u64,
-    pub(super) index: u32,
-    pub(super) due: Millis,
-    pub(super) done: bool,
-    pub(super) notification: NotificationId,
-    pub(super) org: OrganizationId,
-    pub(super) resolved: Vec<(DeliveryId, Resolution)>,
-    pub(super) events: Vec<Bytes>,
-    pub(super) dead: Vec<(DeliveryId, Bytes)>,
+pub(in crate::journal) struct SettleRecord {
+    pub(in crate::journal) position: u64,
+    pub(in crate::journal) index: u32,
+    pub(in crate::journal) due: Millis,
+    pub(in crate::journal) done: bool,
+    pub(in crate::journal) notification: NotificationId,
+    pub(in crate::journal) org: OrganizationId,
+    pub(in crate::journal) resolved: Vec<(DeliveryId, Resolution)>,
+    pub(in crate::journal) events: Vec<Bytes>,
+    pub(in crate::journal) dead: Vec<(DeliveryId, Bytes)>,
 }
 
 /// What was done to a delivery that had ended, as stored.
 #[derive(Clone, Debug)]
-pub(super) struct AmendRecord {
-    pub(super) delivery: DeliveryId,
-    pub(super) notification: NotificationId,
-    pub(super) org: OrganizationId,
-    pub(super) from: FinalState,
+pub(in crate::journal) struct AmendRecord {
+    pub(in crate::journal) delivery: DeliveryId,
+    pub(in crate::journal) notification: NotificationId,
+    pub(in crate::journal) org: OrganizationId,
+    pub(in crate::journal) from: FinalState,
     /// An entry before it in the block carries the delivery on; else its dead letter is discarded.
-    pub(super) is_reopened: bool,
-    pub(super) event: Bytes,
+    pub(in crate::journal) is_reopened: bool,
+    pub(in crate::journal) event: Bytes,
 }
 
 /// One record of a block.
 #[derive(Clone, Debug)]
-pub(super) enum Record {
+pub(in crate::journal) enum Record {
     Entry(Entry),
     Settle(SettleRecord),
     Idempotency(IdempotencyRecord),
@@ -336,10 +354,10 @@ pub(super) enum Record {
 
 /// Walks over the records of a checked payload. Stops with `None` at the end, and with
 /// `Some(None)` if the bytes are no record, which a matching checksum makes a format error.
-pub(super) struct Records(Bytes);
+pub(in crate::journal) struct Records(Bytes);
 
 /// The entries of a checked payload in their order: index, place in the payload, entry.
-pub(super) fn entries(payload: Bytes) -> impl Iterator<Item = (u32, Extent, Entry)> {
+pub(in crate::journal) fn entries(payload: Bytes) -> impl Iterator<Item = (u32, Extent, Entry)> {
     let mut index = 0u32;
     Located::new(payload).filter_map(move |(extent, record)| match record {
         Some(Record::Entry(entry)) => {
@@ -351,7 +369,7 @@ pub(super) fn entries(payload: Bytes) -> impl Iterator<Item = (u32, Extent, Entr
 }
 
 /// The entry whose whole record is `bytes`.
-pub(super) fn read_entry(bytes: Bytes, extent: Extent) -> Option<Entry> {
+pub(in crate::journal) fn read_entry(bytes: Bytes, extent: Extent) -> Option<Entry> {
     if crc32c::crc32c(&bytes) != extent.crc {
         return None;
     }
@@ -362,13 +380,13 @@ pub(super) fn read_entry(bytes: Bytes, extent: Extent) -> Option<Entry> {
 }
 
 /// Records, and for entries where they lie.
-pub(super) struct Located {
+pub(in crate::journal) struct Located {
     all: Bytes,
     records: Records,
 }
 
 impl Located {
-    pub(super) fn new(payload: Bytes) -> Self {
+    pub(in crate::journal) fn new(payload: Bytes) -> Self {
         Self { all: payload.clone(), records: Records::new(payload) }
     }
 }
@@ -391,7 +409,7 @@ impl Iterator for Located {
 }
 
 impl Records {
-    pub(super) fn new(payload: Bytes) -> Self {
+    pub(in crate::journal) fn new(payload: Bytes) -> Self {
         Self(payload)
     }
 

@@ -1,0 +1,36 @@
+//! Additions that a store beside this journal commits with the changes that cause them.
+
+use super::core::Core;
+use super::lane::PART_BYTES_MAX;
+use super::options::millis;
+use super::plan::{Part, Plan, Terms};
+use crate::journal::{Append, JournalError};
+use bytes::Bytes;
+use std::sync::atomic::Ordering;
+
+impl Core {
+    /// What the commit script takes for `append`. It has no number: who commits it with records
+    /// knows from them whether it happened.
+    pub(super) fn program(&self, append: Append) -> Result<Vec<Bytes>, JournalError> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(JournalError::Closed);
+        }
+        let Append { entries, idempotency } = append;
+        let part = Part { entries, idempotency, ..Part::default() };
+        if part.bytes() > PART_BYTES_MAX {
+            return Err(JournalError::TooLarge);
+        }
+        let terms = Terms {
+            now: self.clock.now(),
+            writer: "records",
+            sequence: 0,
+            fence: None,
+            own: None,
+            retention_ms: millis(self.options.retention),
+            keys_ttl_ms: millis(self.options.keys_ttl),
+        };
+        let plan = Plan::new(vec![part], &terms);
+        let blocks = plan.blocks.into_iter().map(|block| block.payload);
+        Ok([plan.program].into_iter().chain(blocks).collect())
+    }
+}

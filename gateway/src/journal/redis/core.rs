@@ -1,0 +1,363 @@
+//! What the journal's tasks share, and what callers do on it: enqueue, settle, take blocks in.
+
+use super::cell::{Cell, Request, Taken, Tenure};
+use super::lane::Committed;
+use super::options::{RedisJournalOptions, millis};
+use super::plan::{Ended, Laid, Part};
+use super::reply::Stored;
+use crate::clock::Clock;
+use crate::crash::{Sabotage, is_sabotaged};
+use crate::journal::shard::{BlockMarks, BlockRef, Place, is_timer};
+use crate::journal::{ClaimId, Commit, JournalError, Settlement};
+use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
+use crate::redis::{Redis, RedisError};
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Payload bytes of new blocks kept in memory so that a caught-up dispatcher reads nothing.
+const HOT_BYTES_MAX: usize = 32 << 20;
+/// Blocks that are read at once.
+const READ_MAX: usize = 16;
+
+pub(super) struct Core {
+    pub(super) options: RedisJournalOptions,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) redis: Redis,
+    /// New with every start.
+    pub(super) writer: String,
+    pub(super) cells: Vec<Arc<Cell>>,
+    /// Deliveries being amended by this node.
+    pub(super) reserved: Arc<Mutex<HashSet<DeliveryId>>>,
+    /// Notifications of which nothing is sent any more.
+    pub(super) canceled: RwLock<HashSet<NotificationId>>,
+    /// Nothing new is taken.
+    pub(super) closing: AtomicBool,
+    /// Nothing is tried again.
+    pub(super) closed: AtomicBool,
+    pub(super) buffered: AtomicUsize,
+}
+
+impl Core {
+    pub(super) fn cell(&self, shard: ShardId) -> Option<&Arc<Cell>> {
+        self.cells.get(usize::from(shard.0))
+    }
+
+    pub(super) fn lease_until(&self) -> Millis {
+        self.clock.steady().plus(millis(self.options.lease))
+    }
+
+    /// The shards in which an organization may have something.
+    pub(super) fn homes(&self, org: OrganizationId) -> Vec<ShardId> {
+        match self.options.home {
+            Some(home) => vec![home(org, self.options.shards)],
+            None => self.cells.iter().map(|cell| cell.shard).collect(),
+        }
+    }
+
+    pub(super) fn submit(
+        &self,
+        shard: ShardId,
+        part: Part,
+        is_urgent: bool,
+    ) -> Result<Commit, JournalError> {
+        let cell = self.cell(shard).ok_or(JournalError::Closed)?;
+        let bytes = part.bytes();
+        let (done, committed) = oneshot::channel();
+        let (sent, done) = (Vec::new(), Some(done));
+        let request = Request { part, bytes, sent, is_settle: false, is_urgent, done };
+        self.enqueue(cell, request)?;
+        Ok(Box::pin(async move { committed.await.unwrap_or(Err(JournalError::Closed)) }))
+    }
+
+    /// Checks leases and enqueues; fenced settlements are left out.
+    pub(super) fn settle(
+        &self,
+        shard: ShardId,
+        settlements: Vec<Settlement>,
+    ) -> Result<Commit, JournalError> {
+        let cell = self.cell(shard).ok_or(JournalError::Fenced)?;
+        let mut waiting = Vec::new();
+        let mut part = Part::default();
+        let mut sent = Vec::new();
+        for mut settlement in settlements {
+            if is_sabotaged(Sabotage::DroppedOutcome) {
+                settlement.events.clear();
+                settlement.resolved.clear();
+            }
+            let place = (settlement.claim.position, settlement.claim.index);
+            if let Some(taken) = self.taken_part(cell, place, &settlement) {
+                let part = taken;
+                waiting.push(self.send_settle(cell, part, vec![(place, settlement.done)])?);
+            } else if let Some(ended) = hold(cell, settlement) {
+                sent.push((place, ended.settlement.done));
+                part.settles.push(ended);
+            }
+        }
+        if !part.settles.is_empty() {
+            waiting.push(self.send_settle(cell, part, sent)?);
+        }
+        if waiting.is_empty() {
+            return Err(JournalError::Fenced);
+        }
+        Ok(Box::pin(async move {
+            let mut result = Ok(());
+            for committed in waiting {
+                result = result.and(committed.await.unwrap_or(Err(JournalError::Closed)));
+            }
+            result
+        }))
+    }
+
+    fn send_settle(
+        &self,
+        cell: &Cell,
+        part: Part,
+        sent: Vec<(Place, bool)>,
+    ) -> Result<oneshot::Receiver<Result<(), JournalError>>, JournalError> {
+        let bytes = part.bytes();
+        let (done, committed) = oneshot::channel();
+        let again = sent.clone();
+        let request =
+            Request { part, bytes, sent, is_settle: true, is_urgent: true, done: Some(done) };
+        self.enqueue(cell, request).inspect_err(|_| cell.reopen(&again))?;
+        Ok(committed)
+    }
+
+    /// A settlement of an entry that was taken here.
+    fn taken_part(&self, cell: &Cell, place: Place, settlement: &Settlement) -> Option<Part> {
+        let mut state = cell.state.lock();
+        let taken = state.taken.get_mut(&place)?;
+        if taken.lease != settlement.claim.lease || taken.is_closing {
+            return None;
+        }
+        taken.is_closing = settlement.done;
+        let settlement = Settlement { org: taken.org, ..settlement.clone() };
+        let ended = Ended { settlement, ticket: taken.ticket, has_parts: true, is_change: false };
+        let token = taken.token.clone();
+        Some(Part { settles: vec![ended], taken: Some((place, token)), ..Part::default() })
+    }
+
+    pub(super) fn renew(&self, shard: ShardId, claims: &[ClaimId]) {
+        let Some(cell) = self.cell(shard) else { return };
+        let until = self.lease_until();
+        let mut state = cell.state.lock();
+        for claim in claims {
+            let held = state.shard.in_flight.get_mut(&(claim.position, claim.index));
+            if let Some(held) = held.filter(|held| held.lease == claim.lease) {
+                held.until = until;
+            }
+        }
+    }
+
+    /// How much is left of a lease, `None` if it has passed to another claim.
+    pub(super) fn lease_left(&self, shard: ShardId, claim: ClaimId) -> Option<Duration> {
+        if is_sabotaged(Sabotage::NoFencing) {
+            return Some(Duration::MAX);
+        }
+        let now = self.clock.steady();
+        let state = self.cell(shard)?.state.lock();
+        let place = (claim.position, claim.index);
+        let until = match state.taken.get(&place) {
+            Some(taken) if taken.lease == claim.lease => taken.until,
+            _ => {
+                let held = state.shard.in_flight.get(&place)?;
+                (held.lease == claim.lease).then_some(held.until)?
+            }
+        };
+        Some(Duration::from_millis(until.since(now)))
+    }
+
+    /// Notes what a script told beside its answer.
+    pub(super) fn note(&self, cell: &Cell, committed: &Committed) {
+        let mut told = cell.told.lock();
+        // A repeated request is answered with sums, too, so they are always newer.
+        told.sums = committed.sums;
+        for (org, backlog) in &committed.counts {
+            told.note(*org, *backlog);
+        }
+    }
+
+    /// Takes own blocks in; `cell.log` is held.
+    pub(super) async fn take_in(
+        &self,
+        cell: &Cell,
+        first: u64,
+        (blocks, sizes): (Vec<Laid>, Vec<(Place, u64)>),
+        (at, mark): (Millis, &Bytes),
+    ) {
+        let expected = {
+            let state = cell.state.lock();
+            state.is_loaded.then_some(state.shard.applied_end)
+        };
+        match expected {
+            Some(end) if first < end => cell.unload("its log is shorter than it was"),
+            Some(end) if first > end => {
+                if let Err(error) = self.catch_up(cell, first).await {
+                    tracing::debug!(shard = cell.shard.0, %error, "blocks of others are missing");
+                    cell.unload("blocks of other nodes could not be read");
+                }
+            }
+            _ => {}
+        }
+        let sizes: HashMap<_, _> = sizes.into_iter().collect();
+        for (position, block) in (first..).zip(blocks) {
+            self.apply(cell, (position, at, mark), block.payload, block.marks, &sizes);
+        }
+        cell.claimers.notify_one();
+    }
+
+    /// Reads and takes in the blocks before `until`; `cell.log` is held.
+    pub(super) async fn catch_up(&self, cell: &Cell, until: u64) -> Result<(), RedisError> {
+        let key = self.redis.key(cell.shard, "q");
+        loop {
+            let from = cell.state.lock().shard.applied_end;
+            if from >= until {
+                return Ok(());
+            }
+            let mut range = redis::cmd("XRANGE");
+            range.arg(&key).arg(format!("{from}-0")).arg(format!("{}-0", until - 1));
+            range.arg("COUNT").arg(READ_MAX);
+            let found = Stored::all(self.redis.query(&key, range).await?)?;
+            if found.is_empty() {
+                // What is gone was finished.
+                let mut state = cell.state.lock();
+                (state.shard.applied_end, state.mark) = (until, Bytes::new());
+            }
+            for stored in found {
+                self.take_in_stored(cell, stored);
+            }
+            cell.claimers.notify_one();
+        }
+    }
+
+    /// Takes in a block of another node, unless it is known.
+    pub(super) fn take_in_stored(&self, cell: &Cell, stored: Stored) {
+        let Stored { position, committed_at, payload, mark, sizes } = stored;
+        {
+            let state = cell.state.lock();
+            if !state.is_loaded || position < state.shard.applied_end {
+                return;
+            }
+        }
+        let Some(marks) = BlockMarks::decode(payload.clone()) else {
+            tracing::error!(
+                shard = cell.shard.0,
+                position,
+                "a journal block is unreadable and skipped"
+            );
+            cell.state.lock().shard.applied_end = position + 1;
+            return;
+        };
+        let rows = sizes.chunks_exact(20).filter_map(|row| {
+            let (place, bytes) = super::rows::read_place(row)?;
+            Some((place, u64::from_be_bytes(*bytes.first_chunk::<8>()?)))
+        });
+        let sizes: HashMap<_, _> = rows.collect();
+        let at = Millis(committed_at);
+        self.apply(cell, (position, at, &mark), payload, marks, &sizes);
+    }
+
+    fn apply(
+        &self,
+        cell: &Cell,
+        (position, at, mark): (u64, Millis, &Bytes),
+        payload: Bytes,
+        marks: BlockMarks,
+        sizes: &HashMap<Place, u64>,
+    ) {
+        if !marks.cancels.is_empty() {
+            let mut canceled = self.canceled.write();
+            canceled.extend(marks.cancels.iter().map(|cancel| cancel.notification));
+        }
+        let mut state = cell.state.lock();
+        for settle in marks.settles.iter().filter(|settle| settle.done) {
+            state.taken.remove(&(settle.position, settle.index));
+        }
+        if !state.is_loaded {
+            return;
+        }
+        state.mark.clone_from(mark);
+        let hot = HOT_BYTES_MAX / self.cells.len().max(1);
+        let block = BlockRef { position, hot: Some((payload, at)) };
+        let measure = &mut |place: Place| sizes.get(&place).copied();
+        state.shard.apply(block, position + 1, &marks, (at, hot), measure);
+        for settle in marks.settles.iter().filter(|settle| settle.done && settle.due != Millis(0)) {
+            let place = (settle.position, settle.index);
+            state.shard.timers_loaded.remove(&(settle.org, place));
+            state.ended.iter_mut().for_each(|ended| {
+                ended.insert(place);
+            });
+        }
+        drop(state);
+        let timers = marks.entries.iter().filter(|entry| is_timer(entry.due, at));
+        let mut alarms = cell.alarms.lock();
+        timers.for_each(|entry| alarms.set(entry.org, entry.due));
+    }
+
+    /// Somebody else owns the shard now.
+    pub(super) fn lost(&self, cell: &Cell) {
+        self.set_tenure(cell, None);
+        cell.lost.notify_one();
+    }
+
+    /// The right to work on a shard as it is from now on.
+    pub(super) fn set_tenure(&self, cell: &Cell, tenure: Option<Tenure>) {
+        let mut state = cell.state.lock();
+        let is_new = match (&state.tenure, &tenure) {
+            (Some(old), Some(new)) => old.token != new.token,
+            (None, None) => false,
+            _ => true,
+        };
+        state.tenure = tenure;
+        if is_new {
+            let leases = state.shard.leases;
+            state.is_loaded = false;
+            state.shard = crate::journal::shard::Shard::new(self.options.places);
+            state.shard.leases = leases;
+        }
+        drop(state);
+        cell.keeping.notify_one();
+        cell.claimers.notify_one();
+    }
+
+    pub(super) fn note_taken(&self, cell: &Cell, place: Place, taken: Taken) {
+        let now = self.clock.steady();
+        let mut state = cell.state.lock();
+        state.taken.retain(|_, taken| taken.until > now || taken.is_closing);
+        state.taken.insert(place, taken);
+    }
+}
+
+/// Notes that a settlement is on its way, if its claim still holds the entry.
+fn hold(cell: &Cell, mut settlement: Settlement) -> Option<Ended> {
+    let mut state = cell.state.lock();
+    let place = (settlement.claim.position, settlement.claim.index);
+    let has_partial = state.shard.partial.contains_key(&place);
+    let is_change = state.shard.changes.contains(&place);
+    let held = state.shard.in_flight.get_mut(&place)?;
+    let is_fenced = held.lease != settlement.claim.lease;
+    if held.closing || (is_fenced && !is_sabotaged(Sabotage::NoFencing)) {
+        return None;
+    }
+    let has_parts = has_partial || held.settling > 0;
+    held.closing = settlement.done;
+    held.settling += u32::from(!settlement.done);
+    // Its timer and its backlog are found by it.
+    settlement.org = held.org;
+    Some(Ended { settlement, ticket: held.ticket, has_parts, is_change })
+}
+
+/// What a caller is told when something could not be read.
+pub(super) fn unreadable(error: RedisError) -> JournalError {
+    tracing::warn!(%error, "the journal could not be read from redis");
+    if error.is_unknown() || error.is_temporary() {
+        JournalError::Unknown
+    } else {
+        JournalError::Unreadable
+    }
+}

@@ -1,0 +1,221 @@
+
+-- One commit: blocks for the log, and everything they change. All checks stand before the first
+-- write, since a script that fails half way is not taken back.
+local P = cmsgpack.unpack(ARGV[1])
+
+local BOOKS = {
+  'accepted', 'f0', 'f1', 'f2', 'f3', 'f4', 'f5', 'dead',
+  'r0', 'r1', 'r2', 'r3', 'r4', 'r5', 'discarded', 'pending', 'timers', 'bytes',
+}
+
+local function answer(first, counts)
+  return { first, call('HMGET', META, unpack(BOOKS)), counts }
+end
+
+-- Without a number, the caller knows whether it happened.
+local seen = P.s > 0 and call('HGET', BASE .. 'writers', P.w)
+if seen then
+  local seq, first = string.match(seen, '^(%d+) %d+ (%d+)$')
+  if tonumber(seq) == P.s then
+    return answer(first, {})
+  elseif tonumber(seq) > P.s then
+    return redis.error_reply('STALE a later request of this writer was answered')
+  end
+end
+if P.e and not is_owner(P.e) then
+  return redis.error_reply(FENCED)
+end
+local taken = P.tk or {}
+for i = 1, #taken, 2 do
+  local token, till = string.match(call('HGET', BASE .. 'taken', taken[i]) or '', '^(%S+) (%d+)$')
+  if token ~= taken[i + 1] or tonumber(till) <= P.t then
+    return redis.error_reply('FENCED the lease ran out')
+  end
+end
+for _, delivery in ipairs(P.dk or {}) do
+  if call('HEXISTS', BASE .. 'd', delivery) == 0 then
+    return redis.error_reply('FENCED the dead letter is gone')
+  end
+end
+
+local pos = tonumber(call('HGET', META, 'pos') or '0')
+local gone = tonumber(call('HGET', META, 'gone') or '0')
+local first, eight = decimal(pos + 1), {}
+
+for i, block in ipairs(P.b or {}) do
+  pos = pos + 1
+  eight[i] = big(pos)
+  local id, bytes = decimal(pos), ARGV[1 + i]
+  local entry = { 'b', bytes, 't', P.t, 'w', P.w .. ':' .. P.s .. ':' .. decimal(P.t) }
+  if block[3] ~= '' then
+    table.insert(entry, 'x')
+    table.insert(entry, block[3])
+  end
+  if i == 1 and P.z then
+    table.insert(entry, 'z')
+    table.insert(entry, P.z)
+  end
+  call('XADD', LOG, id .. '-0', unpack(entry))
+  call('HINCRBY', META, 'stored', #bytes)
+  if block[2] == 1 then
+    call('HSET', BASE .. 'later', id, block[1])
+  elseif block[1] > 0 then
+    call('HSET', BASE .. 'left', id, block[1])
+    -- `left` is the truth; without a group it is made again from it.
+    pcall('XCLAIM', LOG, 'dispatch', 'owner', 0, id .. '-0', 'FORCE', 'JUSTID')
+  end
+end
+call('HSET', META, 'pos', decimal(pos))
+
+-- Adds members that all have the score 0, as many at once as Lua's stack takes.
+local function add(key, members)
+  for from = 1, #members, 500 do
+    local args = {}
+    for i = from, math.min(from + 499, #members) do
+      args[#args + 1] = 0
+      args[#args + 1] = members[i]
+    end
+    call('ZADD', key, unpack(args))
+  end
+end
+
+-- block, head, tail: head .. position of the block .. tail
+local function placed(rows)
+  local members = {}
+  for i = 1, #rows, 3 do
+    members[#members + 1] = rows[i + 1] .. eight[rows[i]] .. rows[i + 2]
+  end
+  return members
+end
+
+for i = 1, #(P.wh or {}), 2 do
+  local key = BASE .. 'w:' .. P.wh[i]
+  add(key, placed(P.wh[i + 1]))
+  call('PEXPIRE', key, P.keep)
+end
+for i = 1, #(P.li or {}), 2 do
+  add(BASE .. 'l:' .. P.li[i], placed(P.li[i + 1]))
+end
+if P.ch then
+  add(BASE .. 'chg', placed(P.ch))
+end
+for i = 1, #(P.ti or {}), 3 do
+  local org, rows = P.ti[i], P.ti[i + 2]
+  local key = BASE .. 't:' .. org
+  for j = 1, #rows, 3 do
+    call('ZADD', key, rows[j + 1], eight[rows[j]] .. rows[j + 2])
+  end
+  call('ZADD', BASE .. 'alarm', 'LT', P.ti[i + 1], org)
+end
+for i = 1, #(P.k or {}), 3 do
+  call('SET', BASE .. 'k:' .. P.k[i], P.k[i + 2], 'PX', P.k[i + 1])
+end
+
+local function finish(at)
+  if at <= gone then
+    local entry = call('XRANGE', LOG, decimal(at) .. '-0', decimal(at) .. '-0')[1]
+    if entry then
+      retire(at, entry)
+    end
+  end
+end
+
+for i = 1, #(P.dn or {}), 3 do
+  local at, places = P.dn[i], P.dn[i + 2]
+  local id = decimal(at)
+  local before = tonumber(call('HGET', BASE .. 'left', id) or '0')
+  if before > P.dn[i + 1] then
+    call('HSET', BASE .. 'left', id, before - P.dn[i + 1])
+    add(BASE .. 'done', places)
+  elseif before > 0 then
+    call('HDEL', BASE .. 'left', id)
+    call('ZREMRANGEBYLEX', BASE .. 'done', '[' .. big(at), '(' .. big(at + 1))
+    pcall('XACK', LOG, 'dispatch', id .. '-0')
+    finish(at)
+  end
+end
+local has_taken = P.dt and call('HLEN', BASE .. 'taken') > 0
+for i = 1, #(P.dt or {}), 3 do
+  local org, at, member = P.dt[i], P.dt[i + 1], P.dt[i + 2]
+  local key, id = BASE .. 't:' .. org, decimal(at)
+  if call('ZREM', key, member) == 1 then
+    if call('EXISTS', key) == 0 then
+      call('ZREM', BASE .. 'alarm', org)
+    end
+    if call('HINCRBY', BASE .. 'later', id, -1) <= 0 then
+      call('HDEL', BASE .. 'later', id)
+      finish(at)
+    end
+  end
+  if has_taken then
+    call('HDEL', BASE .. 'taken', string.sub(member, 1, 12))
+  end
+end
+if P.pa then
+  add(BASE .. 'part', P.pa)
+end
+for _, place in ipairs(P.pd or {}) do
+  call('ZREMRANGEBYLEX', BASE .. 'part', '[' .. place, '[' .. place .. string.rep('\255', 17))
+end
+for _, place in ipairs(P.cd or {}) do
+  call('ZREM', BASE .. 'chg', place)
+end
+for i = 1, #(P.oc or {}), 2 do
+  local key = BASE .. 'o:' .. P.oc[i]
+  call('ZADD', key, 0, big(P.t) .. eight[1] .. P.oc[i + 1])
+  call('PEXPIRE', key, P.keep)
+end
+
+local function bury(delivery, org)
+  local old = call('HGET', BASE .. 'd', delivery)
+  if old then
+    local row = string.sub(old, 1, 12) .. delivery
+    call('HDEL', BASE .. 'd', delivery)
+    call('ZREM', BASE .. 'da', row)
+    call('ZREM', BASE .. 'd:' .. org, row)
+  end
+end
+
+for i = 1, #(P.am or {}), 3 do
+  bury(P.am[i], P.am[i + 1])
+  if P.am[i + 2] == 1 then
+    call('HSET', BASE .. 're', P.am[i], first)
+  end
+end
+for i = 1, #(P.de or {}), 3 do
+  local delivery, org = P.de[i], P.de[i + 1]
+  bury(delivery, org)
+  local place = eight[1] .. struct.pack('>I4', (i - 1) / 3)
+  call('HSET', BASE .. 'd', delivery, place .. P.de[i + 2])
+  call('ZADD', BASE .. 'da', 0, place .. delivery)
+  call('ZADD', BASE .. 'd:' .. org, 0, place .. delivery)
+end
+for _, id in ipairs(P.ca or {}) do
+  call('ZADD', BASE .. 'x', P.t, id)
+end
+
+for i = 1, #(P.m or {}), 2 do
+  call('HINCRBY', META, P.m[i], P.m[i + 1])
+end
+local counts = {}
+for i = 1, #(P.c or {}), 4 do
+  local org = P.c[i]
+  local p, t, b = string.match(call('HGET', BASE .. 'c', org) or '0 0 0', '^(%S+) (%S+) (%S+)$')
+  p, t, b = p + P.c[i + 1], t + P.c[i + 2], b + P.c[i + 3]
+  local sum = string.format('%.0f %.0f %.0f', p, t, b)
+  if p > 0 then
+    call('HSET', BASE .. 'c', org, sum)
+  else
+    call('HDEL', BASE .. 'c', org)
+  end
+  counts[#counts + 1] = org
+  counts[#counts + 1] = sum
+end
+if P.s > 0 then
+  call('HSET', BASE .. 'writers', P.w, P.s .. ' ' .. P.t .. ' ' .. first)
+end
+if P.o and is_owner(P.o) then
+  -- The owner knows what it wrote: its reader need not be told.
+  pcall('XGROUP', 'SETID', LOG, 'dispatch', decimal(pos) .. '-0')
+end
+return answer(first, counts)

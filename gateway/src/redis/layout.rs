@@ -1,0 +1,68 @@
+//! How the keys are laid out: noted in Redis by the first process, and found again by all others.
+
+use super::call::{Call, Script};
+use super::error::RedisError;
+use super::health::text_fields;
+use super::link::{Link, Task};
+
+/// Of keys and scripts; a release that lays them out otherwise raises it.
+const FORMAT: u32 = 1;
+
+static SETTLE: Script = Script::new(
+    "if redis.call('EXISTS', KEYS[1]) == 0 then
+       redis.call('HSET', KEYS[1], 'format', ARGV[1], 'shards', ARGV[2])
+     end
+     return redis.call('HMGET', KEYS[1], 'format', 'shards')",
+);
+static READ: Script = Script::reading("return redis.call('HMGET', KEYS[1], 'format', 'shards')");
+
+impl Link {
+    /// Notes the layout where there is none, and refuses another one.
+    pub(super) async fn settle_layout(&self, shards: u16) -> Result<(), RedisError> {
+        let call = Call::new(&SETTLE).key(self.layout_key());
+        let call = call.number(u64::from(FORMAT)).number(u64::from(shards));
+        let found = self.layout(call).await?;
+        self.health.expect_layout(shards);
+        check(&found, shards)
+    }
+
+    /// Looks whether the layout is still there: all of a server's data goes with it.
+    pub(super) async fn check_layout(&self, shards: u16) -> Result<(), RedisError> {
+        let found = self.layout(Call::new(&READ).key(self.layout_key())).await?;
+        if found.iter().all(String::is_empty) {
+            let what = "redis has lost its data, what was accepted too: restore a backup, or \
+                        restart to begin anew";
+            return Err(RedisError::Settings { what: String::from(what) });
+        }
+        check(&found, shards)
+    }
+
+    async fn layout(&self, call: Call) -> Result<Vec<String>, RedisError> {
+        let reply = self.execute(vec![Task::call(call)]).await.pop();
+        let reply = reply.unwrap_or_else(|| Err(RedisError::unexpected("no reply")))?;
+        text_fields(&reply).ok_or(RedisError::unexpected("a layout"))
+    }
+
+    fn layout_key(&self) -> Vec<u8> {
+        format!("{}{{layout}}", self.options.prefix).into_bytes()
+    }
+}
+
+fn check(found: &[String], shards: u16) -> Result<(), RedisError> {
+    let [format, have] = found else { return Err(RedisError::unexpected("a layout")) };
+    if *format != FORMAT.to_string() {
+        let what = format!(
+            "redis holds data of format {format}, and this release writes format {FORMAT}: start \
+             the release that wrote it, or migrate"
+        );
+        return Err(RedisError::Settings { what });
+    }
+    if *have != shards.to_string() {
+        let what = format!(
+            "redis holds {have} shards: set `store.shards = {have}`, or change their number as \
+             docs/scaling.md says"
+        );
+        return Err(RedisError::Settings { what });
+    }
+    Ok(())
+}

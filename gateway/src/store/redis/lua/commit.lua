@@ -1,0 +1,69 @@
+
+-- mode ('c' commits, 'p' prepares) | commit | shards that prepared it, or the deciding one
+-- | locks, checks, operations: how many | these | additions to the journal, each with its length
+local mode, id, others = ARGV[1], ARGV[2], ARGV[3]
+local lock_count, check_count, op_count = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local marker = call('GET', RECORDS .. 'm:' .. id)
+if marker then
+  return { 'm', marker }
+end
+local time = call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+local has_locks = call('EXISTS', RECORDS .. 'locks') == 1
+local locks, at = {}, 7
+for i = at, at + lock_count - 1 do
+  locks[#locks + 1] = ARGV[i]
+  local holder = has_locks and call('HGET', RECORDS .. 'locks', ARGV[i])
+  if holder and string.sub(holder, 1, 16) ~= id then
+    return { 'l', holder, now }
+  end
+end
+at = at + lock_count
+if mode == 'p' and call('EXISTS', RECORDS .. 't:' .. id) == 1 then
+  return { 'p' }
+end
+for i = at, at + check_count * 4 - 1, 4 do
+  local code, key, field, expected = ARGV[i], RECORDS .. ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local found
+  if code == 'v' then
+    found = call('GET', key)
+  else
+    found = call('HGET', key, field)
+  end
+  if (found and '1' .. found or '0') ~= expected then
+    return { 's' }
+  end
+end
+at = at + check_count * 4
+local ops = {}
+for i = at, at + op_count * 4 - 1 do
+  ops[#ops + 1] = ARGV[i]
+end
+at = at + op_count * 4
+if mode == 'p' then
+  call('SET', RECORDS .. 't:' .. id, cmsgpack.pack({ locks, ops }))
+  for _, lock in ipairs(locks) do
+    call('HSET', RECORDS .. 'locks', lock, id .. others .. now)
+  end
+  return { 'p' }
+end
+-- Its checks stand before its writes, and nothing else here can fail.
+while at <= #ARGV do
+  local parts = {}
+  for i = at + 1, at + tonumber(ARGV[at]) do
+    parts[#parts + 1] = ARGV[i]
+  end
+  local added = journal(parts)
+  if added.err then
+    return added
+  end
+  at = at + 1 + #parts
+end
+apply(ops)
+if others == '' then
+  -- Long enough for a request that is repeated because its answer was lost.
+  call('SET', RECORDS .. 'm:' .. id, 'c', 'PX', 120000)
+else
+  call('SET', RECORDS .. 'm:' .. id, 'c' .. others)
+end
+return { 'c' }

@@ -1,0 +1,28 @@
+//! The Lua scripts of the records. Each is one atomic step on the keys of one shard.
+
+use crate::redis::Script;
+
+macro_rules! script {
+    ($flags:literal $(, $file:literal)*) => {
+        concat!("#!lua", $flags, "\n" $(, include_str!($file))*)
+    };
+}
+
+/// Commits or prepares changes, with the commit script of the journal as a function inside: refused
+/// as a whole while Redis is out of memory.
+pub(super) static COMMIT: Script = Script::new(concat!(
+    "#!lua\n",
+    include_str!("../../journal/redis/lua/shared.lua"),
+    include_str!("../../journal/redis/lua/retire.lua"),
+    "local function journal(ARGV)\n",
+    include_str!("../../journal/redis/lua/commit.lua"),
+    "end\n",
+    include_str!("lua/apply.lua"),
+    include_str!("lua/commit.lua"),
+));
+pub(super) static FINISH: Script =
+    Script::new(script!(" flags=allow-oom", "lua/apply.lua", "lua/finish.lua"));
+pub(super) static RESOLVE: Script = Script::new(script!(" flags=allow-oom", "lua/resolve.lua"));
+pub(super) static DONE: Script = Script::new(script!(" flags=allow-oom", "lua/done.lua"));
+pub(super) static RESERVE: Script = Script::new(script!(" flags=allow-oom", "lua/reserve.lua"));
+pub(super) static READ: Script = Script::reading(script!(" flags=no-writes", "lua/read.lua"));
