@@ -71,7 +71,7 @@ impl Records {
     /// Makes the changes of `group`; every member has an answer afterwards.
     pub(super) async fn make(&self, group: &mut [Member]) {
         let made = self.try_make(group).await;
-        let error = made.err().unwrap_or(RecordsError::Busy);
+        let error = made.err().unwrap_or(RecordsError::BUSY);
         for member in group.iter_mut().filter(|member| member.answer.is_none()) {
             // The log may have versions that the records lack: none may hide them.
             self.has_failed(member.logged.is_some());
@@ -115,7 +115,7 @@ impl Records {
             answer_each(group, run);
             return Ok(());
         }
-        Err(RecordsError::Busy)
+        Err(RecordsError::BUSY)
     }
 
     /// False if what was read is not so any more.
@@ -157,7 +157,7 @@ impl Records {
                 return Ok(None);
             }
         }
-        Err(RecordsError::Busy)
+        Err(RecordsError::BUSY)
     }
 
     fn run(&self, overlay: &mut Overlay, group: &mut [Member]) -> Run {

@@ -67,9 +67,14 @@ pub enum RecordsError {
     Damaged { what: String },
     /// Others changed the same records all the time.
     #[error("the records change faster than this change can be made; ask again")]
-    Busy,
+    Busy(#[source] RedisError),
     #[error("the store is closed")]
     Stopped,
+}
+
+impl RecordsError {
+    /// To be asked again after a while.
+    const BUSY: Self = Self::Busy(RedisError::Busy);
 }
 
 impl From<Flaw> for RecordsError {

@@ -72,7 +72,7 @@ impl Records {
             *tree = None;
             *tree = Some(self.build(root).await?);
         }
-        let Some(current) = tree.as_mut() else { return Err(RecordsError::Busy) };
+        let Some(current) = tree.as_mut() else { return Err(RecordsError::BUSY) };
         let mut index = current.index.clone();
         let orgs: BTreeSet<OrganizationId> = current.orgs.keys().copied().collect();
         if index.is_fold_due() {
