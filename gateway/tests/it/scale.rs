@@ -58,6 +58,10 @@ struct Site {
 
 impl Site {
     async fn new(backend: &str, urls: &[String]) -> Self {
+        Self::with(backend, urls, "store.redis.replicas=0").await
+    }
+
+    async fn with(backend: &str, urls: &[String], setting: &str) -> Self {
         let twins = world::twins().await;
         let urls: Vec<_> = urls.iter().map(|url| format!("\"{url}\"")).collect();
         let home = world::home(&twins, directory())
@@ -65,6 +69,7 @@ impl Site {
             .set(&format!("store.redis.urls=[{}]", urls.join(", ")))
             .set(&format!("store.shards={SHARDS}"))
             .set("store.redis.lease=1s")
+            .set(setting)
             .set("limits.blynk_requests=0")
             .set("providers.fcm.main.messages_per_second=0");
         // Minted before a gateway starts: both make the key file if there is none.
@@ -220,6 +225,30 @@ async fn a_cluster_serves_all_roles_in_one_process_too() {
     let client = site.load(&all, 50, async || {}).await;
     all.drained().await;
     let verdict = site.verdict(&client, 0);
+    assert!(verdict.holds(), "{verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_of_the_cluster_is_killed_under_load_and_nothing_is_lost() {
+    let mut cluster = Cluster::start(&ServerOptions::default()).expect("a cluster starts");
+    let site = Site::with("redis-cluster", &cluster.urls(), "store.redis.replicas=1").await;
+    let (ingest, dispatch) = (site.start("ingest").await, site.start("dispatch").await);
+    shared_by(&[&dispatch]).await;
+    let key = "bugler:{s003}:m";
+    let lost = cluster.primary_of(key).expect("somebody has the slot");
+    let client = site
+        .load(&ingest, 100, async || {
+            cluster.nodes_mut()[lost].kill();
+            eventually("its replica takes over", async || {
+                cluster.primary_of(key).ok().filter(|now| *now != lost)
+            })
+            .await;
+            // Alone, the new primary has no copies of what it takes.
+            cluster.nodes_mut()[lost].restart().expect("the node starts again");
+        })
+        .await;
+    dispatch.drained().await;
+    let verdict = site.verdict(&client, IN_FLIGHT_MAX);
     assert!(verdict.holds(), "{verdict}");
 }
 

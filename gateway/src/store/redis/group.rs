@@ -10,7 +10,7 @@ use super::commit::{Appended, Ended};
 use super::overlay::{Cell, Overlay, Want};
 use super::places::{Form, Place, form};
 use super::plan::{Plan, plan};
-use super::wire::{Ask, into_bytes, members, number};
+use super::wire::{Ask, into_bytes, members, number, pairs};
 use super::{Records, RecordsError};
 use crate::model::{OrganizationId, ShardId};
 use crate::redis::RedisError;
@@ -45,6 +45,8 @@ pub(super) enum Work {
 /// An apply on its way.
 pub(super) struct Member {
     work: Work,
+    /// The version it will have, as long as nobody else had a later one.
+    version: Option<Version>,
     /// Under which it was logged.
     logged: Option<Version>,
     pub(super) answer: Option<Answer>,
@@ -52,7 +54,7 @@ pub(super) struct Member {
 
 impl Member {
     pub(super) fn new(work: Work) -> Self {
-        Self { work, logged: None, answer: None }
+        Self { work, version: None, logged: None, answer: None }
     }
 }
 
@@ -83,6 +85,7 @@ impl Records {
             if tries > 0 {
                 pause(tries).await;
             }
+            group.iter_mut().for_each(|member| member.version = member.logged);
             let Some(run) = self.complete(&mut overlay, group).await? else {
                 overlay = Overlay::new(self.wire.shards);
                 continue;
@@ -137,7 +140,18 @@ impl Records {
         for _ in 0..ROUNDS_MAX {
             let run = self.run(overlay, group);
             if overlay.is_complete() {
-                return Ok(Some(run));
+                let latest = overlay.versions.values().max().copied().map(Version);
+                let is_late = |member: &&mut Member| {
+                    let is_open = member.answer.is_none() && member.logged.is_none();
+                    is_open && member.version.is_some_and(|version| Some(version) <= latest)
+                };
+                let mut late = group.iter_mut().filter(is_late).peekable();
+                if late.peek().is_none() {
+                    return Ok(Some(run));
+                }
+                // Keys contain versions: with later ones, other rows may be missing.
+                late.for_each(|member| member.version = None);
+                continue;
             }
             if !self.fetch(overlay).await? {
                 return Ok(None);
@@ -146,7 +160,7 @@ impl Records {
         Err(RecordsError::Busy)
     }
 
-    fn run(&self, overlay: &mut Overlay, group: &[Member]) -> Run {
+    fn run(&self, overlay: &mut Overlay, group: &mut [Member]) -> Run {
         overlay.begin();
         let mut run = Run::default();
         let mut raised = BTreeMap::new();
@@ -157,7 +171,7 @@ impl Records {
             }
             let result = match &member.work {
                 Work::Changes(changes, _) => {
-                    let version = member.logged.unwrap_or_else(|| self.versions.next());
+                    let version = *member.version.get_or_insert_with(|| self.versions.next());
                     let again = member.logged.is_some();
                     run.make(overlay, version, changes, again).map(|()| version)
                 }
@@ -226,9 +240,15 @@ impl Run {
     ) -> Result<(), Refusal> {
         let mut touched = Touched::default();
         let mut making = Making { version, again, touched: &mut touched };
-        let made = changes
-            .iter()
-            .try_for_each(|change| changes::make(overlay, change.clone(), &mut making));
+        let mut made = Ok(());
+        for change in changes {
+            let one = changes::make(overlay, change.clone(), &mut making);
+            made = made.and(one);
+            // As long as anything is missing, the others say what they will need.
+            if made.is_err() && overlay.is_complete() {
+                break;
+            }
+        }
         match made {
             Ok(()) => overlay.keep(),
             Err(_) => overlay.roll_back(),
@@ -291,7 +311,17 @@ fn fill(overlay: &mut Overlay, want: &Want, reply: Value) -> Result<(), RedisErr
             overlay.cells.insert(cell.clone(), stored(cell.table, reply));
         }
         Want::Range(cell, limit) => {
-            let keys = members(reply)?;
+            let mut keys = Vec::new();
+            if form(cell.table) == Form::Sorted {
+                // Who goes through keys in their order reads the rows as well.
+                for (key, value) in pairs(reply)? {
+                    keys.push(key.clone());
+                    let cell = Cell { field: key, ..cell.clone() };
+                    overlay.cells.insert(cell, Some(value));
+                }
+            } else {
+                keys = members(reply)?;
+            }
             let is_all = keys.len() < *limit;
             overlay.ranges.insert(cell.clone(), super::overlay::Fetched { keys, is_all });
         }

@@ -21,7 +21,7 @@ use crate::store::{Failing, OrganizationRef, UserPage, UserRef};
 /// Organizations one walk down the tree visits.
 const SUBTREE_MAX: usize = 1_000_000;
 /// How often a user is looked for who moves while we look.
-const MOVES_MAX: usize = 8;
+const MOVES_MAX: usize = 16;
 
 pub(super) type Found<T> = Result<T, RecordsError>;
 
@@ -109,7 +109,6 @@ impl Records {
         user: UserId,
         asks: impl Fn(Place) -> Vec<Ask>,
     ) -> Found<Option<(OrganizationId, Vec<Value>)>> {
-        let mut last = None;
         for tries in 0..MOVES_MAX {
             let hint = if tries == 0 { self.hints.homes.get(&user) } else { None };
             let home = match hint {
@@ -117,9 +116,6 @@ impl Records {
                 None => self.home_of(user).await?,
             };
             let Some(org) = home else { return Ok(None) };
-            if last == Some(org) && hint.is_none() {
-                return Ok(None);
-            }
             let place = Place::Org(org);
             let mut all = asks(place);
             all.push(Ask::is_there(place, Table::Users, &user_key(user)));
@@ -128,8 +124,6 @@ impl Records {
                 self.hints.homes.keep(&user, org);
                 return Ok(Some((org, found)));
             }
-            // Twice the same from the directory is an answer; a hint is none.
-            last = if hint.is_none() { Some(org) } else { None };
         }
         Ok(None)
     }
@@ -162,7 +156,6 @@ impl Records {
                 return Ok(Some(found));
             }
         }
-        let mut last = None;
         for _ in 0..MOVES_MAX {
             let place = self.named(Table::UserNames, &name);
             let stored = self.ask(cell(place, Table::UserNames, &name)).await?;
@@ -172,9 +165,6 @@ impl Records {
             if let Some(found) = found.filter(says_so) {
                 self.hints.users.keep(which, owner);
                 return Ok(Some(found));
-            }
-            if last.replace(owner) == Some(owner) {
-                break;
             }
         }
         Ok(None)
@@ -203,7 +193,6 @@ impl Records {
         }
         let Some(name) = organization_name(which) else { return Ok(None) };
         let place = self.named(Table::OrganizationNames, &name);
-        let mut last = None;
         for _ in 0..MOVES_MAX {
             let stored = self.ask(cell(place, Table::OrganizationNames, &name)).await?;
             let Some(owner) = into_bytes(stored) else { return Ok(None) };
@@ -212,9 +201,6 @@ impl Records {
             if let Some(found) = found.filter(says_so) {
                 self.hints.organizations.keep(which, id);
                 return Ok(Some(Arc::new(found)));
-            }
-            if last.replace(id) == Some(id) {
-                break;
             }
         }
         Ok(None)

@@ -76,10 +76,10 @@ impl Ask {
         Self::new(place, table, field, "x", [field.to_vec(), Vec::new(), Vec::new()])
     }
 
-    /// The first `limit` members that start with the cell's field.
+    /// The first `limit` members that start with the cell's field, with the values they have.
     pub(super) fn first(cell: &Cell, limit: usize) -> Self {
-        let args = [bound(b'[', &cell.field), below(&cell.field), text(limit)];
-        Self::new(cell.place, cell.table, &cell.field, "k", args)
+        let with_values = form(cell.table) == Form::Sorted;
+        Self::members((cell.place, cell.table), &cell.field, None, limit, with_values)
     }
 
     pub(super) fn last(cell: &Cell) -> Self {
@@ -372,8 +372,11 @@ pub(super) fn members(value: Value) -> Result<Vec<Vec<u8>>, RedisError> {
     Ok(array(value)?.into_iter().filter_map(into_bytes).collect())
 }
 
+/// A key and its value.
+type Pair = (Vec<u8>, Vec<u8>);
+
 /// Keys and values of a reply.
-pub(super) fn pairs(value: Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>, RedisError> {
+pub(super) fn pairs(value: Value) -> Result<Vec<Pair>, RedisError> {
     let mut found = Vec::new();
     let mut values = array(value)?.into_iter();
     while let (Some(key), Some(value)) = (values.next(), values.next()) {
