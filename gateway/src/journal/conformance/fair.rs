@@ -58,6 +58,9 @@ async fn claim_with(f: &impl Fixture, max: usize, room: &dyn Room) -> Vec<Claim>
 }
 
 async fn settle_all(f: &impl Fixture, claims: &[Claim]) {
+    if claims.is_empty() {
+        return;
+    }
     let settlements = claims.iter().map(settlement).collect();
     let commit = f.journal().settle(SHARD, settlements).expect("held");
     commit.await.expect("settled");

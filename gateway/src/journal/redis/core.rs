@@ -188,13 +188,15 @@ impl Core {
         cell: &Cell,
         first: u64,
         (blocks, sizes): (Vec<Laid>, Vec<(Place, u64)>),
-        (at, mark): (Millis, &Bytes),
+        (at, mark, is_repeated): (Millis, &Bytes, bool),
     ) {
         let expected = {
             let state = cell.state.lock();
             state.is_loaded.then_some(state.shard.applied_end)
         };
         match expected {
+            // Its answer was lost, and it was read as a block of another node meanwhile.
+            Some(end) if first < end && is_repeated => return,
             Some(end) if first < end => cell.unload("its log is shorter than it was"),
             Some(end) if first > end => {
                 if let Err(error) = self.catch_up(cell, first).await {

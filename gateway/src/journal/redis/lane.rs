@@ -287,9 +287,9 @@ impl Core {
                 Some(Ok(committed)) => {
                     let blocks = std::mem::take(&mut batch.plan.blocks);
                     let sizes = std::mem::take(&mut batch.plan.sizes);
-                    let (at, mark) = (batch.plan.committed_at, &batch.plan.mark);
+                    let how = (batch.plan.committed_at, &batch.plan.mark, batch.is_unknown);
                     self.note(cell, committed);
-                    self.take_in(cell, committed.first, (blocks, sizes), (at, mark)).await;
+                    self.take_in(cell, committed.first, (blocks, sizes), how).await;
                     batch.tell(Ok(()));
                 }
                 Some(Err(error)) => {
