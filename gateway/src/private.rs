@@ -31,18 +31,19 @@ pub fn read_or_create(
     Ok(fs::read_to_string(path)?)
 }
 
-/// Written aside and renamed, so that a crash leaves no half a file.
+/// Written aside and linked, so that a crash leaves no half a file, and of two processes that make it
+/// at once both read the same.
 fn create(path: &Path, text: &str) -> io::Result<()> {
-    let aside = path.with_extension("new");
-    match fs::remove_file(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // Never opens an existing file: its mode could be wider.
+    let aside = path.with_extension(uuid::Uuid::new_v4().simple().to_string());
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&aside, path)?;
+    let linked = fs::hard_link(&aside, path);
+    fs::remove_file(&aside)?;
+    linked.or_else(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Ok(()),
+        _ => Err(error),
+    })?;
     match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         Some(parent) => fs::File::open(parent)?.sync_all(),
         None => Ok(()),

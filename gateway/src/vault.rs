@@ -92,6 +92,13 @@ impl Vault {
         Self::of(file).map_err(|problem| VaultError::Key { path: path.to_owned(), problem })
     }
 
+    /// The same wherever it is made.
+    #[cfg(test)]
+    pub(crate) fn fixed() -> Self {
+        let key = UnboundKey::new(&AES_256_GCM, &[7; KEY_BYTES]).expect("a key of AES-256");
+        Self(vec![(1, LessSafeKey::new(key))])
+    }
+
     fn of(file: File) -> Result<Self, &'static str> {
         let mut keys: Vec<(u32, LessSafeKey)> = Vec::new();
         for Entry { id, aes256_base64 } in file.keys {

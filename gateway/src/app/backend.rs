@@ -15,6 +15,7 @@ use crate::store::Store;
 use crate::store::disk::DiskStore;
 use crate::store::redis::RedisStore;
 use crate::telemetry::metrics;
+use crate::vault::Vault;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,7 +55,8 @@ impl Kept {
             let dir = config.store.dir.as_path();
             let options = build::journal_options(&config);
             let journal = Arc::new(DiskJournal::open(&dir.join("journal"), options, clock)?);
-            let store = Arc::new(DiskStore::open(dir)?);
+            let vault = Vault::load_or_create(&config.vault_path())?;
+            let store = Arc::new(DiskStore::open_with(dir, vault)?);
             Ok(Self { journal: Arc::clone(&journal) as _, store, own: Own::Disk(journal) })
         })
         .await?
@@ -71,7 +73,9 @@ impl Kept {
         let journal = Arc::new(journal);
         // Ids that a process reserved are its own: no other may have its name.
         let name = uuid::Uuid::new_v4().simple().to_string();
-        let store = RedisStore::open(redis.clone(), config.store.shards, &name).await?;
+        let path = config.vault_path();
+        let vault = tokio::task::spawn_blocking(move || Vault::load_or_create(&path)).await??;
+        let store = RedisStore::open(redis.clone(), config.store.shards, &name, vault).await?;
         let kept = Arc::clone(&journal) as _;
         let own = Own::Redis { redis, journal, nodes: None };
         Ok(Self { journal: kept, store: Arc::new(store), own })

@@ -42,6 +42,7 @@ use crate::store::disk::DiskError;
 use crate::store::redis::RecordsError;
 use crate::store::{Change, Store, StoreError};
 use crate::telemetry::metrics::{self, PrometheusHandle};
+use crate::vault::VaultError;
 use crate::work::decode_changes;
 use backend::Kept;
 use std::net::SocketAddr;
@@ -72,6 +73,8 @@ pub enum AppError {
     Records(#[from] RecordsError),
     #[error("the token keys cannot be used")]
     Keys(#[from] KeyError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     #[error("a rule cannot be loaded")]
     Rules(#[from] RuleError),
     #[error("[{section}] cannot be used")]

@@ -66,9 +66,11 @@ pub(super) fn start_logging(config: &Config) -> Result<logging::Logging, CliErro
 /// What a provider, rule, key or certificate is wrong with is a matter of configuration.
 pub(super) fn start_error(error: &AppError) -> CliError {
     let exit = match error {
-        AppError::Rules(_) | AppError::Provider { .. } | AppError::Tls(_) | AppError::Keys(_) => {
-            Exit::Configuration
-        }
+        AppError::Rules(_)
+        | AppError::Provider { .. }
+        | AppError::Tls(_)
+        | AppError::Vault(_)
+        | AppError::Keys(_) => Exit::Configuration,
         AppError::Redis(error) if error.is_settings() => Exit::Configuration,
         AppError::Journal(_)
         | AppError::Store(_)

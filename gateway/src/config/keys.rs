@@ -68,6 +68,7 @@ fn store(store: &mut StoreSettings, walk: &mut Walk<'_>) {
     walk.value("backend", &mut store.backend);
     walk.value("require_durability", &mut store.require_durability);
     walk.value("dir", &mut store.dir);
+    walk.value("vault_file", &mut store.vault_file);
     walk.ranged("shards", &mut store.shards, 1..=256);
     walk.ranged("segment", &mut store.segment, ByteSize(MIB)..=ByteSize(GIB));
     walk.value("fsync", &mut store.fsync);

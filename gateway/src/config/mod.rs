@@ -99,6 +99,12 @@ impl Config {
         table.to_string()
     }
 
+    /// The file of record keys: `store.vault_file`, or `vault.json` in the data directory.
+    #[must_use]
+    pub fn vault_path(&self) -> PathBuf {
+        self.store.vault_file.clone().unwrap_or_else(|| self.store.dir.join("vault.json"))
+    }
+
     /// The file of token signing keys: `auth.keys_file`, or `keys.json` in the data directory.
     #[must_use]
     pub fn keys_path(&self) -> PathBuf {

@@ -99,6 +99,8 @@ pub struct StoreSettings {
     /// The start is refused if the store gives less.
     pub require_durability: Durability,
     pub dir: PathBuf,
+    /// The keys that seal secrets in records.
+    pub vault_file: Option<PathBuf>,
     pub shards: u16,
     pub segment: ByteSize,
     pub fsync: Fsync,
@@ -118,6 +120,7 @@ impl Default for StoreSettings {
             backend: Backend::Embedded,
             require_durability: Durability::D0,
             dir: PathBuf::from("./bugler-data"),
+            vault_file: None,
             shards: 8,
             segment: ByteSize(32 * MIB),
             fsync: Fsync::Commit,

@@ -1,10 +1,10 @@
 //! Lines and recovery from within: bounds, push-out, replays of replays, damage while running.
 
-use crate::journal::shard::class;
 use super::*;
 use crate::clock::TestClock;
 use crate::journal::record::Extent;
 use crate::journal::shard::ShardSnapshot;
+use crate::journal::shard::class;
 use crate::journal::shard::line::{Class, Spot};
 use crate::journal::shard::lines::{Finished, Lines, Stretch};
 use crate::journal::{Entry, EntryKind, Unlimited};

@@ -7,7 +7,7 @@
 
 use super::timers::{TIMERS, timer_key};
 use super::{cancel, dead, listed, outcomes, retention, timers};
-use crate::journal::record::SettleRecord;
+use crate::journal::record::{BlockHeader, SettleRecord};
 use crate::journal::shard::line::Ticket;
 use crate::journal::shard::{
     AmendMark, BlockMarks, ListedKey, Place, ShardSnapshot, is_timer, listed_places,

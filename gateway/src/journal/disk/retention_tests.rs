@@ -1,10 +1,10 @@
 //! Whole segments go, and with them what led to them; what is left of the books still adds up.
 
 use super::index::Projection;
-use super::record::SettleRecord;
-use super::state::AmendMark;
 use super::*;
 use crate::clock::TestClock;
+use crate::journal::record::SettleRecord;
+use crate::journal::shard::AmendMark;
 use crate::journal::{Entry, EntryKind, Resolution, SettledQuery, Settlement, Unlimited};
 use crate::model::FinalState;
 use std::time::Duration;
@@ -182,7 +182,7 @@ async fn sums_of_a_damaged_segment_miss_no_more_than_what_is_damaged() {
     drop(journal);
     let path = dir.path().join(format!("{:016x}.log", 0));
     let mut bytes = std::fs::read(&path).expect("segment");
-    bytes[record::HEADER_BYTES * 2 + 100] ^= 1;
+    bytes[crate::journal::record::HEADER_BYTES * 2 + 100] ^= 1;
     std::fs::write(&path, bytes).expect("damaged");
 
     clock.advance(options.retention + Duration::from_secs(1));

@@ -1,8 +1,7 @@
 //! Walks over block headers in log order, through one buffer, and finds blocks behind damage.
 
-use crate::journal::record::{BlockHeader, HEADER_BYTES, read_block, read_header};
 use super::segment::Segments;
-use crate::journal::record::{BlockHeader, HEADER_BYTES, read_header};
+use crate::journal::record::{BlockHeader, HEADER_BYTES, read_block, read_header};
 use bytes::Bytes;
 
 /// Bytes read at once while looking for headers.

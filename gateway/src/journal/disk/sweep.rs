@@ -7,7 +7,7 @@
 use super::core::{Cell, Core};
 use super::scan::{Beyond, beyond};
 use super::segment::{Segment, Segments};
-use crate::journal::record::{BlockFault, HEADER_BYTES, entries, read_block, read_header};
+use crate::journal::record::{HEADER_BYTES, entries, read_block, read_header};
 use crate::journal::shard::line::Spot;
 use crate::journal::shard::lines::Stretch;
 use crate::journal::shard::{Place, Shard, is_timer};

@@ -52,6 +52,7 @@ use crate::redis::owners::Owners;
 use crate::redis::{Redis, RedisError};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -257,6 +258,26 @@ impl Journal for RedisJournal {
         })
     }
 
+    fn events_before(
+        &self,
+        org: OrganizationId,
+        notification: NotificationId,
+        before: Option<EventPlace>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(EventPlace, Bytes)>, JournalError>> {
+        Box::pin(async move {
+            let found = self.core.events_before(org, notification, before, limit).await;
+            found.map_err(unreadable)
+        })
+    }
+
+    fn reopened(
+        &self,
+        deliveries: Vec<DeliveryId>,
+    ) -> BoxFuture<'_, Result<HashMap<DeliveryId, u64>, JournalError>> {
+        Box::pin(async move { self.core.reopened_anywhere(&deliveries).await.map_err(unreadable) })
+    }
+
     fn listed(
         &self,
         org: OrganizationId,
@@ -338,6 +359,17 @@ impl Journal for RedisJournal {
         delivery: DeliveryId,
     ) -> BoxFuture<'_, Result<Option<DeadRow>, JournalError>> {
         Box::pin(async move { self.core.dead_letter(org, delivery).await.map_err(unreadable) })
+    }
+
+    fn dead_copy(
+        &self,
+        org: OrganizationId,
+        delivery: DeliveryId,
+    ) -> BoxFuture<'_, Result<Option<DeadLetter>, JournalError>> {
+        Box::pin(async move {
+            let row = self.core.dead_letter(org, delivery).await.map_err(unreadable)?;
+            Ok(row.map(|row| row.letter))
+        })
     }
 
     fn reserve(&self, delivery: DeliveryId) -> Option<Reserved> {

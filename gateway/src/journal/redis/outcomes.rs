@@ -10,6 +10,7 @@ use crate::journal::{
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 use crate::redis::RedisError;
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use redis::Value;
 use std::collections::HashMap;
 use uuid::Uuid;
@@ -128,6 +129,15 @@ impl Core {
             }
         }
         Ok(blocks)
+    }
+
+    /// As `reopened`, in whatever shard each delivery is.
+    pub(super) async fn reopened_anywhere(
+        &self,
+        deliveries: &[DeliveryId],
+    ) -> Result<HashMap<DeliveryId, u64>, RedisError> {
+        let asked = self.cells.iter().map(|cell| self.reopened(cell.shard, deliveries));
+        Ok(try_join_all(asked).await?.into_iter().flatten().collect())
     }
 
     /// Where each of `deliveries` was sent again last.

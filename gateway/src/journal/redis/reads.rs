@@ -174,6 +174,20 @@ impl Core {
         Ok(ours.map(|(place, _, event)| (place, event)).take(limit).collect())
     }
 
+    pub(super) async fn events_before(
+        &self,
+        org: OrganizationId,
+        id: NotificationId,
+        before: Option<EventPlace>,
+        limit: usize,
+    ) -> Result<Vec<(EventPlace, Bytes)>, RedisError> {
+        let found = self.found_in_all(org, id, None, false).await?;
+        let is_before = |place: EventPlace| before.is_none_or(|before| place < before);
+        let ours =
+            found.events.into_iter().rev().filter(|(at, of, _)| *of == org && is_before(*at));
+        Ok(ours.map(|(place, _, event)| (place, event)).take(limit).collect())
+    }
+
     pub(super) async fn listed(
         &self,
         org: OrganizationId,

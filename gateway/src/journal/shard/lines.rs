@@ -230,7 +230,7 @@ impl Lines {
     }
 
     /// Where the line that has most to forget goes on.
-    pub(super) fn most_done(&self) -> Option<u64> {
+    pub(in crate::journal) fn most_done(&self) -> Option<u64> {
         let most = self.by_org.values().max_by_key(|line| line.done.len())?;
         most.behind.map(|(position, _)| position)
     }

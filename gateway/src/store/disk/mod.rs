@@ -133,12 +133,16 @@ impl DiskStore {
     /// Names the file and what to do: another process has it, it is damaged, or a newer release
     /// wrote it.
     pub fn open(dir: &Path) -> Result<Self, DiskError> {
-        // Readable by the owner only: records hold tokens, secrets and password hashes.
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|source| DiskError::Directory { path: dir.to_path_buf(), source })?;
+        create(dir)?;
+        Self::open_with(dir, Vault::load_or_create(&dir.join(VAULT_NAME))?)
+    }
+
+    /// As `open`, with keys from elsewhere.
+    ///
+    /// # Errors
+    /// As for `open`.
+    pub fn open_with(dir: &Path, vault: Vault) -> Result<Self, DiskError> {
+        create(dir)?;
         let path = dir.join(FILE_NAME);
         // The library repairs what it opens, and asserts where the damage leaves it no way.
         let opened = catch_unwind(AssertUnwindSafe(|| Records::open(&path)));
@@ -147,7 +151,6 @@ impl DiskStore {
             Err(DiskError::Damaged { path: path.clone(), source })
         })?;
         let records = Arc::new(records);
-        let vault = Vault::load_or_create(&dir.join(VAULT_NAME))?;
         let writer = Writer::start(Arc::clone(&records)).map_err(DiskError::Writer)?;
         Ok(Self { records, vault, writer })
     }
@@ -159,6 +162,15 @@ impl DiskStore {
     fn answer<T>(&self, read: Result<T, Flaw>) -> Result<T, StoreError> {
         read.map_err(|flaw| self.records.refuse(flaw))
     }
+}
+
+/// Readable by the owner only: records hold tokens, secrets and password hashes.
+fn create(dir: &Path) -> Result<(), DiskError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| DiskError::Directory { path: dir.to_path_buf(), source })
 }
 
 impl Records {

@@ -31,10 +31,11 @@ use super::{
 use crate::BoxFuture;
 use crate::clock::{Clock, SystemClock};
 use crate::model::{
-    Audience, Organization, OrganizationId, Role, RoleId, ShardId, Subscription, SubscriptionId,
-    User, UserId,
+    Audience, ObjectId, Organization, OrganizationId, Role, RoleId, Sealed, Secret, ShardId,
+    Subscription, SubscriptionId, User, UserId,
 };
 use crate::redis::{Redis, RedisError};
+use crate::vault::{Owner, Vault};
 
 mod accounts;
 mod commit;
@@ -70,6 +71,11 @@ pub enum RecordsError {
     Busy(#[source] RedisError),
     #[error("the store is closed")]
     Stopped,
+    #[error(
+        "other processes seal the secrets of these records with other keys: give this one the same \
+         vault.json (store.vault_file)"
+    )]
+    OtherKeys,
 }
 
 impl RecordsError {
@@ -87,6 +93,7 @@ impl From<Flaw> for RecordsError {
 #[derive(Debug)]
 pub struct RedisStore {
     records: Arc<Records>,
+    vault: Vault,
 }
 
 /// What applies and reads share.
@@ -129,11 +136,17 @@ impl RedisStore {
     ///
     /// # Errors
     /// Redis cannot be reached, or holds something else.
-    pub async fn open(redis: Redis, shards: u16, node: &str) -> Result<Self, RecordsError> {
-        Self::over(Wire::new(redis, shards.max(1)), node).await
+    pub async fn open(
+        redis: Redis,
+        shards: u16,
+        node: &str,
+        vault: Vault,
+    ) -> Result<Self, RecordsError> {
+        agree(&redis, &vault).await?;
+        Self::over(Wire::new(redis, shards.max(1)), node, vault).await
     }
 
-    async fn over(wire: Wire, node: &str) -> Result<Self, RecordsError> {
+    async fn over(wire: Wire, node: &str, vault: Vault) -> Result<Self, RecordsError> {
         let records = Arc::new(Records {
             wire,
             queue: Queue::default(),
@@ -149,8 +162,23 @@ impl RedisStore {
         records.recall_ids().await?;
         records.recall_revoked().await?;
         tokio::spawn(revoked::watch(Arc::downgrade(&records)));
-        Ok(Self { records })
+        Ok(Self { records, vault })
     }
+}
+
+/// Refuses a process whose keys do not open what the others seal.
+async fn agree(redis: &Redis, vault: &Vault) -> Result<(), RecordsError> {
+    const NOBODY: Owner = Owner(OrganizationId(0), ObjectId([0; 12]));
+    let key = redis.tagged("vault", "proof");
+    let mut put = redis::cmd("SET");
+    put.arg(&key).arg(vault.seal(NOBODY, &Secret::new("proof")).bytes()).arg("NX");
+    redis.query(&key, put).await?;
+    let mut get = redis::cmd("GET");
+    get.arg(&key);
+    let redis::Value::BulkString(proof) = redis.query(&key, get).await? else {
+        return Err(RecordsError::Damaged { what: String::from("the proof of record keys") });
+    };
+    vault.open(NOBODY, &Sealed::of(proof)).map(drop).map_err(|_| RecordsError::OtherKeys)
 }
 
 impl Records {
@@ -173,6 +201,10 @@ impl Records {
 }
 
 impl Store for RedisStore {
+    fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
     fn apply(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<Version, StoreError>> {
         Box::pin(self.records.apply(Work::Changes(changes, Log::Nobody)))
     }

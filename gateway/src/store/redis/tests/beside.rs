@@ -86,7 +86,7 @@ async fn nodes_that_race_log_each_change_once_and_under_its_version() {
         let step = notify(&journal, u128::from(id.unsigned_abs()));
         let changes = vec![Change::PutUser(user(ACME, id))];
         tokio::spawn(async move {
-            let store = RedisStore { records };
+            let store = RedisStore { records, vault: Vault::fixed() };
             (id, store.apply_appending(changes, shard, step).await.unwrap())
         })
     };

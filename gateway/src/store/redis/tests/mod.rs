@@ -28,7 +28,7 @@ impl Prefix {
 
     async fn store(&self, node: &str) -> RedisStore {
         let redis = Redis::open(&self.options).await.expect("redis answers");
-        RedisStore::open(redis, self.shards, node).await.expect("the records open")
+        RedisStore::open(redis, self.shards, node, Vault::fixed()).await.expect("the records open")
     }
 
     /// A node that takes every lock it meets for one that nobody goes on with.
@@ -36,7 +36,7 @@ impl Prefix {
         let redis = Redis::open(&self.options).await.expect("redis answers");
         let mut wire = Wire::new(redis, self.shards);
         wire.stale_after = std::time::Duration::ZERO;
-        RedisStore::over(wire, node).await.expect("the records open")
+        RedisStore::over(wire, node, Vault::fixed()).await.expect("the records open")
     }
 }
 
