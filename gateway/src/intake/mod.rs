@@ -60,7 +60,7 @@ pub enum IntakeError {
     #[error("the journal failed; nothing was stored")]
     Failed,
     #[error(
-        "the journal failed while it stored this, and a restart may find it: send the same request \
+        "the journal failed while it stored this, and may have it: send the same request \
          again under its Idempotency-Key; without a key it may be done twice"
     )]
     Uncertain,
@@ -97,9 +97,9 @@ impl From<JournalError> for IntakeError {
     fn from(error: JournalError) -> Self {
         match error {
             // Redis is away: asked again under the same key, it is known what became of it.
-            JournalError::Full | JournalError::Unknown => Self::Overloaded,
+            JournalError::Full => Self::Overloaded,
             JournalError::TooLarge => Self::TooLarge,
-            JournalError::Uncertain => Self::Uncertain,
+            JournalError::Uncertain | JournalError::Unknown => Self::Uncertain,
             JournalError::Poisoned
             | JournalError::Closed
             | JournalError::Fenced

@@ -187,7 +187,9 @@ async fn after_some_traffic_every_metric_of_the_catalogue_is_there() {
             gateway.done(&token, &reply.id()).await;
         }
     }
-    let wanted: BTreeSet<_> = CATALOG.iter().map(|series| series.name).collect();
+    // Those of Redis come with Redis.
+    let wanted = CATALOG.iter().map(|series| series.name);
+    let wanted: BTreeSet<_> = wanted.filter(|name| !name.starts_with("bugler_redis_")).collect();
     let missing = |families: &BTreeSet<&str>| {
         wanted.difference(families).copied().collect::<Vec<_>>().join(" ")
     };

@@ -95,14 +95,14 @@ const FENCES: [(&str, &[&str]); 19] = [
     ),
     ("matchit::", &["api/"]),
     ("metrics_exporter_prometheus::", &["telemetry/"]),
-    ("redb::", &["journal/disk/", "store/disk/"]),
+    ("redb::", &["journal/disk/", "private.rs", "store/disk/"]),
     ("redis::", &["redis/", "journal/redis/", "store/redis/"]),
     ("rustls::", &["server/", "providers/"]),
     (
         "std::fs",
         &[
             "app/",
-            "auth/keys.rs",
+            "clock.rs",
             "cli/",
             "config/",
             "journal/disk/",
