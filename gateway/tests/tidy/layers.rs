@@ -95,7 +95,7 @@ const FENCES: [(&str, &[&str]); 19] = [
     ),
     ("matchit::", &["api/"]),
     ("metrics_exporter_prometheus::", &["telemetry/"]),
-    ("redb::", &["journal/disk/", "private.rs", "store/disk/"]),
+    ("redb::", &["journal/disk/", "store/disk/"]),
     ("redis::", &["redis/", "journal/redis/", "store/redis/"]),
     ("rustls::", &["server/", "providers/"]),
     (
@@ -106,6 +106,7 @@ const FENCES: [(&str, &[&str]); 19] = [
             "cli/",
             "config/",
             "journal/disk/",
+            "private.rs",
             "providers/apns/shelf.rs",
             "rules/registry.rs",
             "store/disk/",
