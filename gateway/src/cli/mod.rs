@@ -26,6 +26,10 @@ mod trace;
 use clap::{Args, Parser, Subcommand};
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a thread for blocking work waits for more of it.
+const BLOCKING_IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// Exit codes, never reused for anything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,5 +205,8 @@ pub fn run() -> u8 {
 
 /// The runtime every networked command runs on.
 fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
-    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    // A burst of reads leaves threads behind, and a trickle would keep all of them.
+    builder.enable_all().thread_keep_alive(BLOCKING_IDLE_MAX);
+    Ok(builder.build()?)
 }

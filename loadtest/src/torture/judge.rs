@@ -14,7 +14,7 @@ use super::stage::Stage;
 
 /// What a process may keep of a run, beyond a tenth: connections to providers, allocator pools.
 const FILES_SLACK: usize = 64;
-const THREADS_SLACK: usize = 40;
+const THREADS_SLACK: usize = 8;
 const RSS_SLACK: u64 = 96 << 20;
 /// What the books say of deliveries that ended more than once.
 pub(super) const SECOND_STATE: &str = "deliveries with a second final state";

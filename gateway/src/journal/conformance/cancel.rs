@@ -94,6 +94,7 @@ async fn what_waits_is_brought_forward_once(mut f: impl Fixture) {
 /// asked again, it comes in both.
 async fn what_was_brought_forward_and_not_done_comes_again(mut f: impl Fixture) {
     let id = with_follow_up(&f, f.now().plus(3_600_000)).await;
+    let mut lapsed = None;
     for crashes in [false, true] {
         let journal = f.journal();
         let held = loop {
@@ -105,6 +106,9 @@ async fn what_was_brought_forward_and_not_done_comes_again(mut f: impl Fixture) 
         };
         drop(journal);
         assert_eq!(texts(&held), ["repeat"]);
+        if let Some(late) = lapsed.replace(settlement(&held[0])) {
+            assert_eq!(settle(&f, late).await, Err(JournalError::Fenced));
+        }
         f.advance(f.lease() + Duration::from_secs(1)).await;
         if crashes {
             f.crash().await;
