@@ -73,9 +73,7 @@ fn small_disk(mut shape: Shape, mib: u64) -> Shape {
     shape.tmpfs_mib = Some(mib);
     shape.rate = shape.rate.min(400.0);
     // The end of the disk itself is to be met, not the reserve before it.
-    // A webhook takes several tries at once, and they may overtake each other while it is opened.
     shape
-        .devices_only()
         .set("store.segment=1MiB")
         .set("store.max_disk=1GiB")
         .set("store.min_free=1KiB")

@@ -45,8 +45,7 @@ pub(super) const ROWS: &[Row] = &[
         "F10",
         "crash while a segment is rolled or dropped (C10)",
         |base| {
-            // Webhooks take more connections with more load, which is no residue.
-            let mut rolling = shape(base).devices_only().set("store.segment=1MiB");
+            let mut rolling = shape(base).set("store.segment=1MiB");
             rolling.rate *= 4.0;
             rolling
         },
