@@ -121,6 +121,7 @@ pub(super) fn dispatch_settings(config: &Config) -> DispatchSettings {
             base: dispatch.retry.push.base,
             cap: dispatch.retry.push.cap,
             attempts_max: dispatch.retry.push.attempts_max,
+            outage: dispatch.retry.push.outage,
             webhook: dispatch.retry.webhook.schedule.clone(),
             email: dispatch.retry.email.schedule.clone(),
             jitter: dispatch.retry.jitter,

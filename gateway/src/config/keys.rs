@@ -101,6 +101,7 @@ fn retry(retry: &mut Retry, walk: &mut Walk<'_>) {
         walk.ranged("base", &mut retry.push.base, MS..=DAY);
         walk.ranged("cap", &mut retry.push.cap, MS..=DAY);
         walk.ranged("attempts_max", &mut retry.push.attempts_max, 1..=100);
+        walk.ranged("outage", &mut retry.push.outage, MS..=DAY);
     });
     walk.section("webhook", |walk| schedule(&mut retry.webhook, walk));
     walk.section("email", |walk| schedule(&mut retry.email, walk));

@@ -188,11 +188,14 @@ pub struct PushRetry {
     pub cap: Duration,
     /// Tries in all, the first one included.
     pub attempts_max: u16,
+    /// After a 5xx of APNs, doubling up to an hour, and after a certificate that is not right.
+    pub outage: Duration,
 }
 
 impl Default for PushRetry {
     fn default() -> Self {
-        Self { base: Duration::from_secs(1), cap: Duration::from_secs(15 * 60), attempts_max: 8 }
+        let quarter = Duration::from_secs(15 * 60);
+        Self { base: Duration::from_secs(1), cap: quarter, attempts_max: 8, outage: quarter }
     }
 }
 

@@ -152,7 +152,7 @@ impl Line {
             queue: settings.queue,
             hook_max: settings.webhook_in_flight,
         };
-        let pulse = Pulse::new(context.clock.now());
+        let pulse = Pulse::new(context.clock.as_ref());
         let scheduler = Scheduler::new(bounds, context.clock.chance().to_bits(), pulse.tick());
         let (results, from) = mpsc::channel(settings.max_in_flight.max(1));
         let line = Arc::new(Self {
@@ -207,7 +207,7 @@ impl Line {
         let mut collapsed = Vec::new();
         {
             let mut core = self.core.lock();
-            let now = core.pulse.now(self.clock.now());
+            let now = core.pulse.now(self.clock.as_ref());
             for queued in all {
                 match core.scheduler.offer(offer(queued), now) {
                     Offered::Queued { replaced } => collapsed.extend(replaced),
@@ -238,7 +238,7 @@ impl Line {
         let lost: Vec<_> = lost.iter().filter(|one| !one.item.came_back).collect();
         if !lost.is_empty() {
             let mut core = self.core.lock();
-            let now = core.pulse.now(self.clock.now());
+            let now = core.pulse.now(self.clock.as_ref());
             lost.iter().for_each(|one| core.scheduler.fenced(one.item.absent(), now));
         }
         self.metrics.sent_back(held.len());
@@ -253,7 +253,7 @@ impl Line {
             return;
         }
         let mut core = self.core.lock();
-        let now = core.pulse.now(self.clock.now());
+        let now = core.pulse.now(self.clock.as_ref());
         all.into_iter().for_each(|absent| core.scheduler.gone(absent, now));
         drop(core);
         self.work.notify_one();
@@ -267,7 +267,7 @@ impl Line {
         head: (DeliveryId, Millis),
     ) {
         let mut core = self.core.lock();
-        let now = core.pulse.now(self.clock.now());
+        let now = core.pulse.now(self.clock.as_ref());
         core.scheduler.restore_head(&(provider, String::new()), target, head, now);
     }
 
@@ -315,7 +315,7 @@ impl Line {
     /// Tells the scheduler of tries that ended.
     pub(super) fn ended(&self, judged: &[Judged]) {
         let mut core = self.core.lock();
-        let now = core.pulse.now(self.clock.now());
+        let now = core.pulse.now(self.clock.as_ref());
         for one in judged {
             for (notification, again_ms) in &one.put_away {
                 core.scheduler.put_away(&one.ticket, *notification, now.tick + again_ms);
@@ -350,7 +350,7 @@ impl Line {
             return;
         }
         let mut core = self.core.lock();
-        let now = core.pulse.now(self.clock.now());
+        let now = core.pulse.now(self.clock.as_ref());
         for (ticket, one) in lost {
             // It comes back as what it is, see `send_back`.
             if one.is_first() && one.came_back {
@@ -380,7 +380,7 @@ impl Line {
 
     fn show(&self) {
         let mut core = self.core.lock();
-        let tick = core.pulse.now(self.clock.now()).tick;
+        let tick = core.pulse.now(self.clock.as_ref()).tick;
         let scheduler = &core.scheduler;
         let in_flight = scheduler.in_flight();
         self.metrics.load(scheduler.queued(), in_flight, scheduler.remembered().0);
@@ -405,7 +405,7 @@ impl Line {
             all.map(|channel| (Arc::clone(channel), channel.provider.in_flight_max())).collect()
         };
         let mut core = self.core.lock();
-        let now = core.pulse.now(self.clock.now());
+        let now = core.pulse.now(self.clock.as_ref());
         for (channel, limit) in limits {
             core.scheduler.set_limit(&channel.key, limit);
         }
@@ -491,7 +491,7 @@ pub(super) struct Share {
 impl Room for Share {
     fn room(&self, org: OrganizationId) -> usize {
         let mut core = self.line.core.lock();
-        let tick = core.pulse.now(self.line.clock.now()).tick;
+        let tick = core.pulse.now(self.line.clock.as_ref()).tick;
         let room = core.scheduler.claims_for(org, tick) / self.per_entry.max(1);
         if room == 0 && core.scheduler.queued_of(org) == 0 {
             // One entry that is larger than all the room there is must go on, too.

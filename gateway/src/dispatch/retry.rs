@@ -10,6 +10,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 const HOLD: Duration = Duration::from_mins(1);
 /// Apple: try a 5xx again after 15 minutes, and back off.
 const APPLE_FIRST: Duration = Duration::from_mins(15);
+/// The cause of a push that met a certificate which is not right: it stays so for a while.
+const DISTRUSTED: &str = "tls_certificate";
 /// Added to a provider's own wait, at random up to this, so that waiters do not return at once.
 const UPWARD: Duration = Duration::from_secs(1);
 /// A delivery whose tries end in a panic is given up after this many.
@@ -24,6 +26,9 @@ pub struct RetryPolicy {
     pub base: Duration,
     pub cap: Duration,
     pub attempts_max: u16,
+    /// Pushes: first wait after a 5xx of Apple's, and every wait after a certificate that is not
+    /// right.
+    pub outage: Duration,
     /// Webhooks: one delay per try, with `jitter` as a share of it either way.
     pub webhook: Vec<Duration>,
     /// Mail: the same, and never sooner than this, whatever is asked.
@@ -38,6 +43,7 @@ impl Default for RetryPolicy {
             base: Duration::from_secs(1),
             cap: minutes(15),
             attempts_max: 8,
+            outage: APPLE_FIRST,
             // Standard Webhooks' example schedule: 75 h 35 m in all.
             webhook: vec![
                 Duration::from_secs(5),
@@ -109,7 +115,9 @@ impl RetryPolicy {
             ProviderName::Apns | ProviderName::Fcm | ProviderName::Slack => {
                 (made < self.attempts_max).then(|| {
                     if is_apple_failing(provider, attempt) {
-                        apple(made, random)
+                        self.apple(made, random)
+                    } else if is_distrusted(provider, attempt) {
+                        self.outage + UPWARD.mul_f64(random)
                     } else {
                         self.backoff(made, random)
                     }
@@ -145,6 +153,11 @@ impl RetryPolicy {
         // Full jitter: anything from nothing to the ceiling.
         doubled(self.base, made).min(self.cap).mul_f64(random)
     }
+
+    /// 15 min doubling to an hour, and up to a tenth more.
+    fn apple(&self, made: u16, random: f64) -> Duration {
+        doubled(self.outage, made).min(RETRY_AFTER_MAX).mul_f64(1.0 + 0.1 * random)
+    }
 }
 
 fn doubled(base: Duration, made: u16) -> Duration {
@@ -157,9 +170,10 @@ fn is_apple_failing(provider: ProviderName, attempt: &Attempt) -> bool {
     provider == ProviderName::Apns && !is_closing && attempt.status.is_some_and(|s| s >= 500)
 }
 
-/// 15 min doubling to an hour, and up to a tenth more.
-fn apple(made: u16, random: f64) -> Duration {
-    doubled(APPLE_FIRST, made).min(RETRY_AFTER_MAX).mul_f64(1.0 + 0.1 * random)
+/// A push that was kept from a server which could not prove who it is.
+fn is_distrusted(provider: ProviderName, attempt: &Attempt) -> bool {
+    matches!(provider, ProviderName::Apns | ProviderName::Fcm)
+        && matches!(attempt.outcome, Outcome::Retry { cause: DISTRUSTED, .. })
 }
 
 #[cfg(test)]
@@ -256,6 +270,18 @@ mod tests {
         assert_eq!(at(1, 503, "shutdown", Some(1)), Next::Again(NOW.plus(1_000)));
         assert_eq!(at(1, 503, "service_unavailable", Some(30)), Next::Again(NOW.plus(30_000)));
         assert_eq!(at(1, 429, "too_many_requests", None), Next::Again(NOW));
+    }
+
+    #[test]
+    fn a_push_that_met_a_wrong_certificate_waits_as_long_as_an_outage_and_a_hook_by_its_schedule() {
+        let policy = RetryPolicy::default();
+        let wrong = attempt(Outcome::Retry { after: None, cause: DISTRUSTED });
+        let at = |provider, made| policy.after(tried(provider, made), &wrong, NOW, 0.0);
+        for provider in [ProviderName::Apns, ProviderName::Fcm] {
+            assert_eq!(at(provider, 1), Next::Again(NOW.plus(15 * 60_000)));
+            assert_eq!(at(provider, 7), Next::Again(NOW.plus(15 * 60_000)));
+        }
+        assert_eq!(at(ProviderName::Webhook, 1), Next::Again(NOW.plus(4_000)));
     }
 
     #[test]

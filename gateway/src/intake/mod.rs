@@ -30,7 +30,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use uuid::Uuid;
+use uuid::{ContextV7, Timestamp, Uuid};
 
 /// Longest `Idempotency-Key`.
 const KEY_MAX: usize = 255;
@@ -260,6 +260,8 @@ pub struct Intake {
     clock: Arc<dyn Clock>,
     running: RunningKeys,
     admission: Arc<Admission>,
+    /// Orders ids of one millisecond.
+    ids: Arc<Mutex<ContextV7>>,
 }
 
 impl Intake {
@@ -276,7 +278,7 @@ impl Intake {
         limits: AdmissionLimits,
     ) -> Self {
         let (running, admission) = (RunningKeys::default(), Arc::new(Admission::new(limits)));
-        Self { journal, clock, running, admission }
+        Self { journal, clock, running, admission, ids: Arc::default() }
     }
 
     #[must_use]
@@ -303,7 +305,10 @@ impl Intake {
     /// A new notification's id: sorts by time of acceptance.
     #[must_use]
     pub fn mint(&self) -> NotificationId {
-        NotificationId(Uuid::now_v7())
+        let Millis(now) = self.clock.now();
+        let nanos = u32::try_from(now % 1_000).unwrap_or(0) * 1_000_000;
+        let ids = self.ids.lock();
+        NotificationId(Uuid::new_v7(Timestamp::from_unix(&*ids, now / 1_000, nanos)))
     }
 
     #[must_use]

@@ -8,8 +8,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Least wait after something that nobody mends within minutes: an outage of a push service, as
-/// Apple asks, or a certificate that is not right.
+/// Least wait after an outage of a push service, as Apple asks.
 pub(super) const OUTAGE_PAUSE: Duration = Duration::from_secs(15 * 60);
 
 /// Longest `Attempt::reason`, in bytes.
@@ -48,11 +47,7 @@ pub(super) fn push_failed(failure: Failure, elapsed: Duration) -> Attempt {
     if let Failure::Unanswered { cause, status: Some(200) } = failure {
         return accepted(cause, 200, elapsed);
     }
-    let mut attempt = failure.into_attempt(elapsed);
-    if let Outcome::Retry { after, cause: "tls_certificate" } = &mut attempt.outcome {
-        *after = Some(OUTAGE_PAUSE);
-    }
-    attempt
+    failure.into_attempt(elapsed)
 }
 
 /// The attempt of a receiver that said yes with `status` and broke off after it.
@@ -153,6 +148,13 @@ mod tests {
         assert_eq!(cut.len(), 256);
         assert_eq!(shorten("a\r\nb".into()), "ab");
         assert_eq!(shorten("short".into()), "short");
+    }
+
+    #[test]
+    fn a_wrong_certificate_names_no_wait_that_would_close_the_whole_app() {
+        let failure = Failure::NotSent { cause: "tls_certificate", detail: None };
+        let attempt = push_failed(failure, Duration::from_millis(3));
+        assert_eq!(attempt.outcome, Outcome::Retry { after: None, cause: "tls_certificate" });
     }
 
     #[test]

@@ -207,7 +207,7 @@ pub(super) fn configuration(twins: &TwinSet, files: &CredentialFiles, at: &Endpo
     write!(
         text,
         "[dispatch.retry.push]\nbase = \"50ms\"\ncap = \"500ms\"\nattempts_max = 100\n\
-         [dispatch.retry.webhook]\nschedule = [{}]\n\
+         outage = \"2s\"\n[dispatch.retry.webhook]\nschedule = [{}]\n\
          [providers.apns.main]\nendpoint = \"{}\"\nteam_id = \"{}\"\nkey_id = \"{}\"\n\
          key_file = \"{}\"\ntopic = \"{}\"\nca_file = \"{ca}\"\ntimeout = \"2s\"\n\
          [providers.fcm.main]\nendpoint = \"{}\"\nservice_account_file = \"{}\"\n\

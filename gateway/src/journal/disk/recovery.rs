@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::crash::{self, Stage};
 use crate::journal::record::{BlockFault, BlockHeader, HEADER_BYTES, read_block};
 use crate::journal::shard::{BlockMarks, BlockRef, Shard};
-use crate::model::ShardId;
+use crate::model::{Millis, ShardId};
 use bytes::Bytes;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -135,7 +135,9 @@ pub(super) fn open(
     let segment = segments.at(end.position.saturating_sub(1)).ok_or_else(|| {
         io_error("find the last segment of", dir)(io::Error::from(io::ErrorKind::NotFound))
     })?;
-    let Replay { shards, books, granules, recovered, .. } = replay;
+    let Replay { shards, books, granules, recovered, latest, .. } = replay;
+    // What waits was timed by it.
+    clock.resume(latest);
     let granule = granules.last().copied().unwrap_or(Granule::at(end.position));
     let canceled = unpanicked(|| index.canceled()).map_err(index_error)?;
     let notes = Notes::open(disk.as_ref(), dir, options.segment_bytes);
@@ -271,6 +273,8 @@ struct Replay {
     granules: Vec<Granule>,
     projections: Vec<Projection>,
     recovered: Recovered,
+    /// The latest time a block says it was committed.
+    latest: Millis,
 }
 
 impl Replay {
@@ -307,6 +311,7 @@ impl Replay {
             granules,
             projections: Vec::new(),
             recovered: Recovered::default(),
+            latest: Millis(0),
         }
     }
 
@@ -404,6 +409,7 @@ impl Replay {
         measure: &mut Measure<'_>,
     ) -> Result<(), ReplayError> {
         self.floor = self.floor.max(header.durable_floor);
+        self.latest = self.latest.max(header.committed_at);
         if header.position < self.claimed {
             return Ok(());
         }

@@ -22,6 +22,9 @@ struct Claims<'a> {
     iat: u64,
 }
 
+/// A date so far ahead is one of before the clock was set back.
+const AHEAD_MS: u64 = 60 * 1000;
+
 /// A token that Apple will call stale within minutes is no use to go back to.
 const USABLE_MS: u64 = 55 * 60 * 1000;
 
@@ -30,19 +33,21 @@ const USABLE_MS: u64 = 55 * 60 * 1000;
 pub(super) struct ProviderToken {
     pub(super) header: HeaderValue,
     signed_at: Millis,
+    /// The date in it, by the machine's clock.
+    dated: Millis,
 }
 
 impl ProviderToken {
     /// `None` if `jwt` cannot be one.
-    pub(super) fn of(jwt: &str, signed_at: Millis) -> Option<Self> {
+    pub(super) fn of(jwt: &str, signed_at: Millis, dated: Millis) -> Option<Self> {
         let mut header = HeaderValue::try_from(format!("bearer {jwt}")).ok()?;
         // Never indexed by HPACK, never shown by Debug.
         header.set_sensitive(true);
-        Some(Self { header, signed_at })
+        Some(Self { header, signed_at, dated })
     }
 
-    pub(super) fn signed_at(&self) -> Millis {
-        self.signed_at
+    pub(super) fn dated(&self) -> Millis {
+        self.dated
     }
 
     /// Without its scheme.
@@ -101,7 +106,7 @@ impl TokenHolder {
         header.typ = None;
         header.kid = Some(key_id);
         let now = clock.now();
-        let signed = sign(&header, &key, &team_id, now).map_err(fail)?;
+        let signed = sign(&header, &key, &team_id, clock.as_ref()).map_err(fail)?;
         let serves =
             |old: &ProviderToken| old.signed_at <= now && now.since(old.signed_at) < RENEW_AFTER_MS;
         let first = match keep.as_ref().and_then(Keep::load).filter(serves) {
@@ -121,7 +126,7 @@ impl TokenHolder {
     /// The token to use now. Renews it when due; concurrent callers never sign twice.
     pub(super) fn current(&self) -> Arc<ProviderToken> {
         let token = self.current.load_full();
-        if self.clock.now().since(token.signed_at) < RENEW_AFTER_MS {
+        if self.age(&token) < RENEW_AFTER_MS {
             return token;
         }
         if let Some(signing) = self.renewing.try_lock() {
@@ -137,6 +142,27 @@ impl TokenHolder {
         // Waits for a renewal under way: its token is the answer.
         self.renew(used, true, self.renewing.lock());
         !Arc::ptr_eq(&self.current.load_full(), used)
+    }
+
+    /// Called when APNs calls `used` invalid. True if it carries a date that is still to come, since
+    /// it was made before the clock was set back, and another one is in its place.
+    pub(super) fn replace_misdated(&self, used: &Arc<ProviderToken>) -> bool {
+        let mut renewals = self.renewing.lock();
+        let wall = self.clock.wall();
+        if !Arc::ptr_eq(&self.current.load_full(), used) {
+            return true;
+        }
+        if used.dated <= wall.plus(AHEAD_MS) {
+            return false;
+        }
+        let serves = |old: &Arc<ProviderToken>| {
+            old.dated <= wall.plus(AHEAD_MS) && wall.since(old.dated) < USABLE_MS
+        };
+        if let Some(old) = renewals.previous.take().filter(serves) {
+            self.current.store(old);
+            return true;
+        }
+        self.replace(&mut renewals)
     }
 
     /// Called when APNs says that our token changes too often: the one before `used` is used again
@@ -164,7 +190,7 @@ impl TokenHolder {
     ) {
         let now = self.clock.now();
         let replaced = !Arc::ptr_eq(&self.current.load_full(), seen);
-        if replaced || now.since(seen.signed_at) < RENEW_MIN_MS {
+        if replaced || self.age(seen) < RENEW_MIN_MS {
             return;
         }
         if now < renewals.not_before {
@@ -177,15 +203,28 @@ impl TokenHolder {
             }
             return;
         }
-        match sign(&self.header, &self.key, &self.team_id, now) {
+        self.replace(&mut renewals);
+    }
+
+    fn replace(&self, renewals: &mut Renewals) -> bool {
+        match sign(&self.header, &self.key, &self.team_id, self.clock.as_ref()) {
             Ok(token) => {
                 if let Some(keep) = &self.keep {
                     keep.store(&token);
                 }
                 renewals.previous = Some(self.current.swap(Arc::new(token)));
+                true
             }
-            Err(error) => tracing::error!(%error, "cannot sign an APNs provider token"),
+            Err(error) => {
+                tracing::error!(%error, "cannot sign an APNs provider token");
+                false
+            }
         }
+    }
+
+    /// The older of what we and the date in it say: the clock may have been set meanwhile.
+    fn age(&self, token: &ProviderToken) -> u64 {
+        self.clock.now().since(token.signed_at).max(self.clock.wall().since(token.dated))
     }
 }
 
@@ -193,10 +232,11 @@ fn sign(
     header: &Header,
     key: &EncodingKey,
     team_id: &str,
-    now: Millis,
+    clock: &dyn Clock,
 ) -> Result<ProviderToken, jsonwebtoken::errors::Error> {
-    let jwt = encode(header, &Claims { iss: team_id, iat: now.0 / 1000 }, key)?;
-    Ok(ProviderToken::of(&jwt, now).expect("base64url and dots are header characters"))
+    let (now, dated) = (clock.now(), clock.wall());
+    let jwt = encode(header, &Claims { iss: team_id, iat: dated.0 / 1000 }, key)?;
+    Ok(ProviderToken::of(&jwt, now, dated).expect("base64url and dots are header characters"))
 }
 
 #[cfg(test)]

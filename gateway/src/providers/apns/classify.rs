@@ -75,7 +75,7 @@ pub(super) const REASONS: [Row; 33] = [
     row("BadEnvironmentKeyInToken",    403, Hold,      "bad_environment_key"),
     row("ExpiredProviderToken",        403, SOON,      EXPIRED_PROVIDER_TOKEN),
     row("Forbidden",                   403, Hold,      "forbidden"),
-    row("InvalidProviderToken",        403, Hold,      "invalid_provider_token"),
+    row("InvalidProviderToken",        403, Hold,      INVALID_PROVIDER_TOKEN),
     row("MissingProviderToken",        403, Hold,      "missing_provider_token"),
     row("UnrelatedKeyIdInToken",       403, Hold,      "unrelated_key_id"),
     row("BadPath",                     404, Rejected,  "bad_path"),
@@ -92,6 +92,8 @@ pub(super) const REASONS: [Row; 33] = [
 
 /// The cause of an expired provider token; the provider itself decides what follows from it.
 pub(super) const EXPIRED_PROVIDER_TOKEN: &str = "expired_provider_token";
+/// Cause of the answer to a token that is not right, one of a future date among them.
+pub(super) const INVALID_PROVIDER_TOKEN: &str = "invalid_provider_token";
 
 /// Statuses that come without a reason we know: first row that holds the status.
 #[rustfmt::skip]

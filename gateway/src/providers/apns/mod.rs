@@ -11,7 +11,7 @@ mod tokens;
 pub use shelf::TokenShelf;
 
 use self::auth::{Kept, ProviderToken, TokenHolder};
-use self::classify::{Classified, EXPIRED_PROVIDER_TOKEN, Meaning};
+use self::classify::{Classified, EXPIRED_PROVIDER_TOKEN, INVALID_PROVIDER_TOKEN, Meaning};
 use self::tokens::{Standing, Tokens};
 use crate::BoxFuture;
 use crate::clock::Clock;
@@ -199,6 +199,11 @@ impl Apns {
             {
                 // Apple calls a token stale that we made less than 20 minutes ago.
                 *outcome = Outcome::Hold { cause: EXPIRED_PROVIDER_TOKEN };
+            }
+            (_, Outcome::Hold { cause: cause @ INVALID_PROVIDER_TOKEN })
+                if self.token.replace_misdated(token) =>
+            {
+                *outcome = Outcome::Retry { after: Some(SOON), cause };
             }
             _ => {}
         }

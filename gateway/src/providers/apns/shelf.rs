@@ -83,7 +83,8 @@ impl Keep {
     pub(super) fn load(&self) -> Option<ProviderToken> {
         let text = std::fs::read(&self.path).ok()?;
         let kept: Kept = serde_json::from_slice(&text).ok()?;
-        ProviderToken::of(&kept.token, Millis(kept.signed_at))
+        let dated = Millis(kept.signed_at);
+        ProviderToken::of(&kept.token, dated, dated)
     }
 
     /// Replaces what is kept. A token that cannot be kept still serves this process.
@@ -95,7 +96,7 @@ impl Keep {
 
     fn write(&self, token: &ProviderToken) -> std::io::Result<()> {
         let Some(text) = token.text() else { return Ok(()) };
-        let kept = Kept { signed_at: token.signed_at().0, token: text.to_owned() };
+        let kept = Kept { signed_at: token.dated().0, token: text.to_owned() };
         let dir = self.path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(dir)?;
         let next = self.path.with_extension("next");

@@ -229,7 +229,7 @@ impl Shared {
     }
 
     fn assertion(&self) -> Result<String, jsonwebtoken::errors::Error> {
-        let iat = self.clock.now().0 / 1000;
+        let iat = self.clock.wall().0 / 1000;
         let claims = Assertion {
             iss: &self.email,
             scope: SCOPE,

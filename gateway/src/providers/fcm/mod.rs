@@ -177,7 +177,7 @@ impl Fcm {
             Err(failure) => return push_failed(failure, started.elapsed()),
         };
         let now = self.clock.now();
-        let classified = classify::classify(&answer, now);
+        let classified = classify::classify(&answer, self.clock.wall());
         let mut verdict = classified.verdict;
         match (classified.scope, verdict.outcome) {
             (Scope::Delivery, _) => {}

@@ -127,7 +127,7 @@ impl Slack {
             Ok(answer) => answer,
             Err(failure) => return failure.without_detail().into_attempt(started.elapsed()),
         };
-        let verdict = classify::classify(&answer, self.clock.now());
+        let verdict = classify::classify(&answer, self.clock.wall());
         if let Outcome::Retry { after: Some(wait), .. } = verdict.outcome {
             self.pacing.hold(hook, wait, tokio::time::Instant::now());
         }

@@ -146,7 +146,7 @@ impl Webhook {
         let in_time = || self.clock.now() < delivery.expires_at;
         match self.http.send_while(&origin, request, in_time).await {
             Ok(answer) => {
-                let verdict = classify::classify(&answer, self.clock.now());
+                let verdict = classify::classify(&answer, self.clock.wall());
                 verdict.into_attempt(answer.status, started.elapsed())
             }
             // The status is the answer; a body that drips or breaks off takes nothing back.
@@ -167,7 +167,7 @@ impl Webhook {
         // Constant over all tries of this delivery; receivers drop what they have seen.
         let id = format!("msg_{}", delivery.id);
         // Fresh for each try; receivers refuse old ones as replays.
-        let timestamp = self.clock.now().0 / 1000;
+        let timestamp = self.clock.wall().0 / 1000;
         let signature = sign::sign(keys, &id, timestamp, &body);
         let mut request = Request::new(Body::new(body));
         *request.method_mut() = Method::POST;

@@ -2,20 +2,29 @@
 
 use std::time::Duration;
 
-use super::{Need, Order, Row, Stage, Trouble};
+use super::{Need, Order, Row, Shape, Stage, Trouble};
+use crate::jsonl;
+use crate::twins::Receipt;
 
-/// Further, and receivers refuse our credentials and signatures: webhooks after five minutes.
-const LEAP_MS: i64 = 240_000;
+/// So far off, receivers refuse our credentials and signatures until the clock is right again.
+const LEAP_MS: i64 = 3_600_000;
 /// Tries at providers for each notification beyond which retries have run wild.
 const TRIES_MAX: u64 = 30;
 
 pub(super) const ROWS: &[Row] = &[Row::new(
     "F77",
-    "the wall clock leaps minutes back and forward, and creeps back by seconds",
-    |shape| shape.order(Order::Unjudged),
+    "the wall clock leaps an hour back and forward, and creeps back by seconds",
+    leaping,
     |stage| Box::pin(leap(stage)),
 )
 .needs(&[Need::CrashPoints])];
+
+fn leaping(mut shape: Shape) -> Shape {
+    // What was refused for a wrong date is held for a minute, which takes two while time goes on at
+    // half its pace.
+    shape.drain_goal = shape.drain_goal.max(Duration::from_secs(180));
+    shape.order(Order::Unjudged)
+}
 
 async fn leap(stage: &mut Stage) -> Result<(), Trouble> {
     let file = stage.dir.join("clock-offset");
@@ -24,12 +33,15 @@ async fn leap(stage: &mut Stage) -> Result<(), Trouble> {
     let variable = (String::from("BUGLER_CLOCK_OFFSET"), file.display().to_string());
     stage.launch.env.push(variable);
     stage.restart().await?;
-    let received = |stage: &Stage| stage.twins.counts().values().map(|c| c.received).sum::<u64>();
-    // Back first: what is due by the clock waits for it, and must not wait to the end.
-    for offset in [-LEAP_MS, 0, LEAP_MS] {
+    // Something that is tried again must be on its way at each leap.
+    stage.faults("webhook:status=500:20%;fcm:status=503:20%;apns:status=503:20%&reason=Shutdown")?;
+    let mut windows = Vec::new();
+    for offset in [-LEAP_MS, 0, LEAP_MS, 0] {
         let (accepted, tries) = (stage.progress().0, received(stage));
         set(stage, &file, offset)?;
+        let from = Stage::now_ms();
         stage.dwell().await;
+        windows.push((offset, from..Stage::now_ms()));
         let accepted = stage.progress().0 - accepted;
         let tries = received(stage) - tries;
         stage.expect(accepted > 0, || format!("at {offset} ms nothing was accepted"));
@@ -39,11 +51,37 @@ async fn leap(stage: &mut Stage) -> Result<(), Trouble> {
         stage.remarks.push(format!("at {offset} ms: {accepted} accepted, {tries} tries"));
     }
     for step in 1..=stage.shape.times(5, 60) {
-        set(stage, &file, LEAP_MS - 1_000 * i64::try_from(step).unwrap_or(0))?;
+        set(stage, &file, -1_000 * i64::try_from(step).unwrap_or(0))?;
         tokio::time::sleep(Duration::from_millis(400)).await;
     }
-    set(stage, &file, LEAP_MS)?;
+    set(stage, &file, 0)?;
+    stage.faults("")?;
     stage.wait(300..600).await;
+    judge_repeats(stage, &windows)
+}
+
+fn received(stage: &Stage) -> u64 {
+    stage.twins.counts().values().map(|count| count.received).sum()
+}
+
+/// What was timed does not wait as long as the leap: repeats come while the clock is off.
+fn judge_repeats(
+    stage: &mut Stage,
+    windows: &[(i64, std::ops::Range<u64>)],
+) -> Result<(), Trouble> {
+    stage.sync()?;
+    let mut repeats = vec![0u64; windows.len()];
+    jsonl::each(&stage.receipts_path(), |receipt: Receipt| {
+        let window = windows.iter().position(|(_, window)| window.contains(&receipt.at_ms));
+        if let Some(count) = window.and_then(|window| repeats.get_mut(window)) {
+            *count += u64::from(receipt.attempt > 1);
+        }
+    })
+    .map_err(Trouble::io("the twins' ledger"))?;
+    for ((offset, _), count) in windows.iter().zip(&repeats) {
+        stage.expect(*count > 0, || format!("at {offset} ms nothing was tried again"));
+    }
+    stage.remarks.push(format!("repeats in each stretch: {repeats:?}"));
     Ok(())
 }
 
