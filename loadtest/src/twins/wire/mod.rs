@@ -55,7 +55,7 @@ pub(crate) struct Traffic {
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
     pub(crate) traffic: Arc<Traffic>,
-    mode: watch::Sender<Mode>,
+    state: watch::Sender<State>,
     tls: Option<Arc<RwLock<Arc<ServerConfig>>>>,
     task: AbortHandle,
 }
@@ -70,20 +70,32 @@ pub(crate) enum Mode {
     Frozen,
 }
 
+/// What the connections of a listener watch.
+#[derive(Clone, Copy, Debug)]
+struct State {
+    mode: Mode,
+    /// How often the listener went down: a connection of before is gone, also if the listener is up
+    /// again before its task looks.
+    downs: u64,
+}
+
 impl Listener {
     /// Serves `port` on a bound listener.
     pub(crate) fn start(listener: TcpListener, port: Port) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let traffic = Arc::<Traffic>::default();
-        let (mode, watched) = watch::channel(Mode::Up);
+        let (state, watched) = watch::channel(State { mode: Mode::Up, downs: 0 });
         let tls = port.tls.clone();
         let serving = serve(listener, Arc::new(port), Arc::clone(&traffic), watched);
         let task = tokio::spawn(serving).abort_handle();
-        Ok(Self { address, traffic, mode, tls, task })
+        Ok(Self { address, traffic, state, tls, task })
     }
 
     pub(crate) fn set_mode(&self, mode: Mode) {
-        self.mode.send_replace(mode);
+        self.state.send_modify(|state| {
+            state.mode = mode;
+            state.downs += u64::from(mode == Mode::Down);
+        });
     }
 
     /// From the next connection on; a listener in clear text has no certificate.
@@ -104,7 +116,7 @@ async fn serve(
     listener: TcpListener,
     port: Arc<Port>,
     traffic: Arc<Traffic>,
-    mode: watch::Receiver<Mode>,
+    state: watch::Receiver<State>,
 ) {
     let mut connections = JoinSet::new();
     loop {
@@ -113,7 +125,7 @@ async fn serve(
                 Ok((tcp, _)) => {
                     traffic.connections.fetch_add(1, Ordering::Relaxed);
                     let (port, traffic) = (Arc::clone(&port), Arc::clone(&traffic));
-                    connections.spawn(serve_connection(tcp, port, traffic, mode.clone()));
+                    connections.spawn(serve_connection(tcp, port, traffic, state.clone()));
                 }
                 // Out of descriptors: without a pause this would spin.
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -127,23 +139,28 @@ async fn serve_connection(
     tcp: TcpStream,
     port: Arc<Port>,
     traffic: Arc<Traffic>,
-    mut mode: watch::Receiver<Mode>,
+    mut state: watch::Receiver<State>,
 ) {
+    let downs = state.borrow().downs;
     // Without it small answers wait for the peer's delayed acknowledgement.
     tcp.set_nodelay(true).ok();
     let control = Arc::<SocketControl>::default();
     let socket = Socket::new(tcp, Arc::clone(&control));
     let mut serving = pin!(serve_socket(socket, port, traffic, &control));
     loop {
-        let now = *mode.borrow_and_update();
-        match now {
+        let now = *state.borrow_and_update();
+        match now.mode {
+            _ if now.downs != downs => {
+                control.reset();
+                break;
+            }
             Mode::Down => {
                 control.reset();
                 break;
             }
             // Not polled, so that nothing moves. An error means that the listener is gone.
             Mode::Frozen => {
-                if mode.changed().await.is_err() {
+                if state.changed().await.is_err() {
                     control.reset();
                     break;
                 }
@@ -151,7 +168,7 @@ async fn serve_connection(
             Mode::Up => tokio::select! {
                 () = &mut serving => break,
                 () = control.reset_asked() => break,
-                changed = mode.changed() => if changed.is_err() {
+                changed = state.changed() => if changed.is_err() {
                     control.reset();
                     break;
                 },
