@@ -41,6 +41,17 @@ pub fn sample_self() -> io::Result<Sample> {
     sample(std::process::id())
 }
 
+/// Processes that want to run for each processor, over the last minute; 1 where nobody knows.
+#[must_use]
+pub fn crowding() -> f64 {
+    let read = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: f64 = read.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(1.0);
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    #[expect(clippy::cast_precision_loss, reason = "a machine has some thousand at most")]
+    let each = load / processors as f64;
+    each
+}
+
 fn status_kib(status: &str, field: &str) -> Option<u64> {
     let line = status.lines().find(|line| line.starts_with(field))?;
     line.split_ascii_whitespace().nth(1)?.parse().ok()

@@ -9,7 +9,7 @@ use super::export;
 use super::findings::{Count, Findings, Invariant};
 use super::gateway::{self, Residue};
 use super::report::{RowReport, Verdict};
-use super::shape::{Order, Suite};
+use super::shape::Order;
 use super::stage::Stage;
 
 /// What a process may keep of a run, beyond a tenth: connections to providers, allocator pools.
@@ -19,6 +19,8 @@ const RSS_SLACK: u64 = 96 << 20;
 /// What the books say of deliveries that ended more than once.
 pub(super) const SECOND_STATE: &str = "deliveries with a second final state";
 const STOP_MAX: Duration = Duration::from_secs(30);
+/// How long pools may take to let go: hooks' connections are kept for half a minute.
+const RESIDUE_MAX: Duration = Duration::from_secs(60);
 
 /// Judges a row whose fault has healed and whose load has ended.
 pub(super) async fn judge(mut stage: Box<Stage>, report: &mut RowReport) {
@@ -175,10 +177,9 @@ async fn residue(stage: &Stage) -> Option<(Residue, Residue)> {
         files: before.files + before.files / 10 + FILES_SLACK,
         threads: before.threads + before.threads / 10 + THREADS_SLACK,
     };
-    let patience = Duration::from_secs(if stage.shape.suite == Suite::Long { 60 } else { 15 });
     let begun = Instant::now();
     let mut found = stage.gateway.residue()?;
-    while begun.elapsed() < patience && !is_within(found, bound) {
+    while begun.elapsed() < RESIDUE_MAX && !is_within(found, bound) {
         tokio::time::sleep(Duration::from_millis(250)).await;
         found = stage.gateway.residue()?;
     }

@@ -55,6 +55,8 @@ pub(super) struct Shape {
     pub(super) is_proxied: bool,
     pub(super) webhook_certificate: Certificate,
     pub(super) fcm_token_lifetime_s: u64,
+    /// Messages that FCM takes in a minute.
+    pub(super) fcm_quota_per_minute: Option<u32>,
     /// Least time between two provider tokens that APNs takes.
     pub(super) apns_token_update_min: Option<Duration>,
     /// From healing to the last final state.
@@ -93,6 +95,7 @@ impl Shape {
             is_proxied: false,
             webhook_certificate: Certificate::Good,
             fcm_token_lifetime_s: 3600,
+            fcm_quota_per_minute: None,
             apns_token_update_min: None,
             drain_goal: Duration::from_secs(if is_long { 120 } else { 30 }),
             order: Order::Strict,

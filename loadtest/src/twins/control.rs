@@ -47,6 +47,9 @@ pub struct TrafficCounts {
     pub connections: u64,
     /// Streams refused because the peer opened more than allowed.
     pub streams_refused: u64,
+    /// Most bytes of an endless body that one HTTP/1 connection took, those in the kernel's buffers
+    /// among them.
+    pub flooded_max: u64,
 }
 
 /// The interface at work; dropping it ends it.

@@ -108,6 +108,9 @@ impl Stage {
         if let Some(streams) = decision.stream_limit {
             link.limit_streams(streams);
         }
+        if let Some(bytes) = decision.window {
+            link.limit_window(bytes);
+        }
         let shown = show(twin, judged, decision.action);
         if let Some(Steer::GoAway(reason)) = shown.steer {
             link.go_away(reason);
@@ -237,7 +240,7 @@ fn show(twin: &dyn Twin, judged: Judged, action: Option<Action>) -> Shown {
             styled(answer, BodyStyle::Whole, "redirect")
         }
         // The decision adds these up apart, so they never come as the action.
-        Some(Action::Delay { .. } | Action::StreamLimit { .. }) => {
+        Some(Action::Delay { .. } | Action::StreamLimit { .. } | Action::Window { .. }) => {
             styled(judged.answer, BodyStyle::Whole, "delay")
         }
     }

@@ -61,6 +61,8 @@ impl Shared {
         for listener in self.listeners.of(twin) {
             counts.connections += listener.traffic.connections.load(Ordering::Relaxed);
             counts.streams_refused += listener.traffic.streams_refused.load(Ordering::Relaxed);
+            let flooded = listener.traffic.flooded_max.load(Ordering::Relaxed);
+            counts.flooded_max = counts.flooded_max.max(flooded);
         }
         counts
     }

@@ -168,7 +168,11 @@ impl Http1Pool {
                 found => found,
             };
             let (to, next) = oneshot::channel();
-            if is_again { place.line.push_front(to) } else { place.line.push_back(to) }
+            if is_again {
+                place.line.push_front(to)
+            } else {
+                place.line.push_back(to)
+            }
             idle.total = idle.total.saturating_sub(taken);
             (next, found)
         };
@@ -226,9 +230,8 @@ impl Shared {
     /// Gives a connection, or why there is none, to the first in line; where nobody waits, a
     /// connection is kept.
     fn supply(self: &Arc<Self>, origin: &Origin, mut made: Result<Live, Failure>) {
-        let is_over = |live: &Live| {
-            live.sender.is_closed() || live.opened.elapsed() >= self.limits.age_max
-        };
+        let is_over =
+            |live: &Live| live.sender.is_closed() || live.opened.elapsed() >= self.limits.age_max;
         let mut idle = self.idle.lock();
         let Idle { by_origin, total, swept } = &mut *idle;
         let place = by_origin.entry(origin.key()).or_default();

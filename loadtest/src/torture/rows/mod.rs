@@ -16,6 +16,7 @@ mod points;
 mod power;
 mod processes;
 mod providers;
+mod throttled;
 mod time;
 mod wires;
 
@@ -65,7 +66,7 @@ impl Row {
 
 /// All rows, in the order of the matrix.
 pub(super) fn all() -> impl Iterator<Item = &'static Row> {
-    let tables: [&'static [Row]; 10] = [
+    let tables: [&'static [Row]; 11] = [
         processes::ROWS,
         panics::ROWS,
         points::ROWS,
@@ -74,6 +75,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Row> {
         time::ROWS,
         damage::ROWS,
         providers::ROWS,
+        throttled::ROWS,
         wires::ROWS,
         load::ROWS,
     ];

@@ -26,16 +26,17 @@ async fn panic(stage: &mut Stage) -> Result<(), Trouble> {
     stage.wait(300..800).await;
     let nth = stage.draw(3..30);
     restart_with(stage, &format!("C5:{nth}:panic")).await?;
-    let (before, refused_before) = stage.progress();
+    let (before, _) = stage.progress();
     stage.dwell().await;
     let panics = panics(stage).await?;
     stage.expect(panics == 1, || format!("one panic was counted as {panics}"));
-    let (after, refused) = stage.progress();
-    stage.expect(after > before && refused == refused_before, || {
-        let refused = refused - refused_before;
-        format!("after a panic {} were accepted and {refused} refused", after - before)
+    let (after, _) = stage.progress();
+    stage.expect(after > before, || String::from("after a panic nothing was accepted"));
+    // A crowded machine may refuse for now, while it starts; the panic itself nobody may notice.
+    let statuses = stage.end_traffic().await.statuses;
+    stage.expect(statuses.keys().all(|status| *status == 503), || {
+        format!("around a panic, requests were answered with {statuses:?}")
     });
-    stage.end_traffic().await;
     let drained = stage.drained(stage.shape.drain_goal).await?;
     stage.expect(drained.is_some(), || String::from("what the task held did not come back"));
     give_up(stage).await

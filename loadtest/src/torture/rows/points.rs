@@ -89,6 +89,9 @@ async fn crash_at_passing(stage: &mut Stage, point: &str, nth: u64) -> Result<bo
     let ended = if is_up { stage.gateway.ended(REACH_MAX).await } else { None };
     disarm(stage);
     if is_up && ended.is_none() {
+        // It would strike later, where nobody expects it.
+        stage.stop().await?;
+        stage.restart().await?;
         return Ok(false);
     }
     stage.note(format_args!("crashed with {ended:?}"));

@@ -10,7 +10,7 @@ use crate::torture::world::World;
 use crate::twins::{Certificate, Receipt, TwinName};
 
 /// The first organization with webhooks.
-const HOOKED: usize = 1;
+pub(super) const HOOKED: usize = 1;
 const BAD: [Certificate; 5] = [
     Certificate::Expired,
     Certificate::NotYetValid,
@@ -18,8 +18,14 @@ const BAD: [Certificate; 5] = [
     Certificate::UnknownAuthority,
     Certificate::SelfSigned,
 ];
+/// Two timeouts of a provider in the run's configuration.
+const STUCK_MAX: Duration = Duration::from_secs(4);
+/// Repeats that may come in any second.
+const HERD_MIN: u64 = 500;
+/// Of an answer without end 64 KiB are read; the rest of this is what buffers of kernels take.
+const FLOOD_MAX: u64 = 512 << 10;
 /// What may still be on its way when an answer changes everything.
-const IN_FLIGHT_MS: u64 = 500;
+pub(super) const IN_FLIGHT_MS: u64 = 500;
 
 pub(super) const ROWS: &[Row] = &[
     Row::new("F51", "webhooks that drip, never end, or send a gigabyte", unjudged, |stage| {
@@ -30,9 +36,6 @@ pub(super) const ROWS: &[Row] = &[
     }),
     Row::new("F53", "every provider answers 5xx, then recovers", unjudged, |stage| {
         Box::pin(failing(stage))
-    }),
-    Row::new("F54", "429 with Retry-After in every spelling", unjudged, |stage| {
-        Box::pin(throttle(stage))
     }),
     Row::new("F55", "providers that accept and never answer", unjudged, |stage| {
         Box::pin(plan(stage, "freeze=20%"))
@@ -88,7 +91,7 @@ fn unjudged(shape: Shape) -> Shape {
 }
 
 /// What a wrong credential holds back waits for a minute.
-fn held(shape: Shape) -> Shape {
+pub(super) fn held(shape: Shape) -> Shape {
     unjudged(Shape { drain_goal: shape.drain_goal.max(Duration::from_secs(100)), ..shape })
 }
 
@@ -100,10 +103,50 @@ impl Shape {
 
 async fn failing(stage: &mut Stage) -> Result<(), Trouble> {
     let all = "fcm:status=503;webhook:status=500;slack:status=500;apns:status=503&reason=Shutdown";
-    plan(stage, all).await?;
+    stage.wait(300..1_000).await;
+    stage.faults(all)?;
+    let begun = std::time::Instant::now();
+    let mut open = 0.0_f64;
+    while begun.elapsed() < stage.shape.dwell {
+        let metrics = stage.gateway.metrics().await?;
+        open = open.max(metrics.sum("bugler_breaker_state", "state=\"open\""));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    stage.faults("")?;
+    let healed_ms = Stage::now_ms();
+    stage.remarks.push(format!("{open} breakers open at once"));
+    stage.expect(open >= 1.0, || String::from("every hook failed, and no breaker opened"));
+    stage.wait(300..800).await;
     stage.end_traffic().await;
     stage.drained(stage.shape.drain_goal).await?;
+    judge_herd(stage, healed_ms)?;
     judge_tries(stage)
+}
+
+/// What waited for providers does not come as a herd: repeats of a second are at most 1.2 times
+/// what ended in the second before, or 500, and what was under way.
+fn judge_herd(stage: &mut Stage, healed_ms: u64) -> Result<(), Trouble> {
+    stage.sync()?;
+    let mut seconds: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    each_receipt(stage, |receipt| {
+        if receipt.at_ms >= healed_ms && receipt.twin.carries_notifications() {
+            let second = seconds.entry((receipt.at_ms - healed_ms) / 1_000).or_default();
+            second.0 += u64::from(receipt.attempt > 1);
+            second.1 += u64::from(receipt.succeeded());
+        }
+    })?;
+    let (mut before, mut peak, mut over) = (0, 0, None);
+    for (second, (repeats, ended)) in seconds {
+        // Seconds of the ledger are not those of the gateway: the better of two counts.
+        let most = HERD_MIN.max(ended.max(before)) * 6 / 5 + stage.shape.max_in_flight;
+        if repeats > most {
+            over = over.or(Some((second, repeats, most)));
+        }
+        (before, peak) = (ended, peak.max(repeats));
+    }
+    stage.remarks.push(format!("at most {peak} repeats in a second after the recovery"));
+    stage.expect(over.is_none(), || format!("a herd after the recovery (s, came, most): {over:?}"));
+    Ok(())
 }
 
 async fn one_token(stage: &mut Stage) -> Result<(), Trouble> {
@@ -207,6 +250,12 @@ async fn drip(stage: &mut Stage) -> Result<(), Trouble> {
         "others' p99 to the first attempt: {before} ms, while hooks drip {after} ms (goal {goal})"
     ));
     stage.expect(after <= goal, || format!("others waited {after} ms, the goal is {goal} ms"));
+    let flooded = stage.twins.traffic(TwinName::Webhook).flooded_max;
+    stage.remarks.push(format!("of an endless answer at most {} KiB left", flooded >> 10));
+    stage.expect(flooded > 0, || String::from("no answer was without end"));
+    stage.expect(flooded <= FLOOD_MAX, || {
+        format!("{} KiB of an endless answer were taken", flooded >> 10)
+    });
     Ok(())
 }
 
@@ -250,67 +299,8 @@ async fn refuse(stage: &mut Stage) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn each_receipt(stage: &Stage, take: impl FnMut(Receipt)) -> Result<(), Trouble> {
+pub(super) fn each_receipt(stage: &Stage, take: impl FnMut(Receipt)) -> Result<(), Trouble> {
     jsonl::each(&stage.receipts_path(), take).map_err(Trouble::io("the twins' ledger"))
-}
-
-/// Each device is throttled once in its own spelling; within its time nothing may come to it.
-async fn throttle(stage: &mut Stage) -> Result<(), Trouble> {
-    let (first, last) = stage.world.users(0);
-    // What cannot be read is left to the policy: for FCM that is a minute, so these go to APNs.
-    let (apns, fcm) = (["2", "-5", "1e9", "abc", "1,1"], ["2", "date+3", "1,1"]);
-    let mut plan = Vec::new();
-    let mut gates = HashMap::new();
-    let even = (first..=last).filter(|user| user.is_multiple_of(2)).zip(apns);
-    let odd = (first..=last).filter(|user| !user.is_multiple_of(2)).zip(fcm);
-    for (user, spelling) in even.chain(odd) {
-        let token = World::token(0, user);
-        let twin = if user.is_multiple_of(2) { "apns" } else { "fcm" };
-        plan.push(format!("{twin}:status=429:x1&retry-after={spelling}&match={token}"));
-        let gate_ms = match spelling {
-            "2" | "date+3" => 2_000,
-            "1,1" => 1_000,
-            _ => 0,
-        };
-        gates.insert(token, gate_ms);
-    }
-    stage.wait(300..600).await;
-    stage.faults(&plan.join(";"))?;
-    stage.dwell().await;
-    stage.faults("")?;
-    stage.wait(2_500..3_000).await;
-    stage.sync()?;
-    let mut closed: HashMap<(String, String), u64> = HashMap::new();
-    let mut early = 0;
-    // What FCM says of one message holds for the whole project.
-    let (mut project, mut project_early) = (0..0, 0);
-    each_receipt(stage, |receipt| {
-        if receipt.twin == TwinName::Fcm {
-            project_early += u64::from(project.contains(&receipt.at_ms));
-            if receipt.status == 429 {
-                let gate = gates.get(&receipt.target).copied().unwrap_or(0);
-                let from = receipt.at_ms + IN_FLIGHT_MS;
-                project = from..(receipt.at_ms + gate).max(from);
-            }
-        }
-        let place = (receipt.target.clone(), receipt.key.clone());
-        if receipt.status == 429 {
-            let gate = gates.get(&receipt.target).copied().unwrap_or(0);
-            closed.insert(place, receipt.at_ms + gate);
-        } else if closed.get(&place).is_some_and(|until| receipt.at_ms < *until) {
-            early += 1;
-        }
-    })?;
-    let count = closed.len();
-    stage
-        .remarks
-        .push(format!("{count} deliveries throttled, {early} came again inside their gate"));
-    stage.expect(early == 0, || format!("{early} attempts inside a gate of Retry-After"));
-    stage.expect(count > 0, || String::from("nothing was throttled"));
-    stage.expect(project_early == 0, || {
-        format!("{project_early} messages to FCM while the project had to wait")
-    });
-    Ok(())
 }
 
 async fn reset(stage: &mut Stage) -> Result<(), Trouble> {
@@ -326,6 +316,7 @@ async fn reset(stage: &mut Stage) -> Result<(), Trouble> {
 
 async fn streams(stage: &mut Stage) -> Result<(), Trouble> {
     stage.wait(300..600).await;
+    stuck_windows(stage).await?;
     for faults in ["refuse=20%", "apns:streams=1;fcm:streams=1", "streams=1000", "apns:streams=1"] {
         stage.faults(faults)?;
         let part = stage.shape.dwell / 3;
@@ -341,6 +332,32 @@ async fn streams(stage: &mut Stage) -> Result<(), Trouble> {
         stage.expect(refused <= stage.shape.max_in_flight, || {
             format!("{twin}: {refused} streams beyond the limit")
         });
+    }
+    Ok(())
+}
+
+/// Three connections let no byte of a body come any more: their requests run out of time, and the
+/// others go out on new connections.
+async fn stuck_windows(stage: &mut Stage) -> Result<(), Trouble> {
+    let from = Stage::now_ms();
+    stage.faults("apns:window=0:x3;fcm:window=0:x3")?;
+    // Longer than a request may take.
+    tokio::time::sleep(STUCK_MAX + stage.shape.dwell).await;
+    stage.faults("")?;
+    stage.sync()?;
+    for twin in [TwinName::Apns, TwinName::Fcm] {
+        let (mut broken, mut late) = (0, 0);
+        let after = from + u64::try_from(STUCK_MAX.as_millis()).unwrap_or(u64::MAX);
+        each_receipt(stage, |receipt| {
+            if receipt.twin == twin && receipt.at_ms >= from {
+                let is_broken = receipt.reason.as_deref() == Some("broken off by the sender");
+                broken += u64::from(is_broken);
+                late += u64::from(receipt.succeeded() && receipt.at_ms >= after);
+            }
+        })?;
+        stage.remarks.push(format!("{twin}: {broken} requests stuck, {late} delivered afterwards"));
+        stage.expect(broken > 0, || format!("{twin}: no request was stuck"));
+        stage.expect(late > 0, || format!("{twin}: nothing came after windows were stuck"));
     }
     Ok(())
 }
@@ -434,8 +451,10 @@ async fn outage(stage: &mut Stage) -> Result<(), Trouble> {
     stage.dwell().await;
     stage.providers_up(true);
     stage.healed = Some(std::time::Instant::now());
+    let healed_ms = Stage::now_ms();
     stage.wait(300..600).await;
     stage.end_traffic().await;
     stage.drained(stage.shape.drain_goal).await?;
+    judge_herd(stage, healed_ms)?;
     judge_tries(stage)
 }

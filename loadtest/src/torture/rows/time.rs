@@ -34,7 +34,8 @@ async fn leap(stage: &mut Stage) -> Result<(), Trouble> {
     stage.launch.env.push(variable);
     stage.restart().await?;
     // Something that is tried again must be on its way at each leap.
-    stage.faults("webhook:status=500:20%;fcm:status=503:20%;apns:status=503:20%&reason=Shutdown")?;
+    stage
+        .faults("webhook:status=500:20%;fcm:status=503:20%;apns:status=503:20%&reason=Shutdown")?;
     let mut windows = Vec::new();
     for offset in [-LEAP_MS, 0, LEAP_MS, 0] {
         let (accepted, tries) = (stage.progress().0, received(stage));

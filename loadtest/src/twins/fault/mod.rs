@@ -42,6 +42,8 @@ pub enum Action {
     },
     /// Announces a new number of concurrent streams and answers as usual.
     StreamLimit { streams: u32 },
+    /// Announces how much of each request's body may come; 0 lets none. HTTP/1 has no such limit.
+    Window { bytes: u32 },
     /// Never answers.
     Freeze,
     /// Sends the answer byte by byte: from the status line on (`head`), or an endless body.
@@ -107,6 +109,7 @@ pub struct FaultPlan {
 pub(crate) struct Decision {
     pub(crate) delay: Duration,
     pub(crate) stream_limit: Option<u32>,
+    pub(crate) window: Option<u32>,
     pub(crate) action: Option<Action>,
 }
 
@@ -179,7 +182,7 @@ impl Faults {
 impl Action {
     /// Whether only one such action can be shown for a request.
     fn is_exclusive(&self) -> bool {
-        !matches!(self, Self::Delay { .. } | Self::StreamLimit { .. })
+        !matches!(self, Self::Delay { .. } | Self::StreamLimit { .. } | Self::Window { .. })
     }
 }
 
@@ -195,6 +198,7 @@ impl Decision {
         match action {
             Action::Delay { ms } => self.delay += Duration::from_millis(ms),
             Action::StreamLimit { streams } => self.stream_limit = Some(streams),
+            Action::Window { bytes } => self.window = Some(bytes),
             other => self.action = self.action.take().or(Some(other)),
         }
     }

@@ -14,7 +14,7 @@ use crate::twins::TwinName;
 pub enum FaultSyntax {
     #[error(
         "no fault is called {0:?}; use status, delay, reset, rst-stream, refuse, goaway, streams, \
-         freeze, drip, drip-head, endless, huge, cut, bad-json, html, no-id, redirect or \
+         window, freeze, drip, drip-head, endless, huge, cut, bad-json, html, no-id, redirect or \
          unregistered"
     )]
     Fault(String),
@@ -156,6 +156,11 @@ fn parse_fault(name: &str, value: Option<&str>, common: &Common) -> Result<Actio
             let text = needed("streams")?;
             let streams = text.parse().map_err(|_| FaultSyntax::Number(text.to_owned()))?;
             Action::StreamLimit { streams }
+        }
+        "window" => {
+            let text = needed("window")?;
+            let bytes = text.parse().map_err(|_| FaultSyntax::Number(text.to_owned()))?;
+            Action::Window { bytes }
         }
         "freeze" => Action::Freeze,
         "drip" => Action::Drip { ms_per_byte: parse_ms(value.unwrap_or("1s"))?, head: false },

@@ -43,6 +43,7 @@ fn the_notation_reads_as_documented() {
         ("html:5", vec![rule(None, Share::Percent(5.0), Action::Html)]),
         ("fcm:no-id:x1", vec![rule(fcm, Share::First(1), Action::NoId)]),
         ("streams=1", vec![rule(None, Share::Always, Action::StreamLimit { streams: 1 })]),
+        ("window=0:x3", vec![rule(None, Share::First(3), Action::Window { bytes: 0 })]),
         ("fcm:reset:x3", vec![rule(fcm, Share::First(3), Action::Reset)]),
         (
             "fcm:redirect=http://a.example:80/x,y",

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::socket::SocketControl;
 use super::{BODY_BYTES_MAX, Link, Port};
-use crate::twins::reply::{Call, Reply, ReplyBody, read_body};
+use crate::twins::reply::{BodyStyle, Call, Reply, ReplyBody, read_body};
 
 /// Also the longest a kept-alive connection may idle.
 const HEADERS_MAX: Duration = Duration::from_secs(120);
@@ -44,7 +44,12 @@ async fn answer(
     // A provider goes on with what it received when the sender goes away meanwhile; so do we.
     let judging = tokio::spawn(async move { port.stage.answer(&*port.twin, call, &of_task).await });
     match judging.await {
-        Ok(Reply::Answer(response, style)) => Ok(response.map(|body| ReplyBody::new(body, style))),
+        Ok(Reply::Answer(response, style)) => {
+            if matches!(style, BodyStyle::Endless | BodyStyle::Huge { .. }) {
+                link.flood();
+            }
+            Ok(response.map(|body| ReplyBody::new(body, style)))
+        }
         Ok(Reply::Nothing) => std::future::pending().await,
         Ok(Reply::StreamReset { .. }) | Err(_) => {
             link.reset();

@@ -13,13 +13,11 @@ use tokio::time::Instant;
 
 use super::frames::ShapedIo;
 use super::socket::SocketControl;
-use super::streams::{Admission, StreamBook};
+use super::streams::{Admission, StreamBook, WINDOW_BYTES};
 use super::{BODY_BYTES_MAX, Link, Port, Traffic};
 use crate::twins::reply::{BodyStyle, Call, Reply};
 
 const HEADER_LIST_BYTES_MAX: u32 = 64 << 10;
-/// The protocol's own default: sending it again changes nothing but carries the stream limit.
-const WINDOW_BYTES: u32 = 65_535;
 /// How long the peer may take to close after GOAWAY and the last answer.
 const LEAVE_MAX: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(5);
@@ -80,7 +78,7 @@ fn steer<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> bool {
     if book.has_unsent_limit() {
         // Fails while the last SETTINGS is not acknowledged; the next tick tries again.
-        connection.set_initial_window_size(WINDOW_BYTES).ok();
+        connection.set_initial_window_size(book.window()).ok();
     }
     if leave.is_none() && book.leaving().is_some() {
         connection.graceful_shutdown();

@@ -48,6 +48,8 @@ pub(crate) struct Port {
 pub(crate) struct Traffic {
     pub(crate) connections: AtomicU64,
     pub(crate) streams_refused: AtomicU64,
+    /// Most bytes of an endless body that one connection took.
+    pub(crate) flooded_max: AtomicU64,
 }
 
 /// A listener at work; dropping it ends it and its connections.
@@ -146,6 +148,7 @@ async fn serve_connection(
     tcp.set_nodelay(true).ok();
     let control = Arc::<SocketControl>::default();
     let socket = Socket::new(tcp, Arc::clone(&control));
+    let counted = Arc::clone(&traffic);
     let mut serving = pin!(serve_socket(socket, port, traffic, &control));
     loop {
         let now = *state.borrow_and_update();
@@ -175,6 +178,7 @@ async fn serve_connection(
             },
         }
     }
+    counted.flooded_max.fetch_max(control.flooded(), Ordering::Relaxed);
     control.close();
 }
 
@@ -228,6 +232,18 @@ impl Link {
         if let Some((book, _)) = &self.stream {
             book.want_limit(streams);
         }
+    }
+
+    /// Announces how much of each body may come; HTTP/1 has no such limit.
+    pub(crate) fn limit_window(&self, bytes: u32) {
+        if let Some((book, _)) = &self.stream {
+            book.want_window(bytes);
+        }
+    }
+
+    /// From now on counts what the peer lets us write, with a small buffer of our own before it.
+    pub(crate) fn flood(&self) {
+        self.socket.flood();
     }
 
     /// Tells whether the request proved who sent it, which may change the stream limit.

@@ -7,11 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use socket2::SockRef;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::Sleep;
+
+/// Our side's buffer on a connection that is flooded.
+const SEND_BUFFER_BYTES: usize = 16 << 10;
 
 /// What a connection is told from outside its task.
 #[derive(Debug)]
@@ -19,6 +23,8 @@ pub(super) struct SocketControl {
     reset: AtomicBool,
     reset_asked: Notify,
     ms_per_byte: AtomicU64,
+    is_flooding: AtomicBool,
+    flooded: AtomicU64,
     closed: watch::Sender<bool>,
 }
 
@@ -28,6 +34,8 @@ impl Default for SocketControl {
             reset: AtomicBool::new(false),
             reset_asked: Notify::new(),
             ms_per_byte: AtomicU64::new(0),
+            is_flooding: AtomicBool::new(false),
+            flooded: AtomicU64::new(0),
             closed: watch::Sender::new(false),
         }
     }
@@ -47,6 +55,15 @@ impl SocketControl {
         self.ms_per_byte.store(ms_per_byte.max(1), Ordering::Release);
     }
 
+    pub(super) fn flood(&self) {
+        self.is_flooding.store(true, Ordering::Release);
+    }
+
+    /// Bytes written since `flood`.
+    pub(super) fn flooded(&self) -> u64 {
+        self.flooded.load(Ordering::Relaxed)
+    }
+
     pub(super) fn close(&self) {
         self.closed.send_replace(true);
     }
@@ -61,11 +78,12 @@ pub(super) struct Socket {
     tcp: TcpStream,
     control: Arc<SocketControl>,
     pause: Option<Pin<Box<Sleep>>>,
+    is_narrow: bool,
 }
 
 impl Socket {
     pub(super) fn new(tcp: TcpStream, control: Arc<SocketControl>) -> Self {
-        Self { tcp, control, pause: None }
+        Self { tcp, control, pause: None, is_narrow: false }
     }
 }
 
@@ -97,6 +115,16 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let ms_per_byte = this.control.ms_per_byte.load(Ordering::Acquire);
+        if this.control.is_flooding.load(Ordering::Acquire) {
+            if !std::mem::replace(&mut this.is_narrow, true) {
+                // What the kernel keeps for us was not read by anybody; one that keeps more only
+                // makes the count larger.
+                SockRef::from(&this.tcp).set_send_buffer_size(SEND_BUFFER_BYTES).ok();
+            }
+            let written = ready!(Pin::new(&mut this.tcp).poll_write(cx, buf))?;
+            this.control.flooded.fetch_add(written as u64, Ordering::Relaxed);
+            return Poll::Ready(Ok(written));
+        }
         if ms_per_byte == 0 {
             return Pin::new(&mut this.tcp).poll_write(cx, buf);
         }

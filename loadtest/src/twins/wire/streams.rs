@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+/// The protocol's own default: sending it again changes nothing but carries the stream limit.
+pub(super) const WINDOW_BYTES: u32 = 65_535;
+
 /// How many concurrent streams a connection announces, and when.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StreamPolicy {
@@ -42,6 +45,8 @@ pub(super) struct StreamBook {
 struct State {
     /// The limit the next SETTINGS frame carries.
     wanted: u32,
+    /// The window of new streams it carries.
+    window: u32,
     /// Whether a SETTINGS frame must be sent for it.
     unsent: bool,
     /// Limits sent and not acknowledged yet.
@@ -64,6 +69,7 @@ impl StreamBook {
     pub(super) fn new(policy: StreamPolicy) -> Self {
         let state = State {
             wanted: policy.initial,
+            window: WINDOW_BYTES,
             unsent: false,
             unacknowledged: VecDeque::new(),
             enforced: policy.initial,
@@ -134,6 +140,18 @@ impl StreamBook {
         state.unsent = true;
         drop(state);
         self.changed.notify_one();
+    }
+
+    pub(super) fn want_window(&self, bytes: u32) {
+        let mut state = self.state.lock();
+        (state.window, state.unsent) = (bytes, true);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// How much of each body the next SETTINGS frame lets come.
+    pub(super) fn window(&self) -> u32 {
+        self.state.lock().window
     }
 
     pub(super) fn has_unsent_limit(&self) -> bool {
