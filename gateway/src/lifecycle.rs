@@ -107,6 +107,19 @@ pub async fn watch_signals(shutdown: Shutdown) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Calls `reread` for every SIGHUP, away from the reactor: it reads files. Never resolves.
+///
+/// # Errors
+/// When the operating system refuses a signal listener.
+pub async fn watch_hangups(reread: impl Fn()) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangups = signal(SignalKind::hangup())?;
+    while hangups.recv().await.is_some() {
+        tokio::task::block_in_place(&reread);
+    }
+    Ok(())
+}
+
 /// What the end of a task means for the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskKind {
@@ -224,6 +237,7 @@ impl<F: Future> Future for Caught<F> {
 #[derive(Clone, Debug)]
 pub struct Readiness {
     conditions: Arc<Mutex<BTreeMap<&'static str, String>>>,
+    notes: Arc<Mutex<BTreeMap<&'static str, String>>>,
     shutdown: Shutdown,
 }
 
@@ -231,7 +245,7 @@ impl Readiness {
     /// Ready from the start, not ready from the moment `shutdown` begins to drain.
     #[must_use]
     pub fn new(shutdown: Shutdown) -> Self {
-        Self { conditions: Arc::default(), shutdown }
+        Self { conditions: Arc::default(), notes: Arc::default(), shutdown }
     }
 
     /// Marks `condition` as standing in the way, with a `reason` an operator can act on.
@@ -242,6 +256,22 @@ impl Readiness {
     /// Removes `condition`.
     pub fn clear(&self, condition: &'static str) {
         self.conditions.lock().remove(condition);
+    }
+
+    /// Says `what` of `topic` to whoever asks how the process is; it keeps it from nothing.
+    pub fn note(&self, topic: &'static str, what: impl Into<String>) {
+        self.notes.lock().insert(topic, what.into());
+    }
+
+    /// Takes back what was said of `topic`.
+    pub fn forget(&self, topic: &'static str) {
+        self.notes.lock().remove(topic);
+    }
+
+    /// What was said, as `(topic, what)`.
+    #[must_use]
+    pub fn notes(&self) -> Vec<(&'static str, String)> {
+        self.notes.lock().iter().map(|(topic, what)| (*topic, what.clone())).collect()
     }
 
     /// True if nothing stands in the way.

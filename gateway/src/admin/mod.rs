@@ -55,6 +55,13 @@ impl AdminService {
             || Documents::get().paths().chain(self.viewer.paths()).any(|known| known == path)
     }
 
+    /// That it lives, and what its operator should know.
+    fn alive(&self) -> String {
+        let notes = self.readiness.notes();
+        let lines = notes.iter().map(|(topic, what)| format!("{topic}: {what}\n"));
+        std::iter::once(String::from("ok\n")).chain(lines).collect()
+    }
+
     fn ready(&self) -> Response {
         let reasons = self.readiness.reasons();
         let ready = reasons.is_empty();
@@ -104,7 +111,7 @@ impl Service for AdminService {
                     refused
                 }
                 // Answering at all is what liveness means.
-                "/healthz" => reply(StatusCode::OK, TEXT, "ok\n"),
+                "/healthz" => reply(StatusCode::OK, TEXT, admin.alive()),
                 "/readyz" | "/healthz/ready" => admin.ready(),
                 "/metrics" => {
                     // Many series take milliseconds to render: not on a thread that serves.
@@ -203,6 +210,9 @@ mod tests {
         let reason = r#""reasons":[{"condition":"journal","reason":"recovering"}]"#;
         assert!(answer.contains(reason), "{answer}");
         assert!(admin.ask("GET /healthz").await.starts_with("HTTP/1.1 200"), "live, not ready");
+        admin.readiness.note("configuration", "not taken over");
+        let answer = admin.ask("GET /healthz").await;
+        assert!(answer.ends_with("ok\nconfiguration: not taken over\n"), "{answer}");
         admin.readiness.clear("journal");
         admin.shutdown.drain();
         assert!(admin.ask("GET /readyz").await.contains(r#""condition":"shutdown""#));

@@ -10,6 +10,7 @@ use crate::model::{AuditNote, Organization, OrganizationId};
 use crate::server::Request;
 use crate::store::{OrganizationRef, Store, StoreError, TREE_DEPTH_MAX};
 use crate::telemetry::metrics;
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -40,7 +41,7 @@ pub struct Shared {
     pub verifier: TokenVerifier,
     pub settings: ApiSettings,
     /// `None` lets every organization send as fast as it can.
-    pub limit: Option<SendLimit>,
+    pub limit: Arc<ArcSwapOption<SendLimit>>,
     pub identity: Identity,
     pub blynk: Blynk,
     /// Slack hooks and webhooks, for operations on subscriptions.
@@ -53,7 +54,8 @@ pub struct Shared {
 impl Shared {
     /// Counts one notification of `org` against its limit.
     pub(crate) fn throttle(&self, org: OrganizationId) -> Result<(), Failure> {
-        let Some(limit) = &self.limit else { return Ok(()) };
+        let limit = self.limit.load();
+        let Some(limit) = limit.as_deref() else { return Ok(()) };
         limit
             .take(org, Instant::now())
             .inspect_err(|_| metrics::admission_refused("rate", Class::Normal.as_str()))

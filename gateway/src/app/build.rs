@@ -16,6 +16,7 @@ use crate::providers::apns::{Apns, ApnsConfig, TokenShelf};
 use crate::providers::email::{Email, EmailConfig, Security};
 use crate::providers::fcm::{Fcm, FcmConfig};
 use crate::providers::slack::{ACCESS_ENDPOINT, Slack, SlackApp, SlackAppConfig, SlackConfig};
+use crate::providers::swap::Swap;
 use crate::providers::transport::Deadlines;
 use crate::providers::webhook::{Webhook, WebhookConfig};
 use crate::redis::owners::OwnerOptions;
@@ -26,6 +27,7 @@ use crate::rules::{
 };
 use crate::server::ServerLimits;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -196,27 +198,79 @@ fn rule(rule: &config::ChainRule) -> RuleConfig {
             recipients: recipients.collect(),
         },
         config: rule.config.clone(),
-        config_for_org: std::collections::BTreeMap::new(),
+        config_for_org: BTreeMap::new(),
     }
+}
+
+/// Apps by provider and name, as devices know them.
+type AppKey = (ProviderName, String);
+/// An app, built and not used yet.
+type BuiltApp = (AppKey, Arc<dyn Provider>);
+
+/// The push apps at work, whose credentials may be replaced.
+#[derive(Debug)]
+pub(super) struct Apps {
+    swaps: BTreeMap<AppKey, Arc<Swap>>,
+    /// One for the process: a key's token outlives the app that asked for it first.
+    tokens: TokenShelf,
+    clock: Arc<dyn Clock>,
+}
+
+impl Apps {
+    pub(super) fn new(config: &Config, clock: &Arc<dyn Clock>) -> Result<Self, AppError> {
+        let tokens = TokenShelf::kept_in(config.store.dir.join("provider-tokens"));
+        let mut apps = Self { swaps: BTreeMap::new(), tokens, clock: Arc::clone(clock) };
+        let keys = app_keys(config);
+        for (key, app) in apps.build(config, keys)? {
+            apps.swaps.insert(key, Arc::new(Swap::new(app)));
+        }
+        Ok(apps)
+    }
+
+    /// Builds those of `keys` anew, as `config` has them.
+    pub(super) fn build(
+        &self,
+        config: &Config,
+        keys: impl IntoIterator<Item = AppKey>,
+    ) -> Result<Vec<BuiltApp>, AppError> {
+        let settings = &config.providers;
+        let mut built: Vec<BuiltApp> = Vec::new();
+        for (name, app) in keys {
+            if let Some(apns) = settings.apns.get(&app).filter(|_| name == ProviderName::Apns) {
+                let made = self::apns((settings, &self.tokens), apns, &self.clock);
+                built.push(((name, app.clone()), Arc::new(made.map_err(|e| e.of(name, &app))?)));
+            } else if let Some(fcm) = settings.fcm.get(&app).filter(|_| name == ProviderName::Fcm) {
+                let made = self::fcm(settings, fcm, &self.clock);
+                built.push(((name, app.clone()), Arc::new(made.map_err(|e| e.of(name, &app))?)));
+            }
+        }
+        Ok(built)
+    }
+
+    /// Uses `app` from now on.
+    pub(super) fn replace(&self, key: &AppKey, app: Arc<dyn Provider>) {
+        if let Some(swap) = self.swaps.get(key) {
+            swap.replace(app);
+        }
+    }
+}
+
+/// Every push app that `config` names.
+pub(super) fn app_keys(config: &Config) -> Vec<AppKey> {
+    let apns = config.providers.apns.keys().map(|app| (ProviderName::Apns, app.clone()));
+    apns.chain(config.providers.fcm.keys().map(|app| (ProviderName::Fcm, app.clone()))).collect()
 }
 
 /// Every configured provider, ready and without an open socket.
 pub(super) fn providers(
     config: &Config,
     hooked: &Hooked,
-    clock: &Arc<dyn Clock>,
+    apps: &Apps,
 ) -> Result<Providers, AppError> {
     let settings = &config.providers;
     let mut providers = Providers::default();
-    let tokens = TokenShelf::kept_in(config.store.dir.join("provider-tokens"));
-    for (app, apns) in &settings.apns {
-        let built = self::apns((settings, &tokens), apns, clock)
-            .map_err(|e| e.of(ProviderName::Apns, app))?;
-        providers.push.insert((ProviderName::Apns, app.clone()), Arc::new(built));
-    }
-    for (app, fcm) in &settings.fcm {
-        let built = self::fcm(settings, fcm, clock).map_err(|e| e.of(ProviderName::Fcm, app))?;
-        providers.push.insert((ProviderName::Fcm, app.clone()), Arc::new(built));
+    for (key, swap) in &apps.swaps {
+        providers.push.insert(key.clone(), Arc::clone(swap) as Arc<dyn Provider>);
     }
     providers.slack = Some(Arc::clone(&hooked.slack) as Arc<dyn Provider>);
     providers.webhook = Some(Arc::clone(&hooked.webhook) as Arc<dyn Provider>);

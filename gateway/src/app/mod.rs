@@ -12,12 +12,14 @@ mod descriptors;
 mod hooks;
 mod nodes;
 mod pressure;
+mod reload;
 
 #[cfg(test)]
 mod tests;
 
 pub use build::BuildError;
 pub use client::{CreatedClient, create_client};
+pub use reload::{Reload, ReloadError};
 
 use crate::admin::AdminService;
 use crate::api::{
@@ -28,7 +30,7 @@ use crate::auth::{KeyError, KeyRing, PasswordPool, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Role};
 use crate::dispatch::{Dispatcher, DispatcherParts};
-use crate::intake::{AdmissionLimits, BacklogQuota, Intake};
+use crate::intake::Intake;
 use crate::journal::Journal;
 use crate::journal::disk::OpenError;
 use crate::lifecycle::{Readiness, Shutdown, TaskKind, Tasks};
@@ -44,6 +46,7 @@ use crate::store::{Change, Store, StoreError};
 use crate::telemetry::metrics::{self, PrometheusHandle};
 use crate::vault::VaultError;
 use crate::work::decode_changes;
+use arc_swap::ArcSwapOption;
 use backend::Kept;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -144,6 +147,7 @@ pub struct App {
     dispatcher: Option<Dispatcher>,
     kept: Kept,
     grace: Duration,
+    reload: Arc<Reload>,
 }
 
 impl App {
@@ -167,11 +171,12 @@ impl App {
                 .map_err(|source| AppError::Seed { path, source: Box::new(source) })?;
         }
         let hooked = build::Hooked::new(&config, &clock)?;
+        let apps = build::Apps::new(&config, &clock)?;
         let parts = DispatcherParts {
             journal: Arc::clone(&kept.journal),
             store: Arc::clone(&kept.store),
             rules,
-            providers: build::providers(&config, &hooked, &clock)?,
+            providers: build::providers(&config, &hooked, &apps)?,
             clock: Arc::clone(&clock),
             settings: build::dispatch_settings(&config),
         };
@@ -187,12 +192,15 @@ impl App {
         let readiness = Readiness::new(shutdown.clone());
         let intake = intake(&config, &kept.journal, &clock);
         kept.watch(&tasks, &config.store, &readiness, Arc::clone(intake.admission()));
+        let send_limit = Arc::new(ArcSwapOption::from(reload::send_limit(&config)));
+        let admission = Arc::clone(intake.admission());
+        let reload = Reload::new(&config, apps, (admission, Arc::clone(&send_limit)), &readiness);
         let addresses = (api.as_ref().map(local), local(&admin));
         let is_tls = tls.is_some();
         if let Some(api) = api {
             let hooks = hooked.for_api(&config, &clock)?;
             let records = (Arc::clone(&kept.store), keys, hooks);
-            let service = service(&config, intake, records, &clock);
+            let service = service(&config, (intake, send_limit), records, &clock);
             let limits = build::server_limits(&config);
             let serving = server::serve(api, tls, limits, service, shutdown.clone());
             tasks.spawn(TaskKind::Critical, "api", serving);
@@ -212,13 +220,20 @@ impl App {
             "ready"
         );
         let grace = config.server.drain_timeout;
-        Ok(Self { api, admin, tasks, shutdown, admin_shutdown, dispatcher, kept, grace })
+        let reload = Arc::new(reload);
+        Ok(Self { api, admin, tasks, shutdown, admin_shutdown, dispatcher, kept, grace, reload })
     }
 
     /// The signal that stops this gateway.
     #[must_use]
     pub fn shutdown(&self) -> &Shutdown {
         &self.shutdown
+    }
+
+    /// What takes over another configuration while this gateway runs.
+    #[must_use]
+    pub fn reload(&self) -> &Arc<Reload> {
+        &self.reload
     }
 
     /// Serves until told to stop, then drains; answers the process's exit code.
@@ -342,16 +357,13 @@ async fn apply_seed(path: &Path, store: &dyn Store, clock: &dyn Clock) -> Result
 }
 
 fn intake(config: &Config, journal: &Arc<dyn Journal>, clock: &Arc<dyn Clock>) -> Intake {
-    let backlog = BacklogQuota {
-        entries: config.limits.backlog_per_org,
-        bytes: config.limits.backlog_bytes_per_org.0,
-    };
-    Intake::limited(Arc::clone(journal), Arc::clone(clock), AdmissionLimits { backlog })
+    let limits = reload::admission_limits(config);
+    Intake::limited(Arc::clone(journal), Arc::clone(clock), limits)
 }
 
 fn service(
     config: &Config,
-    intake: Intake,
+    (intake, limit): (Intake, Arc<ArcSwapOption<SendLimit>>),
     (store, keys, hooks): (Arc<dyn Store>, Arc<KeyRing>, Arc<dyn Hooks>),
     clock: &Arc<dyn Clock>,
 ) -> Arc<dyn Service> {
@@ -376,7 +388,7 @@ fn service(
         blynk: Blynk::new(blynk_settings(config)),
         passwords: PasswordPool::default(),
         jigx: NotificationStates::default(),
-        limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
+        limit,
     }))
 }
 

@@ -153,13 +153,16 @@ struct Settings {
 }
 
 impl Settings {
-    fn load(&self) -> Result<crate::config::Config, CliError> {
-        let sources = crate::config::ConfigSources {
+    fn read(&self) -> Result<crate::config::Config, crate::config::ConfigErrors> {
+        crate::config::Config::load(crate::config::ConfigSources {
             file: self.config.clone(),
             env: crate::config::environment(),
             set: self.set.clone(),
-        };
-        crate::config::Config::load(sources).map_err(|errors| {
+        })
+    }
+
+    fn load(&self) -> Result<crate::config::Config, CliError> {
+        self.read().map_err(|errors| {
             let text = format!("the configuration cannot be used:\n{errors}");
             CliError::new(Exit::Configuration, text)
         })

@@ -1,11 +1,12 @@
 //! `bugler serve`: the gateway until it is told to stop.
 
-use crate::app::{App, AppError};
+use crate::app::{App, AppError, Reload};
 use crate::cli::{CliError, Exit, Settings, runtime};
 use crate::config::{Config, LogFormat};
 use crate::telemetry::{logging, metrics};
 use clap::Args;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -38,7 +39,7 @@ impl Serve {
         if self.check {
             return Ok(Exit::Done);
         }
-        let _logging = start_logging(&config)?;
+        let logging = Arc::new(start_logging(&config)?);
         let seed = self.seed;
         runtime()?.block_on(async move {
             let metrics = metrics::install().map_err(|e| CliError::failed(&e))?;
@@ -49,9 +50,23 @@ impl Serve {
                     tracing::error!(%error, "signals cannot be received; stop with kill -9");
                 }
             });
+            let reload = Arc::clone(app.reload());
+            tokio::spawn(async move {
+                let reread = || reload_once(&settings, &reload, &logging);
+                if let Err(error) = crate::lifecycle::watch_hangups(reread).await {
+                    tracing::error!(%error, "SIGHUP cannot be received; restart to change settings");
+                }
+            });
             Ok(Exit::Served(app.run().await))
         })
     }
+}
+
+/// Reads all settings again, from where they were read at the start.
+fn reload_once(settings: &Settings, reload: &Reload, logging: &logging::Logging) {
+    let level =
+        |text: &str| logging.set_filter(text).map_err(|error| crate::telemetry::chain(&error));
+    reload.take(settings.read(), level);
 }
 
 pub(super) fn start_logging(config: &Config) -> Result<logging::Logging, CliError> {

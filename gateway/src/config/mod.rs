@@ -4,6 +4,7 @@
 //! problem before it gives up, each with the key it belongs to. `config/default.toml` is the
 //! reference: it is compiled in, and a test holds it equal to [`Config::default`].
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -97,6 +98,52 @@ impl Config {
         let mut table = toml::Table::new();
         keys::config(&mut config, &mut Walk::showing(&mut table));
         table.to_string()
+    }
+
+    /// Keys, or sections whose secrets alone differ, in which `other` says something else.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let (left, right) = (self.flat(), other.flat());
+        let keys: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
+        let differing = keys.into_iter().filter(|key| left.get(*key) != right.get(*key));
+        let mut found: Vec<String> = differing.cloned().collect();
+        // Secrets are shown by nobody, so their sections are compared whole.
+        let mut secret = |section: String, differs: bool| {
+            if differs && !found.iter().any(|key| key.starts_with(&section)) {
+                found.push(section);
+            }
+        };
+        let (mine, theirs) = (&self.providers, &other.providers);
+        for (app, apns) in &mine.apns {
+            secret(format!("providers.apns.{app}"), theirs.apns.get(app) != Some(apns));
+        }
+        for (app, fcm) in &mine.fcm {
+            secret(format!("providers.fcm.{app}"), theirs.fcm.get(app) != Some(fcm));
+        }
+        secret(String::from("providers.slack_app"), mine.slack_app != theirs.slack_app);
+        secret(String::from("providers.email"), mine.email != theirs.email);
+        secret(String::from("store.redis"), self.store.redis != other.store.redis);
+        found
+    }
+
+    /// Every key with its value as text, secrets masked.
+    fn flat(&self) -> BTreeMap<String, String> {
+        let mut flat = BTreeMap::new();
+        let mut rest: Vec<(String, toml::Value)> =
+            self.effective_toml().parse::<toml::Table>().unwrap_or_default().into_iter().collect();
+        while let Some((path, value)) = rest.pop() {
+            match value {
+                toml::Value::Table(table) => {
+                    rest.extend(
+                        table.into_iter().map(|(key, value)| (format!("{path}.{key}"), value)),
+                    );
+                }
+                value => {
+                    flat.insert(path, value.to_string());
+                }
+            }
+        }
+        flat
     }
 
     /// The file of record keys: `store.vault_file`, or `vault.json` in the data directory.

@@ -13,6 +13,7 @@ pub mod fcm;
 pub mod guard;
 pub mod retry_after;
 pub mod slack;
+pub mod swap;
 pub mod tls;
 pub mod transport;
 pub mod webhook;

@@ -83,6 +83,8 @@ catalog! {
         "Journal entries waiting for a time, by shard.";
     LOG_UNREADABLE_ENTRIES = "bugler_log_unreadable_entries", Gauge, Count,
         "Pending journal entries found unreadable since the start, by shard.";
+    CONFIG_RELOADS_TOTAL = "bugler_config_reloads_total", Counter, Count,
+        "Times the configuration was read again, by result.";
     STORE_ERRORS_TOTAL = "bugler_store_errors_total", Counter, Count,
         "Failed journal or store operations, by backend.";
     REDIS_ERRORS_TOTAL = "bugler_redis_errors_total", Counter, Count,

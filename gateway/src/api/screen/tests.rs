@@ -71,7 +71,7 @@ async fn world() -> World {
             region: String::from("us-east-1"),
             retention: HOUR,
         },
-        limit: None,
+        limit: Arc::default(),
         identity: Identity::new(None, settings),
         jigx: NotificationStates::default(),
         hooks: Arc::new(NoHooks),

@@ -92,7 +92,7 @@ pub struct Vitals {
 /// Admission to one journal.
 #[derive(Debug)]
 pub struct Admission {
-    limits: AdmissionLimits,
+    limits: Mutex<AdmissionLimits>,
     overload: Mutex<Overload>,
     is_overloaded: AtomicBool,
     is_stopped: AtomicBool,
@@ -104,13 +104,22 @@ impl Admission {
     #[must_use]
     pub fn new(limits: AdmissionLimits) -> Self {
         Self {
-            limits,
+            limits: Mutex::new(limits),
             overload: Mutex::new(Overload::new(Instant::now())),
             is_overloaded: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
             full: Mutex::default(),
             full_count: AtomicUsize::new(0),
         }
+    }
+
+    /// Other limits from now on.
+    pub fn limit(&self, limits: AdmissionLimits) {
+        *self.limits.lock() = limits;
+    }
+
+    fn backlog_quota(&self) -> BacklogQuota {
+        self.limits.lock().backlog
     }
 
     /// False while everybody would be let in.
@@ -161,7 +170,7 @@ impl Admission {
         }
         let more = Backlog { pending: 1, bytes: asked.bytes, ..Backlog::default() };
         let both = (backlog(), more);
-        let checked = full.check(self.limits.backlog, asked.org, both, (now, rand::random()));
+        let checked = full.check(self.backlog_quota(), asked.org, both, (now, rand::random()));
         self.full_count.store(full.len(), Ordering::Relaxed);
         checked.map_err(Denied::Backlog)
     }
@@ -173,7 +182,7 @@ impl Admission {
         backlog: Backlog,
         more: Backlog,
     ) -> Result<(), Denied> {
-        let quota = self.limits.backlog;
+        let quota = self.backlog_quota();
         let draw = (Instant::now(), rand::random());
         let checked = self.check_room().and_then(|()| {
             let mut full = self.full.lock();
@@ -186,7 +195,7 @@ impl Admission {
 
     /// How many of entries of these sizes `backlog` has room for.
     pub(super) fn fitting(&self, backlog: Backlog, sizes: impl Iterator<Item = u64>) -> usize {
-        self.limits.backlog.fitting(backlog, sizes)
+        self.backlog_quota().fitting(backlog, sizes)
     }
 
     /// Refuses everybody while the disk has no room.

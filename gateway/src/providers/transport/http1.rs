@@ -115,7 +115,7 @@ impl Http1Pool {
             let mut live = self.connection(origin, deadline, is_again).await?;
             let reused = std::mem::replace(&mut live.was_used, true);
             if !in_time() {
-                self.0.supply(origin, Ok(live));
+                self.0.supply(origin, Ok(live), false);
                 return Err(Failure::not_sent(LATE));
             }
             live.meter.grant(ANSWER_BYTES_MAX);
@@ -123,7 +123,7 @@ impl Http1Pool {
                 Ok(Ok(response)) => {
                     let answer = finish(response, &live.meter, deadline).await?;
                     if !answer.truncated {
-                        self.0.supply(origin, Ok(live));
+                        self.0.supply(origin, Ok(live), false);
                     }
                     return Ok(answer);
                 }
@@ -186,7 +186,7 @@ impl Http1Pool {
                 Some(live) => Ok(live),
                 None => shared.open(&at).await,
             };
-            shared.supply(&at, made);
+            shared.supply(&at, made, true);
         }));
         let lost = || Failure::not_sent("connect");
         match timeout_at(deadline, next).await {
@@ -228,22 +228,29 @@ impl Shared {
     }
 
     /// Gives a connection, or why there is none, to the first in line; where nobody waits, a
-    /// connection is kept.
-    fn supply(self: &Arc<Self>, origin: &Origin, mut made: Result<Live, Failure>) {
+    /// connection is kept. `is_owed` says that it was made for somebody in line, who must not be
+    /// left with nothing.
+    fn supply(self: &Arc<Self>, origin: &Origin, mut made: Result<Live, Failure>, is_owed: bool) {
         let is_over =
             |live: &Live| live.sender.is_closed() || live.opened.elapsed() >= self.limits.age_max;
+        if made.as_ref().is_ok_and(is_over) {
+            if !is_owed {
+                return;
+            }
+            made = Err(Failure::not_sent("connect"));
+        }
         let mut idle = self.idle.lock();
         let Idle { by_origin, total, swept } = &mut *idle;
         let place = by_origin.entry(origin.key()).or_default();
-        // One that is still busy with its last answer would keep the first in line from its turn.
-        let is_usable = made.as_ref().is_ok_and(|live| live.sender.is_ready() && !is_over(live));
-        if is_usable || made.is_err() {
-            while let Some(first) = place.line.pop_front() {
-                match first.send(made) {
-                    Ok(()) => return,
-                    // It waits no longer.
-                    Err(back) => made = back,
-                }
+        if !place.line.is_empty() && made.as_ref().is_ok_and(|live| !live.sender.is_ready()) {
+            drop(idle);
+            return self.supply_later(origin, made, is_owed);
+        }
+        while let Some(first) = place.line.pop_front() {
+            match first.send(made) {
+                Ok(()) => return,
+                // It waits no longer.
+                Err(back) => made = back,
             }
         }
         match made {
@@ -265,6 +272,20 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// As `supply`, once the connection has begun, or is done with its last answer.
+    fn supply_later(self: &Arc<Self>, origin: &Origin, made: Result<Live, Failure>, is_owed: bool) {
+        let (shared, origin) = (Arc::clone(self), origin.clone());
+        drop(tokio::spawn(async move {
+            let ready = match made {
+                Ok(live) => live.again().await.ok_or_else(|| Failure::not_sent("connect")),
+                Err(failure) => Err(failure),
+            };
+            if ready.is_ok() || is_owed {
+                shared.supply(&origin, ready, is_owed);
+            }
+        }));
     }
 
     /// Closes what has been idle or alive for too long; true if anything is left to watch.

@@ -237,6 +237,11 @@ pub fn panicked(task: &'static str) {
     counter!(name::PANICS_TOTAL, "task" => task).increment(1);
 }
 
+/// The configuration was read again: `applied` or `refused`.
+pub fn reloaded(result: &'static str) {
+    counter!(name::CONFIG_RELOADS_TOTAL, "result" => result).increment(1);
+}
+
 /// An operation of `backend` (`disk`, `redis`) failed.
 pub fn store_failed(backend: &'static str) {
     counter!(name::STORE_ERRORS_TOTAL, "backend" => backend).increment(1);

@@ -47,7 +47,6 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("F76", "one hot target among many organizations", many_shape, |stage| {
         Box::pin(hot_target(stage))
     }),
-    Row::lacking("F78", "configuration reload", "configuration is read at the start only"),
     Row::new("F79", "file descriptors run out", descriptors_shape, |stage| {
         Box::pin(descriptors(stage))
     }),

@@ -16,6 +16,7 @@ mod points;
 mod power;
 mod processes;
 mod providers;
+mod settings;
 mod throttled;
 mod time;
 mod wires;
@@ -66,7 +67,7 @@ impl Row {
 
 /// All rows, in the order of the matrix.
 pub(super) fn all() -> impl Iterator<Item = &'static Row> {
-    let tables: [&'static [Row]; 11] = [
+    let tables: [&'static [Row]; 12] = [
         processes::ROWS,
         panics::ROWS,
         points::ROWS,
@@ -76,6 +77,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Row> {
         damage::ROWS,
         providers::ROWS,
         throttled::ROWS,
+        settings::ROWS,
         wires::ROWS,
         load::ROWS,
     ];

@@ -68,7 +68,7 @@ async fn world() -> World {
             region,
             retention: MONTH,
         },
-        limit: None,
+        limit: Arc::default(),
         identity: Identity::new(None, settings),
         jigx: NotificationStates::default(),
         hooks: Arc::new(NoHooks),

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod links;
+mod turns;
 
 use super::*;
 use crate::BoxFuture;
