@@ -4,6 +4,7 @@ use crate::crash::{self, Stage};
 use crate::dispatch::counters::word;
 use crate::dispatch::health::Health;
 use crate::dispatch::line::{Queued, Slot};
+use crate::dispatch::notices::Notice;
 use crate::dispatch::retry::{Next, Tried};
 use crate::dispatch::sched::{Finished, Signal, Ticket};
 use crate::dispatch::settle::{Report, Settler, Tracker};
@@ -15,6 +16,7 @@ use crate::model::{
 };
 use crate::store::Change;
 use crate::work::{Work, decode_event};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Bytes of a provider's own words kept in the timeline.
@@ -23,6 +25,8 @@ const REASON_MAX: usize = 256;
 pub(super) const PANICKED: &str = "panicked";
 /// Cause of deliveries that were taken back before they went out.
 pub(super) const CANCELED: &str = "canceled";
+/// Why a hook is disabled that had no success for 120 hours.
+const FAILING: &str = "failing";
 /// Titles shown of the messages that go out within another.
 const MERGED_SHOWN: usize = 20;
 const MERGED_CHARS: usize = 120;
@@ -42,8 +46,11 @@ pub(super) struct Judged {
     pub(super) finished: Finished,
     /// Those that went out within it and are to be as if they had not, and after how long.
     pub(super) put_away: Vec<(NotificationId, u64)>,
+    /// That of the try's own delivery is the last.
     reports: Vec<(Settler, Arc<Tracker>, Report)>,
     changes: Vec<Change>,
+    /// Its target is given up.
+    notice: Option<Notice>,
 }
 
 /// How one delivery goes on.
@@ -84,6 +91,9 @@ impl Finisher {
         } else {
             course
         };
+        let why = if health.is_over { Some(FAILING) } else { cause(&attempt) };
+        let is_given_up = course.is_gone || health.is_over;
+        let notice = why.filter(|_| is_given_up).map(|why| Notice::of(&queued.delivery, why));
         let finished = Finished {
             again_ms: course.again.map(|at| at.since(now)),
             stays_first: course.again.is_some() && self.stays_first(&queued, &attempt),
@@ -102,7 +112,7 @@ impl Finisher {
             reports.push(self.report(other, &attempt, own, None, now));
         }
         reports.push(self.report(queued, &attempt, course, Some(slot), now));
-        Judged { ticket, finished, put_away, reports, changes }
+        Judged { ticket, finished, put_away, reports, changes, notice }
     }
 
     /// True if it comes back as if it had not been tried. Without its lease it comes back as it was.
@@ -116,15 +126,29 @@ impl Finisher {
     pub(super) async fn settle(&self, judged: Vec<Judged>) {
         let mut changes = Vec::new();
         let mut reports = Vec::new();
+        let (mut notices, mut told) = (Vec::new(), HashSet::new());
         for one in judged {
             changes.extend(one.changes);
             reports.extend(one.reports);
+            if let Some(notice) = one.notice
+                && notice.is_news(&self.context).await
+                && told.insert(notice.target())
+            {
+                notices.push((reports.len().saturating_sub(1), notice));
+            }
         }
         if !changes.is_empty()
             && let Err(error) = self.context.store.apply(changes).await
         {
             // The next delivery to a gone target gets the same answer and tries again.
             tracing::warn!(error = %crate::telemetry::chain(&error), "gone or failing targets could not be noted");
+        }
+        // With the settlement of the delivery that found it out, and so exactly as often.
+        for (at, notice) in notices {
+            let entry = notice.entry(&self.context).await;
+            if let Some((.., report)) = reports.get_mut(at) {
+                report.follow_ups.extend(entry);
+            }
         }
         for (settler, tracker, report) in reports {
             settler.report(tracker, report).await;
@@ -189,6 +213,17 @@ impl Finisher {
             }
         }
         (settler, tracker, report)
+    }
+}
+
+fn cause(attempt: &Attempt) -> Option<&'static str> {
+    match attempt.outcome {
+        Outcome::Delivered => None,
+        Outcome::Retry { cause, .. }
+        | Outcome::Unknown { cause }
+        | Outcome::Gone { cause }
+        | Outcome::Rejected { cause }
+        | Outcome::Hold { cause } => Some(cause),
     }
 }
 
@@ -273,14 +308,7 @@ fn event(
     retry_at: Option<Millis>,
     state: Option<FinalState>,
 ) -> TimelineEvent {
-    let cause = match attempt.outcome {
-        Outcome::Delivered => None,
-        Outcome::Retry { cause, .. }
-        | Outcome::Unknown { cause }
-        | Outcome::Gone { cause }
-        | Outcome::Rejected { cause }
-        | Outcome::Hold { cause } => Some(cause),
-    };
+    let cause = cause(attempt);
     let reason = attempt.reason.clone().map(|mut reason| {
         let end = reason.floor_char_boundary(REASON_MAX);
         reason.truncate(end);

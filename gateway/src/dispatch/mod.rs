@@ -17,6 +17,7 @@ mod health;
 mod inbox;
 mod job;
 mod line;
+mod notices;
 mod pulse;
 mod route;
 mod settle;

@@ -21,6 +21,7 @@ use uuid::Uuid;
 mod fair;
 mod inbox;
 mod mail;
+mod notices;
 mod replay;
 
 const START: Millis = Millis(1_700_000_000_000);
