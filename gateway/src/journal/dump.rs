@@ -231,6 +231,11 @@ impl Tally {
         (org, self.by_shard.get(&shard).copied().unwrap_or_default())
     }
 
+    /// Entries of a shard that are not done.
+    pub(in crate::journal) fn pending_of(&self, shard: ShardId) -> u64 {
+        self.open.keys().filter(|(of, _)| *of == shard).count() as u64
+    }
+
     pub(in crate::journal) fn has_canceled(&self, notification: NotificationId) -> bool {
         self.canceled.contains(&notification)
     }
