@@ -35,6 +35,7 @@ use crate::vault::{Vault, VaultError};
 mod account_reads;
 mod accounts;
 mod cache;
+mod dump;
 mod group;
 mod inbox;
 mod reader;
@@ -46,6 +47,8 @@ mod writer;
 
 #[cfg(test)]
 mod tests;
+
+pub use dump::DiskRows;
 
 /// The file of records inside the data directory.
 pub const FILE_NAME: &str = "records.redb";
