@@ -10,6 +10,7 @@ mod build;
 mod client;
 mod descriptors;
 mod hooks;
+mod moving;
 mod nodes;
 mod pressure;
 
@@ -18,6 +19,7 @@ mod tests;
 
 pub use build::BuildError;
 pub use client::{CreatedClient, create_client};
+pub use moving::{MoveError, MoveOptions, MoveReport, Place, carry, release};
 
 use crate::admin::AdminService;
 use crate::api::{

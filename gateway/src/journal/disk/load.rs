@@ -214,6 +214,12 @@ impl DiskLoader {
         Ok(JournalTotals { books: opened.books(), pending, timers, letters })
     }
 
+    /// True if a journal is being built in `dir`.
+    #[must_use]
+    pub fn is_begun(dir: &Path) -> bool {
+        dir.join(UNFINISHED).exists()
+    }
+
     /// Lets gateways start on the journal from now on.
     ///
     /// # Errors

@@ -68,6 +68,8 @@ pub enum DiskError {
         #[source]
         source: io::Error,
     },
+    #[error("{} was moved away, or is what a move did not finish", dir.display())]
+    Marked { dir: PathBuf },
     #[error("{} is open in another process: stop it, or set another store.dir", path.display())]
     InUse { path: PathBuf },
     #[error(
@@ -145,6 +147,19 @@ impl DiskStore {
     /// # Errors
     /// As for `open`.
     pub fn open_with(dir: &Path, vault: Vault) -> Result<Self, DiskError> {
+        // The journal beside it says whether it was moved, or is not whole.
+        let marks = ["MOVED", "UNFINISHED"].map(|name| dir.join("journal").join(name));
+        if marks.iter().any(|mark| mark.exists()) {
+            return Err(DiskError::Marked { dir: dir.to_path_buf() });
+        }
+        Self::open_unfinished(dir, vault)
+    }
+
+    /// As `open_with`, whatever the directory is marked with.
+    ///
+    /// # Errors
+    /// As for `open`.
+    pub fn open_unfinished(dir: &Path, vault: Vault) -> Result<Self, DiskError> {
         create(dir)?;
         let path = dir.join(FILE_NAME);
         // The library repairs what it opens, and asserts where the damage leaves it no way.
