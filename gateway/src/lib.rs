@@ -22,6 +22,7 @@ pub mod work;
 
 pub mod audit;
 pub mod auth;
+pub mod dump;
 pub mod intake;
 
 pub mod admin;

@@ -10,6 +10,7 @@ mod build;
 mod client;
 mod descriptors;
 mod hooks;
+mod moving;
 mod nodes;
 mod pressure;
 mod reload;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use build::BuildError;
 pub use client::{CreatedClient, create_client};
+pub use moving::{MoveError, MoveOptions, MoveReport, Place, carry, release};
 pub use reload::{Reload, ReloadError};
 
 use crate::admin::AdminService;

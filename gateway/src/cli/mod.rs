@@ -18,6 +18,7 @@ mod oauth_client;
 mod outcomes;
 mod rule;
 mod serve;
+mod store;
 mod token;
 #[cfg(feature = "harness")]
 mod torture;
@@ -126,6 +127,9 @@ enum Command {
     Cancel(again::Cancel),
     /// Prove that nothing was lost or counted twice.
     Audit(audit::Audit),
+    /// Move, back up and restore everything a gateway keeps.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Mint a bearer token with the keys of a data directory.
     Token(token::Token),
     /// Make the first OAuth client of a gateway.
@@ -190,6 +194,7 @@ pub fn run() -> u8 {
         Command::Resend(resend) => resend.run(&mut out),
         Command::Cancel(cancel) => cancel.run(&mut out),
         Command::Audit(audit) => audit.run(&mut out),
+        Command::Store(store) => store.run(&mut out),
         Command::Token(token) => token.run(&mut out),
         Command::Client(client) => client.run(&mut out),
         Command::Rule(rule) => rule.run(&mut out),

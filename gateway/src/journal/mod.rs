@@ -24,6 +24,7 @@ use std::time::Duration;
 
 pub mod conformance;
 pub mod disk;
+pub mod dump;
 mod ledger;
 mod record;
 pub mod redis;

@@ -4,17 +4,18 @@ use super::call::{Call, Script};
 use super::error::RedisError;
 use super::health::text_fields;
 use super::link::{Link, Task};
+use super::upkeep::{HELD, MOVED, UNFINISHED};
 
 /// Of keys and scripts; a release that lays them out otherwise raises it.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 
 static SETTLE: Script = Script::new(
     "if redis.call('EXISTS', KEYS[1]) == 0 then
        redis.call('HSET', KEYS[1], 'format', ARGV[1], 'shards', ARGV[2])
      end
-     return redis.call('HMGET', KEYS[1], 'format', 'shards')",
+     return redis.call('HMGET', KEYS[1], 'format', 'shards', 'to')",
 );
-static READ: Script = Script::reading("return redis.call('HMGET', KEYS[1], 'format', 'shards')");
+static READ: Script = Script::reading("return redis.call('HMGET', KEYS[1], 'format', 'shards', 'to')");
 
 impl Link {
     /// Notes the layout where there is none, and refuses another one.
@@ -43,13 +44,30 @@ impl Link {
         text_fields(&reply).ok_or(RedisError::unexpected("a layout"))
     }
 
-    fn layout_key(&self) -> Vec<u8> {
+    pub(super) fn layout_key(&self) -> Vec<u8> {
         format!("{}{{layout}}", self.options.prefix).into_bytes()
     }
 }
 
 fn check(found: &[String], shards: u16) -> Result<(), RedisError> {
-    let [format, have] = found else { return Err(RedisError::unexpected("a layout")) };
+    let [format, have, to] = found else { return Err(RedisError::unexpected("a layout")) };
+    let marked = match format.as_str() {
+        HELD => Some(String::from(
+            "what redis holds is being moved or backed up; wait, or, if whoever did that is gone, \
+             run it again or `bugler store release`",
+        )),
+        MOVED => Some(format!(
+            "what redis holds was moved to {to}: start the gateway on that; `bugler store release` \
+             makes it usable again, and then what was pending in it is sent from both"
+        )),
+        UNFINISHED => Some(String::from(
+            "what redis holds is what a move or a restore did not finish: run it again",
+        )),
+        _ => None,
+    };
+    if let Some(what) = marked {
+        return Err(RedisError::Settings { what });
+    }
     if *format != FORMAT.to_string() {
         let what = format!(
             "redis holds data of format {format}, and this release writes format {FORMAT}: start \

@@ -23,6 +23,7 @@ mod options;
 pub mod owners;
 mod slots;
 mod topology;
+mod upkeep;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use call::{Call, Script};
 pub use class::Class;
 pub use error::RedisError;
 pub use options::RedisOptions;
+pub use upkeep::Mark;
 
 use crate::model::ShardId;
 use link::{Link, Task};

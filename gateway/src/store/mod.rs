@@ -24,6 +24,7 @@ mod changes;
 pub mod conformance;
 pub mod directory;
 pub mod disk;
+pub mod dump;
 mod inbox;
 pub mod redis;
 

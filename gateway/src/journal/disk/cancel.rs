@@ -8,7 +8,7 @@ use crate::journal::shard::line::{Spot, Ticket};
 use crate::journal::shard::{BlockMarks, class, is_timer};
 use crate::journal::{Cancellation, Commit, JournalError};
 use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
-use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -53,6 +53,31 @@ fn oldest(now: Millis) -> Uuid {
 pub(super) fn retain(txn: &WriteTransaction, now: Millis) -> Result<(), IndexError> {
     let until = oldest(now);
     txn.open_table(CANCELED)?.retain_in(..until.as_bytes().as_slice(), |_, _| false)?;
+    Ok(())
+}
+
+/// Every notification of which nothing is sent any more, and whose it is.
+pub(super) fn canceled_of(
+    txn: &ReadTransaction,
+) -> Result<Vec<(NotificationId, OrganizationId)>, IndexError> {
+    let mut found = Vec::new();
+    for row in txn.open_table(CANCELED)?.iter()? {
+        let (key, value) = row?;
+        let id = key.value().first_chunk::<16>().map(|id| NotificationId(Uuid::from_bytes(*id)));
+        let org = value.value().first_chunk::<4>().map(|org| i32::from_be_bytes(*org));
+        found.extend(id.zip(org.map(OrganizationId)));
+    }
+    Ok(found)
+}
+
+/// Notes that nothing of a notification is sent any more.
+pub(super) fn load(
+    txn: &WriteTransaction,
+    notification: NotificationId,
+    org: OrganizationId,
+) -> Result<(), IndexError> {
+    let mut canceled = txn.open_table(CANCELED)?;
+    canceled.insert(notification.0.as_bytes().as_slice(), org.0.to_be_bytes().as_slice())?;
     Ok(())
 }
 

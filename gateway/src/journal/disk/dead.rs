@@ -176,6 +176,60 @@ pub(super) fn counts(txn: &ReadTransaction) -> Result<DeadCounts, IndexError> {
     })
 }
 
+/// Every dead letter, oldest first, until `visit` answers false.
+pub(super) fn letters(
+    txn: &ReadTransaction,
+    visit: &mut dyn FnMut(OrganizationId, DeadRow) -> bool,
+) -> Result<(), IndexError> {
+    for row in txn.open_table(DEAD)?.iter()? {
+        let (key, value) = row?;
+        let row = read_place(key.value()).and_then(|place| read_row(place, value.value()));
+        if let Some((org, row)) = row
+            && !visit(org, row)
+        {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// A dead letter that comes from another store.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) org: OrganizationId,
+    pub(super) row: DeadRow,
+}
+
+/// Puts in dead letters of another store, and how many more than it kept were ever made.
+pub(super) fn load(txn: &WriteTransaction, letters: &[Loaded]) -> Result<(), IndexError> {
+    let mut dead = txn.open_table(DEAD)?;
+    let mut of = txn.open_table(DEAD_OF)?;
+    let mut at = txn.open_table(DEAD_AT)?;
+    for Loaded { org, row } in letters {
+        let DeadRow { place, letter, .. } = row;
+        let org_bytes = org.0.to_be_bytes();
+        let value = [
+            letter.delivery.0.as_bytes().as_slice(),
+            letter.notification.0.as_bytes(),
+            &org_bytes,
+            &row.at.0.to_be_bytes(),
+            letter.copy.as_ref(),
+        ];
+        dead.insert(place_key(*place).as_slice(), value.concat().as_slice())?;
+        of.insert(of_key(*org, *place).as_slice(), ())?;
+        let there = [place_key(*place).as_slice(), &org_bytes].concat();
+        at.insert(letter.delivery.0.as_bytes().as_slice(), there.as_slice())?;
+    }
+    Ok(())
+}
+
+/// Notes how many dead letters were gone before the others were loaded.
+pub(super) fn note_dropped(txn: &WriteTransaction, gone: u64) -> Result<(), IndexError> {
+    let mut meta = txn.open_table(META)?;
+    meta.insert(DEAD_DROPPED, gone.to_be_bytes().as_slice())?;
+    Ok(())
+}
+
 impl Index {
     pub(super) fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, IndexError> {
         let txn = self.database.begin_read()?;

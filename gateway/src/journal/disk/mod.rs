@@ -14,6 +14,7 @@ pub(crate) mod drive;
 mod faulty;
 mod index;
 mod listed;
+mod load;
 pub(crate) mod media;
 mod notes;
 mod options;
@@ -43,11 +44,12 @@ mod retention_tests;
 #[cfg(test)]
 mod tests;
 
+pub use load::{DiskLoader, LoadError};
 pub use options::{CommitStats, DiskOptions, FsyncPolicy};
 pub use recovery::{OpenError, Recovered};
 pub use segment::SegmentError;
 pub use view::{
-    Damage, DeadCounts, IndexFacts, LogView, Logged, LoggedAmendment, LoggedBlock,
+    Damage, DeadCounts, DumpError, IndexFacts, LogView, Logged, LoggedAmendment, LoggedBlock,
     LoggedSettlement, ViewError, fingerprint,
 };
 
@@ -104,6 +106,7 @@ impl DiskJournal {
         options: DiskOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
+        load::refuse_marked(dir)?;
         Self::open_on(&media::machine(), dir, options, clock)
     }
 

@@ -42,6 +42,16 @@ pub enum OpenError {
         dir.display()
     )]
     Shards { dir: PathBuf, found: u16, wanted: u16 },
+    #[error(
+        "{} was moved away{to}: start the gateway on what it was moved to; `bugler store release` \
+         makes it usable again, and then what was pending in it is sent from both", dir.display()
+    )]
+    Moved { dir: PathBuf, to: String },
+    #[error(
+        "{} is what a move or a restore did not finish: run it again, or remove the directory",
+        dir.display()
+    )]
+    Unfinished { dir: PathBuf },
     #[error(transparent)]
     Segment(#[from] SegmentError),
     #[error(
@@ -156,6 +166,15 @@ pub(super) fn open(
     })
 }
 
+/// The index of the journal in `dir`, to be changed while the journal is closed.
+pub(super) fn open_index(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Index, OpenError> {
+    let path = dir.join("index.redb");
+    let file = disk.open(&path, Opening::OrNew).map_err(io_error("open", &path))?;
+    let (shortage, patient) = (Arc::<Shortage>::default(), Arc::new(AtomicBool::new(false)));
+    let backend = IndexFile::new(Arc::clone(disk), file, shortage, patient);
+    Index::open(backend).map_err(|source| OpenError::Index { path, source })
+}
+
 /// The index's file. A new one gets its name once it is whole: half of one would be damage.
 fn index_file(
     disk: &dyn Disk,
@@ -197,7 +216,7 @@ fn drop_unused(segments: &Segments) -> Result<(), SegmentError> {
     Ok(())
 }
 
-fn lock(disk: &dyn Disk, dir: &Path) -> Result<Arc<dyn DiskFile>, OpenError> {
+pub(super) fn lock(disk: &dyn Disk, dir: &Path) -> Result<Arc<dyn DiskFile>, OpenError> {
     let path = dir.join("LOCK");
     let file = disk.open(&path, Opening::OrNew).map_err(io_error("open", &path))?;
     if !file.try_lock().map_err(io_error("lock", &path))? {
@@ -213,7 +232,7 @@ fn lock(disk: &dyn Disk, dir: &Path) -> Result<Arc<dyn DiskFile>, OpenError> {
     Ok(file)
 }
 
-fn check_shards(disk: &dyn Disk, dir: &Path, wanted: u16) -> Result<(), OpenError> {
+pub(super) fn check_shards(disk: &dyn Disk, dir: &Path, wanted: u16) -> Result<(), OpenError> {
     let path = dir.join("SHARDS");
     match disk.open(&path, Opening::Existing) {
         Ok(file) => {

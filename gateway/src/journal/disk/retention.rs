@@ -93,6 +93,13 @@ pub(super) fn carried(
     Ok(all)
 }
 
+/// Puts in what another store's log was before this one begins.
+pub(super) fn load_carried(txn: &WriteTransaction, carried: &Carried) -> Result<(), IndexError> {
+    let bytes = postcard::to_allocvec(carried).unwrap_or_default();
+    txn.open_table(CARRIED)?.insert(ALL_BEFORE, bytes.as_slice())?;
+    Ok(())
+}
+
 /// What a segment holds that must outlive it, and when its newest block was committed.
 fn sum_up(segment: &Segment) -> std::io::Result<(Carried, Millis)> {
     let mut bytes = vec![0; usize::try_from(segment.capacity).unwrap_or(usize::MAX)];

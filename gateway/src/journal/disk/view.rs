@@ -4,6 +4,10 @@
 //! index. Of a stopped one it opens everything for reading; an index that would have to be
 //! repaired first is repaired in a copy elsewhere.
 
+mod dump;
+
+pub use dump::DumpError;
+
 use super::core::Core;
 use super::dead;
 use super::index::{APPLIED, EVENTS, IndexError, META, read_checkpoint, split_u64};
@@ -16,7 +20,7 @@ use super::scan::{Beyond, beyond};
 use super::segment::{Segment, SegmentError};
 use super::timers::{TIMERS, read_timer_key};
 use crate::journal::record::{
-    AmendRecord, HEADER_BYTES, Record, Records, SettleRecord, read_block, read_header,
+    AmendRecord, BlockHeader, HEADER_BYTES, Record, Records, SettleRecord, read_block, read_header,
 };
 use crate::journal::shard::{Place, is_timer};
 use crate::journal::{Books, Entry, Resolution, Sums};
@@ -241,10 +245,30 @@ impl LogView {
     /// # Errors
     /// A file could not be read.
     pub fn scan(&self, visit: &mut dyn FnMut(LoggedBlock)) -> Result<Vec<Damage>, ViewError> {
+        self.scan_all(&mut |found| {
+            visit(found.logged());
+            true
+        })
+    }
+
+    /// Reads the log as `scan` does, in blocks as they are stored, until `visit` answers false.
+    fn scan_raw(
+        &self,
+        visit: &mut dyn FnMut(&BlockHeader, Bytes) -> bool,
+    ) -> Result<Vec<Damage>, ViewError> {
+        self.scan_all(&mut |found| visit(&found.header, found.payload))
+    }
+
+    fn scan_all(
+        &self,
+        visit: &mut dyn FnMut(Found<'_>) -> bool,
+    ) -> Result<Vec<Damage>, ViewError> {
         let mut damages = Vec::new();
         for (number, segment) in self.segments.iter().enumerate() {
             let is_last = number + 1 == self.segments.len();
-            self.scan_segment(segment, is_last, visit, &mut damages)?;
+            if !self.scan_segment(segment, is_last, visit, &mut damages)? {
+                break;
+            }
         }
         Ok(damages)
     }
@@ -253,20 +277,22 @@ impl LogView {
         &self,
         segment: &Segment,
         is_last: bool,
-        visit: &mut dyn FnMut(LoggedBlock),
+        visit: &mut dyn FnMut(Found<'_>) -> bool,
         damages: &mut Vec<Damage>,
-    ) -> Result<(), ViewError> {
+    ) -> Result<bool, ViewError> {
         let mut position = segment.base + HEADER_BYTES as u64;
         let end = segment.base + segment.capacity;
         let mut buffer = Vec::new();
         while position + (HEADER_BYTES as u64) <= end {
             if self.until.is_some_and(|until| position > until) {
-                return Ok(());
+                return Ok(true);
             }
             match self.block(segment, position, &mut buffer)? {
-                Ok((block, bytes)) => {
-                    visit(block);
-                    position += bytes as u64;
+                Ok(found) => {
+                    position += found.header.block_bytes() as u64;
+                    if !visit(found) {
+                        return Ok(false);
+                    }
                 }
                 Err(what) => {
                     // What follows says whether this was ever acknowledged.
@@ -275,27 +301,27 @@ impl LogView {
                     let read = segment.read(position, &mut buffer);
                     let read = read.map_err(io_error("read", &segment.path))?;
                     buffer.truncate(read);
-                    let Beyond::Damage(next) = beyond(&buffer, position) else { return Ok(()) };
+                    let Beyond::Damage(next) = beyond(&buffer, position) else { return Ok(true) };
                     let is_torn = is_last && !acknowledged_beyond(&buffer, position);
                     if is_torn && self.until.is_none() {
-                        return Ok(());
+                        return Ok(true);
                     }
                     let byte = position - segment.base;
                     damages.push(Damage { file: segment.path.clone(), byte, what });
-                    let Some(next) = next else { return Ok(()) };
+                    let Some(next) = next else { return Ok(true) };
                     position = next;
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn block(
+    fn block<'a>(
         &self,
-        segment: &Segment,
+        segment: &'a Segment,
         position: u64,
         buffer: &mut Vec<u8>,
-    ) -> Result<Result<(LoggedBlock, usize), &'static str>, ViewError> {
+    ) -> Result<Result<Found<'a>, &'static str>, ViewError> {
         buffer.resize(HEADER_BYTES, 0);
         let read = segment.read(position, buffer).map_err(io_error("read", &segment.path))?;
         let header = read_header(buffer.get(..read).unwrap_or_default(), position);
@@ -307,21 +333,11 @@ impl LogView {
         let Ok((header, payload)) = read_block(buffer, position) else {
             return Ok(Err("the checksum differs"));
         };
-        let mut records = Vec::new();
-        for record in Records::new(Bytes::copy_from_slice(payload)) {
-            let Some(record) = record else {
-                return Ok(Err("a record this version does not know"));
-            };
-            records.extend(logged(record, header.committed_at));
+        let payload = Bytes::copy_from_slice(payload);
+        if Records::new(payload.clone()).any(|record| record.is_none()) {
+            return Ok(Err("a record this version does not know"));
         }
-        let block = LoggedBlock {
-            file: segment.path.clone(),
-            byte: position - segment.base,
-            position,
-            at: header.committed_at,
-            records,
-        };
-        Ok(Ok((block, header.block_bytes())))
+        Ok(Ok(Found { segment, header, payload }))
     }
 
     /// What the index says; nothing without one.
@@ -379,6 +395,27 @@ impl LogView {
             }
         }
         Ok(())
+    }
+}
+
+/// A block as it is stored, whose records are known.
+struct Found<'a> {
+    segment: &'a Segment,
+    header: BlockHeader,
+    payload: Bytes,
+}
+
+impl Found<'_> {
+    fn logged(self) -> LoggedBlock {
+        let BlockHeader { position, committed_at: at, .. } = self.header;
+        let records = Records::new(self.payload).flatten();
+        LoggedBlock {
+            file: self.segment.path.clone(),
+            byte: position - self.segment.base,
+            position,
+            at,
+            records: records.filter_map(|record| logged(record, at)).collect(),
+        }
     }
 }
 

@@ -137,7 +137,7 @@ impl Core {
         }
         taken.is_closing = settlement.done;
         let settlement = Settlement { org: taken.org, ..settlement.clone() };
-        let ended = Ended { settlement, ticket: taken.ticket, has_parts: true, is_change: false };
+        let ended = Ended { settlement, ticket: taken.ticket, has_parts: true, is_change: false, is_inherited: false };
         let token = taken.token.clone();
         Some(Part { settles: vec![ended], taken: Some((place, token)), ..Part::default() })
     }
@@ -351,7 +351,8 @@ fn hold(cell: &Cell, mut settlement: Settlement) -> Option<Ended> {
     held.settling += u32::from(!settlement.done);
     // Its timer and its backlog are found by it.
     settlement.org = held.org;
-    Some(Ended { settlement, ticket: held.ticket, has_parts, is_change })
+    let ticket = held.ticket;
+    Some(Ended { settlement, ticket, has_parts, is_change, is_inherited: false })
 }
 
 /// What a caller is told when something could not be read.

@@ -15,10 +15,12 @@ mod beside;
 mod cell;
 mod claim;
 mod core;
+mod dump;
 mod follow;
 mod keeper;
 mod keys;
 mod lane;
+mod load;
 mod options;
 mod outcomes;
 mod pack;
@@ -34,7 +36,9 @@ mod take;
 #[cfg(test)]
 mod tests;
 
+pub use dump::{DumpError, RedisDump};
 pub use follow::follow;
+pub use load::{LoadError, RedisLoader};
 pub use options::RedisJournalOptions;
 
 use self::cell::{Cell, Tenure};

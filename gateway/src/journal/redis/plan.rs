@@ -29,6 +29,8 @@ pub(super) struct Ended {
     /// Progress on it was stored before.
     pub(super) has_parts: bool,
     pub(super) is_change: bool,
+    /// The entry was ended before this log began: only what became of it is told.
+    pub(super) is_inherited: bool,
 }
 
 /// One atomic addition.
@@ -38,6 +40,8 @@ pub(super) struct Part {
     pub(super) idempotency: Vec<IdempotencyRecord>,
     pub(super) settles: Vec<Ended>,
     pub(super) amends: Vec<Amendment>,
+    /// Amendments of another store; what carries them on is among `entries`.
+    pub(super) amended: Vec<AmendRecord>,
     pub(super) cancels: Vec<Cancellation>,
     /// The settlement is of an entry that was taken, under this token.
     pub(super) taken: Option<(Place, String)>,
@@ -80,6 +84,7 @@ impl Part {
         self.idempotency.is_empty()
             && self.settles.is_empty()
             && self.amends.is_empty()
+            && self.amended.is_empty()
             && self.cancels.is_empty()
             && self.entries.iter().all(|entry| is_timer(entry.due, now))
     }
@@ -104,6 +109,8 @@ pub(super) struct Terms<'a> {
 pub(super) struct Laid {
     pub(super) payload: Bytes,
     pub(super) marks: BlockMarks,
+    /// Its entries wait for a time.
+    pub(super) is_later: bool,
 }
 
 /// A commit ready to be sent.
@@ -185,6 +192,9 @@ impl Draft {
         }
         for amendment in part.amends {
             self.amend(amendment, terms);
+        }
+        for record in part.amended {
+            self.amended(AmendMark { record, held: None });
         }
         for cancellation in part.cancels {
             self.cancels.text(cancellation.notification.0.as_bytes());
@@ -279,7 +289,7 @@ impl Draft {
     }
 
     fn settle(&mut self, ended: Ended, is_taken: bool, terms: &Terms<'_>) {
-        let Ended { mut settlement, ticket, has_parts, is_change } = ended;
+        let Ended { mut settlement, ticket, has_parts, is_change, is_inherited } = ended;
         for entry in std::mem::take(&mut settlement.follow_ups) {
             self.entry(&entry, terms.now);
         }
@@ -291,7 +301,7 @@ impl Draft {
                 self.end(*state, 1);
                 *self.states.entry(org).or_default() |= SettledQuery::bit(*state);
             }
-            if !settlement.done {
+            if !settlement.done && !is_inherited {
                 self.partial.text([row.as_slice(), delivery.0.as_bytes()].concat());
             }
         }
@@ -301,7 +311,7 @@ impl Draft {
             self.dead.text(delivery.0.as_bytes()).int(i64::from(org.0)).text(value);
             self.sum("dead", 1);
         }
-        if settlement.done {
+        if settlement.done && !is_inherited {
             self.finish_entry(org, &ticket, row);
             if has_parts {
                 self.partial_done.text(row);
@@ -339,8 +349,11 @@ impl Draft {
         if let Some(carrier) = &amendment.carrier {
             self.entry(carrier, terms.now);
         }
-        let Amendment { delivery, notification, org, from, .. } = amendment;
-        let is_reopened = amendment.carrier.is_some();
+        self.amended(AmendMark::of(amendment));
+    }
+
+    fn amended(&mut self, mark: AmendMark) {
+        let AmendRecord { delivery, notification, org, from, is_reopened, .. } = mark.record;
         let slot = |name: &str| format!("{name}{}", slot_of(from));
         if is_reopened {
             self.end(from, -1);
@@ -350,11 +363,9 @@ impl Draft {
         }
         let (id, reopened) = (delivery.0.as_bytes(), i64::from(is_reopened));
         self.amends.text(id).int(i64::from(org.0)).int(reopened);
-        let event = amendment.event.clone();
-        let record = AmendRecord { delivery, notification, org, from, is_reopened, event };
         let first = self.first();
-        put_amend(&mut first.bytes, &record);
-        first.marks.amends.push(AmendMark::of(amendment));
+        put_amend(&mut first.bytes, &mark.record);
+        first.marks.amends.push(mark);
         if is_reopened {
             self.unindex(0, b'r', org, delivery.0.as_bytes());
         }
@@ -415,7 +426,10 @@ impl Draft {
         }
         table.list("b", &blocks);
         let laid = self.blocks.into_iter();
-        let laid = laid.map(|open| Laid { payload: Bytes::from(open.bytes), marks: open.marks });
+        let laid = laid.map(|open| {
+            let Open { bytes, marks, is_later, .. } = open;
+            Laid { payload: Bytes::from(bytes), marks, is_later }
+        });
         Plan {
             program: Bytes::from(table.finish()),
             blocks: laid.collect(),

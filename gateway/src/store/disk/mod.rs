@@ -35,6 +35,7 @@ use crate::vault::{Vault, VaultError};
 mod account_reads;
 mod accounts;
 mod cache;
+mod dump;
 mod group;
 mod inbox;
 mod reader;
@@ -46,6 +47,8 @@ mod writer;
 
 #[cfg(test)]
 mod tests;
+
+pub use dump::DiskRows;
 
 /// The file of records inside the data directory.
 pub const FILE_NAME: &str = "records.redb";
@@ -65,6 +68,8 @@ pub enum DiskError {
         #[source]
         source: io::Error,
     },
+    #[error("{} was moved away, or is what a move did not finish", dir.display())]
+    Marked { dir: PathBuf },
     #[error("{} is open in another process: stop it, or set another store.dir", path.display())]
     InUse { path: PathBuf },
     #[error(
@@ -142,6 +147,19 @@ impl DiskStore {
     /// # Errors
     /// As for `open`.
     pub fn open_with(dir: &Path, vault: Vault) -> Result<Self, DiskError> {
+        // The journal beside it says whether it was moved, or is not whole.
+        let marks = ["MOVED", "UNFINISHED"].map(|name| dir.join("journal").join(name));
+        if marks.iter().any(|mark| mark.exists()) {
+            return Err(DiskError::Marked { dir: dir.to_path_buf() });
+        }
+        Self::open_unfinished(dir, vault)
+    }
+
+    /// As `open_with`, whatever the directory is marked with.
+    ///
+    /// # Errors
+    /// As for `open`.
+    pub fn open_unfinished(dir: &Path, vault: Vault) -> Result<Self, DiskError> {
         create(dir)?;
         let path = dir.join(FILE_NAME);
         // The library repairs what it opens, and asserts where the damage leaves it no way.

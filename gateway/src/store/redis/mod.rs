@@ -39,6 +39,7 @@ use crate::vault::{Owner, Vault};
 
 mod accounts;
 mod commit;
+mod dump;
 mod group;
 mod hints;
 mod ids;
@@ -57,6 +58,8 @@ mod wire;
 
 #[cfg(test)]
 mod tests;
+
+pub use dump::{RedisRowLoader, RedisRows};
 
 /// Why records on Redis cannot be read or changed.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -26,3 +26,5 @@ pub(super) static RESOLVE: Script = Script::new(script!(" flags=allow-oom", "lua
 pub(super) static DONE: Script = Script::new(script!(" flags=allow-oom", "lua/done.lua"));
 pub(super) static RESERVE: Script = Script::new(script!(" flags=allow-oom", "lua/reserve.lua"));
 pub(super) static READ: Script = Script::reading(script!(" flags=no-writes", "lua/read.lua"));
+/// Puts rows that another store had.
+pub(super) static LOAD: Script = Script::new(script!("", "lua/apply.lua", "lua/load.lua"));

@@ -38,8 +38,11 @@ for _, delivery in ipairs(P.dk or {}) do
   end
 end
 
-local pos = tonumber(call('HGET', META, 'pos') or '0')
-local gone = tonumber(call('HGET', META, 'gone') or '0')
+local at = call('HMGET', META, 'pos', 'gone', 'held')
+if at[3] then
+  return redis.error_reply('BUSY the journal is being moved or backed up')
+end
+local pos, gone = tonumber(at[1] or '0'), tonumber(at[2] or '0')
 local first, eight = decimal(pos + 1), {}
 
 for i, block in ipairs(P.b or {}) do

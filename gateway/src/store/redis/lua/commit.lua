@@ -9,6 +9,9 @@ if marker then
 end
 local time = call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+if call('EXISTS', RECORDS .. 'held') == 1 then
+  return redis.error_reply('BUSY the records are being moved or backed up')
+end
 local has_locks = call('EXISTS', RECORDS .. 'locks') == 1
 local locks, at = {}, 7
 for i = at, at + lock_count - 1 do
