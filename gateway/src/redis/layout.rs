@@ -8,7 +8,7 @@ use super::link::{Link, Task};
 /// Of keys and scripts; a release that lays them out otherwise raises it.
 const FORMAT: u32 = 1;
 
-static SETTLE: Script = Script::new(
+static SETTLE: Script = Script::freeing(
     "if redis.call('EXISTS', KEYS[1]) == 0 then
        redis.call('HSET', KEYS[1], 'format', ARGV[1], 'shards', ARGV[2])
      end
