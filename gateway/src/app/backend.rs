@@ -71,11 +71,9 @@ impl Kept {
         let options = build::redis_journal_options(config, &redis);
         let journal = RedisJournal::open(redis.clone(), options, Arc::clone(clock)).await?;
         let journal = Arc::new(journal);
-        // Ids that a process reserved are its own: no other may have its name.
-        let name = uuid::Uuid::new_v4().simple().to_string();
         let path = config.vault_path();
         let vault = tokio::task::spawn_blocking(move || Vault::load_or_create(&path)).await??;
-        let store = RedisStore::open(redis.clone(), config.store.shards, &name, vault).await?;
+        let store = RedisStore::open(redis.clone(), config.store.shards, vault).await?;
         let kept = Arc::clone(&journal) as _;
         let own = Own::Redis { redis, journal, nodes: None };
         Ok(Self { journal: kept, store: Arc::new(store), own })

@@ -3,6 +3,7 @@
 use super::error::RedisError;
 use redis::Value;
 use std::fmt;
+use std::time::Duration;
 
 /// What survives what, from the weakest to the strongest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,8 +41,8 @@ impl fmt::Display for Class {
     }
 }
 
-/// What each write is followed by before it is answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What each write is followed by before it is answered, the least first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Proof {
     /// The reply itself is the proof.
     #[default]
@@ -52,7 +53,34 @@ pub(super) enum Proof {
     Disks(u32),
 }
 
+/// `appendfsync everysec` syncs once a second, and a busy disk a little later.
+const DISKS_WITHIN: Duration = Duration::from_millis(1_500);
+
 impl Proof {
+    /// The command that asks for it.
+    pub(super) fn command(self) -> Option<&'static str> {
+        match self {
+            Self::Reply => None,
+            Self::Replicas(_) => Some("WAIT"),
+            Self::Disks(_) => Some("WAITAOF"),
+        }
+    }
+
+    /// Adds that command, and answers how long it may take where `replicas` may take so long.
+    pub(super) fn ask(self, pipe: &mut redis::Pipeline, replicas: Duration) -> Duration {
+        let Some(command) = self.command() else { return Duration::ZERO };
+        let limit =
+            if matches!(self, Self::Disks(_)) { replicas.max(DISKS_WITHIN) } else { replicas };
+        let asked = pipe.cmd(command);
+        match self {
+            Self::Reply => asked,
+            Self::Replicas(wanted) => asked.arg(wanted),
+            Self::Disks(wanted) => asked.arg(1).arg(wanted),
+        };
+        pipe.arg(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        limit
+    }
+
     /// Judges the reply to the command that asks for the proof.
     pub(super) fn check(self, reply: Option<&Value>) -> Result<(), RedisError> {
         let number = |value: &Value| match value {

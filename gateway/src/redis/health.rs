@@ -21,8 +21,10 @@ const SETTINGS_EVERY: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Commands that everything here is made of; those of a family with their second word.
-const NEEDED: [&str; 49] = [
+const NEEDED: [&str; 42] = [
     "DEL",
+    "EVAL",
+    "EVALSHA",
     "EXISTS",
     "GET",
     "HDEL",
@@ -36,27 +38,23 @@ const NEEDED: [&str; 49] = [
     "HSET",
     "HVALS",
     "INCR",
+    "INFO",
     "PEXPIRE",
     "SADD",
     "SET",
     "SMEMBERS",
-    "SREM",
+    "TIME",
     "XACK",
     "XADD",
-    "XAUTOCLAIM",
     "XCLAIM",
     "XDEL",
     "XGROUP CREATE",
     "XGROUP SETID",
-    "XINFO STREAM",
-    "XLEN",
     "XPENDING",
     "XRANGE",
     "XREADGROUP",
-    "XREVRANGE",
     "ZADD",
     "ZCARD",
-    "ZCOUNT",
     "ZRANGE",
     "ZRANGEBYLEX",
     "ZRANGEBYSCORE",
@@ -64,14 +62,11 @@ const NEEDED: [&str; 49] = [
     "ZREMRANGEBYLEX",
     "ZREMRANGEBYRANK",
     "ZREMRANGEBYSCORE",
-    "ZREVRANGE",
     "ZREVRANGEBYLEX",
-    "ZREVRANGEBYSCORE",
     "ZSCORE",
-    "EVAL",
-    "EVALSHA",
-    "TIME",
 ];
+const NEEDED_SINGLE: [&str; 1] = ["PING"];
+const NEEDED_CLUSTER: [&str; 3] = ["ASKING", "CLUSTER INFO", "CLUSTER NODES"];
 /// Answers the commands that are missing or forbidden.
 static ALLOWED: Script = Script::reading(
     "local missing = {}
@@ -94,7 +89,8 @@ pub(super) struct Health {
 #[derive(Debug)]
 struct State {
     class: Class,
-    proof: Proof,
+    /// By the name of the node: what one needs, another may not have.
+    proofs: BTreeMap<String, Proof>,
     /// Whenever some slots were seen to be served, the last time.
     seen: Instant,
     /// Since when no slots are served, and why.
@@ -113,7 +109,7 @@ impl Health {
     pub(super) fn new() -> Self {
         let state = State {
             class: Class::D0,
-            proof: Proof::Reply,
+            proofs: BTreeMap::new(),
             seen: Instant::now(),
             away: None,
             missing: None,
@@ -128,8 +124,18 @@ impl Health {
         self.state.lock().class
     }
 
-    pub(super) fn proof(&self) -> Proof {
-        self.state.lock().proof
+    /// What a write on `node` is followed by. A node whose settings were not read yet is asked for
+    /// the most that any other is.
+    pub(super) fn proof(&self, node: &str) -> Proof {
+        let state = self.state.lock();
+        let known = state.proofs.get(node).or_else(|| state.proofs.values().max());
+        known.copied().unwrap_or_default()
+    }
+
+    /// The commands that prove writes.
+    fn proofs(&self) -> Vec<&'static str> {
+        let state = self.state.lock();
+        state.proofs.values().filter_map(|proof| proof.command()).collect()
     }
 
     /// Why nothing is to be accepted now: no slot is served for a while, or a setting is not as it
@@ -144,12 +150,12 @@ impl Health {
         self.state.lock().shards = Some(shards);
     }
 
-    fn set(&self, class: Class, proof: Proof) {
+    fn set(&self, class: Class, proofs: BTreeMap<String, Proof>) {
         let mut state = self.state.lock();
         if state.class != class {
             tracing::info!(class = class.as_str(), before = state.class.as_str(), "durability");
         }
-        (state.class, state.proof) = (class, proof);
+        (state.class, state.proofs) = (class, proofs);
     }
 
     fn note(&self, looked: Looked) {
@@ -188,18 +194,15 @@ impl Link {
         let nodes = self.primaries();
         let facts = join_all(nodes.iter().map(facts)).await;
         let facts = facts.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let mut weakest: Option<(Class, Proof)> = None;
+        let (mut weakest, mut proofs) = (None::<Class>, BTreeMap::new());
         for facts in &facts {
-            let judged = facts.judge(demand)?;
-            // A proof that one node needs does no harm on the others, as long as all have it.
-            weakest = Some(match weakest {
-                Some((class, proof)) => (class.min(judged.0), weaker(proof, judged.1)),
-                None => judged,
-            });
+            let (class, proof) = facts.judge(demand)?;
+            weakest = Some(weakest.map_or(class, |weakest| weakest.min(class)));
+            proofs.insert(facts.node.clone(), proof);
         }
         self.health.note_history(&facts);
-        if let Some((class, proof)) = weakest {
-            self.health.set(class, proof);
+        if let Some(class) = weakest {
+            self.health.set(class, proofs);
         }
         Ok(())
     }
@@ -207,7 +210,10 @@ impl Link {
     /// Asks whether every needed command is there and allowed.
     pub(super) async fn check_commands(&self, key: Vec<u8>) -> Result<(), RedisError> {
         let call = Call::new(&ALLOWED).key(key);
-        let call = NEEDED.iter().fold(call, |call, name| call.arg(name.as_bytes()));
+        let more: &[&str] = if self.options.is_cluster { &NEEDED_CLUSTER } else { &NEEDED_SINGLE };
+        let proofs = self.health.proofs();
+        let needed = NEEDED.iter().chain(more).copied().chain(proofs);
+        let call = needed.fold(call, |call, name| call.arg(name.as_bytes()));
         let reply = self.execute(vec![Task::call(call)]).await.pop();
         let reply = reply.unwrap_or_else(|| Err(RedisError::unexpected("no reply")));
         let reply = reply.map_err(|error| match error {
@@ -336,16 +342,6 @@ impl Link {
     }
 }
 
-fn weaker(one: Proof, other: Proof) -> Proof {
-    match (one, other) {
-        (Proof::Disks(replicas), _) | (_, Proof::Disks(replicas)) => Proof::Disks(replicas),
-        (Proof::Replicas(replicas), _) | (_, Proof::Replicas(replicas)) => {
-            Proof::Replicas(replicas)
-        }
-        _ => Proof::Reply,
-    }
-}
-
 async fn facts(node: &Arc<Node>) -> Result<Facts, RedisError> {
     let mut ask = Pipeline::new();
     for section in ["server", "replication", "persistence", "memory"] {
@@ -381,5 +377,52 @@ fn pair(reply: &Value) -> Option<(String, String)> {
             _ => None,
         },
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    /// Adds the commands that sources below `dir` name, tests left out.
+    fn used_in(dir: &Path, used: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(dir).expect("a directory of sources") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() && !path.ends_with("tests") {
+                used_in(&path, used);
+                continue;
+            }
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            for start in ["call('", ".cmd(\"", "redis::cmd(\""] {
+                for rest in text.split(start).skip(1) {
+                    let name = rest.split(['\'', '"']).next().unwrap_or_default();
+                    let second = rest.trim_start_matches(name).get(..10).unwrap_or_default();
+                    let second = ["CREATE", "SETID"].iter().find(|word| second.contains(*word));
+                    used.insert(match second {
+                        Some(second) => format!("{name} {second}"),
+                        None => name.to_owned(),
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_needed_commands_are_those_that_are_used() {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut used = BTreeSet::new();
+        for part in ["redis", "store/redis", "journal/redis"] {
+            used_in(&sources.join(part), &mut used);
+        }
+        // Named elsewhere: as a second word, by their verb, or only where they are there.
+        for name in ["CLUSTER", "CONFIG"] {
+            assert!(used.remove(name), "{name}");
+        }
+        used.extend(["CLUSTER INFO", "CLUSTER NODES", "EVAL", "EVALSHA"].map(String::from));
+        let needed = NEEDED.iter().chain(&NEEDED_SINGLE).chain(&NEEDED_CLUSTER);
+        assert_eq!(needed.map(|name| (*name).to_owned()).collect::<BTreeSet<_>>(), used);
     }
 }

@@ -9,7 +9,7 @@ use super::upkeep::{HELD, MOVED, UNFINISHED};
 /// Of keys and scripts; a release that lays them out otherwise raises it.
 pub(super) const FORMAT: u32 = 1;
 
-static SETTLE: Script = Script::new(
+static SETTLE: Script = Script::freeing(
     "if redis.call('EXISTS', KEYS[1]) == 0 then
        redis.call('HSET', KEYS[1], 'format', ARGV[1], 'shards', ARGV[2])
      end

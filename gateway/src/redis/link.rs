@@ -11,7 +11,10 @@ use super::topology::Told;
 use crate::telemetry::metrics;
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
-use redis::{Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline, ServerErrorKind, Value};
+use redis::{
+    Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, ServerErrorKind, Value,
+};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -38,6 +41,8 @@ struct Map {
     nodes: Vec<Arc<Node>>,
     /// By slot, an index into `nodes`.
     owners: Vec<Option<usize>>,
+    /// How redirections may call a node, and where it is dialled.
+    aliases: BTreeMap<Address, Address>,
 }
 
 /// One command on its way.
@@ -126,7 +131,7 @@ impl Link {
             options,
             health: Health::new(),
             seed,
-            map: ArcSwap::from_pointee(Map { nodes, owners }),
+            map: ArcSwap::from_pointee(Map { nodes, owners, aliases: BTreeMap::new() }),
             refreshed: tokio::sync::Mutex::new(None),
         };
         link.check_mode().await?;
@@ -194,6 +199,12 @@ impl Link {
         known.cloned().unwrap_or_else(|| self.new_node(address.clone()))
     }
 
+    /// Where a redirection leads.
+    fn redirected(&self, to: &Address) -> Arc<Node> {
+        let dialled = self.map.load().aliases.get(to).cloned();
+        self.node_at(dialled.as_ref().unwrap_or(to))
+    }
+
     fn new_node(&self, address: Address) -> Arc<Node> {
         Arc::new(Node::new(address, &self.seed, &self.options))
     }
@@ -216,16 +227,18 @@ impl Link {
             let replies = tokio::time::timeout(limit, asked).await.ok()?.ok()?;
             replies.first().map(|reply| (text_of(reply), node.address.clone()))
         });
-        let mut told = Told::default();
+        let by_name = matches!(self.seed.addr(), ConnectionAddr::TcpTls { .. });
+        let mut told = Told { by_name, ..Told::default() };
         for (text, asked) in join_all(answers).await.into_iter().flatten() {
             told.read(&text, &asked);
         }
         if !told.claimed.is_empty() {
             // Whoever is not told of any more may come back: the configured ones stay known.
             told.addresses.extend(self.seeds());
+            let aliases = std::mem::take(&mut told.aliases);
             let (addresses, owners) = told.owners();
             let nodes = addresses.iter().map(|address| self.node_at(address)).collect();
-            self.map.store(Arc::new(Map { nodes, owners }));
+            self.map.store(Arc::new(Map { nodes, owners, aliases }));
         }
         *refreshed = Some(Instant::now());
     }
@@ -281,7 +294,7 @@ impl Link {
         let mut done = Vec::with_capacity(tasks.len());
         for (at, task) in tasks {
             let node = match &task.redirect {
-                Some(redirect) => Ok(self.node_at(&redirect.address)),
+                Some(redirect) => Ok(self.redirected(&redirect.address)),
                 None => self.node_of(task.slot),
             };
             match node {
@@ -314,20 +327,8 @@ impl Link {
             }
             pipe.add_command(task.to_command());
         }
-        let proof = if kind == Kind::Write { self.health.proof() } else { Proof::Reply };
-        let mut extra = Duration::ZERO;
-        let limit = u64::try_from(self.options.replicas_timeout.as_millis()).unwrap_or(u64::MAX);
-        match proof {
-            Proof::Reply => {}
-            Proof::Replicas(wanted) => {
-                extra = self.options.replicas_timeout;
-                pipe.cmd("WAIT").arg(wanted).arg(limit);
-            }
-            Proof::Disks(wanted) => {
-                extra = self.options.replicas_timeout;
-                pipe.cmd("WAITAOF").arg(1).arg(wanted).arg(limit);
-            }
-        }
+        let proof = if kind == Kind::Write { self.health.proof(&node.name) } else { Proof::Reply };
+        let extra = proof.ask(&mut pipe, self.options.replicas_timeout);
         let mut replies = match node.send(kind, &pipe, extra).await {
             Ok(replies) => replies,
             Err(error) => {
@@ -378,7 +379,7 @@ impl Link {
                 if self.options.is_cluster =>
             {
                 let is_ask = kind == ServerErrorKind::Ask;
-                let address = redirected(error.details()).and_then(Address::parse);
+                let address = told_address(error.details()).and_then(Address::parse);
                 task.redirect = address.map(|address| Redirect { address, is_ask });
                 again(!is_ask, round > 1)
             }
@@ -392,7 +393,7 @@ impl Link {
 }
 
 /// `3999 127.0.0.1:6381`: the address behind the slot.
-fn redirected(detail: Option<&str>) -> Option<&str> {
+fn told_address(detail: Option<&str>) -> Option<&str> {
     detail?.split_ascii_whitespace().nth(1)
 }
 

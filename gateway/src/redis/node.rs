@@ -1,5 +1,6 @@
 //! One Redis node: its connections, made when needed and made anew with a growing pause.
 
+use super::class::Class;
 use super::error::RedisError;
 use super::options::RedisOptions;
 use parking_lot::Mutex;
@@ -13,7 +14,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Connections for writes that wait for copies: each is held up by one such write at a time.
+/// Connections for writes that wait for copies or the disk: each is held up by one such write at a
+/// time.
 const WRITE_LANES: usize = 4;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(1_000);
@@ -73,7 +75,9 @@ pub(super) struct Node {
 impl Node {
     /// The node at `address`, reached as `info` says otherwise. Nothing is sent yet.
     pub(super) fn new(address: Address, info: &ConnectionInfo, options: &RedisOptions) -> Self {
-        let lanes = if options.replicas > 0 { WRITE_LANES } else { 1 };
+        // Copies, or the disk, where a class is required that a server may have to be asked for.
+        let waits = options.replicas > 0 || options.require >= Some(Class::D2);
+        let lanes = if waits { WRITE_LANES } else { 1 };
         let mut login = info.redis_settings().clone();
         if let Some(user) = &options.user {
             login = login.set_username(user);

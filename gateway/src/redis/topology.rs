@@ -2,7 +2,7 @@
 
 use super::node::Address;
 use super::slots::SLOTS;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One node's word on who has a range of slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,10 @@ pub(super) struct Told {
     pub(super) claimed: Vec<Claimed>,
     /// Every node, replicas too: whoever may be asked next time.
     pub(super) addresses: BTreeSet<Address>,
+    /// Of a node that has a number and a name: the one it is not dialled at, and the one it is.
+    pub(super) aliases: BTreeMap<Address, Address>,
+    /// Certificates are for names.
+    pub(super) by_name: bool,
 }
 
 impl Told {
@@ -34,7 +38,7 @@ impl Told {
             if flags.contains(&"noaddr") || flags.contains(&"handshake") {
                 continue;
             }
-            let Some(address) = address(place, asked) else { continue };
+            let Some(address) = self.address(place, asked) else { continue };
             self.addresses.insert(address.clone());
             if !flags.contains(&"master") {
                 continue;
@@ -64,16 +68,31 @@ impl Told {
         }
         (addresses, owners)
     }
-}
 
-/// `ip:port@bus[,hostname]`; a node that does not know its own address leaves it out.
-fn address(place: &str, asked: &Address) -> Option<Address> {
-    let shown = place.split(['@', ',']).next()?;
-    let address = Address::parse(shown)?;
-    let is_shown = !address.host.is_empty() && address.port != 0;
-    is_shown.then(|| address.clone()).or_else(|| {
-        (address.port != 0).then(|| Address { host: asked.host.clone(), port: address.port })
-    })
+    /// `ip:port@bus[,name[,more]]`; a node that does not know its own address leaves it out.
+    fn address(&mut self, place: &str, asked: &Address) -> Option<Address> {
+        let mut parts = place.split(',');
+        let number = Address::parse(parts.next()?.split('@').next()?)?;
+        if number.port == 0 {
+            return None;
+        }
+        let host = |host: &str| Address { host: host.to_owned(), port: number.port };
+        let name = parts.next().filter(|name| !name.is_empty()).map(host);
+        if number.host.is_empty() {
+            return name.filter(|_| self.by_name).or_else(|| Some(host(&asked.host)));
+        }
+        match name {
+            Some(name) if self.by_name => {
+                self.aliases.insert(number, name.clone());
+                Some(name)
+            }
+            Some(name) => {
+                self.aliases.insert(name, number.clone());
+                Some(number)
+            }
+            None => Some(number),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -105,6 +124,20 @@ aaa 127.0.0.1:7000@17000 master,fail - 0 1 1 disconnected
         assert_eq!(told.addresses.len(), 3);
         assert_eq!(owner_of(told.clone(), 16_383), Some(7001));
         assert_eq!(owner_of(told, 3), Some(7000));
+    }
+
+    #[test]
+    fn a_node_is_dialled_by_name_only_where_certificates_are_for_names() {
+        let at = |text: &str| Address::parse(text).expect("an address");
+        for (by_name, dialled, alias) in
+            [(false, "127.0.0.1:7001", "host:7001"), (true, "host:7001", "127.0.0.1:7001")]
+        {
+            let mut told = Told { by_name, ..Told::default() };
+            told.read(OLD, &at("10.0.0.1:7000"));
+            assert!(told.addresses.contains(&at(dialled)) && !told.addresses.contains(&at(alias)));
+            assert_eq!(told.aliases.get(&at(alias)), Some(&at(dialled)));
+            assert!(told.addresses.contains(&at("127.0.0.1:7002")), "it has no name");
+        }
     }
 
     #[test]

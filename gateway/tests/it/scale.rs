@@ -218,6 +218,31 @@ async fn a_sender_that_is_stopped_hands_over_and_nothing_is_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_accepted_is_sent_while_redis_is_out_of_memory() {
+    let (redis, site) = Site::single().await;
+    let ingest = site.start("ingest").await;
+    let client = site.load(&ingest, 50, async || {}).await;
+    let memory = |limit: &str| {
+        redis.ask(&["CONFIG", "SET", "maxmemory", limit]).expect("the limit is set");
+    };
+    memory("1");
+    let token = site.home.token(101).await;
+    let body = json!({ "to": { "users": [101_000] }, "title": "t" }).to_string();
+    let ask = Ask::post("/bugler/v1/notifications").bearer(&token).json(body);
+    assert_eq!(ingest.ask(&ask).await.status, 503);
+    let dispatch = site.start("dispatch").await;
+    shared_by(&[&dispatch]).await;
+    dispatch.drained().await;
+    let verdict = site.verdict(&client, 0);
+    assert!(verdict.holds(), "{verdict}");
+    memory("0");
+    eventually("there is room again", async || {
+        (ingest.ask(&ask).await.status == 201).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_serves_all_roles_in_one_process_too() {
     let cluster = Cluster::start(&ServerOptions::default()).expect("a cluster starts");
     let site = Site::new("redis-cluster", &cluster.urls()).await;

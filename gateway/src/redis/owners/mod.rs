@@ -14,6 +14,7 @@
 
 mod beats;
 mod plan;
+mod share;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use crate::telemetry::metrics;
 use beats::{Beats, LEAVING};
 use parking_lot::Mutex;
 use redis::Value;
+use share::{Unshared, share};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,28 +41,20 @@ const BEAT_MAX: Duration = Duration::from_millis(500);
 /// The owners are read at least at every so many beats.
 const READ_EVERY: u32 = 4;
 
-static BEAT: Script = Script::new(
+// All of these also run while Redis is out of memory: what frees it is done by who holds a shard.
+static BEAT: Script = Script::freeing(
     "local said = redis.call('HGET', KEYS[1], ARGV[1]) or '0'
      local count = tonumber(string.match(said, '^%d+')) + 1
      redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', count) .. ARGV[2])
      return {redis.call('HGETALL', KEYS[1]), redis.call('GET', KEYS[2]) or '0'}",
 );
-static CHANGED: Script = Script::new("return redis.call('INCR', KEYS[1])");
-static FORGET: Script = Script::new(
+static CHANGED: Script = Script::freeing("return redis.call('INCR', KEYS[1])");
+static FORGET: Script = Script::freeing(
     "if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
      return redis.call('HDEL', KEYS[1], ARGV[1])",
 );
-static LEAVE: Script = Script::new("return redis.call('HDEL', KEYS[1], ARGV[1])");
-static READ: Script = Script::reading("return redis.call('HMGET', KEYS[1], 'n', 'e', 't')");
-/// Takes a shard whose epoch is still the one that was read.
-static TAKE: Script = Script::new(
-    "local epoch = tonumber(redis.call('HGET', KEYS[1], 'e') or '0')
-     if epoch ~= tonumber(ARGV[2]) then return false end
-     local token = (epoch + 1) .. ':' .. ARGV[1]
-     redis.call('HSET', KEYS[1], 'n', ARGV[1], 'e', epoch + 1, 't', token)
-     return token",
-);
-static RELEASE: Script = Script::new(
+static LEAVE: Script = Script::freeing("return redis.call('HDEL', KEYS[1], ARGV[1])");
+static RELEASE: Script = Script::freeing(
     "if redis.call('HGET', KEYS[1], 't') ~= ARGV[1] then return 0 end
      redis.call('HINCRBY', KEYS[1], 'e', 1)
      return redis.call('HDEL', KEYS[1], 'n', 't')",
@@ -213,8 +207,8 @@ impl Owners {
         hold.map_or(Hold::No, |hold| hold.borrow().clone())
     }
 
-    /// False while other nodes may be taking this one's shards: begin nothing. True the moment
-    /// Redis has heard of this node again.
+    /// False while other nodes may be taking this one's shards: begin nothing. True again once Redis
+    /// has heard of this node, and this node of what it lost meanwhile.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
         Instant::now() < *self.shared.fresh_until.lock()
@@ -332,14 +326,6 @@ impl Shared {
     }
 }
 
-/// Who has a shard, as Redis tells it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Owner {
-    node: Option<String>,
-    epoch: u64,
-    token: Option<Arc<str>>,
-}
-
 async fn run(shared: Arc<Shared>) {
     let lease = shared.options.lease;
     let beat = (lease / BEATS_IN_LEASE).clamp(BEAT_MIN, BEAT_MAX);
@@ -347,6 +333,10 @@ async fn run(shared: Arc<Shared>) {
     let mut since_read = READ_EVERY;
     while !shared.is_stopped.load(Ordering::Acquire) {
         let sent = Instant::now();
+        if sent >= *shared.fresh_until.lock() {
+            // This process stood still, or could not be heard.
+            grow_stale(&shared);
+        }
         let heard = {
             let beating = beat_once(&shared, &mut beats);
             tokio::pin!(beating);
@@ -362,15 +352,22 @@ async fn run(shared: Arc<Shared>) {
         match heard {
             Ok(is_news) => {
                 // The others may have heard it as early as it was sent.
-                *shared.fresh_until.lock() = sent + lease / 2;
-                since_read += 1;
+                let until = sent + lease / 2;
                 let was_stale =
                     shared.holds.iter().any(|hold| matches!(*hold.borrow(), Hold::Stale(_)));
+                if !was_stale {
+                    *shared.fresh_until.lock() = until;
+                }
+                since_read += 1;
                 if is_news || was_stale || since_read > READ_EVERY {
-                    since_read = 0;
-                    if let Err(error) = share(&shared, &beats).await {
-                        since_read = READ_EVERY;
-                        tracing::debug!(%error, "the owners of shards could not be read");
+                    let shared_out = share(&shared, &beats).await;
+                    since_read = if shared_out.is_ok() { 0 } else { READ_EVERY };
+                    // What was lost is known now; who is away decides nothing for the others.
+                    if !matches!(shared_out, Err(Unshared::Unread(_))) {
+                        *shared.fresh_until.lock() = until;
+                    }
+                    if let Err(Unshared::InPart(error) | Unshared::Unread(error)) = shared_out {
+                        tracing::debug!(%error, "not all owners of shards could be read or changed");
                     }
                 }
             }
@@ -430,88 +427,6 @@ fn grow_stale(shared: &Shared) {
             _ => false,
         });
     }
-}
-
-/// Reads who has what, and moves this node towards its share.
-async fn share(shared: &Shared, beats: &Beats) -> Result<(), RedisError> {
-    let owners = read_owners(shared).await?;
-    let now = Instant::now();
-    for (shard, owner) in (0..).map(ShardId).zip(&owners) {
-        let is_mine = owner.node.as_deref() == Some(shared.node.as_str());
-        let token = owner.token.clone().filter(|_| is_mine);
-        let fence = token.map(|token| Fence { shard, token });
-        shared.set(shard, |hold| match (fence, hold) {
-            (Some(fence), Hold::Leaving(_)) => Some(Hold::Leaving(fence)),
-            (Some(fence), _) => Some(Hold::Held(fence)),
-            (None, Hold::No) => None,
-            // It was just released.
-            (None, Hold::Leaving(_)) => Some(Hold::No),
-            (None, _) => {
-                tracing::warn!(shard = shard.0, "the shard passed to another node");
-                Some(Hold::No)
-            }
-        });
-    }
-    let mut live = beats.live(now);
-    if shared.is_leaving.load(Ordering::Acquire) {
-        live.retain(|node| *node != shared.node);
-    }
-    let held: Vec<_> = owners.iter().map(|owner| owner.node.as_deref()).collect();
-    let plan = plan::spread(&live, &held);
-    let mut takes = Vec::new();
-    for ((shard, owner), planned) in (0..).map(ShardId).zip(&owners).zip(&plan) {
-        let is_planned = planned.is_some_and(|node| node == shared.node);
-        shared.set(shard, |hold| match (hold, is_planned) {
-            (Hold::Held(fence), false) => Some(Hold::Leaving(fence.clone())),
-            (Hold::Leaving(fence), true) => Some(Hold::Held(fence.clone())),
-            _ => None,
-        });
-        let is_free = owner.node.as_deref().is_none_or(|node| beats.is_dead(node, now));
-        if is_planned && is_free {
-            takes.push((shard, owner.epoch));
-        }
-    }
-    take(shared, takes).await
-}
-
-async fn take(shared: &Shared, takes: Vec<(ShardId, u64)>) -> Result<(), RedisError> {
-    if takes.is_empty() {
-        return Ok(());
-    }
-    let call = |(shard, epoch): &(ShardId, u64)| {
-        let key = Owners::key(&shared.redis, *shard);
-        Call::new(&TAKE).key(key).arg(shared.node.clone()).number(*epoch)
-    };
-    let results = shared.redis.run_all(takes.iter().map(call).collect()).await;
-    let mut taken = 0_u32;
-    for ((shard, _), result) in takes.iter().zip(results) {
-        // A take whose answer was lost is found when the owners are read the next time.
-        if let Some(token) = result?.as_text() {
-            shared.set(*shard, |_| Some(Hold::Held(Fence { shard: *shard, token })));
-            taken += 1;
-        }
-    }
-    tracing::info!(taken, node = shared.node, "shards taken");
-    shared.announce().await;
-    Ok(())
-}
-
-async fn read_owners(shared: &Shared) -> Result<Vec<Owner>, RedisError> {
-    let shards = (0..shared.options.shards).map(ShardId);
-    let calls = shards.map(|shard| Call::new(&READ).key(Owners::key(&shared.redis, shard)));
-    let replies = shared.redis.run_all(calls.collect()).await;
-    let owners = replies.into_iter().map(|reply| match reply? {
-        Value::Array(fields) => match fields.as_slice() {
-            [node, epoch, token] => Ok(Owner {
-                node: text(node),
-                epoch: number(epoch).unwrap_or(0),
-                token: token.as_text(),
-            }),
-            _ => Err(RedisError::unexpected("an owner")),
-        },
-        _ => Err(RedisError::unexpected("an owner")),
-    });
-    owners.collect()
 }
 
 trait AsText {

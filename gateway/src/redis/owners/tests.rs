@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::redis::RedisOptions;
-use bugler_loadtest::redis::{Server, ServerOptions};
+use bugler_loadtest::redis::{Cluster, Persistence, Server, ServerOptions};
 
 const SHARDS: u16 = 12;
 const LEASE: Duration = Duration::from_secs(1);
@@ -121,4 +121,105 @@ async fn nobody_loses_a_shard_when_redis_was_away_for_longer_than_a_lease() {
     settle_until(&both, || both.iter().all(|owners| held(owners).len() == 6)).await;
     assert_eq!((held(&first), held(&second)), before);
     assert!(first.is_fresh() && second.is_fresh());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_are_shared_while_redis_is_out_of_memory() {
+    let server = Server::start(ServerOptions::default()).expect("redis-server starts");
+    let redis = connect(&server).await;
+    let first = start(&redis, "first");
+    settle_until(&[&first], || held(&first).len() == 12).await;
+    server.ask(&["CONFIG", "SET", "maxmemory", "1"]).expect("it is set");
+    let second = start(&redis, "second");
+    let both = [&first, &second];
+    settle_until(&both, || both.iter().all(|owners| held(owners).len() == 6)).await;
+    first.stop().await.expect("it hands over");
+    settle_until(&[&second], || held(&second).len() == 12).await;
+    // Beats went on for longer than a lease: the second one heard that the first is gone.
+    settle_until(&[&second], || second.live() == 1).await;
+    assert!(second.is_fresh());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_is_away_keeps_only_its_own_shards_from_being_taken() {
+    let lines = vec![String::from("cluster-require-full-coverage no")];
+    let persistence = Persistence::None;
+    let options = ServerOptions { persistence, lines, ..ServerOptions::default() };
+    let mut cluster = Cluster::start(&options).expect("a cluster starts");
+    let connect = async || {
+        let options = RedisOptions {
+            timeout: Duration::from_millis(500),
+            ..RedisOptions::cluster(cluster.urls())
+        };
+        Redis::open(&options).await.expect("the cluster answers")
+    };
+    let (redis, other) = (connect().await, connect().await);
+    let home = cluster.primary_of("bugler:{nodes}:beats").expect("somebody has it");
+    let lost = (0..3).find(|place| *place != home).expect("there are three primaries");
+    let of = |shard| {
+        let key = Owners::key(&redis, ShardId(shard));
+        cluster.primary_of(&String::from_utf8_lossy(&key)).expect("somebody has it")
+    };
+    let there: Vec<_> = (0..SHARDS).filter(|shard| of(*shard) != lost).collect();
+    assert!((1..usize::from(SHARDS)).contains(&there.len()), "{there:?}");
+    let first = start(&redis, "first");
+    settle_until(&[&first], || held(&first).len() == 12).await;
+    // Frozen, not gone: whoever asks them waits.
+    for place in [lost, lost + 3] {
+        cluster.nodes()[place].freeze();
+    }
+    let heir = start(&other, "heir");
+    first.shared.is_stopped.store(true, Ordering::Release);
+    first.shared.stopped.notify_one();
+    settle_until(&[&heir], || there.iter().all(|shard| heir.hold(ShardId(*shard)).may_claim()))
+        .await;
+    for place in [lost, lost + 3] {
+        cluster.nodes()[place].thaw();
+    }
+    settle_until(&[&heir], || held(&heir).len() == 12).await;
+    cluster.nodes_mut().iter_mut().for_each(Server::kill);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stood_still_begins_nothing_before_it_knows_what_it_lost() {
+    let server = Server::start(ServerOptions::default()).expect("redis-server starts");
+    let url = server.url();
+    let (started, zombie) = std::sync::mpsc::channel();
+    let (freeze, frozen) = tokio::sync::oneshot::channel::<()>();
+    let (thaw, thawed) = std::sync::mpsc::channel::<()>();
+    // One thread for all of it, so that it stands still as a whole.
+    let process = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let redis = Redis::open(&RedisOptions::single(url)).await.expect("redis answers");
+            let owners = start(&redis, "zombie");
+            started.send(owners.clone()).expect("somebody listens");
+            frozen.await.expect("somebody freezes it");
+            thawed.recv().expect("somebody thaws it");
+            settle_until(&[&owners], || held(&owners).len() < 12).await;
+            owners.stop().await.expect("redis answers");
+        });
+    });
+    let zombie = zombie.recv().expect("it starts");
+    settle_until(&[], || held(&zombie).len() == 12).await;
+    let redis = connect(&server).await;
+    freeze.send(()).expect("it listens");
+    let heir = start(&redis, "heir");
+    settle_until(&[&heir], || held(&heir).len() == 12).await;
+    let watching = zombie.clone();
+    let watch = std::thread::spawn(move || {
+        loop {
+            // In this order: what it lost is known by the time it is fresh.
+            let is_fresh = watching.is_fresh();
+            match held(&watching).len() {
+                12 if is_fresh => return false,
+                0 => return true,
+                _ => {}
+            }
+        }
+    });
+    thaw.send(()).expect("it listens");
+    assert!(watch.join().expect("it watches"), "it was fresh with shards of another node");
+    heir.stop().await.expect("redis answers");
+    process.join().expect("it ends");
 }

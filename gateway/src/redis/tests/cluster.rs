@@ -96,3 +96,54 @@ async fn a_lost_primary_is_replaced_and_no_call_is_lost_for_good() {
     cluster.wait_until_whole().expect("the cluster is whole");
     until(async || redis.run(&COUNT, &[b"bugler:{s000}:set"], &[b"2"]).await.is_ok()).await;
 }
+
+/// A cluster of one node that has a certificate for its name only, and tells its number and name.
+fn named(endpoint: &str) -> (Server, RedisOptions) {
+    // As the process does: several may be linked.
+    rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+    let certified = rcgen::generate_simple_self_signed(vec![String::from("localhost")]);
+    let certified = certified.expect("a certificate is made");
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("it is written");
+        path.display().to_string()
+    };
+    let pem = certified.cert.pem();
+    let (certificate, key) =
+        (write("cert", &pem), write("key", &certified.signing_key.serialize_pem()));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("a bound listener").port();
+    drop(listener);
+    let lines = [
+        "cluster-enabled yes",
+        "cluster-announce-ip 127.0.0.1",
+        "cluster-announce-hostname localhost",
+        &format!("cluster-preferred-endpoint-type {endpoint}"),
+        "tls-cluster yes",
+        "tls-auth-clients no",
+        &format!("tls-port {port}"),
+        &format!("tls-cert-file {certificate}"),
+        &format!("tls-key-file {key}"),
+        &format!("tls-ca-cert-file {certificate}"),
+    ];
+    let server = server(Persistence::None, &lines);
+    server.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).expect("it takes all slots");
+    let options = RedisOptions {
+        ca_pem: Some(pem.into_bytes()),
+        ..RedisOptions::cluster(vec![format!("rediss://localhost:{port}")])
+    };
+    (server, options)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_with_certificates_for_names_is_reached_by_name() {
+    for endpoint in ["ip", "hostname"] {
+        let (_server, options) = named(endpoint);
+        let redis = Redis::open(&options).await.expect("its name is in its certificate");
+        until(async || redis.run(&ADD, &[b"bugler:{s000}:n"], &[b"0"]).await.is_ok()).await;
+        assert!(redis.trouble().is_none());
+        let names: Vec<_> = redis.link.primaries().iter().map(|node| node.name.clone()).collect();
+        assert!(names.iter().all(|name| name.starts_with("localhost:")), "{names:?}");
+    }
+}

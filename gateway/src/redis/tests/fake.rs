@@ -8,16 +8,23 @@ use tokio::net::{TcpListener, TcpStream};
 
 #[derive(Clone)]
 struct Fake {
-    url: String,
+    port: u16,
+    sync: &'static str,
+    /// What it says of its cluster, if it is part of one.
+    nodes: Arc<Mutex<String>>,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Fake {
     /// A server of `version` that syncs every second and answers `WAITAOF` with `disks`.
     async fn start(version: &'static str, disks: &'static str) -> Self {
+        Self::syncing(version, disks, "everysec").await
+    }
+
+    async fn syncing(version: &'static str, disks: &'static str, sync: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("redis://{}", listener.local_addr().expect("a bound listener"));
-        let fake = Self { url, asked: Arc::default() };
+        let port = listener.local_addr().expect("a bound listener").port();
+        let fake = Self { port, sync, nodes: Arc::default(), asked: Arc::default() };
         let serving = fake.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -34,12 +41,16 @@ impl Fake {
             let name = words.first().cloned().unwrap_or_default();
             let reply = match name.as_str() {
                 "INFO" => {
-                    let text = format!("redis_version:{version}\r\nrole:master\r\naof_enabled:1");
+                    let enabled = u8::from(!self.nodes.lock().is_empty());
+                    let text = format!(
+                        "redis_version:{version}\r\nrole:master\r\naof_enabled:1\r\n\
+                         cluster_enabled:{enabled}"
+                    );
                     format!("${}\r\n{text}\r\n", text.len())
                 }
                 "CONFIG" => {
                     let value = match words.last().map(String::as_str) {
-                        Some("appendfsync") => "everysec",
+                        Some("appendfsync") => self.sync,
                         Some("maxmemory-policy") => "noeviction",
                         _ => "0",
                     };
@@ -49,6 +60,10 @@ impl Fake {
                 "WAITAOF" => String::from(disks),
                 "EVALSHA" if words.len() > 10 => String::from("*0\r\n"),
                 "EVALSHA" => String::from(":1\r\n"),
+                "CLUSTER" => {
+                    let nodes = self.nodes.lock();
+                    format!("${}\r\n{nodes}\r\n", nodes.len())
+                }
                 "PING" => String::from("+PONG\r\n"),
                 _ => String::from("+OK\r\n"),
             };
@@ -57,6 +72,10 @@ impl Fake {
                 return;
             }
         }
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
     }
 
     fn was_asked(&self, name: &str) -> bool {
@@ -83,7 +102,7 @@ async fn length(from: &mut (impl AsyncBufReadExt + Unpin), kind: char) -> Option
 }
 
 fn requiring(fake: &Fake, require: Option<Class>) -> RedisOptions {
-    RedisOptions { require, ..RedisOptions::single(fake.url.clone()) }
+    RedisOptions { require, ..RedisOptions::single(fake.url()) }
 }
 
 #[tokio::test]
@@ -112,4 +131,27 @@ async fn an_older_server_is_refused() {
     let fake = Fake::start("6.2.14", "*0\r\n").await;
     let refused = Redis::open(&requiring(&fake, None)).await.expect_err("it is too old");
     assert!(refused.to_string().contains("Redis 7.0 or newer"), "{refused}");
+}
+
+#[tokio::test]
+async fn each_node_of_a_cluster_proves_writes_as_its_own_settings_need() {
+    let old = Fake::syncing("7.0.15", "-ERR unknown command\r\n", "always").await;
+    let new = Fake::start("7.2.4", "*2\r\n:1\r\n:0\r\n").await;
+    let line = |fake: &Fake, slots: &str| {
+        let port = fake.port;
+        format!("{port} 127.0.0.1:{port}@1 master - 0 0 1 connected {slots}\n")
+    };
+    let nodes = line(&old, "0-8191") + &line(&new, "8192-16383");
+    for fake in [&old, &new] {
+        fake.nodes.lock().clone_from(&nodes);
+    }
+    let require = Some(Class::D2);
+    let options = RedisOptions { require, ..RedisOptions::cluster(vec![old.url(), new.url()]) };
+    let redis = Redis::open(&options).await.expect("both give as much");
+    assert_eq!(redis.class(), Class::D2);
+    for tag in ["{a}", "{b}"] {
+        let key = format!("bugler:{tag}");
+        assert_eq!(redis.run(&ADD, &[key.as_bytes()], &[b"1"]).await, Ok(Value::Int(1)), "{key}");
+    }
+    assert!(new.was_asked("WAITAOF") && !old.was_asked("WAITAOF"));
 }

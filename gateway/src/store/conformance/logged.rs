@@ -234,9 +234,10 @@ pub(super) async fn gives_out_ids_beyond_every_imported_one(place: &impl Place) 
     let (user_id, org) = (store.next_user(), store.next_organization());
     assert_eq!((user_id, org.0), (UserId(5_000_000_001), ACME.0 + 1));
     assert_ne!(store.next_user(), user_id);
+    apply(&*store, [Change::PutUser(user(ACME, user_id.0))]).await?;
     drop(store);
     let store = place.open().await;
-    assert_eq!(store.next_user(), user_id, "an id nobody got is free again after a restart");
+    assert!(store.next_user() > user_id, "no stored id is given out after a restart");
     Ok::<_, Box<dyn Error + Send + Sync>>(())
 }
 

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Whoever finds a lock asks the deciding shard: decided there, it is done here; not decided and
-//! old, it is ended there, and nothing of it happens. One shard needs one script.
+//! old, it is ended there, and nothing of it happens. One shard needs one script. What was decided
+//! stays on a list until every shard has it: the sweep ends what a crash left.
 
 use std::time::Duration;
 
@@ -16,9 +17,8 @@ use redis::Value;
 use tokio::time::Instant;
 
 use super::plan::{Part, Plan};
-use super::scripts::{COMMIT, DONE, FINISH};
-use super::wire::{CommitId, Holder, Wire, array, bytes, may_pass, number};
-use crate::clock::{Clock, SystemClock};
+use super::scripts::{COMMIT, DONE, FINISH, RESOLVE};
+use super::wire::{CommitId, Holder, Wire, array, bytes, may_pass, number, pairs};
 use crate::model::{Millis, ShardId};
 use crate::redis::{Call, RedisError};
 
@@ -73,11 +73,10 @@ impl Wire {
         let nothing = Part::default();
         let part = plan.parts.get(&decider).unwrap_or(&nothing);
         let call = self.call(b"c", id, (decider, part), &all, appended);
-        match self.decide(call, decider).await {
+        match self.decide(call, (id, decider)).await {
             Ok(Answer::Done) => {
-                if !shards.is_empty() && self.finish(id, &shards, b"c").await {
-                    let done = Call::new(&DONE).key(self.base(decider)).arg(id.to_vec());
-                    drop(self.steps(vec![done]).await);
+                if !shards.is_empty() {
+                    self.complete(id, decider, &shards).await;
                 }
                 Ok(Ended::Made)
             }
@@ -134,7 +133,7 @@ impl Wire {
                         Answer::Done => {}
                         Answer::Changed => is_good = false,
                         Answer::Locked(holder, age) => {
-                            self.resolve(shard, holder, age).await?;
+                            self.resolve(shard, holder, age).await.map_err(certain)?;
                             is_good = false;
                         }
                     },
@@ -154,15 +153,23 @@ impl Wire {
         Ok(false)
     }
 
-    async fn decide(&self, call: Call, decider: ShardId) -> Result<Answer, RedisError> {
+    async fn decide(
+        &self,
+        call: Call,
+        (id, decider): (CommitId, ShardId),
+    ) -> Result<Answer, RedisError> {
         let (mut unknown, started) = (None, Instant::now());
         for tries in 0.. {
             let reply = self.steps(vec![call.clone()]).await.pop();
             match reply.unwrap_or_else(|| Err(RedisError::unexpected("no reply"))) {
                 Ok(reply) => {
                     let answer = answer(reply)?;
+                    if let Some(unknown) = unknown.filter(|_| !matches!(answer, Answer::Done)) {
+                        // An earlier request may still arrive: after this it is too late.
+                        return self.end(id, decider).await.ok_or(unknown);
+                    }
                     if let Answer::Locked(holder, age) = answer {
-                        self.resolve(decider, holder, age).await?;
+                        self.resolve(decider, holder, age).await.map_err(certain)?;
                     }
                     return Ok(answer);
                 }
@@ -179,6 +186,23 @@ impl Wire {
         Err(unknown.unwrap_or(RedisError::Busy))
     }
 
+    /// Ends a commit of ours where it is decided, unless it was made; `None` if that is not known.
+    async fn end(&self, id: CommitId, decider: ShardId) -> Option<Answer> {
+        let reply = self.redis.run(&RESOLVE, &[&self.base(decider)], &[&id, b"1"]).await.ok()?;
+        match bytes(&reply)?.first()? {
+            b'c' => Some(Answer::Done),
+            _ => Some(Answer::Changed),
+        }
+    }
+
+    /// Makes in `shards` what was decided, and lets go of how, once all have it.
+    async fn complete(&self, id: CommitId, decider: ShardId, shards: &[ShardId]) {
+        if self.finish(id, shards, b"c").await {
+            let done = Call::new(&DONE).key(self.base(decider)).arg(id.to_vec());
+            drop(self.steps(vec![done]).await);
+        }
+    }
+
     /// Does what was prepared, or forgets it; true if every shard did.
     async fn finish(&self, id: CommitId, shards: &[ShardId], ended: &'static [u8]) -> bool {
         let calls = shards
@@ -189,26 +213,53 @@ impl Wire {
     }
 
     /// Ends or finishes every commit that nobody goes on with; answers how many locks it looked at.
+    ///
+    /// # Errors
+    /// Some shards could not be asked: the others are swept.
     pub(super) async fn sweep(&self) -> Result<usize, RedisError> {
-        let mut seen = 0;
-        for shard in 0..self.shards {
-            let shard = ShardId(shard);
-            let key = [self.base(shard), b"locks".to_vec()].concat();
-            let mut all = redis::cmd("HVALS");
-            all.arg(&key);
-            let mut holders: Vec<Holder> = array(self.redis.query(&key, all).await?)?
-                .iter()
-                .filter_map(|value| Holder::parse(bytes(value)?))
-                .collect();
-            seen += holders.len();
-            holders.sort_unstable();
-            holders.dedup();
-            for holder in holders {
-                self.resolve(shard, holder, holder.age(SystemClock.now())).await?;
+        let (mut seen, mut failed) = (0, None);
+        for shard in (0..self.shards).map(ShardId) {
+            match self.sweep_shard(shard).await {
+                Ok(locks) => seen += locks,
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(seen), Err)
+    }
+
+    async fn sweep_shard(&self, shard: ShardId) -> Result<usize, RedisError> {
+        let key = |name: &[u8]| [&self.base(shard), name].concat();
+        let mut ask = redis::Pipeline::new();
+        ask.cmd("TIME").cmd("HVALS").arg(key(b"locks")).cmd("HGETALL").arg(key(b"open"));
+        let mut replies = self.redis.pipe(&self.base(shard), ask).await?.into_iter();
+        let mut next = || replies.next().unwrap_or(Value::Nil);
+        // The locks carry the time of this server, not of this process.
+        let now = now(&next());
+        let mut holders: Vec<Holder> =
+            array(next())?.iter().filter_map(|value| Holder::parse(bytes(value)?)).collect();
+        let seen = holders.len();
+        holders.sort_unstable();
+        holders.dedup();
+        for holder in holders {
+            self.resolve(shard, holder, holder.age(now)).await?;
+        }
+        for (id, others) in pairs(next())? {
+            let others = others.chunks_exact(2).filter_map(|shard| shard.try_into().ok());
+            let others: Vec<_> = others.map(|shard| ShardId(u16::from_be_bytes(shard))).collect();
+            if let Ok(id) = id.try_into() {
+                self.complete(id, shard, &others).await;
             }
         }
         Ok(seen)
     }
+}
+
+/// The answer of `TIME`: seconds and microseconds.
+fn now(time: &Value) -> Millis {
+    let Value::Array(parts) = time else { return Millis(0) };
+    let mut parts = parts.iter().map(|part| number(part).unwrap_or_default());
+    let (seconds, micros) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    Millis(seconds.saturating_mul(1_000) + micros / 1_000)
 }
 
 /// What was only prepared has not happened, whatever was answered.

@@ -1,24 +1,24 @@
-//! Ids for new users and organizations: each node has blocks of its own to give out.
+//! Ids for new users and organizations: each process has blocks of its own to give out.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::places::{FIRST, Place, hashed};
+use super::places::FIRST;
 use super::scripts::RESERVE;
-use super::wire::{Ask, bytes};
+use super::wire::bytes;
 use super::{Records, RecordsError};
-use crate::model::{OrganizationId, UserId};
 use crate::redis::RedisError;
 use crate::store::UserRef;
 use crate::store::changes::Touched;
-use crate::store::changes::tables::{Table, org_key, user_key};
 
-/// Ids that a node reserves at once.
-const BLOCK: i64 = 1_024;
+/// Ids that a process reserves at once: users, organizations. What it has left is lost with it.
+const BLOCKS: [i64; 2] = [1_024, 64];
 /// From here on ids are drawn by chance, while no block can be reserved.
 const DRAWN_USERS: i64 = 1 << 61;
 const DRAWN_ORGANIZATIONS: i64 = 1 << 30;
+/// No block has an id from here on: scripts count in doubles, which are exact as far as that.
+const LIMIT_USERS: i64 = 1 << 53;
 
 /// Whose ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +36,25 @@ impl Kind {
             Self::Organization => "organizations",
         }
     }
+
+    fn block(self) -> i64 {
+        let [users, organizations] = BLOCKS;
+        match self {
+            Self::User => users,
+            Self::Organization => organizations,
+        }
+    }
+
+    /// The first id that is in no block: the sequence never gets there, whatever is imported.
+    fn limit(self) -> i64 {
+        match self {
+            Self::User => LIMIT_USERS,
+            Self::Organization => DRAWN_ORGANIZATIONS,
+        }
+    }
 }
 
-/// What a node has to give out of one kind.
+/// What a process has to give out of one kind.
 #[derive(Debug, Default)]
 struct Stock {
     next: i64,
@@ -46,8 +62,10 @@ struct Stock {
     /// The next block, once this one is half gone.
     spare: Option<(i64, i64)>,
     is_asking: bool,
-    /// Ids below this belong to some node's block.
+    /// Ids below this belong to some process's block.
     ceiling: i64,
+    /// The highest stored id that the sequence may not know of yet.
+    seen: i64,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +84,7 @@ impl Ids {
 }
 
 impl Records {
-    /// An id that no other call on any node gets.
+    /// An id that no other call on any process gets.
     pub(super) fn next_id(self: &Arc<Self>, kind: Kind) -> i64 {
         let mut stock = self.ids.of(kind).lock();
         if stock.next > stock.last
@@ -74,7 +92,7 @@ impl Records {
         {
             (stock.next, stock.last) = (first, last);
         }
-        if stock.last - stock.next < BLOCK / 2 && stock.spare.is_none() && !stock.is_asking {
+        if stock.last - stock.next < kind.block() / 2 && stock.spare.is_none() && !stock.is_asking {
             stock.is_asking = true;
             let records = Arc::clone(self);
             self.handle.spawn(async move { records.ask_for_more(kind).await });
@@ -88,13 +106,14 @@ impl Records {
     }
 
     async fn ask_for_more(&self, kind: Kind) {
-        let reserved = self.reserve(kind, 0, true).await;
+        let seen = self.ids.of(kind).lock().seen;
+        let reserved = self.reserve(kind, seen).await;
         let mut stock = self.ids.of(kind).lock();
         stock.is_asking = false;
         match reserved {
             Ok((first, last, ceiling)) => {
                 stock.spare = Some((first, last));
-                stock.ceiling = ceiling;
+                stock.ceiling = stock.ceiling.max(ceiling);
             }
             Err(error) => {
                 tracing::warn!(%error, kind = kind.name(), "no further ids could be reserved");
@@ -102,19 +121,13 @@ impl Records {
         }
     }
 
-    /// The block of this node, a new one if asked for more or if `seen` lies beyond all blocks;
-    /// and the end of all blocks.
-    async fn reserve(
-        &self,
-        kind: Kind,
-        seen: i64,
-        is_more: bool,
-    ) -> Result<(i64, i64, i64), RedisError> {
+    /// A block behind all others and behind `seen`, empty at the end of the sequence; and the end
+    /// of all blocks.
+    async fn reserve(&self, kind: Kind, seen: i64) -> Result<(i64, i64, i64), RedisError> {
         let base = self.wire.base(FIRST.shard(self.wire.shards));
-        let (count, seen) = (BLOCK.to_string(), seen.to_string());
-        let more: &[u8] = if is_more { b"1" } else { b"0" };
-        let args =
-            [kind.name().as_bytes(), self.node.as_bytes(), count.as_bytes(), seen.as_bytes(), more];
+        let numbers = [kind.block(), seen, kind.limit()].map(|number| number.to_string());
+        let [count, seen, limit] = &numbers;
+        let args = [kind.name().as_bytes(), count.as_bytes(), seen.as_bytes(), limit.as_bytes()];
         let reply = self.wire.redis.run(&RESERVE, &[&base], &args).await?;
         let text = bytes(&reply).and_then(|text| std::str::from_utf8(text).ok());
         let mut numbers = text.unwrap_or_default().split(' ').map(str::parse::<i64>);
@@ -124,31 +137,13 @@ impl Records {
         }
     }
 
-    /// Takes up this node's blocks behind the ids of them that somebody got.
-    pub(super) async fn recall_ids(&self) -> Result<(), RecordsError> {
+    /// Reserves the first blocks of this process.
+    pub(super) async fn open_ids(&self) -> Result<(), RecordsError> {
         for kind in Kind::ALL {
-            let (first, last, ceiling) = self.reserve(kind, 0, false).await?;
-            let asks: Vec<Ask> = (first..=last).map(|id| self.is_taken(kind, id)).collect();
-            let replies = self.wire.read(&asks).await?;
-            let taken = replies.iter().rposition(|reply| *reply == redis::Value::Int(1));
-            let taken = taken.and_then(|taken| i64::try_from(taken).ok());
-            let next = taken.map_or(first, |taken| first + taken + 1);
+            let (next, last, ceiling) = self.reserve(kind, 0).await?;
             *self.ids.of(kind).lock() = Stock { next, last, ceiling, ..Stock::default() };
         }
         Ok(())
-    }
-
-    fn is_taken(&self, kind: Kind, id: i64) -> Ask {
-        match kind {
-            Kind::User => {
-                let key = user_key(UserId(id));
-                Ask::is_there(hashed(&key, self.wire.shards), Table::UserHomes, &key)
-            }
-            Kind::Organization => {
-                let org = OrganizationId(i32::try_from(id).unwrap_or(i32::MAX));
-                Ask::is_there(Place::Org(org), Table::Organizations, &org_key(org))
-            }
-        }
     }
 
     /// Keeps ids that an import brought from being given out again.
@@ -158,30 +153,51 @@ impl Records {
             UserRef::Uuid(_) | UserRef::Email(_) => None,
         });
         let orgs = touched.organizations.iter().map(|org| i64::from(org.0));
-        for (kind, highest) in [(Kind::User, users.max()), (Kind::Organization, orgs.max())] {
-            let Some(id) = highest else { continue };
-            {
-                let mut stock = self.ids.of(kind).lock();
-                if id < stock.ceiling {
-                    if (stock.next..=stock.last).contains(&id) {
-                        stock.next = id + 1;
-                    }
-                    continue;
-                }
-            }
-            match self.reserve(kind, id, false).await {
-                Ok((first, last, ceiling)) => {
-                    let mut stock = self.ids.of(kind).lock();
-                    if first > stock.last {
-                        *stock = Stock { next: first, last, ceiling, ..Stock::default() };
-                    }
-                    stock.ceiling = stock.ceiling.max(ceiling);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, id, "an imported id could not be kept from reuse");
-                }
+        let below = |kind: Kind| move |id: &i64| *id < kind.limit();
+        let users = users.filter(below(Kind::User)).max();
+        let orgs = orgs.filter(below(Kind::Organization)).max();
+        for (kind, highest) in [(Kind::User, users), (Kind::Organization, orgs)] {
+            if let Some(id) = highest.filter(|id| self.ids.of(kind).lock().is_beyond(*id)) {
+                self.skip(kind, id).await;
             }
         }
+    }
+
+    /// Has the sequence go on behind `id`.
+    async fn skip(&self, kind: Kind, id: i64) {
+        match self.reserve(kind, id).await {
+            Ok((first, last, ceiling)) => {
+                let mut stock = self.ids.of(kind).lock();
+                if first > stock.last {
+                    let is_asking = stock.is_asking;
+                    *stock = Stock { next: first, last, is_asking, ..Stock::default() };
+                }
+                stock.ceiling = stock.ceiling.max(ceiling);
+                stock.seen = if stock.seen > id { stock.seen } else { 0 };
+            }
+            Err(error) => {
+                tracing::warn!(%error, id, "an imported id is not kept from reuse yet");
+            }
+        }
+    }
+}
+
+impl Stock {
+    /// Takes in that `id` is stored; true if no process has it in a block.
+    fn is_beyond(&mut self, id: i64) -> bool {
+        if id >= self.ceiling {
+            self.seen = self.seen.max(id);
+            return true;
+        }
+        if (self.next..=self.last).contains(&id) {
+            self.next = id + 1;
+        }
+        if let Some((first, last)) = self.spare
+            && (first..=last).contains(&id)
+        {
+            self.spare = Some((id + 1, last));
+        }
+        false
     }
 }
 

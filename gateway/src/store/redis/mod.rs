@@ -109,7 +109,6 @@ struct Records {
     hints: Hints,
     revoked: Revoked,
     searches: Searches,
-    node: String,
     handle: tokio::runtime::Handle,
     /// A log outside of Redis failed: what it holds is known only at the next start.
     has_log_failed: AtomicBool,
@@ -134,22 +133,16 @@ impl Versions {
 }
 
 impl RedisStore {
-    /// Opens the records of an instance with so many shards. `node` names this process among
-    /// those that use them: ids it reserved and did not give out are its own when it comes again.
+    /// Opens the records of an instance with so many shards.
     ///
     /// # Errors
     /// Redis cannot be reached, or holds something else.
-    pub async fn open(
-        redis: Redis,
-        shards: u16,
-        node: &str,
-        vault: Vault,
-    ) -> Result<Self, RecordsError> {
+    pub async fn open(redis: Redis, shards: u16, vault: Vault) -> Result<Self, RecordsError> {
         agree(&redis, &vault).await?;
-        Self::over(Wire::new(redis, shards.max(1)), node, vault).await
+        Self::over(Wire::new(redis, shards.max(1)), vault).await
     }
 
-    async fn over(wire: Wire, node: &str, vault: Vault) -> Result<Self, RecordsError> {
+    async fn over(wire: Wire, vault: Vault) -> Result<Self, RecordsError> {
         let records = Arc::new(Records {
             wire,
             queue: Queue::default(),
@@ -158,11 +151,10 @@ impl RedisStore {
             hints: Hints::default(),
             revoked: Revoked::default(),
             searches: Searches::default(),
-            node: String::from(node),
             handle: tokio::runtime::Handle::current(),
             has_log_failed: AtomicBool::new(false),
         });
-        records.recall_ids().await?;
+        records.open_ids().await?;
         records.recall_revoked().await?;
         tokio::spawn(revoked::watch(Arc::downgrade(&records)));
         Ok(Self { records, vault })
@@ -173,12 +165,17 @@ impl RedisStore {
 async fn agree(redis: &Redis, vault: &Vault) -> Result<(), RecordsError> {
     const NOBODY: Owner = Owner(OrganizationId(0), ObjectId([0; 12]));
     let key = redis.tagged("vault", "proof");
-    let mut put = redis::cmd("SET");
-    put.arg(&key).arg(vault.seal(NOBODY, &Secret::new("proof")).bytes()).arg("NX");
-    redis.query(&key, put).await?;
     let mut get = redis::cmd("GET");
     get.arg(&key);
-    let redis::Value::BulkString(proof) = redis.query(&key, get).await? else {
+    let mut found = redis.query(&key, get.clone()).await?;
+    if found == redis::Value::Nil {
+        // Only then: a start must not need memory that Redis is out of.
+        let mut put = redis::cmd("SET");
+        put.arg(&key).arg(vault.seal(NOBODY, &Secret::new("proof")).bytes()).arg("NX");
+        redis.query(&key, put).await?;
+        found = redis.query(&key, get).await?;
+    }
+    let redis::Value::BulkString(proof) = found else {
         return Err(RecordsError::Damaged { what: String::from("the proof of record keys") });
     };
     vault.open(NOBODY, &Sealed::of(proof)).map(drop).map_err(|_| RecordsError::OtherKeys)

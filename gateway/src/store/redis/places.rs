@@ -7,6 +7,7 @@
 //! <prefix>{s007}:r:locks        what is locked here, and by which commit
 //! <prefix>{s007}:r:t:<commit>   what a commit that is under way will do here
 //! <prefix>{s007}:r:m:<commit>   how a commit ended, where that was decided
+//! <prefix>{s007}:r:open         commits decided here that other shards may not have yet
 //! ```
 
 use crate::model::{OrganizationId, ShardId};

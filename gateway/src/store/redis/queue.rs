@@ -12,8 +12,10 @@ use super::{Records, RecordsError};
 use crate::model::{OrganizationId, ShardId};
 use crate::store::{Change, InboxChange, LogError, StoreError, Version};
 
-/// Applies on their way; more callers wait for a place.
-const WAITING_MAX: usize = 4_096;
+/// Applies on their way; more are refused at once.
+const WAITING_MAX: usize = 16_384;
+/// Of these in one lane: whose shard is away takes no places from the others.
+const LANE_MAX: usize = 256;
 /// Applies in one commit.
 const COMMIT_APPLIES_MAX: usize = 128;
 /// Rows after which a commit takes no further apply.
@@ -140,17 +142,20 @@ impl Records {
     /// Resolves after the commit. Dropped once queued, the changes are still made.
     pub(super) async fn apply(self: &Arc<Self>, work: Work) -> Answer {
         let stopped = || StoreError::Backend(Box::new(RecordsError::Stopped));
-        let place = Arc::clone(&self.queue.places).acquire_owned().await.map_err(|_| stopped())?;
+        let busy = || StoreError::Backend(Box::new(RecordsError::BUSY));
         let lane = match &work {
             Work::Changes(changes, _) => Lane::of(changes),
             Work::Redo(logged) => logged.first().map_or(Lane::Rest(0), |(_, all)| Lane::of(all)),
         };
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { work, answer, place };
+        let take_place = || Arc::clone(&self.queue.places).try_acquire_owned().map_err(|_| busy());
         match self.queue.lanes.lock().entry(lane) {
-            Entry::Occupied(mut others) => others.get_mut().push_back(waiting),
+            Entry::Occupied(others) if others.get().len() >= LANE_MAX => return Err(busy()),
+            Entry::Occupied(mut others) => {
+                others.get_mut().push_back(Waiting { work, answer, place: take_place()? });
+            }
             Entry::Vacant(first) => {
-                first.insert(VecDeque::from([waiting]));
+                first.insert(VecDeque::from([Waiting { work, answer, place: take_place()? }]));
                 tokio::spawn(drain(Arc::clone(self), lane));
             }
         }

@@ -29,6 +29,8 @@ const ROOTS_MAX: usize = 64;
 const BYTES_MAX: usize = 1 << 30;
 /// An index nobody asked for in so long goes when another one comes.
 const IDLE_MAX: Duration = Duration::from_mins(15);
+/// How often an index is built while organizations come and go below its root.
+const BUILDS_MAX: usize = 3;
 /// Users read at once.
 const USERS_AT_ONCE: usize = 1_000;
 /// Changed users of an organization above which they are read as new.
@@ -70,7 +72,15 @@ impl Records {
         };
         if !is_current {
             *tree = None;
-            *tree = Some(self.build(root).await?);
+            for _ in 0..BUILDS_MAX {
+                let mut built = self.build(root).await?;
+                // Who moved while it was built may be in neither place that was read.
+                let is_current = self.refresh(&mut built).await?;
+                *tree = Some(built);
+                if is_current {
+                    break;
+                }
+            }
         }
         let Some(current) = tree.as_mut() else { return Err(RecordsError::BUSY) };
         let mut index = current.index.clone();
@@ -120,7 +130,8 @@ impl Records {
         Ok(found)
     }
 
-    /// Brings a tree up to now; false if its organizations are not the same any more.
+    /// Brings a tree up to now, or leaves it as it is; false if its organizations are not the same
+    /// any more.
     async fn refresh(&self, tree: &mut Tree) -> Found<bool> {
         let asks: Vec<Ask> = tree.orgs.keys().map(|org| Ask::version(*org)).collect();
         let replies = self.wire.read(&asks).await?;
@@ -129,12 +140,13 @@ impl Records {
         let changed = changed.filter(|((_, known), version)| known.version != *version);
         let changed: Vec<OrganizationId> = changed.map(|((org, _), _)| *org).collect();
         let mut users: Vec<(OrganizationId, UserId)> = Vec::new();
+        let mut raised = Vec::with_capacity(changed.len());
         for org in changed {
             let Some(known) = tree.orgs.get(&org) else { continue };
             match self.changes_of(org, known).await? {
                 Some((version, changed)) => {
                     users.extend(changed.into_iter().map(|user| (org, user)));
-                    tree.orgs.entry(org).and_modify(|known| known.version = version);
+                    raised.push((org, version));
                 }
                 None => return Ok(false),
             }
@@ -150,6 +162,10 @@ impl Records {
                     None => gone.push(user),
                 }
             }
+        }
+        // Nothing waits from here on: a search that is given up leaves all of this or none.
+        for (org, version) in raised {
+            tree.orgs.entry(org).and_modify(|known| known.version = version);
         }
         // A user who moved inside the subtree is gone in one place and there in the other.
         for user in gone {

@@ -147,6 +147,9 @@ pub(super) struct Wire {
     /// Steps of commits until they stop for good, as in a crash.
     #[cfg(test)]
     pub(super) steps_left: std::sync::Arc<std::sync::atomic::AtomicI64>,
+    /// What was sent last and is still on its way, once this is set.
+    #[cfg(test)]
+    pub(super) late: super::tests::Late,
 }
 
 /// A lock somebody holds: by which commit, and where that is decided.
@@ -159,8 +162,10 @@ pub(super) struct Holder {
 }
 
 impl Holder {
+    /// Without end if the clock went back since: nobody can say how old it is, and a commit that
+    /// still goes on is made again.
     pub(super) fn age(&self, now: Millis) -> Duration {
-        Duration::from_millis(now.0.saturating_sub(self.since.0))
+        now.0.checked_sub(self.since.0).map_or(Duration::MAX, Duration::from_millis)
     }
 
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
@@ -179,6 +184,8 @@ impl Wire {
             stale_after: STALE_AFTER,
             #[cfg(test)]
             steps_left: std::sync::Arc::new(i64::MAX.into()),
+            #[cfg(test)]
+            late: super::tests::Late::default(),
         }
     }
 
@@ -187,6 +194,9 @@ impl Wire {
         #[cfg(test)]
         {
             use std::sync::atomic::Ordering;
+            if let Some(late) = self.late.keep(&calls) {
+                return late;
+            }
             if self.steps_left.load(Ordering::SeqCst) < i64::MAX {
                 let mut replies = Vec::new();
                 for call in calls {
@@ -296,8 +306,10 @@ impl Wire {
         age: Duration,
     ) -> Result<bool, RedisError> {
         let base = self.base(holder.decided_by);
-        let is_stale: &[u8] = if age >= self.stale_after { b"1" } else { b"0" };
-        let reply = self.redis.run(&RESOLVE, &[&base], &[&holder.id, is_stale]).await?;
+        let is_stale: &'static [u8] = if age >= self.stale_after { b"1" } else { b"0" };
+        let call = Call::new(&RESOLVE).key(base).arg(holder.id.to_vec()).arg(is_stale);
+        let reply = self.steps(vec![call]).await.pop();
+        let reply = reply.unwrap_or_else(|| Err(RedisError::unexpected("no reply")))?;
         let ended: &[u8] = match bytes(&reply).and_then(<[u8]>::first) {
             Some(b'c') => b"c",
             Some(b'a') => b"a",
@@ -327,7 +339,8 @@ fn split(reply: Value) -> Result<(Held, Vec<Value>), RedisError> {
         let [holder, age] = pair else { continue };
         let holder = bytes(holder).and_then(Holder::parse);
         let holder = holder.ok_or(RedisError::unexpected("a lock of records"))?;
-        let age = Duration::from_millis(number(age).unwrap_or_default());
+        // Negative if the server's clock went back: see `Holder::age`.
+        let age = number(age).map_or(Duration::MAX, Duration::from_millis);
         if locks.iter().all(|(other, _)| *other != holder) {
             locks.push((holder, age));
         }

@@ -5,6 +5,8 @@ local mode, id, others = ARGV[1], ARGV[2], ARGV[3]
 local lock_count, check_count, op_count = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local marker = call('GET', RECORDS .. 'm:' .. id)
 if marker then
+  -- Written again: WAIT and WAITAOF prove what their connection wrote, and nothing it did not.
+  call('SET', RECORDS .. 'm:' .. id, marker, 'KEEPTTL')
   return { 'm', marker }
 end
 local time = call('TIME')
@@ -22,9 +24,8 @@ for i = at, at + lock_count - 1 do
   end
 end
 at = at + lock_count
-if mode == 'p' and call('EXISTS', RECORDS .. 't:' .. id) == 1 then
-  return { 'p' }
-end
+-- Prepared before: written again, as above.
+local is_again = mode == 'p' and call('EXISTS', RECORDS .. 't:' .. id) == 1
 for i = at, at + check_count * 4 - 1, 4 do
   local code, key, field, expected = ARGV[i], RECORDS .. ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local found
@@ -33,7 +34,7 @@ for i = at, at + check_count * 4 - 1, 4 do
   else
     found = call('HGET', key, field)
   end
-  if (found and '1' .. found or '0') ~= expected then
+  if not is_again and (found and '1' .. found or '0') ~= expected then
     return { 's' }
   end
 end
@@ -67,6 +68,7 @@ if others == '' then
   -- Long enough for a request that is repeated because its answer was lost.
   call('SET', RECORDS .. 'm:' .. id, 'c', 'PX', 120000)
 else
-  call('SET', RECORDS .. 'm:' .. id, 'c' .. others)
+  call('SET', RECORDS .. 'm:' .. id, 'c')
+  call('HSET', RECORDS .. 'open', id, others)
 end
 return { 'c' }

@@ -49,7 +49,7 @@ async fn logged(journal: &RedisJournal, number: u128) -> Option<Version> {
 async fn a_change_and_what_it_triggers_are_there_together_or_not_at_all() {
     let (_server, options) = server();
     let place = Prefix::new(&options, 8);
-    let (store, journal) = (place.store("node").await, journal(&place).await);
+    let (store, journal) = (place.store().await, journal(&place).await);
     store.apply(two_organizations(1)).await.unwrap();
     let shard = ShardId::of(ACME, place.shards);
     let add = |id| vec![Change::PutUser(user(ACME, id))];
@@ -78,7 +78,7 @@ async fn nodes_that_race_log_each_change_once_and_under_its_version() {
     let (_server, options) = server();
     let place = Prefix::new(&options, 8);
     let journal = journal(&place).await;
-    let (first, second) = (place.store("first").await, place.store("second").await);
+    let (first, second) = (place.store().await, place.store().await);
     first.apply(two_organizations(0)).await.unwrap();
     let shard = ShardId::of(ACME, place.shards);
     let make = |store: &RedisStore, id: i64| {
@@ -107,13 +107,13 @@ async fn a_transfer_that_crashed_told_nobody_unless_it_is_made() {
     let mut seen = Vec::new();
     for steps in 0.. {
         let place = Prefix::new(&options, 8);
-        let (store, journal) = (place.store("node").await, journal(&place).await);
+        let (store, journal) = (place.store().await, journal(&place).await);
         store.apply(two_organizations(1)).await.unwrap();
         store.records.wire.steps_left.store(steps, Ordering::SeqCst);
         let moved = vec![Change::PutUser(user(GLOBEX, 1))];
         let shard = ShardId::of(ACME, place.shards);
         let answer = store.apply_appending(moved, shard, notify(&journal, 1)).await;
-        let other = place.impatient("other").await;
+        let other = place.impatient().await;
         let found = other.user(UserRef::Id(UserId(1))).await.unwrap().unwrap();
         let is_told = logged(&journal, 1).await.is_some();
         assert_eq!(is_told, found.org == GLOBEX, "after {steps} steps");

@@ -25,7 +25,7 @@ fn inbox() -> Change {
 
 /// ACME with Ada, who has everything a user can have, and GLOBEX, in shards of their own.
 async fn prepared(place: &Prefix) -> RedisStore {
-    let store = place.store("first").await;
+    let store = place.store().await;
     assert_ne!(ShardId::of(ACME, place.shards), ShardId::of(GLOBEX, place.shards));
     let mut changes = two_organizations(1);
     changes.extend([device(1, 10), device(1, 11)].map(Change::PutDevice));
@@ -76,11 +76,11 @@ async fn a_user_is_in_one_organization_whatever_step_of_a_transfer_is_the_last()
         left.store(steps, Ordering::SeqCst);
         let answer = first.apply(transfer(GLOBEX)).await;
         // While nobody knows whether the commit goes on.
-        let patient = place.store("second").await;
+        let patient = place.store().await;
         let before = home(&patient).await;
         assert!(answer.is_err() || before == GLOBEX, "an answered transfer is not there");
         // And once somebody ended or finished it.
-        let impatient = place.impatient("third").await;
+        let impatient = place.impatient().await;
         assert_eq!(home(&impatient).await, before, "it ends as it looked");
         seen.push(before);
         for org in [ACME, GLOBEX] {
@@ -105,7 +105,7 @@ async fn a_name_whose_taker_crashed_is_free_for_the_next() {
         first.records.wire.steps_left.store(steps, Ordering::SeqCst);
         let wanted = User { email: String::from("wanted@example.com"), ..user(ACME, 2) };
         let answer = first.apply(vec![Change::PutUser(wanted.clone())]).await;
-        let second = place.impatient("second").await;
+        let second = place.impatient().await;
         let heir = User { email: wanted.email.clone(), ..user(GLOBEX, 3) };
         let taken = second.apply(vec![Change::PutUser(heir)]).await;
         let owner = second.user(UserRef::Email(wanted.email)).await.unwrap().expect("somebody");
@@ -123,7 +123,7 @@ async fn a_child_below_a_parent_of_another_shard_is_counted_once() {
         first.records.wire.steps_left.store(steps, Ordering::SeqCst);
         let below = Organization { parent: Some(ACME), ..organization(GLOBEX) };
         let answer = first.apply(vec![Change::PutOrganization(below.clone())]).await;
-        let second = place.impatient("second").await;
+        let second = place.impatient().await;
         for _ in 0..2 {
             let globex = second.organization(OrganizationRef::Id(GLOBEX)).await.unwrap();
             let is_below = globex.and_then(|globex| globex.parent) == Some(ACME);

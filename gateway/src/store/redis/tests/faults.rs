@@ -24,7 +24,7 @@ async fn a_commit_whose_answer_is_lost_is_made_once() {
     let (server, options) = server();
     let server = Arc::new(server);
     let place = Prefix::new(&impatient(&options), 8);
-    let store = Arc::new(place.store("node").await);
+    let store = Arc::new(place.store().await);
     store.apply(two_organizations(1)).await.unwrap();
     for (round, org) in [(1, GLOBEX), (2, ACME), (3, ACME)] {
         let frozen = Arc::clone(&server);
@@ -55,7 +55,7 @@ async fn what_was_answered_survives_a_killed_server_and_nothing_is_made_twice() 
     let mut server = server.expect("redis-server starts");
     let options = RedisOptions::single(server.url());
     let place = Prefix::new(&options, 8);
-    let store = Arc::new(place.store("node").await);
+    let store = Arc::new(place.store().await);
     store.apply(two_organizations(1)).await.unwrap();
     let mut made = 0;
     for round in 0..3 {
@@ -78,7 +78,7 @@ async fn what_was_answered_survives_a_killed_server_and_nothing_is_made_twice() 
         let (answered, asked, is_away) = work.await.unwrap();
         assert!(is_away, "an error that says to ask again");
         server.restart().unwrap();
-        let other = place.impatient("other").await;
+        let other = place.impatient().await;
         let found = other.sequence(OWNER).await.unwrap();
         assert!(found >= made + answered, "round {round}: {found} < {made} + {answered}");
         assert!(found <= made + asked, "round {round}: {found} > {made} + {asked}");
@@ -98,7 +98,7 @@ async fn what_was_answered_survives_a_killed_server_and_nothing_is_made_twice() 
 async fn a_redis_without_memory_or_scripts_refuses_whole_changes_or_none() {
     let (server, options) = server();
     let place = Prefix::new(&options, 8);
-    let store = place.store("node").await;
+    let store = place.store().await;
     store.apply(two_organizations(1)).await.unwrap();
     server.ask(&["SCRIPT", "FLUSH"]).unwrap();
     store.apply(counted(GLOBEX)).await.unwrap();

@@ -1,15 +1,48 @@
 //! The store on Redis against the shared suite, on one server and on a cluster.
 
 mod beside;
+mod commits;
 mod crash;
 mod faults;
 mod nodes;
 
 use super::*;
-use crate::redis::RedisOptions;
+use crate::redis::{Call, RedisOptions};
 use crate::store::conformance::{self, Place as Where};
 use bugler_loadtest::redis::{Cluster, Server, ServerOptions};
-use std::sync::atomic::AtomicU32;
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicI64, AtomicU32};
+
+/// A request that is still on its way when its sender gives up waiting.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Late {
+    steps: Arc<AtomicI64>,
+    calls: Arc<Mutex<Vec<Call>>>,
+}
+
+impl Late {
+    /// The step after so many others is late.
+    fn after(&self, steps: i64) {
+        self.steps.store(steps + 1, Ordering::SeqCst);
+    }
+
+    /// It arrives.
+    async fn arrive(&self, redis: &Redis) -> Vec<Result<redis::Value, RedisError>> {
+        let calls = self.calls.lock().clone();
+        assert_eq!(calls.len(), 1, "one request is late");
+        redis.run_all(calls).await
+    }
+
+    pub(super) fn keep(&self, calls: &[Call]) -> Option<Vec<Result<redis::Value, RedisError>>> {
+        if self.steps.load(Ordering::SeqCst) <= 0 || self.steps.fetch_sub(1, Ordering::SeqCst) > 1 {
+            return None;
+        }
+        self.calls.lock().extend(calls.iter().cloned());
+        let unknown =
+            || RedisError::Unknown { node: String::from("a"), what: String::from("late") };
+        Some(calls.iter().map(|_| Err(unknown())).collect())
+    }
+}
 
 /// Places of their own on one Redis: each test and each check has a prefix.
 struct Prefix {
@@ -26,23 +59,23 @@ impl Prefix {
         Self { options, shards }
     }
 
-    async fn store(&self, node: &str) -> RedisStore {
+    async fn store(&self) -> RedisStore {
         let redis = Redis::open(&self.options).await.expect("redis answers");
-        RedisStore::open(redis, self.shards, node, Vault::fixed()).await.expect("the records open")
+        RedisStore::open(redis, self.shards, Vault::fixed()).await.expect("the records open")
     }
 
     /// A node that takes every lock it meets for one that nobody goes on with.
-    async fn impatient(&self, node: &str) -> RedisStore {
+    async fn impatient(&self) -> RedisStore {
         let redis = Redis::open(&self.options).await.expect("redis answers");
         let mut wire = Wire::new(redis, self.shards);
         wire.stale_after = std::time::Duration::ZERO;
-        RedisStore::over(wire, node, Vault::fixed()).await.expect("the records open")
+        RedisStore::over(wire, Vault::fixed()).await.expect("the records open")
     }
 }
 
 impl Where for Prefix {
     fn open(&self) -> BoxFuture<'_, Arc<dyn Store>> {
-        Box::pin(async { Arc::new(self.store("node").await) as Arc<dyn Store> })
+        Box::pin(async { Arc::new(self.store().await) as Arc<dyn Store> })
     }
 }
 
