@@ -32,6 +32,7 @@ pub use call::{Call, Script};
 pub use class::Class;
 pub use error::RedisError;
 pub use options::RedisOptions;
+pub use slots::{SLOTS, slot_of};
 
 use crate::model::ShardId;
 use link::{Link, Task};

@@ -23,6 +23,7 @@ use crate::model::ShardId;
 use crate::telemetry::metrics;
 use beats::{Beats, LEAVING};
 use parking_lot::Mutex;
+pub use plan::spread;
 use redis::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
