@@ -52,10 +52,23 @@ pub fn api(
     store: Arc<dyn Store>,
     organizations: &[OrganizationId],
 ) -> Result<Arc<dyn Service>, Failed> {
+    let options = DiskOptions::default();
+    let journal = DiskJournal::open(&home.join("journal"), options, Arc::new(SystemClock))?;
+    api_over(home, Arc::new(journal), store, organizations)
+}
+
+/// The whole API over `journal` and `store`, with keys in `home`. Prints `token <token>` for each
+/// organization.
+///
+/// # Errors
+/// What the keys refuse.
+pub fn api_over(
+    home: &Path,
+    journal: Arc<dyn Journal>,
+    store: Arc<dyn Store>,
+    organizations: &[OrganizationId],
+) -> Result<Arc<dyn Service>, Failed> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let journal =
-        DiskJournal::open(&home.join("journal"), DiskOptions::default(), Arc::clone(&clock))?;
-    let journal: Arc<dyn Journal> = Arc::new(journal);
     let keys = Arc::new(KeyRing::load_or_create(&home.join("keys.json"))?);
     let minter = TokenMinter::new(Arc::clone(&keys), "bench", "bench", Arc::clone(&clock))?;
     for organization in organizations {

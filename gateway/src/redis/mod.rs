@@ -33,6 +33,7 @@ pub use call::{Call, Script};
 pub use class::Class;
 pub use error::RedisError;
 pub use options::RedisOptions;
+pub use slots::{SLOTS, slot_of};
 pub use upkeep::Mark;
 
 use crate::model::ShardId;

@@ -1,12 +1,13 @@
 //! Which of a cluster's 16384 slots a key is in: CRC16 (XMODEM) of the key or of its hash tag.
 
 /// Slots of every cluster.
-pub(super) const SLOTS: u16 = 16_384;
+pub const SLOTS: u16 = 16_384;
 
 const POLYNOMIAL: u16 = 0x1021;
 
 /// The slot of `key`.
-pub(super) fn slot_of(key: &[u8]) -> u16 {
+#[must_use]
+pub fn slot_of(key: &[u8]) -> u16 {
     crc16(tag_of(key)) % SLOTS
 }
 

@@ -24,6 +24,7 @@ use crate::model::ShardId;
 use crate::telemetry::metrics;
 use beats::{Beats, LEAVING};
 use parking_lot::Mutex;
+pub use plan::spread;
 use redis::Value;
 use share::{Unshared, share};
 use std::collections::BTreeMap;

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 ///
 /// Every node computes this for itself. The same nodes and owners give the same plan, and a plan
 /// carried out in part gives the same plan again, so that nodes need not agree on anything.
-pub(super) fn spread<'a>(nodes: &'a [String], owners: &[Option<&str>]) -> Vec<Option<&'a str>> {
+#[must_use]
+pub fn spread<'a>(nodes: &'a [String], owners: &[Option<&str>]) -> Vec<Option<&'a str>> {
     let mut plan: Vec<Option<&str>> = vec![None; owners.len()];
     if nodes.is_empty() {
         return plan;
