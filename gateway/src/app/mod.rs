@@ -171,6 +171,9 @@ impl App {
         let (api, admin) = listen(&config).await?;
         let tls = config.server.tls.files();
         let tls = tls.map(|(cert, key)| server::tls::server_config(cert, key)).transpose()?;
+        // Before the data are touched: what is wrong with a credential is a matter of settings.
+        let hooked = build::Hooked::new(&config, &clock)?;
+        let apps = build::Apps::new(&config, &clock)?;
         let mut kept = Kept::open(&config, salvages, &clock).await?;
         let Compiled { rules, keys } = compile(config.clone()).await?;
         redo(kept.journal.as_ref(), kept.store.as_ref()).await?;
@@ -179,8 +182,6 @@ impl App {
                 .await
                 .map_err(|source| AppError::Seed { path, source: Box::new(source) })?;
         }
-        let hooked = build::Hooked::new(&config, &clock)?;
-        let apps = build::Apps::new(&config, &clock)?;
         let parts = DispatcherParts {
             journal: Arc::clone(&kept.journal),
             store: Arc::clone(&kept.store),
