@@ -138,7 +138,7 @@ pub fn is_sabotaged(_: Sabotage) -> bool {
 #[cfg(feature = "crash-points")]
 pub fn dawdle() {
     if armed::is_asked(Sabotage::EarlyAnswer) {
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(std::time::Duration::from_millis(100));
     }
 }
 

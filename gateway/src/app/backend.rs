@@ -6,7 +6,7 @@ use crate::clock::Clock;
 use crate::config::{Backend, Config, StoreSettings};
 use crate::intake::{Admission, Vitals};
 use crate::journal::Journal;
-use crate::journal::disk::DiskJournal;
+use crate::journal::disk::{DiskJournal, DiskOptions};
 use crate::journal::redis::RedisJournal;
 use crate::lifecycle::{Readiness, Shutdown, TaskKind, Tasks};
 use crate::model::ShardId;
@@ -43,17 +43,25 @@ enum Own {
 
 impl Kept {
     /// Opens what `store.backend` names.
-    pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Self, AppError> {
+    pub(super) async fn open(
+        config: &Config,
+        salvages: bool,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, AppError> {
         match config.store.backend {
-            Backend::Embedded => Self::open_disk(config.clone(), Arc::clone(clock)).await,
+            Backend::Embedded => Self::open_disk(config.clone(), salvages, Arc::clone(clock)).await,
             Backend::Redis | Backend::RedisCluster => Self::open_redis(config, clock).await,
         }
     }
 
-    async fn open_disk(config: Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+    async fn open_disk(
+        config: Config,
+        salvages: bool,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, AppError> {
         tokio::task::spawn_blocking(move || {
             let dir = config.store.dir.as_path();
-            let options = build::journal_options(&config);
+            let options = DiskOptions { salvages, ..build::journal_options(&config) };
             let journal = Arc::new(DiskJournal::open(&dir.join("journal"), options, clock)?);
             let vault = Vault::load_or_create(&config.vault_path())?;
             let store = Arc::new(DiskStore::open_with(dir, vault)?);
@@ -159,6 +167,7 @@ impl Kept {
                 tracing::info!(
                     replayed_blocks = found.replayed_blocks,
                     cut_bytes = found.cut_bytes,
+                    salvaged_bytes = found.salvaged_bytes,
                     "journal opened"
                 );
             }

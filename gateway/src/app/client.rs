@@ -34,7 +34,7 @@ pub async fn create_client(
     // Nothing is sent from here.
     let role = Role::Ingest;
     let config = Config { server: Server { role, ..config.server.clone() }, ..config };
-    let kept = Kept::open(&config, &clock).await?;
+    let kept = Kept::open(&config, false, &clock).await?;
     let (journal, store) = (&kept.journal, &kept.store);
     // What a crash left in the log comes first: later versions would hide it.
     redo(journal.as_ref(), store.as_ref()).await?;

@@ -135,6 +135,15 @@ const ADMIN_CONNECTIONS: usize = 32;
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 const FORGET_AFTER_MS: u64 = 24 * 60 * 60 * 1_000;
 
+/// What a start does beside starting.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// The directory document that is imported first.
+    pub seed: Option<PathBuf>,
+    /// Gives up what is damaged of the journal instead of refusing to start.
+    pub salvages: bool,
+}
+
 /// A running gateway.
 #[derive(Debug)]
 pub struct App {
@@ -156,7 +165,7 @@ impl App {
     /// Starts every part of the role; resolves when the gateway serves.
     pub async fn start(
         config: Config,
-        seed: Option<PathBuf>,
+        Start { seed, salvages }: Start,
         metrics: PrometheusHandle,
     ) -> Result<Self, AppError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -164,7 +173,10 @@ impl App {
         let (api, admin) = listen(&config).await?;
         let tls = config.server.tls.files();
         let tls = tls.map(|(cert, key)| server::tls::server_config(cert, key)).transpose()?;
-        let mut kept = Kept::open(&config, &clock).await?;
+        // Before the data are touched: what is wrong with a credential is a matter of settings.
+        let hooked = build::Hooked::new(&config, &clock)?;
+        let apps = build::Apps::new(&config, &clock)?;
+        let mut kept = Kept::open(&config, salvages, &clock).await?;
         let Compiled { rules, keys } = compile(config.clone()).await?;
         redo(kept.journal.as_ref(), kept.store.as_ref()).await?;
         if let Some(path) = seed {
@@ -172,8 +184,6 @@ impl App {
                 .await
                 .map_err(|source| AppError::Seed { path, source: Box::new(source) })?;
         }
-        let hooked = build::Hooked::new(&config, &clock)?;
-        let apps = build::Apps::new(&config, &clock)?;
         let parts = DispatcherParts {
             journal: Arc::clone(&kept.journal),
             store: Arc::clone(&kept.store),

@@ -1,6 +1,6 @@
 //! `bugler serve`: the gateway until it is told to stop.
 
-use crate::app::{App, AppError, Reload};
+use crate::app::{App, AppError, Reload, Start};
 use crate::cli::{CliError, Exit, Settings, runtime};
 use crate::config::{Config, LogFormat};
 use crate::telemetry::{logging, metrics};
@@ -22,6 +22,10 @@ pub(super) struct Serve {
     /// Refuse to start where an answered notification survives less: `D0`, `D1`, `D2` or `D2+R`.
     #[arg(long, value_name = "CLASS")]
     require_durability: Option<String>,
+    /// Start although the journal is damaged: what cannot be read is logged, kept in files beside it
+    /// and given up. Once; the next start needs it no more.
+    #[arg(long)]
+    salvage: bool,
     /// Check the configuration and exit.
     #[arg(long)]
     check: bool,
@@ -40,10 +44,10 @@ impl Serve {
             return Ok(Exit::Done);
         }
         let logging = Arc::new(start_logging(&config)?);
-        let seed = self.seed;
+        let start = Start { seed: self.seed, salvages: self.salvage };
         runtime()?.block_on(async move {
             let metrics = metrics::install().map_err(|e| CliError::failed(&e))?;
-            let app = App::start(config, seed, metrics).await.map_err(|e| start_error(&e))?;
+            let app = App::start(config, start, metrics).await.map_err(|e| start_error(&e))?;
             let signals = crate::lifecycle::watch_signals(app.shutdown().clone());
             tokio::spawn(async move {
                 if let Err(error) = signals.await {

@@ -8,7 +8,7 @@ use url::Url;
 use super::check::Broken;
 use super::read::Walk;
 use super::sections::Config;
-use super::value::{Backend, Durability, Role};
+use super::value::{Backend, Durability, Fsync, Role};
 use crate::model::Secret;
 
 const MS: Duration = Duration::from_millis(1);
@@ -95,6 +95,15 @@ pub(super) fn check(config: &Config, broken: &mut Broken<'_>) {
         if store.require_durability == Durability::D2R {
             let hint = "lower it, or use Redis with replicas";
             broken.note("store.require_durability", "is more than one disk can give", hint);
+        }
+        let is_weak = match store.require_durability {
+            Durability::D0 => false,
+            Durability::D1 => store.fsync == Fsync::Never,
+            Durability::D2 | Durability::D2R => store.fsync != Fsync::Commit,
+        };
+        if is_weak {
+            let hint = "set it to \"commit\", or lower store.require_durability";
+            broken.note("store.fsync", "gives less than store.require_durability asks for", hint);
         }
         return;
     }

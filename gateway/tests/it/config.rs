@@ -64,13 +64,14 @@ x = 1
 
 #[tokio::test]
 async fn each_mistake_alone_is_exit_code_3_and_named() {
-    let cases: [(&str, &[&str], &str); 9] = [
+    let cases: [(&str, &[&str], &str); 10] = [
         ("[server", &[], "bugler.toml"),
         ("server = 1", &[], "server"),
         ("[server]\nlisten = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:2\"", &[], "bugler.toml:3"),
         ("", &["server.admin_listen=0.0.0.0:0"], "admin.allow_public"),
         ("", &["server.bulk_max_body=1KiB"], "server.bulk_max_body"),
         ("", &["dispatch.lease=1s"], "dispatch.lease"),
+        ("", &["store.fsync=never", "store.require_durability=D2"], "store.fsync"),
         ("", &["server.tls.cert_file=/nowhere/cert.pem"], "server.tls"),
         ("", &["observability.log_level=info,=x=y"], "log_level"),
         ("", &["server.listen"], "server.listen"),

@@ -67,6 +67,20 @@ impl Stored {
     }
 }
 
+impl Stored {
+    /// Which notifications can be asked for; whatever is answered is what was sent.
+    async fn found(&self, gateway: &Gateway) -> Vec<bool> {
+        let mut found = Vec::new();
+        for (number, id) in self.ids.iter().enumerate() {
+            let ask = Ask::get(format!("/bugler/v1/notifications/{id}")).bearer(&self.token);
+            let reply = gateway.ask(&ask).await;
+            assert!([200, 404].contains(&reply.status), "n {number}: {}", reply.text());
+            found.push(reply.status == 200);
+        }
+        found
+    }
+}
+
 type Damage = fn(&mut Vec<u8>);
 
 fn change(path: &Path, with: impl FnOnce(&mut Vec<u8>)) {
@@ -120,6 +134,39 @@ async fn a_flipped_byte_in_the_journal_is_named_and_nothing_is_served() {
     }
     let gateway = stored.home.start().await;
     stored.is_whole(&gateway).await;
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_given_up_only_if_asked_and_all_the_rest_can_be_read_from_then_on() {
+    let stored = stored().await;
+    let segment = stored.segment();
+    let whole = std::fs::read(&segment).expect("a segment");
+    let from = used(&whole) / 2;
+    let at = from + whole[from..].iter().position(|byte| *byte != 0).expect("a used byte");
+    change(&segment, |bytes| bytes[at] ^= 0x40);
+    // The header of the file, too.
+    change(&segment, |bytes| bytes[3] ^= 0x40);
+    let said = stored.refused().await;
+    assert!(said.contains("--salvage"), "{said}");
+    let mut serve = stored.home.serve();
+    serve.arg("--salvage");
+    let mut gateway = Gateway::start(serve).await.expect("it starts when asked to");
+    let told = gateway.log().join("\n");
+    assert!(told.contains("given up") && told.contains("\"salvaged_bytes\""), "{told}");
+    let kept: Vec<_> = std::fs::read_dir(stored.file("journal"))
+        .expect("a journal")
+        .filter_map(|entry| entry.expect("an entry").file_name().into_string().ok())
+        .filter(|name| name.ends_with(".damaged"))
+        .collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let before = stored.found(&gateway).await;
+    let count = before.iter().filter(|found| **found).count();
+    assert!(count >= COUNT - 8, "{count} of {COUNT} are left");
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    let gateway = stored.home.start().await;
+    assert_eq!(stored.found(&gateway).await, before, "the next start needs no leave");
+    assert!(gateway.ask(&ask(&stored.token, COUNT)).await.status == 201, "and accepts");
 }
 
 #[tokio::test]

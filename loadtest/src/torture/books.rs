@@ -19,6 +19,9 @@ use crate::jsonl;
 use crate::ledger::{ClientLine, Outcome};
 use crate::twins::Receipt;
 
+/// Of several tries that are on their way to a target at once, each on a connection of its own, who
+/// arrives first is up to the network: so close together their order says nothing.
+const ABREAST_MS: u64 = 100;
 /// Notifications of one pass.
 const PER_PASS_MAX: u64 = 2_000_000;
 
@@ -367,27 +370,37 @@ impl<'a> Books<'a> {
     /// tell it: one was answered before the other was sent.
     fn check_order(&mut self, row: usize) {
         let org = self.orgs.start + row;
-        let mut targets: BTreeMap<u64, Vec<(u64, usize)>> = BTreeMap::new();
+        let mut targets: BTreeMap<(u64, bool), Vec<(u64, usize)>> = BTreeMap::new();
         let count = self.entries.get(row).map_or(0, Vec::len);
         for index in 0..count {
             let seq = World::first_seq(org) + index as u64;
             for (slot, tally) in self.slots_of(row, index).iter().enumerate() {
                 if tally.attempts > 0 {
                     let target = if slot == 0 { self.world.user(org, seq) } else { slot as u64 };
-                    targets.entry(target).or_default().push((tally.first_ms, index));
+                    let is_abreast = self.world.is_abreast(org, slot);
+                    let arrivals = targets.entry((target, is_abreast)).or_default();
+                    arrivals.push((tally.first_ms, index));
                 }
             }
         }
         let Some(entries) = self.entries.get(row) else { return };
-        for arrivals in targets.values_mut() {
+        for ((_, is_abreast), arrivals) in &mut targets {
             arrivals.sort_unstable();
+            let slack_ms = if *is_abreast { ABREAST_MS } else { 0 };
+            // Arrivals, of which those count that are more than the slack ago.
+            let mut before = arrivals.iter().peekable();
             let mut latest_intent = 0;
-            for (_, index) in arrivals.iter() {
+            for (at, index) in arrivals.iter() {
+                while let Some((_, earlier)) =
+                    before.next_if(|one| (one.0 + slack_ms, one.1) < (*at, *index))
+                {
+                    let intent = entries.get(*earlier).map_or(0, |entry| entry.intent_ms);
+                    latest_intent = latest_intent.max(intent);
+                }
                 let Some(entry) = entries.get(*index) else { continue };
                 let is_late = entry.is_accepted() && entry.answered_ms < latest_intent;
                 let seq = World::first_seq(org) + *index as u64;
                 self.findings.inverted.add(u64::from(is_late), || format!("n-{seq} was overtaken"));
-                latest_intent = latest_intent.max(entry.intent_ms);
             }
         }
     }

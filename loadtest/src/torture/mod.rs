@@ -18,6 +18,7 @@ mod findings;
 mod gateway;
 mod judge;
 mod mount;
+mod names;
 mod plot;
 mod proxy;
 mod report;

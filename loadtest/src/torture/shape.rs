@@ -53,6 +53,8 @@ pub(super) struct Shape {
     pub(super) ext4_mib: Option<u64>,
     /// Whether proxies stand between the gateway and its providers.
     pub(super) is_proxied: bool,
+    /// Whether providers have names, which a name server of the run's own knows.
+    pub(super) is_named: bool,
     pub(super) webhook_certificate: Certificate,
     pub(super) fcm_token_lifetime_s: u64,
     /// Messages that FCM takes in a minute.
@@ -70,9 +72,9 @@ impl Shape {
     pub(super) fn of(suite: Suite, minutes: Option<f64>) -> Self {
         let is_long = suite == Suite::Long;
         let size = if is_long {
-            Size { organizations: 200, users: 50, hooks: 4, slack: true }
+            Size { organizations: 200, users: 50, hooks: 4, slack: true, strict: false }
         } else {
-            Size { organizations: 8, users: 10, hooks: 2, slack: true }
+            Size { organizations: 8, users: 10, hooks: 2, slack: true, strict: false }
         };
         let dwell = Duration::from_secs(if is_long { 60 } else { 3 });
         Self {
@@ -93,6 +95,7 @@ impl Shape {
             tmpfs_mib: None,
             ext4_mib: None,
             is_proxied: false,
+            is_named: false,
             webhook_certificate: Certificate::Good,
             fcm_token_lifetime_s: 3600,
             fcm_quota_per_minute: None,

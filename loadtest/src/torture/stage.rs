@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::Trouble;
 use super::gateway::{Gateway, Launch, Residue, free_ports};
 use super::mount::Mount;
+use super::names::{self, Names};
 use super::proxy::{Proxy, Way};
 use super::shape::{Shape, Suite};
 use super::traffic::{Clients, Pace, Sent, Traffic};
@@ -41,6 +42,8 @@ pub(super) struct Stage {
     pub(super) twins: TwinSet,
     /// In front of APNs, FCM and webhooks, where the shape asks for them.
     pub(super) proxies: Vec<Proxy>,
+    /// Where providers have names.
+    pub(super) names: Option<Names>,
     pub(super) world: World,
     pub(super) launch: Launch,
     pub(super) gateway: Gateway,
@@ -88,6 +91,7 @@ impl Stage {
         };
         let (world, twins) = (World::new(shape.size), twins(&shape, &dir).await?);
         world.register_secrets(&twins);
+        let names = if shape.is_named { Some(Names::start()?) } else { None };
         let mut launch = launch(binary, &dir, &shape)?;
         let (at, proxies) = endpoints(&twins, &shape, seed).await?;
         settle_in(&world, &twins, &at, &launch)?;
@@ -100,6 +104,9 @@ impl Stage {
         let wrap = std::mem::take(&mut launch.wrap);
         if shape.is_armed_at_start {
             (launch.env, launch.wrap) = (env.clone(), wrap.clone());
+        }
+        if shape.is_named {
+            launch.wrap = names::wrap(&dir)?;
         }
         let gateway = match launch.attempt().await? {
             Ok(gateway) => gateway,
@@ -116,6 +123,7 @@ impl Stage {
             dir,
             twins,
             proxies,
+            names,
             world,
             launch,
             ready_max: gateway.ready_in,
@@ -395,6 +403,11 @@ async fn endpoints(
 ) -> Result<(Endpoints, Vec<Proxy>), Trouble> {
     let mut at = Endpoints::of(twins);
     let mut proxies = Vec::new();
+    if shape.is_named {
+        at.apns = names::named(&at.apns, "apns");
+        at.fcm = names::named(&at.fcm, "fcm");
+        at.webhook = names::named(&at.webhook, "hooks");
+    }
     if shape.is_proxied {
         for url in [&mut at.apns, &mut at.fcm, &mut at.webhook] {
             let proxy = Proxy::before(url, seed).await?;

@@ -9,7 +9,7 @@ use super::books::{Ledgers, State, audit};
 use super::findings::Findings;
 use super::world::{Size, World};
 
-const SIZE: Size = Size { organizations: 4, users: 4, hooks: 1, slack: false };
+const SIZE: Size = Size { organizations: 4, users: 4, hooks: 1, slack: false, strict: false };
 
 /// Ledgers in which notifications 0, 1 and 2 of organization 0 went well.
 struct Run {

@@ -22,6 +22,8 @@ pub(super) struct Size {
     pub(super) hooks: usize,
     /// Whether every fourth organization has a Slack channel.
     pub(super) slack: bool,
+    /// Whether each second webhook is in strict order: one try at a time.
+    pub(super) strict: bool,
 }
 
 /// Where the gateway finds a provider.
@@ -125,6 +127,11 @@ impl World {
         }
     }
 
+    /// Whether several tries of a target may be on their way at once.
+    pub(super) fn is_abreast(&self, org: usize, slot: usize) -> bool {
+        org % 4 == 1 && slot > 0 && !(self.size.strict && is_strict(slot - 1))
+    }
+
     /// The paths of an organization's hooks.
     pub(super) fn hook_paths(&self, org: usize) -> Vec<String> {
         hook_paths(self.size, org)
@@ -156,14 +163,22 @@ impl World {
                     "devices": [{ "platform": platform, "app": "main", "token": token }],
                 }));
             }
-            for path in hook_paths(self.size, org) {
-                subscriptions.push(subscription(id, &path, at));
+            for (index, path) in hook_paths(self.size, org).into_iter().enumerate() {
+                let mut one = subscription(id, &path, at);
+                if self.size.strict && org % 4 == 1 && is_strict(index) {
+                    one["keepOrder"] = json!(true);
+                }
+                subscriptions.push(one);
             }
         }
         json!({
             "organizations": organizations, "users": users, "subscriptions": subscriptions,
         })
     }
+}
+
+fn is_strict(hook: usize) -> bool {
+    hook % 2 == 1
 }
 
 /// Whose a target is.
@@ -231,7 +246,7 @@ pub(super) fn configuration(twins: &TwinSet, files: &CredentialFiles, at: &Endpo
 mod tests {
     use super::*;
 
-    const SIZE: Size = Size { organizations: 5, users: 6, hooks: 2, slack: true };
+    const SIZE: Size = Size { organizations: 5, users: 6, hooks: 2, slack: true, strict: true };
 
     #[test]
     fn every_target_leads_back_to_its_organization() {
@@ -249,6 +264,14 @@ mod tests {
             }
         }
         assert_eq!(world.slots(0) + world.slots(1) + world.slots(3), 1 + 3 + 2);
+    }
+
+    #[test]
+    fn only_webhooks_out_of_strict_order_have_several_tries_at_once() {
+        let world = World::new(SIZE);
+        let abreast = |org| (0..3).map(|slot| world.is_abreast(org, slot)).collect::<Vec<_>>();
+        assert_eq!(abreast(1), [false, true, false], "a device, and two hooks");
+        assert_eq!(abreast(3), [false; 3], "Slack");
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub enum Certificate {
     UnknownAuthority,
 }
 
+/// What twins may be called besides their address.
+const NAMES: &str = "*.twins.test";
+
 /// A certificate authority that lives as long as its twins.
 pub(crate) struct Pki {
     authority: CertifiedIssuer<'static, KeyPair>,
@@ -107,7 +110,7 @@ impl Pki {
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {
         let names = match certificate {
             Certificate::WrongHost => vec!["elsewhere.example".to_owned()],
-            _ => vec!["localhost".to_owned(), host.to_string()],
+            _ => vec!["localhost".to_owned(), host.to_string(), NAMES.to_owned()],
         };
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name.push(DnType::CommonName, "Bugler twin");

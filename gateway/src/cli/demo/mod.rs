@@ -3,7 +3,7 @@
 mod samples;
 mod world;
 
-use crate::app::App;
+use crate::app::{App, Start};
 use crate::cli::client::Gateway;
 use crate::cli::{CliError, Exit, runtime, serve, token, trace};
 use crate::model::OrganizationId;
@@ -56,7 +56,7 @@ impl Demo {
         let _logging = serve::start_logging(&world.config)?;
         let recorder = metrics::install().map_err(|e| CliError::failed(&e))?;
         let seed = Some(world.seed.clone());
-        let app = App::start(world.config.clone(), seed, recorder).await;
+        let app = App::start(world.config.clone(), Start { seed, salvages: false }, recorder).await;
         let app = app.map_err(|error| serve::start_error(&error))?;
         let mint = |user| token::mint(&world.config, OrganizationId(101), user, TOKEN_TTL);
         let (org_token, user_token) = (mint(None)?, mint(Some(crate::model::UserId(101)))?);

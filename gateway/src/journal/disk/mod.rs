@@ -23,6 +23,7 @@ mod prepare;
 mod projector;
 mod recovery;
 mod retention;
+mod salvage;
 mod scan;
 mod segment;
 mod shortage;

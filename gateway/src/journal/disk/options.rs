@@ -32,6 +32,8 @@ pub struct DiskOptions {
     /// Unclaimed entries that each shard remembers one by one, 24 bytes each; further ones are read
     /// from the log again when their turn comes.
     pub places: usize,
+    /// Gives up what is damaged instead of refusing to open.
+    pub salvages: bool,
 }
 
 impl Default for DiskOptions {
@@ -46,6 +48,7 @@ impl Default for DiskOptions {
             keys_ttl: Duration::from_hours(24),
             disk_bytes_max: 20 << 30,
             places: 1 << 16,
+            salvages: false,
         }
     }
 }

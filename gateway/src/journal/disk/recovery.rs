@@ -9,6 +9,7 @@ use super::index::{Checkpoint, Granule, Index, IndexError, Projection};
 use super::media::{Disk, DiskFile, Opening, read_some, write_all};
 use super::notes::Notes;
 use super::options::DiskOptions;
+use super::salvage;
 use super::scan::blocks_behind;
 use super::segment::{Segment, SegmentError, Segments};
 use super::shortage::{IndexFile, Shortage};
@@ -84,6 +85,8 @@ pub struct Recovered {
     pub replayed_blocks: u64,
     /// Bytes of an unacknowledged tail that were cut.
     pub cut_bytes: u64,
+    /// Bytes that could not be read and were given up, as was asked for.
+    pub salvaged_bytes: u64,
 }
 
 /// A journal ready to be written at `position`.
@@ -108,20 +111,34 @@ pub(super) fn open(
     let lock = lock(disk.as_ref(), dir)?;
     check_shards(disk.as_ref(), dir, options.shards)?;
     crash::point(Stage::Recovery);
+    let mut salvaged_bytes =
+        if options.salvages { salvage::mend_headers(disk.as_ref(), dir)? } else { 0 };
     let segments = Segments::open(Arc::clone(disk), dir)?;
     let index_path = dir.join("index.redb");
     let index_error = |source| OpenError::Index { path: index_path.clone(), source };
-    let (file, made) = index_file(disk.as_ref(), dir, &index_path)?;
     let (shortage, patient) = (Arc::<Shortage>::default(), Arc::new(AtomicBool::new(false)));
-    let read = unpanicked(|| {
-        let backend =
-            IndexFile::new(Arc::clone(disk), file, Arc::clone(&shortage), Arc::clone(&patient));
-        let index = Index::open(backend)?;
-        let from = index.checkpoint()?;
-        let granules = index.granules()?;
-        Ok((index, from, granules))
-    });
-    let (index, from, granules) = read.map_err(index_error)?;
+    let read = || -> Result<_, OpenError> {
+        let (file, made) = index_file(disk.as_ref(), dir, &index_path)?;
+        let read = unpanicked(|| {
+            let backend =
+                IndexFile::new(Arc::clone(disk), file, Arc::clone(&shortage), Arc::clone(&patient));
+            let index = Index::open(backend)?;
+            let from = index.checkpoint()?;
+            let granules = index.granules()?;
+            Ok((index, from, granules))
+        });
+        Ok((read.map_err(index_error)?, made))
+    };
+    let read = match read() {
+        Err(error @ OpenError::Index { .. }) if options.salvages => {
+            let kept = dir.join("index.redb.damaged");
+            tracing::warn!(%error, kept = %kept.display(), "the journal's index is built again from the log");
+            disk.rename(&index_path, &kept).map_err(io_error("rename", &index_path))?;
+            read()
+        }
+        read => read,
+    };
+    let ((index, from, granules), made) = read?;
     if let Some(made) = made {
         disk.rename(&made, &index_path).map_err(io_error("rename", &made))?;
         disk.sync_dir(dir).map_err(io_error("sync", dir))?;
@@ -131,6 +148,10 @@ pub(super) fn open(
         segments.adopt(segments.create(0, options.segment_bytes)?);
     }
     crash::point(Stage::Recovery);
+    if options.salvages {
+        let applied = from.as_ref().map_or(0, |checkpoint| checkpoint.position);
+        salvaged_bytes += salvage::cover_damage(&segments, applied)?;
+    }
     drop_unused(&segments)?;
     crash::point(Stage::Recovery);
     let checkpointed = from.as_ref().map_or(0, |checkpoint| checkpoint.position);
@@ -161,7 +182,7 @@ pub(super) fn open(
         segment,
         position: end.position,
         granule,
-        recovered: Recovered { cut_bytes: end.cut_bytes, ..recovered },
+        recovered: Recovered { cut_bytes: end.cut_bytes, salvaged_bytes, ..recovered },
         lock,
     })
 }

@@ -81,7 +81,7 @@ pub enum SegmentError {
     },
     #[error(
         "{} is damaged at byte {offset}: {what}. Restore the data directory from a backup, \
-         or move the file away to give up what it holds", path.display()
+         or start once with --salvage to give up what cannot be read", path.display()
     )]
     Damaged { path: PathBuf, offset: u64, what: &'static str },
 }

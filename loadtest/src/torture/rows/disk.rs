@@ -71,6 +71,7 @@ impl Shape {
 
 fn small_disk(mut shape: Shape, mib: u64) -> Shape {
     shape.tmpfs_mib = Some(mib);
+    shape.size.strict = true;
     shape.rate = shape.rate.min(400.0);
     // The end of the disk itself is to be met, not the reserve before it.
     shape

@@ -9,6 +9,7 @@ use super::stage::Stage;
 
 mod damage;
 mod disk;
+mod dns;
 mod load;
 mod needs;
 mod panics;
@@ -67,7 +68,7 @@ impl Row {
 
 /// All rows, in the order of the matrix.
 pub(super) fn all() -> impl Iterator<Item = &'static Row> {
-    let tables: [&'static [Row]; 12] = [
+    let tables: [&'static [Row]; 13] = [
         processes::ROWS,
         panics::ROWS,
         points::ROWS,
@@ -78,6 +79,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Row> {
         providers::ROWS,
         throttled::ROWS,
         settings::ROWS,
+        dns::ROWS,
         wires::ROWS,
         load::ROWS,
     ];

@@ -22,6 +22,8 @@ pub(in crate::torture) enum Need {
     Loops,
     /// A memory cgroup of our own.
     MemoryGroup,
+    /// A mount namespace of our own, and ports below 1024.
+    Root,
 }
 
 impl Need {
@@ -32,6 +34,7 @@ impl Need {
             Self::Strace => shell("strace -qq -o /dev/null true").await,
             Self::Loops => shell(LOOPS).await,
             Self::MemoryGroup => memory_group(),
+            Self::Root => shell("unshare -m --propagation private true").await,
         }
     }
 }

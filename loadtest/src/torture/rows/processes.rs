@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Need, Order, Row, Stage, Trouble};
 use crate::jsonl;
@@ -16,6 +16,8 @@ use crate::twins::Receipt;
 const STOP_MAX: Duration = Duration::from_secs(11);
 /// How soon a gateway is ready again.
 const READY_MAX: Duration = Duration::from_secs(2);
+/// Longest that clients may take to come back.
+const ACCEPTING_MAX: Duration = Duration::from_secs(10);
 /// `SIGKILL`.
 const KILLED: i32 = 9;
 /// Notifications of each organization in a burst.
@@ -82,6 +84,8 @@ pub(super) const ROWS: &[Row] = &[
 
 async fn kill_again_and_again(stage: &mut Stage) -> Result<(), Trouble> {
     for _ in 0..stage.shape.times(4, 200) {
+        // A kill while nobody is answered shows nothing: clients may still be on their way back.
+        accepting(stage).await;
         stage.wait(200..1_400).await;
         stage.crash();
         // Sometimes at once again, while it still recovers.
@@ -94,6 +98,15 @@ async fn kill_again_and_again(stage: &mut Stage) -> Result<(), Trouble> {
     stage.wait(300..600).await;
     stage.expect_fast_starts(READY_MAX);
     Ok(())
+}
+
+/// Waits until something is accepted, or a while.
+async fn accepting(stage: &Stage) {
+    let (before, _) = stage.progress();
+    let begun = Instant::now();
+    while stage.progress().0 == before && begun.elapsed() < ACCEPTING_MAX {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 async fn terminate(stage: &mut Stage) -> Result<(), Trouble> {

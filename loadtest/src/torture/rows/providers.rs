@@ -55,7 +55,6 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("F61", "certificates that must not be trusted", unjudged, |stage| {
         Box::pin(distrust(stage))
     }),
-    Row::lacking("F62", "DNS failures", "no DNS twin: every target of a run is an address"),
     Row::new(
         "F63",
         "the token endpoint fails while tokens are short-lived",
