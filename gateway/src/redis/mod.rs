@@ -144,7 +144,7 @@ impl Redis {
         slot_key: &[u8],
         pipe: redis::Pipeline,
     ) -> Result<Vec<redis::Value>, RedisError> {
-        let slot = slots::slot_of(slot_key);
+        let slot = slot_of(slot_key);
         let tasks = pipe.cmd_iter().map(|command| Task::command(slot, command.clone()));
         let results = self.link.execute(tasks.collect()).await;
         if let Some(Err(unknown)) =
@@ -164,7 +164,7 @@ impl Redis {
         slot_key: &[u8],
         command: redis::Cmd,
     ) -> Result<redis::Value, RedisError> {
-        let task = Task::command(slots::slot_of(slot_key), command);
+        let task = Task::command(slot_of(slot_key), command);
         let mut results = self.link.execute(vec![task]).await;
         results.pop().unwrap_or_else(|| Err(RedisError::unexpected("no reply")))
     }
@@ -174,6 +174,6 @@ impl Redis {
     /// # Errors
     /// The node cannot be reached.
     pub async fn blocking(&self, slot_key: &[u8]) -> Result<Blocking, RedisError> {
-        Blocking::open(Arc::clone(&self.link), slots::slot_of(slot_key)).await
+        Blocking::open(Arc::clone(&self.link), slot_of(slot_key)).await
     }
 }

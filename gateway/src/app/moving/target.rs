@@ -190,7 +190,7 @@ impl ToRedis {
         compare(totals, &Totals { records, journal, counts: totals.counts })?;
         // Notes whose keys seal the secrets that are there now.
         let vault = Vault::load_or_create(&self.vault).map_err(AppError::from)?;
-        let opened = RedisStore::open(self.redis.clone(), self.shards, "load", vault).await;
+        let opened = RedisStore::open(self.redis.clone(), self.shards, vault).await;
         drop(opened.map_err(AppError::from)?);
         Ok(self.redis.mark(&Mark::Ready, self.shards).await?)
     }
