@@ -30,10 +30,12 @@ pub enum Stage {
     Files,
     /// C12: each step of recovery.
     Recovery,
+    /// C13: each part of a move, and each step of its end.
+    Carried,
 }
 
 impl Stage {
-    /// The name of the stage, `C1` to `C12`. Rules are read at the start and published by nobody,
+    /// The name of the stage, `C1` to `C13`. Rules are read at the start and published by nobody,
     /// so there is no C11.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -49,6 +51,7 @@ impl Stage {
             Self::Settled => "C9",
             Self::Files => "C10",
             Self::Recovery => "C12",
+            Self::Carried => "C13",
         }
     }
 }

@@ -17,6 +17,7 @@ mod disk_faults;
 mod idempotency;
 mod lifecycle;
 mod matrix;
+mod moving;
 mod openapi;
 mod scale;
 mod support;

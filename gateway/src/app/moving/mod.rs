@@ -10,6 +10,7 @@ mod target;
 
 use super::AppError;
 use crate::config::{Backend, Config};
+use crate::crash::{self, Stage};
 use crate::dump::{FileError, Frame, Totals};
 use crate::journal::disk::{DumpError, LoadError};
 use crate::journal::redis::{DumpError as RedisDumpError, LoadError as RedisLoadError};
@@ -149,15 +150,22 @@ pub async fn carry(
     if from.identity() == to.identity() {
         return Err(MoveError::Same(from.describe()));
     }
-    if !options.dry_run {
-        target::check_empty(to).await?;
-    }
-    let mut source = Source::open(from).await?;
-    let carried = carry_held(&mut source, (from, to), options).await;
-    let is_moved = carried.is_ok() && !options.dry_run && !options.keep_source;
-    let closed = source.close(is_moved.then(|| to.describe())).await;
-    let report = carried?;
-    closed?;
+    let is_begun = !options.dry_run && target::check_empty(to).await?;
+    // Killed at the very end, the source was marked already.
+    let mut source = Source::open(from, is_begun.then(|| to.describe())).await?;
+    let (report, target) = match carry_held(&mut source, (from, to), options).await {
+        Ok(carried) => carried,
+        Err(error) => {
+            source.close(None).await?;
+            return Err(error);
+        }
+    };
+    crash::point(Stage::Carried);
+    // Nobody starts on either before both are what they are to be.
+    let is_moved = !options.dry_run && !options.keep_source;
+    source.close(is_moved.then(|| to.describe())).await?;
+    crash::point(Stage::Carried);
+    target.release().await?;
     Ok(report)
 }
 
@@ -165,7 +173,7 @@ async fn carry_held(
     source: &mut Source,
     (from, to): (&Place, &Place),
     options: MoveOptions,
-) -> Result<MoveReport, MoveError> {
+) -> Result<(MoveReport, Target), MoveError> {
     let mut keys = Vec::new();
     let head = source.head();
     let mut target = if options.dry_run {
@@ -187,6 +195,7 @@ async fn carry_held(
         let mut failed = Ok(());
         target.put(Frame::Head(head)).await?;
         while let Some(frame) = carried.recv().await {
+            crash::point(Stage::Carried);
             failed = target.put(frame).await;
             if failed.is_err() {
                 break;
@@ -200,6 +209,7 @@ async fn carry_held(
     // What stopped the writer stopped the reader, too.
     written?;
     let totals = totals?;
-    target.finish(&totals).await?;
-    Ok(MoveReport { totals, keys })
+    crash::point(Stage::Carried);
+    let target = target.finish(&totals).await?;
+    Ok((MoveReport { totals, keys }, target))
 }

@@ -28,8 +28,8 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Holds what is at `place`.
-    pub(super) async fn open(place: &Place) -> Result<Self, MoveError> {
+    /// Holds what is at `place`; also if it is marked as moved to `begun`, which is not whole.
+    pub(super) async fn open(place: &Place, begun: Option<String>) -> Result<Self, MoveError> {
         match place {
             Place::Backup(dir) => {
                 let path = dir.join(DUMP);
@@ -45,16 +45,23 @@ impl Source {
                 }
             }
             Place::Store(config) if config.store.backend == Backend::Embedded => {
-                Self::open_disk(config, place).await
+                Self::open_disk(config, place, begun).await
             }
-            Place::Store(config) => Self::open_redis(config, place).await,
+            Place::Store(config) => Self::open_redis(config, place, begun).await,
         }
     }
 
-    async fn open_disk(config: &Config, place: &Place) -> Result<Self, MoveError> {
+    async fn open_disk(
+        config: &Config,
+        place: &Place,
+        begun: Option<String>,
+    ) -> Result<Self, MoveError> {
         let dir = config.store.dir.join("journal");
         if !dir.join("SHARDS").exists() {
             return Err(MoveError::Nothing(place.describe()));
+        }
+        if begun.is_some() && DiskLoader::moved_to(&dir) == begun {
+            DiskLoader::release(&dir)?;
         }
         let (opened, options) = (dir.clone(), build::journal_options(config));
         let (store_dir, vault) = (config.store.dir.clone(), config.vault_path());
@@ -76,10 +83,16 @@ impl Source {
         Ok(Self::Disk { dir, shards: config.store.shards, parts: Some((view, store)), is_whole })
     }
 
-    async fn open_redis(config: &Config, place: &Place) -> Result<Self, MoveError> {
+    async fn open_redis(
+        config: &Config,
+        place: &Place,
+        begun: Option<String>,
+    ) -> Result<Self, MoveError> {
         let redis = Redis::open(&build::redis_options(config)?).await?;
         match redis.found().await? {
             Some((Mark::Ready | Mark::Held, shards)) if shards == config.store.shards => {}
+            Some((Mark::Moved(to), shards))
+                if shards == config.store.shards && Some(&to) == begun.as_ref() => {}
             None => return Err(MoveError::Nothing(place.describe())),
             // Says what is the matter.
             Some(_) => redis.settle_layout(config.store.shards).await?,

@@ -24,6 +24,9 @@ pub(super) enum Target {
     Disk(Box<ToDisk>),
     Redis(Box<ToRedis>),
     File { dir: PathBuf, writer: DumpWriter },
+    /// The journal's directory: everything is there.
+    WholeDisk(PathBuf),
+    WholeRedis(Redis, u16),
 }
 
 pub(super) struct ToDisk {
@@ -41,14 +44,14 @@ pub(super) struct ToRedis {
     rows: Option<RedisRowLoader>,
 }
 
-/// Refuses a target with something in it, before the source is held.
-pub(super) async fn check_empty(place: &Place) -> Result<(), MoveError> {
+/// Refuses a target with something in it, before the source is held; true if it was begun before.
+pub(super) async fn check_empty(place: &Place) -> Result<bool, MoveError> {
     let taken = || MoveError::Taken(place.describe());
     match place {
         Place::Backup(dir) => {
             let is_there = dir.try_exists().map_err(io_error("look at", dir))?;
             if !is_there {
-                return Ok(());
+                return Ok(false);
             }
             let others = ["vault.json", "keys.json", PART];
             for found in std::fs::read_dir(dir).map_err(io_error("list", dir))? {
@@ -58,21 +61,21 @@ pub(super) async fn check_empty(place: &Place) -> Result<(), MoveError> {
                     return Err(taken());
                 }
             }
-            Ok(())
+            Ok(false)
         }
         Place::Store(config) if config.store.backend == Backend::Embedded => {
             let dir = &config.store.dir;
             let is_begun = DiskLoader::is_begun(&dir.join("journal"));
             let has_records = dir.join(FILE_NAME).exists();
             let has_log = dir.join("journal").join("SHARDS").exists();
-            if !is_begun && (has_records || has_log) { Err(taken()) } else { Ok(()) }
+            if !is_begun && (has_records || has_log) { Err(taken()) } else { Ok(is_begun) }
         }
         Place::Store(config) => {
             let redis = Redis::open(&build::redis_options(config)?).await?;
             match redis.found().await? {
-                Some((Mark::Unfinished, _)) => Ok(()),
+                Some((Mark::Unfinished, _)) => Ok(true),
                 Some(_) => Err(taken()),
-                None if redis.is_empty().await? => Ok(()),
+                None if redis.is_empty().await? => Ok(false),
                 None => Err(taken()),
             }
         }
@@ -133,24 +136,34 @@ impl Target {
                 }
                 Ok(to.journal.put(frame).await?)
             }
-            (Self::Nothing, _) | (_, Frame::Head(_) | Frame::End(_)) => Ok(()),
+            (_, _) => Ok(()),
         }
     }
 
-    /// Compares what is there now with what was read, and lets gateways start on it.
-    pub(super) async fn finish(self, totals: &Totals) -> Result<(), MoveError> {
+    /// Compares what is there now with what was read.
+    pub(super) async fn finish(self, totals: &Totals) -> Result<Self, MoveError> {
         match self {
-            Self::Nothing => Ok(()),
             Self::File { dir, mut writer } => {
                 writer.put(&Frame::End(totals.clone()))?;
                 writer.finish()?;
                 let (part, whole) = (dir.join(PART), dir.join(DUMP));
                 DumpReader::verify(&part)?;
                 std::fs::rename(&part, &whole).map_err(io_error("rename", &part))?;
-                sync_dir(&dir)
+                sync_dir(&dir)?;
+                Ok(Self::Nothing)
             }
             Self::Disk(to) => tokio::task::block_in_place(|| to.finish(totals)),
             Self::Redis(to) => to.finish(totals).await,
+            whole => Ok(whole),
+        }
+    }
+
+    /// Lets gateways start on it.
+    pub(super) async fn release(self) -> Result<(), MoveError> {
+        match self {
+            Self::WholeDisk(journal) => Ok(DiskLoader::release(&journal)?),
+            Self::WholeRedis(redis, shards) => Ok(redis.mark(&Mark::Ready, shards).await?),
+            _ => Ok(()),
         }
     }
 }
@@ -165,7 +178,7 @@ fn sync_dir(dir: &Path) -> Result<(), MoveError> {
 }
 
 impl ToDisk {
-    fn finish(self, totals: &Totals) -> Result<(), MoveError> {
+    fn finish(self, totals: &Totals) -> Result<Target, MoveError> {
         if let Some(rows) = self.rows {
             rows.finish()?;
         }
@@ -176,12 +189,12 @@ impl ToDisk {
         drop(store);
         compare(totals, &Totals { records, journal, counts: totals.counts })?;
         sync_dir(&self.dir)?;
-        Ok(DiskLoader::release(&self.dir.join("journal"))?)
+        Ok(Target::WholeDisk(self.dir.join("journal")))
     }
 }
 
 impl ToRedis {
-    async fn finish(self, totals: &Totals) -> Result<(), MoveError> {
+    async fn finish(self, totals: &Totals) -> Result<Target, MoveError> {
         if let Some(rows) = self.rows {
             rows.finish().await?;
         }
@@ -192,7 +205,7 @@ impl ToRedis {
         let vault = Vault::load_or_create(&self.vault).map_err(AppError::from)?;
         let opened = RedisStore::open(self.redis.clone(), self.shards, vault).await;
         drop(opened.map_err(AppError::from)?);
-        Ok(self.redis.mark(&Mark::Ready, self.shards).await?)
+        Ok(Target::WholeRedis(self.redis, self.shards))
     }
 }
 

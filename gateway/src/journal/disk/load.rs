@@ -220,6 +220,12 @@ impl DiskLoader {
         dir.join(UNFINISHED).exists()
     }
 
+    /// Where the journal in `dir` was moved to.
+    #[must_use]
+    pub fn moved_to(dir: &Path) -> Option<String> {
+        std::fs::read_to_string(dir.join(MOVED)).ok()
+    }
+
     /// Lets gateways start on the journal from now on.
     ///
     /// # Errors

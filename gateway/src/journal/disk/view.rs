@@ -152,12 +152,16 @@ pub fn fingerprint(notification: NotificationId, position: u64) -> u64 {
 
 /// A copy of an index, removed with it.
 #[derive(Debug)]
-struct Copied(PathBuf);
+struct Copied {
+    path: PathBuf,
+    /// What is read of it is gone once it is closed.
+    _open: Option<Database>,
+}
 
 impl Drop for Copied {
     fn drop(&mut self) {
         // A leftover in the temporary directory is all that can come of it.
-        fs::remove_file(&self.0).ok();
+        fs::remove_file(&self.path).ok();
     }
 }
 
@@ -464,10 +468,11 @@ fn open_index(path: &Path) -> Result<(Option<ReadTransaction>, Option<Copied>), 
     }
     // After a crash it has to be repaired, and only a copy may be.
     let name = format!("bugler-audit-{}-{}.redb", std::process::id(), uuid::Uuid::now_v7());
-    let copied = Copied(std::env::temp_dir().join(name));
-    copy(path, &copied.0).map_err(io_error("copy", path))?;
-    let index = Database::create(&copied.0).map_err(IndexError::from)?;
-    let index = index.begin_read().map_err(IndexError::from)?;
+    let mut copied = Copied { path: std::env::temp_dir().join(name), _open: None };
+    copy(path, &copied.path).map_err(io_error("copy", path))?;
+    let database = Database::create(&copied.path).map_err(IndexError::from)?;
+    let index = database.begin_read().map_err(IndexError::from)?;
+    copied._open = Some(database);
     Ok((Some(index), Some(copied)))
 }
 
