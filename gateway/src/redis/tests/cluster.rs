@@ -98,7 +98,7 @@ async fn a_lost_primary_is_replaced_and_no_call_is_lost_for_good() {
 }
 
 /// A cluster of one node that has a certificate for its name only, and tells its number and name.
-fn named(endpoint: &str) -> (Server, RedisOptions) {
+async fn named(endpoint: &str) -> (Server, RedisOptions) {
     // As the process does: several may be linked.
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let certified = rcgen::generate_simple_self_signed(vec![String::from("localhost")]);
@@ -129,6 +129,11 @@ fn named(endpoint: &str) -> (Server, RedisOptions) {
     ];
     let server = server(Persistence::None, &lines);
     server.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).expect("it takes all slots");
+    until(async || {
+        let state = server.ask(&["CLUSTER", "INFO"]).expect("it answers");
+        state.text().contains("cluster_state:ok")
+    })
+    .await;
     let options = RedisOptions {
         ca_pem: Some(pem.into_bytes()),
         ..RedisOptions::cluster(vec![format!("rediss://localhost:{port}")])
@@ -139,7 +144,7 @@ fn named(endpoint: &str) -> (Server, RedisOptions) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_with_certificates_for_names_is_reached_by_name() {
     for endpoint in ["ip", "hostname"] {
-        let (_server, options) = named(endpoint);
+        let (_server, options) = named(endpoint).await;
         let redis = Redis::open(&options).await.expect("its name is in its certificate");
         until(async || redis.run(&ADD, &[b"bugler:{s000}:n"], &[b"0"]).await.is_ok()).await;
         assert!(redis.trouble().is_none());

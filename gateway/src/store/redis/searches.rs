@@ -110,24 +110,37 @@ impl Records {
     ) -> Found<Vec<User>> {
         let mut found = Vec::with_capacity(users.len());
         for users in users.chunks(USERS_AT_ONCE) {
-            let home = |user: &UserId| {
-                let key = user_key(*user);
-                cell(self.named(Table::UserHomes, &key), Table::UserHomes, &key)
-            };
-            let homes: Vec<Ask> = users.iter().map(home).collect();
-            let mut asks = Vec::new();
-            for (user, reply) in users.iter().zip(self.wire.read(&homes).await?) {
-                let Some(org) = into_bytes(reply) else { continue };
-                let org = org_of(Table::UserHomes, &org)?;
-                if orgs.contains(&org) {
-                    asks.push(cell(Place::Org(org), Table::Users, &user_key(*user)));
-                }
-            }
+            let homes = self.homes(users, |org| orgs.contains(&org)).await?;
+            let user =
+                |(org, user): &(_, UserId)| cell(Place::Org(*org), Table::Users, &user_key(*user));
+            let asks: Vec<Ask> = homes.iter().map(user).collect();
             for reply in self.wire.read(&asks).await? {
                 found.extend(decoded::<User>(Table::Users, reply)?);
             }
         }
         Ok(found)
+    }
+
+    /// Where these users are, as far as that is in one of the organizations.
+    async fn homes(
+        &self,
+        users: &[UserId],
+        is_among: impl Fn(OrganizationId) -> bool,
+    ) -> Found<Vec<(OrganizationId, UserId)>> {
+        let home = |user: &UserId| {
+            let key = user_key(*user);
+            cell(self.named(Table::UserHomes, &key), Table::UserHomes, &key)
+        };
+        let asks: Vec<Ask> = users.iter().map(home).collect();
+        let mut homes = Vec::with_capacity(users.len());
+        for (user, reply) in users.iter().zip(self.wire.read(&asks).await?) {
+            let Some(org) = into_bytes(reply) else { continue };
+            let org = org_of(Table::UserHomes, &org)?;
+            if is_among(org) {
+                homes.push((org, *user));
+            }
+        }
+        Ok(homes)
     }
 
     /// Brings a tree up to now, or leaves it as it is; false if its organizations are not the same
@@ -163,11 +176,16 @@ impl Records {
                 }
             }
         }
+        // Who is gone here may be elsewhere below the root, and may have been read there before.
+        for users in gone.chunks(USERS_AT_ONCE) {
+            let homes = self.homes(users, |org| tree.orgs.contains_key(&org)).await?;
+            let found = self.rows(&homes, &tree.orgs).await?;
+            rows.extend(found.into_iter().filter_map(|(_, row)| row));
+        }
         // Nothing waits from here on: a search that is given up leaves all of this or none.
         for (org, version) in raised {
             tree.orgs.entry(org).and_modify(|known| known.version = version);
         }
-        // A user who moved inside the subtree is gone in one place and there in the other.
         for user in gone {
             if tree.index.has(user) {
                 tree.index.remove(user);
