@@ -16,6 +16,8 @@ const HOT_HOOK: usize = 1;
 const OVERLOAD_CONNECTIONS: usize = 32;
 /// What bounds deliveries under overload: slots, and how long a provider takes.
 const SLOTS: u64 = 16;
+/// Less of what these allow is no peak.
+const PEAK_MIN: f64 = 0.5;
 const SERVICE_MS: u64 = 30;
 /// A second's work or so.
 const BACKLOG_MAX: u64 = 100;
@@ -281,6 +283,11 @@ async fn overload(stage: &mut Stage) -> Result<(), Trouble> {
     let peak = phase(stage, "peak", bound * 1.3 / each, OVERLOAD_CONNECTIONS).await?;
     let stretches = series::read(stage, vec![peak.0.clone()], None).await?;
     let capacity = stretches.first().map_or(0.0, |peak| peak.mean(|second| second.goodput));
+    if capacity < bound * PEAK_MIN {
+        let why =
+            format!("{capacity:.0}/s delivered where {bound:.0} are possible: too busy a machine");
+        return Err(Trouble::Setup(why));
+    }
     stage.drained(stage.shape.drain_goal).await?;
     let half = capacity / 2.0 / each;
     let normal = phase(stage, "half", half, OVERLOAD_CONNECTIONS).await?;
