@@ -87,6 +87,23 @@ impl Kept {
         Ok(Self { journal: kept, store: Arc::new(store), own })
     }
 
+    /// Keeps what is accepted on this process's disk, too, if the configuration says so.
+    pub(super) async fn keep(
+        &self,
+        config: &Config,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<(), AppError> {
+        if let Own::Redis { journal, .. } = &self.own
+            && config.store.redis.outbox
+        {
+            let (dir, clock) = (config.store.dir.join("outbox"), Arc::clone(clock));
+            let (local, options) = build::outbox_options(config);
+            let open = move || DiskJournal::open(&dir, local, clock);
+            journal.keep_in(tokio::task::spawn_blocking(open).await??, options);
+        }
+        Ok(())
+    }
+
     /// Takes this process's share of the work from now on.
     pub(super) fn join(&mut self, config: &Config) {
         if let Own::Redis { redis, journal, nodes } = &mut self.own {
@@ -107,7 +124,10 @@ impl Kept {
     pub(super) fn durability(&self) -> &'static str {
         match &self.own {
             Own::Disk(journal) => journal.durability(),
-            Own::Redis { redis, .. } => redis.class().as_str(),
+            Own::Redis { redis, journal, .. } => match journal.durability() {
+                "D3" => "D3",
+                _ => redis.class().as_str(),
+            },
         }
     }
 

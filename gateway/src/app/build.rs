@@ -9,7 +9,7 @@ use crate::config::{self, Config};
 use crate::dispatch::retry::RetryPolicy;
 use crate::dispatch::{DispatchSettings, Providers};
 use crate::journal::disk::{DiskJournal, DiskOptions, FsyncPolicy};
-use crate::journal::redis::RedisJournalOptions;
+use crate::journal::redis::{OutboxOptions, RedisJournalOptions};
 use crate::model::{ProviderName, Secret, ShardId};
 use crate::providers::Provider;
 use crate::providers::apns::{Apns, ApnsConfig, TokenShelf};
@@ -57,7 +57,8 @@ pub(super) fn redis_options(config: &Config) -> Result<RedisOptions, AppError> {
         crate::providers::tls::install_default();
     }
     let require = match config.store.require_durability {
-        config::Durability::D0 => None,
+        // An outbox needs nothing of Redis.
+        config::Durability::D0 | config::Durability::D3 => None,
         config::Durability::D1 => Some(Class::D1),
         config::Durability::D2 => Some(Class::D2),
         config::Durability::D2R => Some(Class::D2R),
@@ -86,9 +87,24 @@ pub(super) fn redis_journal_options(config: &Config, redis: &Redis) -> RedisJour
         keys_ttl: config.idempotency.ttl,
         patience: config.store.redis.timeout,
         home: Some(ShardId::of),
+        tracks: config.store.redis.outbox,
         durability: redis.class().as_str(),
         ..RedisJournalOptions::default()
     }
+}
+
+/// The outbox of this process: a journal of its own, which forgets what is settled.
+pub(super) fn outbox_options(config: &Config) -> (DiskOptions, OutboxOptions) {
+    let (bytes_max, segment_bytes) = (config.store.redis.outbox_max.0, config.store.segment.0);
+    let local = DiskOptions {
+        shards: 1,
+        segment_bytes,
+        retention: Duration::ZERO,
+        // What is settled goes in whole segments.
+        disk_bytes_max: bytes_max.saturating_mul(4).saturating_add(8 * segment_bytes),
+        ..DiskOptions::default()
+    };
+    (local, OutboxOptions { bytes_max, retention: config.store.retention })
 }
 
 pub(super) fn owner_options(config: &Config) -> OwnerOptions {

@@ -179,6 +179,9 @@ impl App {
         let mut kept = Kept::open(&config, salvages, &clock).await?;
         let Compiled { rules, keys } = compile(config.clone()).await?;
         redo(kept.journal.as_ref(), kept.store.as_ref()).await?;
+        if config.server.role != Role::Dispatch {
+            kept.keep(&config, &clock).await?;
+        }
         if let Some(path) = seed {
             apply_seed(&path, kept.store.as_ref(), clock.as_ref())
                 .await

@@ -8,7 +8,7 @@ use url::Url;
 use super::check::Broken;
 use super::read::Walk;
 use super::sections::Config;
-use super::value::{Backend, Durability, Fsync, Role};
+use super::value::{Backend, ByteSize, Durability, Fsync, Role};
 use crate::model::Secret;
 
 const MS: Duration = Duration::from_millis(1);
@@ -34,6 +34,10 @@ pub struct RedisSettings {
     pub replicas_timeout: Duration,
     /// A node that is silent for this long loses its shards to the others.
     pub lease: Duration,
+    /// What is accepted is kept in `store.dir`, too, until it is settled.
+    pub outbox: bool,
+    /// Bytes of what is not settled; beyond it new notifications are refused.
+    pub outbox_max: ByteSize,
 }
 
 impl Default for RedisSettings {
@@ -50,6 +54,8 @@ impl Default for RedisSettings {
             replicas: 0,
             replicas_timeout: 200 * MS,
             lease: 5 * SECOND,
+            outbox: false,
+            outbox_max: ByteSize(1 << 30),
         }
     }
 }
@@ -70,6 +76,8 @@ pub(super) fn keys(redis: &mut RedisSettings, walk: &mut Walk<'_>) {
     walk.ranged("replicas", &mut redis.replicas, 0..=9);
     walk.ranged("replicas_timeout", &mut redis.replicas_timeout, MS..=MINUTE);
     walk.ranged("lease", &mut redis.lease, 500 * MS..=10 * MINUTE);
+    walk.value("outbox", &mut redis.outbox);
+    walk.ranged("outbox_max", &mut redis.outbox_max, ByteSize(1 << 20)..=ByteSize(1 << 40));
 }
 
 /// What is wrong with a URL; never the URL itself, it may hold a password.
@@ -92,14 +100,14 @@ pub(super) fn check(config: &Config, broken: &mut Broken<'_>) {
                 "set store.backend to \"redis\" or \"redis-cluster\", or the role to \"all\"";
             broken.note("server.role", "needs records that other processes share", hint);
         }
-        if store.require_durability == Durability::D2R {
-            let hint = "lower it, or use Redis with replicas";
+        if matches!(store.require_durability, Durability::D2R | Durability::D3) {
+            let hint = "lower it, or use Redis with replicas or an outbox";
             broken.note("store.require_durability", "is more than one disk can give", hint);
         }
         let is_weak = match store.require_durability {
             Durability::D0 => false,
             Durability::D1 => store.fsync == Fsync::Never,
-            Durability::D2 | Durability::D2R => store.fsync != Fsync::Commit,
+            _ => store.fsync != Fsync::Commit,
         };
         if is_weak {
             let hint = "set it to \"commit\", or lower store.require_durability";
@@ -123,6 +131,11 @@ pub(super) fn check(config: &Config, broken: &mut Broken<'_>) {
         broken.note("store.redis.urls", "mixes redis:// and rediss://", "use one of them");
     }
     super::check::pem("store.redis.ca_file", redis.ca_file.as_deref(), "CERTIFICATE", broken);
+    let is_keeping = redis.outbox || config.server.role == Role::Dispatch;
+    if store.require_durability == Durability::D3 && !is_keeping {
+        let hint = "set store.redis.outbox = true";
+        broken.note("store.require_durability", "needs an outbox", hint);
+    }
     if store.require_durability == Durability::D2R && redis.replicas == 0 {
         let hint = "set store.redis.replicas = 1";
         broken.note("store.require_durability", "needs replicas", hint);

@@ -93,6 +93,8 @@ pub enum Durability {
     D2,
     /// The loss of a machine.
     D2R,
+    /// The loss of Redis, or of this process's machine.
+    D3,
 }
 
 /// When the journal calls a commit durable.
@@ -437,8 +439,8 @@ words!(Backend, r#""embedded", "redis" or "redis-cluster""#,
     "embedded" => Self::Embedded, "redis" => Self::Redis, "redis-cluster" => Self::RedisCluster);
 words!(Role, r#""all", "ingest" or "dispatch""#,
     "all" => Self::All, "ingest" => Self::Ingest, "dispatch" => Self::Dispatch);
-words!(Durability, r#""D0", "D1", "D2" or "D2+R""#,
-    "D0" => Self::D0, "D1" => Self::D1, "D2" => Self::D2, "D2+R" => Self::D2R);
+words!(Durability, r#""D0", "D1", "D2", "D2+R" or "D3""#,
+    "D0" => Self::D0, "D1" => Self::D1, "D2" => Self::D2, "D2+R" => Self::D2R, "D3" => Self::D3);
 words!(RelaySecurity, r#""starttls", "implicit" or "none""#,
     "starttls" => Self::Starttls, "implicit" => Self::Implicit, "none" => Self::None);
 words!(OnError, r#""closed", "open" or "default-plan""#,

@@ -69,6 +69,7 @@ impl Intake {
         let journal: Arc<dyn Journal> = Arc::clone(&self.journal);
         let admission = Arc::clone(&self.admission);
         if store.appends() {
+            let triggered = sent.clone();
             let append: AppendStep = Box::new(move |version| {
                 // Goes with the step, once it is decided.
                 let _running = &running;
@@ -81,6 +82,7 @@ impl Intake {
             let made = store.apply_appending(changes, shard, append).await;
             waiting.answered();
             made?;
+            self.journal.keep(triggered).await.map_err(IntakeError::from)?;
             return Ok(());
         }
         let log: LogStep = Box::new(move |version| {

@@ -263,6 +263,13 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
     /// Enqueues or refuses, never waits. The promise is in the returned future.
     fn append(&self, shard: ShardId, append: Append) -> Result<Commit, JournalError>;
 
+    /// Keeps notifications that were committed beside records, where this journal keeps on the disk
+    /// of this process what is not settled; others need not.
+    fn keep(&self, entries: Vec<Entry>) -> BoxFuture<'_, Result<(), JournalError>> {
+        drop(entries);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// What a store on the same Redis passes to this journal's script, to commit `append` with the
     /// changes that cause it; other journals refuse.
     fn program(&self, append: Append) -> Result<Vec<Bytes>, JournalError> {

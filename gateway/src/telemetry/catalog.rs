@@ -93,6 +93,10 @@ catalog! {
         "1 while every slot is served by a node that answers.";
     REDIS_SHARDS_OWNED = "bugler_redis_shards_owned", Gauge, Count,
         "Shards that this process works on.";
+    OUTBOX_ENTRIES = "bugler_outbox_entries", Gauge, Count,
+        "Notifications that this process keeps until they are settled.";
+    OUTBOX_REPEATED_TOTAL = "bugler_outbox_repeated_total", Counter, Count,
+        "Notifications that Redis had lost and that were added again.";
 
     RULE_ITEMS_TOTAL = "bugler_rule_items_total", Counter, Count,
         "Items evaluated, by rule and version.";

@@ -19,6 +19,7 @@ mod lifecycle;
 mod matrix;
 mod moving;
 mod openapi;
+mod outbox;
 mod scale;
 mod support;
 mod torture;

@@ -16,7 +16,7 @@ impl Core {
             return Err(JournalError::Closed);
         }
         let Append { entries, idempotency } = append;
-        let part = Part { entries, idempotency, ..Part::default() };
+        let part = Part { entries, idempotency, is_kept: self.options.tracks, ..Part::default() };
         if part.bytes() > PART_BYTES_MAX {
             return Err(JournalError::TooLarge);
         }
@@ -28,6 +28,7 @@ impl Core {
             own: None,
             retention_ms: millis(self.options.retention),
             keys_ttl_ms: millis(self.options.keys_ttl),
+            tracks: self.options.tracks,
         };
         let plan = Plan::new(vec![part], &terms);
         let blocks = plan.blocks.into_iter().map(|block| block.payload);

@@ -171,6 +171,7 @@ impl Core {
             own: token.as_deref(),
             retention_ms: millis(self.options.retention),
             keys_ttl_ms: millis(self.options.keys_ttl),
+            tracks: self.options.tracks,
         };
         let plan = Plan::new(parts.collect(), &terms);
         Batch {

@@ -317,6 +317,7 @@ impl RedisLoader {
             own: None,
             retention_ms: millis(self.options.retention),
             keys_ttl_ms: millis(self.options.keys_ttl),
+            tracks: false,
         };
         let plan = Plan::new(draft.parts, &terms);
         let call = Call::new(&COMMIT).key(self.redis.key(shard, "m")).arg(plan.program.clone());

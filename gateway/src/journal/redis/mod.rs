@@ -22,6 +22,7 @@ mod keys;
 mod lane;
 mod load;
 mod options;
+mod outbox;
 mod outcomes;
 mod pack;
 mod plan;
@@ -40,17 +41,20 @@ pub use dump::{DumpError, RedisDump};
 pub use follow::follow;
 pub use load::{LoadError, RedisLoader};
 pub use options::RedisJournalOptions;
+pub use outbox::OutboxOptions;
 
 use self::cell::{Cell, Tenure};
 use self::core::{Core, unreadable};
+use self::outbox::Outbox;
 use self::plan::Part;
 use super::{
     Amendment, Append, Backlog, Books, Cancellation, Claim, ClaimId, Commit, DeadLetter, DeadPage,
-    DeadPlace, DeadRow, EventPlace, Journal, JournalError, ListedRoot, Remembered, Reserved, Room,
+    DeadPlace, DeadRow, Entry, EventPlace, Journal, JournalError, ListedRoot, Remembered, Reserved, Room,
     SettledPage, SettledQuery, Settlement, Timeline,
 };
 use crate::BoxFuture;
 use crate::clock::Clock;
+use crate::journal::disk::DiskJournal;
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId, ShardId};
 use crate::redis::owners::Owners;
 use crate::redis::{Redis, RedisError};
@@ -73,6 +77,7 @@ pub struct RedisJournal {
     lanes: Mutex<JoinSet<()>>,
     tasks: Mutex<JoinSet<()>>,
     owners: OnceLock<Owners>,
+    outbox: OnceLock<Arc<Outbox>>,
 }
 
 impl std::fmt::Debug for RedisJournal {
@@ -117,7 +122,17 @@ impl RedisJournal {
             lanes: Mutex::new(lanes),
             tasks: Mutex::new(tasks),
             owners: OnceLock::new(),
+            outbox: OnceLock::new(),
         })
+    }
+
+    /// Keeps in `local`, a journal of this process alone, what is accepted here until it is
+    /// settled, and adds it to Redis again wherever Redis has lost it.
+    pub fn keep_in(&self, local: DiskJournal, options: OutboxOptions) {
+        let outbox = Arc::new(Outbox::new(local, options));
+        if self.outbox.set(Arc::clone(&outbox)).is_ok() {
+            self.tasks.lock().spawn(outbox.run(Arc::clone(&self.core)));
+        }
     }
 
     /// Begins nothing while `owners` cannot tell whether its shards are still its own.
@@ -168,8 +183,22 @@ impl Journal for RedisJournal {
     }
 
     fn append(&self, shard: ShardId, append: Append) -> Result<Commit, JournalError> {
-        let Append { entries, idempotency } = append;
-        self.core.submit(shard, Part { entries, idempotency, ..Part::default() }, false)
+        match self.outbox.get() {
+            Some(outbox) => outbox.append(&self.core, shard, append),
+            None => {
+                let Append { entries, idempotency } = append;
+                self.core.submit(shard, Part { entries, idempotency, ..Part::default() }, false)
+            }
+        }
+    }
+
+    fn keep(&self, entries: Vec<Entry>) -> BoxFuture<'_, Result<(), JournalError>> {
+        Box::pin(async move {
+            match self.outbox.get() {
+                Some(outbox) => outbox.keep(&entries, &[], self.core.clock.now()).await,
+                None => Ok(()),
+            }
+        })
     }
 
     fn program(&self, append: Append) -> Result<Vec<Bytes>, JournalError> {
@@ -428,14 +457,16 @@ impl Journal for RedisJournal {
     }
 
     fn durability(&self) -> &'static str {
-        self.core.options.durability
+        if self.outbox.get().is_some() { "D3" } else { self.core.options.durability }
     }
 
     fn is_healthy(&self) -> bool {
         let is_failing = |cell: &Arc<Cell>| {
             cell.failing.lock().is_some_and(|since| since.elapsed() >= UNHEALTHY_AFTER)
         };
-        !self.core.closed.load(Ordering::Acquire) && !self.core.cells.iter().any(is_failing)
+        let is_keeping = self.outbox.get().is_none_or(|outbox| outbox.is_healthy());
+        let is_open = !self.core.closed.load(Ordering::Acquire);
+        is_open && is_keeping && !self.core.cells.iter().any(is_failing)
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -455,6 +486,9 @@ impl Journal for RedisJournal {
                 cell.claimers.notify_waiters();
             }
             drop(tasks);
+            if let Some(outbox) = self.outbox.get() {
+                outbox.close().await;
+            }
         })
     }
 }

@@ -24,6 +24,8 @@ pub struct RedisJournalOptions {
     /// Where all of an organization lies; without it everything about one is looked up in every
     /// shard.
     pub home: Option<fn(OrganizationId, u16) -> ShardId>,
+    /// Counts what is left of each notification that an outbox keeps: the same on every node.
+    pub tracks: bool,
     /// The class that the server's settings come to.
     pub durability: &'static str,
 }
@@ -40,6 +42,7 @@ impl Default for RedisJournalOptions {
             places: 1 << 14,
             patience: Duration::from_secs(2),
             home: None,
+            tracks: false,
             durability: "D0",
         }
     }

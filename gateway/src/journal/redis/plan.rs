@@ -47,6 +47,10 @@ pub(super) struct Part {
     pub(super) taken: Option<(Place, String)>,
     /// Dead letters that must be there.
     pub(super) letters: Vec<DeliveryId>,
+    /// An outbox keeps its notifications until they are settled, and asks for them.
+    pub(super) is_kept: bool,
+    /// An outbox found its notification missing: refused if it is there by now.
+    pub(super) is_again: bool,
 }
 
 impl Part {
@@ -77,7 +81,7 @@ impl Part {
 
     /// True if the script may refuse it: then nobody else's addition goes with it.
     pub(super) fn has_checks(&self) -> bool {
-        self.taken.is_some() || !self.letters.is_empty()
+        self.taken.is_some() || !self.letters.is_empty() || self.is_again
     }
 
     fn is_for_later(&self, now: Millis) -> bool {
@@ -102,6 +106,8 @@ pub(super) struct Terms<'a> {
     pub(super) own: Option<&'a str>,
     pub(super) retention_ms: u64,
     pub(super) keys_ttl_ms: u64,
+    /// Outboxes ask what is left of their notifications: it is counted.
+    pub(super) tracks: bool,
 }
 
 /// A block as laid out.
@@ -155,11 +161,17 @@ struct Draft {
     amends: List,
     cancels: List,
     sizes: Vec<(Place, u64)>,
+    /// Notifications that outboxes keep, and those that must not be there.
+    kept: List,
+    again: List,
+    tracks: bool,
+    /// By how much the work left of notifications changes.
+    work: BTreeMap<NotificationId, i64>,
 }
 
 impl Plan {
     pub(super) fn new(parts: Vec<Part>, terms: &Terms<'_>) -> Self {
-        let mut draft = Draft::default();
+        let mut draft = Draft { tracks: terms.tracks, ..Draft::default() };
         if !parts.iter().all(|part| part.is_for_later(terms.now)) {
             draft.blocks.push(Open::default());
         }
@@ -186,6 +198,13 @@ impl Draft {
         let is_taken = part.taken.is_some();
         for entry in &part.entries {
             self.entry(entry, terms.now);
+            let id = entry.notification.0.as_bytes();
+            if part.is_kept && entry.kind.is_root() {
+                self.kept.text(id);
+            }
+            if part.is_again {
+                self.again.text(rows::bucket(entry.notification).to_string()).text(id);
+            }
         }
         for ended in part.settles {
             self.settle(ended, is_taken, terms);
@@ -237,6 +256,9 @@ impl Draft {
         let index = u32::try_from(block.marks.entries.len()).unwrap_or(u32::MAX);
         block.marks.entries.push(entry_mark((entry, extent)));
         self.add_counts(entry.org, 1, extent.payload_bytes(), is_later);
+        if self.tracks && entry.kind.is_follow_up() {
+            *self.work.entry(entry.notification).or_default() += 1;
+        }
         if entry.kind.is_root() {
             self.sum("accepted", 1);
             self.tell(at, entry.notification, index);
@@ -313,6 +335,9 @@ impl Draft {
         }
         if settlement.done && !is_inherited {
             self.finish_entry(org, &ticket, row);
+            if self.tracks && !is_change {
+                *self.work.entry(id).or_default() -= 1;
+            }
             if has_parts {
                 self.partial_done.text(row);
             }
@@ -478,7 +503,12 @@ impl Draft {
         table.list("pa", &self.partial).list("pd", &self.partial_done);
         table.list("cd", &self.changes_done).list("oc", &states).list("de", &self.dead);
         table.list("am", &self.amends).list("ca", &self.cancels);
+        let mut work = List::default();
+        for (id, by) in self.work.iter().filter(|(_, by)| **by != 0) {
+            work.text(id.0.as_bytes()).int(*by);
+        }
         table.list("m", &sums).list("c", &counts);
+        table.list("ob", &self.kept).list("ag", &self.again).list("nt", &work);
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) static SETTLE: Script =
 pub(super) static ADOPT: Script = Script::new(script!(" flags=allow-oom", "lua/adopt.lua"));
 pub(super) static SWEEP: Script = Script::reading(script!(" flags=no-writes", "lua/sweep.lua"));
 pub(super) static RECORDS: Script = Script::reading(script!(" flags=no-writes", "lua/records.lua"));
+pub(super) static KNOWN: Script = Script::reading(script!(" flags=no-writes", "lua/known.lua"));
 pub(super) static DUE: Script = Script::new(script!(" flags=allow-oom", "lua/due.lua"));
 pub(super) static TAKE: Script = Script::new(script!(" flags=allow-oom", "lua/take.lua"));
 pub(super) static HURRY: Script = Script::new(script!(" flags=allow-oom", "lua/hurry.lua"));

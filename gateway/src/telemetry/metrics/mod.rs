@@ -262,6 +262,16 @@ pub fn redis_shards_owned(shards: u32) {
     gauge!(name::REDIS_SHARDS_OWNED).set(f64::from(shards));
 }
 
+/// Notifications in the outbox of this process.
+pub fn outbox(entries: u32) {
+    gauge!(name::OUTBOX_ENTRIES).set(f64::from(entries));
+}
+
+/// Redis had lost `count` notifications, and has them again.
+pub fn outbox_repeated(count: u64) {
+    counter!(name::OUTBOX_REPEATED_TOTAL).increment(count);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -42,6 +42,18 @@ local at = call('HMGET', META, 'pos', 'gone', 'held')
 if at[3] then
   return redis.error_reply('BUSY the journal is being moved or backed up')
 end
+for _, id in ipairs(P.ob or {}) do
+  if call('HEXISTS', BASE .. 'n', id) == 1 then
+    return redis.error_reply('FENCED the notification is there already')
+  end
+end
+for i = 1, #(P.ag or {}), 2 do
+  local id = P.ag[i + 1]
+  local past = '[' .. id .. string.rep('\255', 13)
+  if #call('ZRANGEBYLEX', BASE .. 'w:' .. P.ag[i], '[' .. id, past, 'LIMIT', 0, 1) > 0 then
+    return redis.error_reply('FENCED the notification is there already')
+  end
+end
 local pos, gone = tonumber(at[1] or '0'), tonumber(at[2] or '0')
 local first, eight = decimal(pos + 1), {}
 
@@ -197,6 +209,18 @@ for _, id in ipairs(P.ca or {}) do
   call('ZADD', BASE .. 'x', P.t, id)
 end
 
+for _, id in ipairs(P.ob or {}) do
+  call('HSET', BASE .. 'n', id, 1)
+end
+local is_tracked = P.nt and call('EXISTS', BASE .. 'n') == 1
+for i = 1, is_tracked and #P.nt or 0, 2 do
+  local left = call('HGET', BASE .. 'n', P.nt[i])
+  if left and left + P.nt[i + 1] > 0 then
+    call('HSET', BASE .. 'n', P.nt[i], string.format('%.0f', left + P.nt[i + 1]))
+  elseif left then
+    call('HDEL', BASE .. 'n', P.nt[i])
+  end
+end
 for i = 1, #(P.m or {}), 2 do
   call('HINCRBY', META, P.m[i], P.m[i + 1])
 end

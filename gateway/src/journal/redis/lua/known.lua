@@ -1,0 +1,16 @@
+
+-- What is known of notifications, each given by its bucket and its id: 'p' for those of which work
+-- is left, 'e' for those that are there and have ended, 'l' for those that are not there.
+local found = {}
+for i = 1, #ARGV, 2 do
+  local id = ARGV[i + 1]
+  local past = '[' .. id .. string.rep('\255', 13)
+  if call('HEXISTS', BASE .. 'n', id) == 1 then
+    found[#found + 1] = 'p'
+  elseif #call('ZRANGEBYLEX', BASE .. 'w:' .. ARGV[i], '[' .. id, past, 'LIMIT', 0, 1) > 0 then
+    found[#found + 1] = 'e'
+  else
+    found[#found + 1] = 'l'
+  end
+end
+return found
