@@ -16,7 +16,7 @@ impl Core {
             return Err(JournalError::Closed);
         }
         let Append { entries, idempotency } = append;
-        let part = Part { entries, idempotency, ..Part::default() };
+        let mut part = Part { entries, idempotency, ..Part::default() };
         if part.bytes() > PART_BYTES_MAX {
             return Err(JournalError::TooLarge);
         }
@@ -29,7 +29,7 @@ impl Core {
             retention_ms: millis(self.options.retention),
             keys_ttl_ms: millis(self.options.keys_ttl),
         };
-        let plan = Plan::new(vec![part], &terms);
+        let plan = Plan::new(&mut [&mut part], &terms);
         let blocks = plan.blocks.into_iter().map(|block| block.payload);
         Ok([plan.program].into_iter().chain(blocks).collect())
     }

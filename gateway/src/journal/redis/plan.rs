@@ -14,7 +14,7 @@ use crate::journal::{
     Amendment, Append, Cancellation, Entry, EntryKind, IdempotencyRecord, Resolution, SettledQuery,
     Settlement,
 };
-use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId};
+use crate::model::{FinalState, Millis, NotificationId, OrganizationId};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,8 +41,6 @@ pub(super) struct Part {
     pub(super) cancels: Vec<Cancellation>,
     /// The settlement is of an entry that was taken, under this token.
     pub(super) taken: Option<(Place, String)>,
-    /// Dead letters that must be there.
-    pub(super) letters: Vec<DeliveryId>,
 }
 
 impl Part {
@@ -73,7 +71,7 @@ impl Part {
 
     /// True if the script may refuse it: then nobody else's addition goes with it.
     pub(super) fn has_checks(&self) -> bool {
-        self.taken.is_some() || !self.letters.is_empty()
+        self.taken.is_some() || !self.amends.is_empty()
     }
 
     fn is_for_later(&self, now: Millis) -> bool {
@@ -133,7 +131,8 @@ struct Draft {
     blocks: Vec<Open>,
     sums: [i64; SUMS.len()],
     counts: BTreeMap<OrganizationId, [i64; 3]>,
-    found: BTreeMap<u128, List>,
+    /// By bucket: how much longer than usual it is kept, and its rows.
+    found: BTreeMap<u128, (u64, List)>,
     listed: BTreeMap<OrganizationId, List>,
     timers: BTreeMap<OrganizationId, (u64, List)>,
     changes: List,
@@ -148,25 +147,24 @@ struct Draft {
     amends: List,
     cancels: List,
     sizes: Vec<(Place, u64)>,
+    /// What must be so, or nothing is done: leases of taken timers, dead letters that are there, and
+    /// where deliveries were sent again last.
+    leased: List,
+    letters: List,
+    again: List,
 }
 
 impl Plan {
-    pub(super) fn new(parts: Vec<Part>, terms: &Terms<'_>) -> Self {
+    /// Takes out of `parts` all but entries and keys.
+    pub(super) fn new(parts: &mut [&mut Part], terms: &Terms<'_>) -> Self {
         let mut draft = Draft::default();
         if !parts.iter().all(|part| part.is_for_later(terms.now)) {
             draft.blocks.push(Open::default());
         }
-        let mut checks = (List::default(), List::default());
         for part in parts {
-            if let Some((place, token)) = &part.taken {
-                checks.0.text(rows::place(*place)).text(token);
-            }
-            for delivery in &part.letters {
-                checks.1.text(delivery.0.as_bytes());
-            }
             draft.part(part, terms);
         }
-        draft.finish(terms, &checks)
+        draft.finish(terms)
     }
 }
 
@@ -175,18 +173,21 @@ fn count(value: usize) -> u64 {
 }
 
 impl Draft {
-    fn part(&mut self, part: Part, terms: &Terms<'_>) {
+    fn part(&mut self, part: &mut Part, terms: &Terms<'_>) {
+        if let Some((place, token)) = &part.taken {
+            self.leased.text(rows::place(*place)).text(token);
+        }
         let is_taken = part.taken.is_some();
         for entry in &part.entries {
             self.entry(entry, terms.now);
         }
-        for ended in part.settles {
+        for ended in part.settles.drain(..) {
             self.settle(ended, is_taken, terms);
         }
-        for amendment in part.amends {
+        for amendment in part.amends.drain(..) {
             self.amend(amendment, terms);
         }
-        for cancellation in part.cancels {
+        for cancellation in part.cancels.drain(..) {
             self.cancels.text(cancellation.notification.0.as_bytes());
             let first = self.first();
             encode_cancellation(&cancellation, &mut first.bytes);
@@ -199,7 +200,7 @@ impl Draft {
             let value = [&record.body, created.as_slice(), &record.answer].concat();
             self.keys.text(record.key).number(terms.keys_ttl_ms.max(1)).text(value);
         }
-        let only_keys = Append { entries: Vec::new(), idempotency: part.idempotency };
+        let only_keys = Append { entries: Vec::new(), idempotency: part.idempotency.clone() };
         if !only_keys.idempotency.is_empty() {
             let bytes = encode_append(&only_keys).0;
             let first = self.first();
@@ -233,6 +234,9 @@ impl Draft {
         } else if is_later && entry.kind == EntryKind::FollowUp {
             self.tell(at, entry.notification, rows::WAITS);
         }
+        if is_later && let Some(found) = self.found.get_mut(&rows::bucket(entry.notification)) {
+            found.0 = found.0.max(entry.due.since(now));
+        }
         let ordinal = count(at + 1);
         let index = index.to_be_bytes();
         if entry.kind == EntryKind::Change {
@@ -265,7 +269,7 @@ impl Draft {
         let Some(block) = self.blocks.get_mut(at) else { return };
         if block.told.insert((id, index)) {
             let rows = self.found.entry(rows::bucket(id)).or_default();
-            rows.number(count(at + 1)).text(id.0.as_bytes()).text(index.to_be_bytes());
+            rows.1.number(count(at + 1)).text(id.0.as_bytes()).text(index.to_be_bytes());
         }
     }
 
@@ -339,7 +343,14 @@ impl Draft {
         if let Some(carrier) = &amendment.carrier {
             self.entry(carrier, terms.now);
         }
-        let Amendment { delivery, notification, org, from, .. } = amendment;
+        let Amendment { delivery, notification, org, from, last, .. } = amendment;
+        // Another node may be amending, too: the script sees who is first.
+        if from == FinalState::Dead {
+            self.letters.text(delivery.0.as_bytes());
+        } else {
+            let last = last.map(|position| position.to_string()).unwrap_or_default();
+            self.again.text(delivery.0.as_bytes()).text(last);
+        }
         let is_reopened = amendment.carrier.is_some();
         let slot = |name: &str| format!("{name}{}", slot_of(from));
         if is_reopened {
@@ -384,7 +395,7 @@ impl Draft {
         self.sum("bytes", bytes);
     }
 
-    fn finish(mut self, terms: &Terms<'_>, checks: &(List, List)) -> Plan {
+    fn finish(mut self, terms: &Terms<'_>) -> Plan {
         for (org, states) in std::mem::take(&mut self.states) {
             self.unindex(0, b'o', org, &[states]);
             self.states.insert(org, states);
@@ -398,7 +409,7 @@ impl Draft {
         if let Some(own) = terms.own {
             table.text("o", own);
         }
-        self.tables(&mut table, checks);
+        self.tables(&mut table);
         let mut sizes = Vec::new();
         for (place, bytes) in &self.sizes {
             sizes.extend_from_slice(&rows::place(*place));
@@ -425,11 +436,11 @@ impl Draft {
         }
     }
 
-    fn tables(&self, table: &mut Table, checks: &(List, List)) {
-        table.list("tk", &checks.0).list("dk", &checks.1);
+    fn tables(&self, table: &mut Table) {
+        table.list("tk", &self.leased).list("dk", &self.letters).list("rk", &self.again);
         let mut found = List::default();
-        for (bucket, rows) in &self.found {
-            found.text(bucket.to_string()).list(rows);
+        for (bucket, (longer, rows)) in &self.found {
+            found.text(bucket.to_string()).number(*longer).list(rows);
         }
         let mut listed = List::default();
         for (org, rows) in &self.listed {
