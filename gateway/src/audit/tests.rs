@@ -245,6 +245,7 @@ async fn amend(journal: &DiskJournal, (id, delivery): (NotificationId, DeliveryI
         notification: id,
         org: OrganizationId(101),
         from: FinalState::Dead,
+        last: None,
         carrier: again.then(|| work.follow_up(at)),
         event: encode_event(&event),
         held,

@@ -8,8 +8,9 @@ use crate::dispatch::notices::Notice;
 use crate::dispatch::retry::{Next, Tried};
 use crate::dispatch::sched::{Finished, Signal, Ticket};
 use crate::dispatch::settle::{Report, Settler, Tracker};
+use crate::dispatch::shard::STORE_PAUSE;
 use crate::dispatch::{Context, inbox};
-use crate::journal::Resolution;
+use crate::journal::{Journal, JournalError, Resolution};
 use crate::model::{
     Attempt, Content, Delivery, DeliveryId, FinalState, Millis, Notification, NotificationId,
     OnUnknown, Outcome, ProviderName, Target, TargetRef, TimelineEvent,
@@ -412,16 +413,28 @@ async fn end(queued: Queued, at: Millis, state: FinalState, cause: &str) {
     settler.report(tracker, report).await;
 }
 
-/// True if the timeline says that one of `targets` was delivered.
+/// True if the timeline says that one of `targets` was delivered. Asks until it can be read, since a
+/// later step must not go out in vain; one that never can be says nothing.
 pub(super) async fn any_delivered(
-    context: &Context,
+    journal: &dyn Journal,
     notification: &Notification,
     targets: &[TargetRef],
 ) -> bool {
     let wanted: Vec<_> =
         targets.iter().map(|t| DeliveryId::derive(notification.id, &t.key())).collect();
-    let timeline = context.journal.timeline(notification.org, notification.id).await;
-    let Ok(Some(timeline)) = timeline else { return false };
+    let timeline = loop {
+        match journal.timeline(notification.org, notification.id).await {
+            Ok(Some(timeline)) => break timeline,
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::error!(notification.id = %notification.id, %error, "a timeline cannot be read");
+                if error == JournalError::Unreadable {
+                    return false;
+                }
+                tokio::time::sleep(STORE_PAUSE).await;
+            }
+        }
+    };
     timeline.events.iter().filter_map(|event| decode_event(event)).any(|event| {
         let finished = event.finished();
         finished.is_some_and(|(id, state)| state == FinalState::Delivered && wanted.contains(&id))

@@ -122,7 +122,8 @@ impl Shard {
         (mut steps, overrides): (Steps, Overrides),
     ) -> Job {
         let now = self.context.clock.now();
-        let is_canceled = self.context.journal.is_canceled(job.notification.id);
+        let journal = self.context.journal.as_ref();
+        let is_canceled = journal.is_canceled(job.notification.id);
         let marker = job.marker(EXPANDED);
         let is_first = job.settled.insert(marker);
         if !is_first {
@@ -130,7 +131,7 @@ impl Shard {
             steps.truncate(1);
         }
         let reached = is_canceled
-            || (is_first && finish::any_delivered(&self.context, &job.notification, &unless).await);
+            || (is_first && finish::any_delivered(journal, &job.notification, &unless).await);
         let all: Vec<_> = steps.iter().flat_map(|(targets, _)| targets.clone()).collect();
         if is_first {
             job.report.resolved.push((marker, Resolution::Moved));

@@ -6,7 +6,7 @@ use crate::dispatch::job::{EXPANDED, Job, Outgoing, PLANNED, Portion};
 use crate::dispatch::line::{Line, Queued, Share};
 use crate::dispatch::settle::{Report, Settler, Tracker};
 use crate::dispatch::{Context, finish, inbox};
-use crate::journal::{Claim, EntryKind, EventPlace, JournalError, Resolution};
+use crate::journal::{Claim, EntryKind, EventPlace, Journal, JournalError, Resolution};
 use crate::lifecycle::{Caught, report_panic};
 use crate::model::{
     Delivery, DeliveryId, FinalState, Notification, Part, ShardId, TargetRef, TimelineEvent, UserId,
@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-const STORE_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const STORE_PAUSE: Duration = Duration::from_millis(200);
 /// An entry that makes its loop panic this often is given up.
 const PANICS_MAX: usize = 3;
 /// How often a plan is looked for, a pause apart: for as long as an index may be behind.
@@ -263,7 +263,8 @@ impl Shard {
         };
         let mut job = Job::new(claim, work.notification().clone());
         if job.settled.contains(&job.marker(PLANNED))
-            && let Some(planned) = self.planned(claim, (part, after), only).await
+            && let Some(planned) =
+                planned(self.context.journal.as_ref(), claim, ((part, after), only)).await
         {
             for (overrides, targets) in planned {
                 for target in targets {
@@ -295,39 +296,6 @@ impl Shard {
             recipients.into_iter().filter(|r| !job.settled.contains(&held(r))).collect();
         job.recipients = open;
         job
-    }
-
-    /// What the first claim of this entry was about to send. It was committed with the marker that
-    /// asks for it, but the index may be behind; `None` if it is not there for long.
-    async fn planned(
-        &self,
-        claim: &Claim,
-        portion: Portion,
-        only: Option<RecipientRef>,
-    ) -> Option<Vec<(Overrides, Vec<TargetRef>)>> {
-        let (id, org) = (claim.notification, claim.org);
-        for _ in 0..PLAN_LOOKS {
-            // A plan is settled after its entry was written, and soon.
-            let mut after = Some(EventPlace { position: claim.id.position, ordinal: 0 });
-            loop {
-                let page = self.context.journal.events_after(org, id, after, EVENTS_PAGE).await;
-                let page = page.unwrap_or_else(|error| {
-                    tracing::error!(shard = self.shard.0, %error, "a timeline cannot be read; trying again");
-                    Vec::new()
-                });
-                if let Some(plan) = page.iter().find_map(|(_, event)| plan_of(event, portion, only))
-                {
-                    return Some(plan);
-                }
-                if page.len() < EVENTS_PAGE {
-                    break;
-                }
-                after = page.last().map(|(place, _)| *place);
-            }
-            tokio::time::sleep(STORE_PAUSE).await;
-        }
-        tracing::error!(shard = self.shard.0, notification.id = %id, "what an entry was about to send is not found; it is expanded again");
-        None
     }
 
     /// Asks the store until it answers: an entry is never given up because records are away.
@@ -390,12 +358,56 @@ impl Shard {
     }
 }
 
+/// The deliveries of a plan, each with what its rule changed.
+type PlannedTargets = Vec<(Overrides, Vec<TargetRef>)>;
+
+/// What the first claim of this entry was about to send. It was committed with the marker that
+/// asks for it, but reads may be behind; `None` if it is not there for long.
+pub(super) async fn planned(
+    journal: &dyn Journal,
+    claim: &Claim,
+    wanted: (Portion, Option<RecipientRef>),
+) -> Option<PlannedTargets> {
+    let mut looks = 0;
+    while looks < PLAN_LOOKS {
+        match find_plan(journal, claim, wanted).await {
+            Ok(Some(plan)) => return Some(plan),
+            Ok(None) if journal.reads_are_current() => break,
+            Ok(None) => looks += 1,
+            Err(error) => {
+                tracing::error!(notification.id = %claim.notification, %error, "a timeline cannot be read; trying again");
+                // What is damaged stays so; whoever is away comes back.
+                looks += usize::from(error == JournalError::Unreadable);
+            }
+        }
+        tokio::time::sleep(STORE_PAUSE).await;
+    }
+    tracing::error!(notification.id = %claim.notification, "what an entry was about to send is not found; it is expanded again");
+    None
+}
+
+async fn find_plan(
+    journal: &dyn Journal,
+    claim: &Claim,
+    (portion, only): (Portion, Option<RecipientRef>),
+) -> Result<Option<PlannedTargets>, JournalError> {
+    let (id, org) = (claim.notification, claim.org);
+    // A plan is settled after its entry was written, and soon.
+    let mut after = Some(EventPlace { position: claim.id.position, ordinal: 0 });
+    loop {
+        let page = journal.events_after(org, id, after, EVENTS_PAGE).await?;
+        if let Some(plan) = page.iter().find_map(|(_, event)| plan_of(event, portion, only)) {
+            return Ok(Some(plan));
+        }
+        if page.len() < EVENTS_PAGE {
+            return Ok(None);
+        }
+        after = page.last().map(|(place, _)| *place);
+    }
+}
+
 /// What `event` says of the plan for `portion` of an audience, or for the one recipient that was held.
-fn plan_of(
-    event: &[u8],
-    portion: Portion,
-    only: Option<RecipientRef>,
-) -> Option<Vec<(Overrides, Vec<TargetRef>)>> {
+fn plan_of(event: &[u8], portion: Portion, only: Option<RecipientRef>) -> Option<PlannedTargets> {
     let Some(TimelineEvent::Planned { part, after, to }) = decode_event(event) else {
         return None;
     };

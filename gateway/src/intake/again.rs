@@ -4,7 +4,7 @@
 //! one twice; what is decided under the reservation goes into the journal as one addition.
 
 use super::{Answer, Intake, IntakeError, Running, Undecided};
-use crate::journal::{Amendment, Append, Backlog, DeadLetter, Reserved};
+use crate::journal::{Amendment, Append, Backlog, DeadLetter, JournalError, Reserved};
 use crate::model::{
     DeliveryId, FinalState, Millis, Notification, OrganizationId, TargetRef, TimelineEvent,
 };
@@ -158,7 +158,7 @@ impl Intake {
                 }
                 _ => Err(Refused::Unreadable),
             };
-            batch.reopen((delivery, FinalState::Dead), held, due, work).await?;
+            batch.reopen((delivery, FinalState::Dead, None), held, due, work).await?;
         }
         batch.finish().await
     }
@@ -189,6 +189,7 @@ impl Intake {
                 notification: letter.notification,
                 org: asked.org,
                 from: FinalState::Dead,
+                last: None,
                 carrier: None,
                 event: encode_event(&event),
                 held,
@@ -216,6 +217,9 @@ impl Intake {
                 None => batch.done.refused.push((delivery, Refused::Busy)),
             }
         }
+        // Other processes are not held off by reservations: they are found by what this becomes.
+        let ids = reserved.iter().map(|(delivery, ..)| *delivery).collect();
+        let last = self.journal.reopened(ids).await?;
         // Under the reservations: what is final now stays so until we change it.
         let timeline = self.journal.timeline(asked.org, notification.id).await?;
         let states = ended(&timeline.map(|timeline| timeline.events).unwrap_or_default());
@@ -227,7 +231,8 @@ impl Intake {
                 (Some(from), None) => (from, Err(Refused::TargetRemoved)),
                 (Some(from), Some(target)) => (from, carrier(notification.clone(), target, due)),
             };
-            batch.reopen((delivery, from), held, due, work).await?;
+            let last = last.get(&delivery).copied();
+            batch.reopen((delivery, from, last), held, due, work).await?;
         }
         batch.finish().await
     }
@@ -289,19 +294,16 @@ impl<'a> Batch<'a> {
 
     async fn reopen(
         &mut self,
-        (delivery, from): (DeliveryId, FinalState),
+        (delivery, from, last): (DeliveryId, FinalState, Option<u64>),
         held: Reserved,
         due: Millis,
         work: Result<Work, Refused>,
     ) -> Result<(), IntakeError> {
-        let checked = work.and_then(|work| {
-            let is_canceled = self.intake.journal.is_canceled(work.notification().id);
-            match work {
-                _ if is_canceled => Err(Refused::Canceled),
-                _ if self.is_refused => Err(Refused::NoRoom),
-                work => Ok(work),
-            }
-        });
+        let checked = match work {
+            Ok(work) if self.is_canceled(&work).await? => Err(Refused::Canceled),
+            Ok(_) if self.is_refused => Err(Refused::NoRoom),
+            checked => checked,
+        };
         let work = match checked {
             Ok(work) => work,
             Err(refused) => {
@@ -318,12 +320,18 @@ impl<'a> Batch<'a> {
             notification: work.notification().id,
             org: self.asked.org,
             from,
+            last,
             carrier: Some(work.follow_up(due)),
             event: encode_event(&event),
             held,
         });
         self.done.last_due = Some(due);
         self.flush(COMMIT_MAX).await
+    }
+
+    async fn is_canceled(&self, work: &Work) -> Result<bool, IntakeError> {
+        let shard = self.intake.shard(self.asked.org);
+        Ok(self.intake.journal.was_canceled(shard, work.notification().id).await?)
     }
 
     fn push(&mut self, amendment: Amendment) {
@@ -344,14 +352,19 @@ impl<'a> Batch<'a> {
         let waiting = std::mem::take(&mut self.waiting);
         let ids: Vec<_> = waiting.iter().map(|amendment| amendment.delivery).collect();
         match self.commit(waiting).await {
-            Ok(()) => self.has_committed = true,
-            Err(error) if self.has_committed && error.is_refusal() => self.refuse(&ids),
+            Ok(true) => self.has_committed = true,
+            Ok(false) => self.take_back(&ids, Refused::Busy),
+            Err(error) if self.has_committed && error.is_refusal() => {
+                self.is_refused = true;
+                self.take_back(&ids, Refused::NoRoom);
+            }
             Err(error) => return Err(error),
         }
         Ok(())
     }
 
-    async fn commit(&self, amendments: Vec<Amendment>) -> Result<(), IntakeError> {
+    /// False if another process amended one of them first: then none was.
+    async fn commit(&self, amendments: Vec<Amendment>) -> Result<bool, IntakeError> {
         let (intake, org) = (self.intake, self.asked.org);
         let shard = intake.shard(org);
         let carriers = amendments.iter().filter_map(|amendment| amendment.carrier.as_ref());
@@ -364,16 +377,18 @@ impl<'a> Batch<'a> {
         if more.pending > 0 {
             intake.admission.check(org, intake.journal.backlog_of(shard, org), more)?;
         }
-        intake.journal.amend(shard, amendments)?.await?;
-        Ok(())
+        match intake.journal.amend(shard, amendments)?.await {
+            Ok(()) => Ok(true),
+            Err(JournalError::Fenced) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
-    /// Takes back what was to be amended last, and everything from now on.
-    fn refuse(&mut self, last: &[DeliveryId]) {
-        self.is_refused = true;
+    /// Takes back what was to be amended last.
+    fn take_back(&mut self, last: &[DeliveryId], why: Refused) {
         let left = self.done.amended.len() - last.len();
         self.done.amended.truncate(left);
-        self.done.refused.extend(last.iter().map(|delivery| (*delivery, Refused::NoRoom)));
+        self.done.refused.extend(last.iter().map(|delivery| (*delivery, why)));
         let due = self.asked.pace.due((left as u64).saturating_sub(1));
         self.done.last_due = self.done.last_due.map(|_| due);
     }

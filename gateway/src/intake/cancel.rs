@@ -57,7 +57,7 @@ impl Intake {
         by: String,
     ) -> Result<usize, IntakeError> {
         let shard = self.shard(org);
-        if !self.journal.is_canceled(id) {
+        if !self.journal.was_canceled(shard, id).await? {
             let event = encode_event(&TimelineEvent::Canceled { at: self.now(), by });
             let cancellation = Cancellation { notification: id, org, event };
             self.journal.cancel(shard, cancellation)?.await?;

@@ -32,6 +32,7 @@ impl From<StoreError> for ChangeError {
         match error {
             StoreError::Log(LogError::Full) => Self::Intake(IntakeError::Overloaded),
             StoreError::Log(LogError::TooLarge) => Self::Intake(IntakeError::TooLarge),
+            StoreError::Log(LogError::Refused) => Self::Intake(IntakeError::Failed),
             StoreError::Log(LogError::Failed) => Self::Intake(IntakeError::Uncertain),
             other => Self::Store(other),
         }
@@ -42,7 +43,8 @@ impl Intake {
     /// Makes a change; resolves once the journal has it durably and every read sees it.
     ///
     /// # Errors
-    /// Nothing was made, and nothing it would have triggered will be sent.
+    /// Nothing was made, and nothing it would have triggered will be sent; only after
+    /// [`IntakeError::Uncertain`] all of it may have been.
     pub async fn change(
         &self,
         store: &dyn Store,
@@ -108,10 +110,11 @@ fn log_error(error: JournalError) -> LogError {
         JournalError::Full => LogError::Full,
         JournalError::TooLarge => LogError::TooLarge,
         JournalError::Poisoned
-        | JournalError::Uncertain
         | JournalError::Closed
         | JournalError::Fenced
-        | JournalError::Unknown
-        | JournalError::Unreadable => LogError::Failed,
+        | JournalError::KeyUsed => LogError::Refused,
+        JournalError::Uncertain | JournalError::Unknown | JournalError::Unreadable => {
+            LogError::Failed
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -24,6 +25,7 @@ pub(crate) struct HeldJournal {
     inner: DiskJournal,
     held: watch::Sender<bool>,
     pretended: Mutex<HashMap<OrganizationId, u64>>,
+    failing: AtomicUsize,
 }
 
 impl HeldJournal {
@@ -31,7 +33,18 @@ impl HeldJournal {
     pub(crate) fn open(dir: &Path) -> Arc<Self> {
         let options = DiskOptions { shards: 1, segment_bytes: 1 << 20, ..DiskOptions::default() };
         let inner = DiskJournal::open(dir, options, Arc::new(SystemClock)).unwrap();
-        Arc::new(Self { inner, held: watch::Sender::new(true), pretended: Mutex::default() })
+        let (held, pretended) = (watch::Sender::new(true), Mutex::default());
+        Arc::new(Self { inner, held, pretended, failing: AtomicUsize::new(0) })
+    }
+
+    /// Has so many reads of keys and timelines fail, as those of a server that is away for a moment.
+    pub(crate) fn fail_reads(&self, count: usize) {
+        self.failing.store(count, Ordering::Relaxed);
+    }
+
+    fn fails(&self) -> bool {
+        let less = |left: usize| left.checked_sub(1);
+        self.failing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
     /// Has an organization's backlog look as if so many entries were in it.
@@ -108,6 +121,9 @@ impl Journal for HeldJournal {
         org: OrganizationId,
         notification: NotificationId,
     ) -> BoxFuture<'_, Result<Option<Timeline>, JournalError>> {
+        if self.fails() {
+            return Box::pin(std::future::ready(Err(JournalError::Unknown)));
+        }
         self.inner.timeline(org, notification)
     }
 
@@ -118,6 +134,9 @@ impl Journal for HeldJournal {
         after: Option<EventPlace>,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<(EventPlace, bytes::Bytes)>, JournalError>> {
+        if self.fails() {
+            return Box::pin(std::future::ready(Err(JournalError::Unknown)));
+        }
         self.inner.events_after(org, notification, after, limit)
     }
 
@@ -162,6 +181,9 @@ impl Journal for HeldJournal {
         key: [u8; 16],
         now: Millis,
     ) -> BoxFuture<'_, Result<Option<Remembered>, JournalError>> {
+        if self.fails() {
+            return Box::pin(std::future::ready(Err(JournalError::Unknown)));
+        }
         self.inner.keep_key(shard, key, now)
     }
 

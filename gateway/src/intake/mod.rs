@@ -99,6 +99,7 @@ impl From<JournalError> for IntakeError {
             // Redis is away: asked again under the same key, it is known what became of it.
             JournalError::Full => Self::Overloaded,
             JournalError::TooLarge => Self::TooLarge,
+            JournalError::KeyUsed => Self::KeyBusy,
             JournalError::Uncertain | JournalError::Unknown => Self::Uncertain,
             JournalError::Poisoned
             | JournalError::Closed
@@ -185,8 +186,9 @@ fn hash(parts: &[&[u8]]) -> [u8; 16] {
 
 type RunningKeys = Arc<Mutex<HashSet<[u8; 16]>>>;
 
-/// Keeps a key for its first request until it is decided whether that is stored, even if the
-/// caller leaves before: clones go where the decision is waited for.
+/// Keeps a key for its first request until that is answered, even if the caller leaves before:
+/// clones go where the answer is waited for. After [`JournalError::Unknown`] the request may still
+/// be stored; the journal then refuses a second one under its key.
 #[derive(Clone, Debug)]
 pub struct Running(Arc<RunningKey>);
 
@@ -209,7 +211,7 @@ impl Drop for RunningKey {
     }
 }
 
-/// A commit whose keys stay taken until it is decided: who drops it early leaves it to a task.
+/// A commit whose keys stay taken until it is answered: who drops it early leaves it to a task.
 struct Undecided {
     commit: Option<Commit>,
     running: Vec<Running>,
@@ -335,9 +337,15 @@ impl Intake {
             shard,
             is_kept: AtomicBool::new(false),
         }));
-        let found = self.journal.keep_key(shard, request.key, self.clock.now()).await?;
+        let found = self.journal.keep_key(shard, request.key, self.clock.now()).await;
+        // Without an answer it may be kept, too.
+        guard.0.is_kept.store(!matches!(found, Ok(None)), Ordering::Relaxed);
+        let found = found.map_err(|error| match error {
+            // Of the request itself nothing was stored.
+            JournalError::Unknown | JournalError::Uncertain => IntakeError::Overloaded,
+            other => other.into(),
+        })?;
         let Some(found) = found else { return Err(IntakeError::KeyBusy) };
-        guard.0.is_kept.store(true, Ordering::Relaxed);
         match found {
             Remembered::No => Ok(KeyState::First(guard)),
             Remembered::Yes { body, .. } if body != request.body => Err(IntakeError::KeyReused),

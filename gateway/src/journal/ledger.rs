@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// What a part of the log adds to the books.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,11 +194,23 @@ pub struct Amendment {
     pub notification: NotificationId,
     pub org: OrganizationId,
     pub from: FinalState,
+    /// Where it was sent again last ([`Journal::reopened`](super::Journal::reopened)), as read before
+    /// its state was: if that is another place by now, another process amended it.
+    pub last: Option<u64>,
     /// Carries the delivery on; without one its dead letter is discarded and it stays dead.
     pub carrier: Option<Entry>,
     /// For the timeline.
     pub event: Bytes,
     pub held: Reserved,
+}
+
+/// A notification can be planned for a year ahead; later nothing of it waits.
+const WAITS_MAX_MS: u64 = 400 * 86_400_000;
+
+/// Notifications with smaller ids are so old that nothing of them can wait.
+pub(super) fn oldest_waiting(now: Millis) -> NotificationId {
+    // A version 7 UUID starts with 48 bits of milliseconds.
+    NotificationId(Uuid::from_u64_pair(now.0.saturating_sub(WAITS_MAX_MS) << 16, 0))
 }
 
 /// The wish that nothing of a notification is sent any more.

@@ -228,6 +228,10 @@ pub enum JournalError {
     /// The lease ran out and somebody else holds the entry: the settlement changed nothing.
     #[error("the claim's lease has passed to another claim")]
     Fenced,
+    /// An idempotency key of it was used meanwhile, so nothing of it was stored: ask again, and the
+    /// first answer is found.
+    #[error("the idempotency key was used by another request meanwhile")]
+    KeyUsed,
     /// The journal's server did not answer in time: what was asked may have happened. Ask again
     /// after a while, under the same idempotency key.
     #[error("the journal's server did not answer in time")]
@@ -326,6 +330,11 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
         org: OrganizationId,
         notification: NotificationId,
     ) -> BoxFuture<'_, Result<Option<Timeline>, JournalError>>;
+
+    /// True if a read finds whatever was committed before; otherwise it may be behind for a while.
+    fn reads_are_current(&self) -> bool {
+        false
+    }
 
     /// Timeline events of a notification of `org` after `after`, in their order, at most `limit`.
     fn events_after(
@@ -439,14 +448,26 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
     fn reserve(&self, delivery: DeliveryId) -> Option<Reserved>;
 
     /// Sends deliveries that have ended again, or discards their dead letters: in one commit. The
-    /// dead letter goes and its entry comes, or nothing happens.
+    /// dead letter goes and its entry comes, or nothing happens; `Fenced` if another process
+    /// amended one of them first.
     fn amend(&self, shard: ShardId, amendments: Vec<Amendment>) -> Result<Commit, JournalError>;
 
     /// Notes that nothing of a notification is to be sent any more.
     fn cancel(&self, shard: ShardId, cancellation: Cancellation) -> Result<Commit, JournalError>;
 
-    /// True once [`Journal::cancel`] was durable for it.
+    /// True once [`Journal::cancel`] was durable for it: known to who claims in its shard, and to
+    /// who canceled it.
     fn is_canceled(&self, notification: NotificationId) -> bool;
+
+    /// As [`Journal::is_canceled`], of a notification in `shard`, whoever canceled it.
+    fn was_canceled(
+        &self,
+        shard: ShardId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<bool, JournalError>> {
+        let _ = shard;
+        Box::pin(std::future::ready(Ok(self.is_canceled(notification))))
+    }
 
     /// Makes what waits of a notification claimable now; answers how many entries.
     fn hurry(

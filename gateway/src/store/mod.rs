@@ -234,6 +234,9 @@ pub enum LogError {
     /// The log has none of it, and never will.
     #[error("the changes are larger than the log can take at once")]
     TooLarge,
+    /// The log has none of it, and takes nothing any more until a restart.
+    #[error("the log takes nothing any more; restart")]
+    Refused,
     /// What the log has of it is known once it is read again.
     #[error("the log failed; restart to read what it holds")]
     Failed,

@@ -117,6 +117,28 @@ async fn a_key_is_free_again_after_a_refusal() {
 }
 
 #[tokio::test]
+async fn without_its_key_a_request_is_refused_and_nothing_of_it_is_in_doubt() {
+    let dir = tempfile::tempdir().unwrap();
+    let (intake, journal) = intake(dir.path());
+    journal.fail_reads(1);
+    assert_eq!(intake.begin(key()).await.unwrap_err(), IntakeError::Overloaded);
+    drop(first(&intake).await);
+}
+
+#[tokio::test]
+async fn a_change_that_a_closed_log_refused_is_not_in_doubt() {
+    let dir = tempfile::tempdir().unwrap();
+    let (intake, journal) = intake(dir.path());
+    let store = DiskStore::open(dir.path()).unwrap();
+    journal.close().await;
+    let change = record_change(vec![Change::PutOrganization(organization(ORG))]);
+    let refused = intake.change(&store, change, None).await.unwrap_err();
+    assert!(matches!(refused, ChangeError::Intake(IntakeError::Failed)), "{refused:?}");
+    let found = store.organization(crate::store::OrganizationRef::Id(ORG)).await.unwrap();
+    assert_eq!(found, None);
+}
+
+#[tokio::test]
 async fn a_change_too_large_for_the_log_is_told_apart_from_a_full_one() {
     let dir = tempfile::tempdir().unwrap();
     let (intake, journal) = intake(dir.path());

@@ -3,6 +3,7 @@
 use super::core::Core;
 use super::index::{EVENTS, Index, IndexError, Projection, split_u64};
 use super::listed::ListedError;
+use crate::journal::ledger::oldest_waiting;
 use crate::journal::record::encode_cancellation;
 use crate::journal::shard::line::{Spot, Ticket};
 use crate::journal::shard::{BlockMarks, class, is_timer};
@@ -18,8 +19,6 @@ const CANCELED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("cancel
 const CANCEL_ORDINAL: u32 = 3 << 30;
 /// Blocks searched for what waits of a notification; the rest is suppressed when it comes due.
 const BLOCKS_MAX: usize = 1_024;
-/// A notification can be planned for a year ahead; later nothing of it waits.
-const KEPT_MS: u64 = 400 * 86_400_000;
 
 pub(super) fn open(txn: &WriteTransaction) -> Result<(), IndexError> {
     txn.open_table(CANCELED)?;
@@ -43,16 +42,10 @@ pub(super) fn apply(txn: &WriteTransaction, projection: &Projection) -> Result<(
     Ok(())
 }
 
-/// Notifications with smaller ids are so old that nothing of them can wait.
-fn oldest(now: Millis) -> Uuid {
-    // A version 7 UUID starts with 48 bits of milliseconds.
-    Uuid::from_u64_pair(now.0.saturating_sub(KEPT_MS) << 16, 0)
-}
-
 /// Drops wishes of which nobody needs to know any more.
 pub(super) fn retain(txn: &WriteTransaction, now: Millis) -> Result<(), IndexError> {
-    let until = oldest(now);
-    txn.open_table(CANCELED)?.retain_in(..until.as_bytes().as_slice(), |_, _| false)?;
+    let until = oldest_waiting(now);
+    txn.open_table(CANCELED)?.retain_in(..until.0.as_bytes().as_slice(), |_, _| false)?;
     Ok(())
 }
 
@@ -127,8 +120,8 @@ impl Core {
 
     /// Drops from memory what `retain` drops from the index.
     pub(super) fn forget_canceled(&self, now: Millis) {
-        let until = oldest(now);
-        self.canceled.write().retain(|id| id.0 >= until);
+        let until = oldest_waiting(now);
+        self.canceled.write().retain(|id| *id >= until);
     }
 
     /// Makes the timers of a notification claimable now, as far as there is room for them; what

@@ -223,6 +223,7 @@ fn amendment(journal: &DiskJournal, id: NotificationId) -> Amendment {
         notification: id,
         org: ORG,
         from: FinalState::Dead,
+        last: None,
         carrier: Some(Entry {
             notification: id,
             org: ORG,

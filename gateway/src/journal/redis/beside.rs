@@ -16,7 +16,8 @@ impl Core {
             return Err(JournalError::Closed);
         }
         let Append { entries, idempotency } = append;
-        let part = Part { entries, idempotency, is_kept: self.options.tracks, ..Part::default() };
+        let is_kept = self.options.tracks;
+        let mut part = Part { entries, idempotency, is_kept, ..Part::default() };
         if part.bytes() > PART_BYTES_MAX {
             return Err(JournalError::TooLarge);
         }
@@ -30,7 +31,7 @@ impl Core {
             keys_ttl_ms: millis(self.options.keys_ttl),
             tracks: self.options.tracks,
         };
-        let plan = Plan::new(vec![part], &terms);
+        let plan = Plan::new(&mut [&mut part], &terms);
         let blocks = plan.blocks.into_iter().map(|block| block.payload);
         Ok([plan.program].into_iter().chain(blocks).collect())
     }

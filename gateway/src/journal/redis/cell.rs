@@ -40,8 +40,10 @@ pub(super) struct Taken {
 /// What this node knows of a shard.
 #[derive(Debug)]
 pub(super) struct State {
-    /// Empty unless `is_loaded`.
+    /// What Redis had when it was last loaded, and what came since.
     pub(super) shard: Shard,
+    /// Grows whenever `shard` is made anew: claims made in an earlier one are void.
+    pub(super) generation: u64,
     pub(super) tenure: Option<Tenure>,
     /// True once `shard` is what Redis has, and for as long as it is kept so.
     pub(super) is_loaded: bool,
@@ -61,6 +63,24 @@ impl State {
     pub(super) fn token(&self) -> Option<Arc<str>> {
         self.tenure.as_ref().map(|tenure| Arc::clone(&tenure.token))
     }
+
+    /// Another right to work on the shard; under another token all that is known of it is void.
+    pub(super) fn hand_over(&mut self, tenure: Option<Tenure>, places: usize) {
+        let old = self.token();
+        self.tenure = tenure;
+        if old != self.token() {
+            self.is_loaded = false;
+            let mut shard = Shard::new(places);
+            shard.leases = self.shard.leases;
+            self.renew(shard);
+        }
+    }
+
+    /// Begins anew with `shard`: what was claimed is void.
+    pub(super) fn renew(&mut self, shard: Shard) {
+        self.shard = shard;
+        self.generation += 1;
+    }
 }
 
 /// One atomic addition on its way to Redis.
@@ -70,6 +90,8 @@ pub(super) struct Request {
     pub(super) bytes: usize,
     /// Entries it settles; true where it ends them.
     pub(super) sent: Vec<(Place, bool)>,
+    /// The generation in which these were claimed; `None` if they were taken.
+    pub(super) generation: Option<u64>,
     pub(super) is_settle: bool,
     /// Frees what fills us.
     pub(super) is_urgent: bool,
@@ -145,6 +167,7 @@ impl Cell {
             shard,
             state: Mutex::new(State {
                 shard: Shard::new(places),
+                generation: 0,
                 tenure: None,
                 is_loaded: false,
                 mark: Bytes::new(),
@@ -167,11 +190,16 @@ impl Cell {
 
     /// Takes back that settlements are on their way, `true` for those that end their entry: they
     /// were refused and may come again.
-    pub(super) fn reopen(&self, sent: &[(Place, bool)]) {
+    pub(super) fn reopen(&self, generation: Option<u64>, sent: &[(Place, bool)]) {
         let mut state = self.state.lock();
         for (place, is_last) in sent {
-            if let Some(taken) = state.taken.get_mut(place) {
+            if generation.is_none()
+                && let Some(taken) = state.taken.get_mut(place)
+            {
                 taken.is_closing = false;
+            }
+            if generation != Some(state.generation) {
+                continue;
             }
             let Some(held) = state.shard.in_flight.get_mut(place) else { continue };
             if *is_last {

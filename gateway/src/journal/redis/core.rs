@@ -1,6 +1,6 @@
 //! What the journal's tasks share, and what callers do on it: enqueue, settle, take blocks in.
 
-use super::cell::{Cell, Request, Taken, Tenure};
+use super::cell::{Cell, Request, State, Taken, Tenure};
 use super::lane::Committed;
 use super::options::{RedisJournalOptions, millis};
 use super::plan::{Ended, Laid, Part};
@@ -68,10 +68,10 @@ impl Core {
         let cell = self.cell(shard).ok_or(JournalError::Closed)?;
         let bytes = part.bytes();
         let (done, committed) = oneshot::channel();
-        let (sent, done) = (Vec::new(), Some(done));
-        let request = Request { part, bytes, sent, is_settle: false, is_urgent, done };
+        let (sent, generation, done) = (Vec::new(), None, Some(done));
+        let request = Request { part, bytes, sent, generation, is_settle: false, is_urgent, done };
         self.enqueue(cell, request)?;
-        Ok(Box::pin(async move { committed.await.unwrap_or(Err(JournalError::Closed)) }))
+        Ok(Box::pin(answered(committed)))
     }
 
     /// Checks leases and enqueues; fenced settlements are left out.
@@ -81,33 +81,47 @@ impl Core {
         settlements: Vec<Settlement>,
     ) -> Result<Commit, JournalError> {
         let cell = self.cell(shard).ok_or(JournalError::Fenced)?;
-        let mut waiting = Vec::new();
-        let mut part = Part::default();
-        let mut sent = Vec::new();
-        for mut settlement in settlements {
-            if is_sabotaged(Sabotage::DroppedOutcome) {
-                settlement.events.clear();
-                settlement.resolved.clear();
+        // Those that were taken go one by one, those that were claimed together.
+        let mut parts = Vec::new();
+        let (mut part, mut sent) = (Part::default(), Vec::new());
+        {
+            let mut state = cell.state.lock();
+            for mut settlement in settlements {
+                if is_sabotaged(Sabotage::DroppedOutcome) {
+                    settlement.events.clear();
+                    settlement.resolved.clear();
+                }
+                let place = (settlement.claim.position, settlement.claim.index);
+                let is_last = settlement.done;
+                if let Some(taken) = taken_part(&mut state, place, &settlement) {
+                    parts.push((taken, vec![(place, is_last)], None));
+                } else if let Some(ended) = hold(&mut state, settlement) {
+                    sent.push((place, is_last));
+                    part.settles.push(ended);
+                }
             }
-            let place = (settlement.claim.position, settlement.claim.index);
-            if let Some(taken) = self.taken_part(cell, place, &settlement) {
-                let part = taken;
-                waiting.push(self.send_settle(cell, part, vec![(place, settlement.done)])?);
-            } else if let Some(ended) = hold(cell, settlement) {
-                sent.push((place, ended.settlement.done));
-                part.settles.push(ended);
+            if !part.settles.is_empty() {
+                parts.push((part, sent, Some(state.generation)));
             }
         }
-        if !part.settles.is_empty() {
-            waiting.push(self.send_settle(cell, part, sent)?);
-        }
-        if waiting.is_empty() {
+        if parts.is_empty() {
             return Err(JournalError::Fenced);
+        }
+        let mut waiting = Vec::with_capacity(parts.len());
+        let mut parts = parts.into_iter();
+        while let Some((part, sent, generation)) = parts.next() {
+            match self.send_settle(cell, part, sent, generation) {
+                Ok(committed) => waiting.push(committed),
+                Err(error) => {
+                    parts.for_each(|(_, sent, generation)| cell.reopen(generation, &sent));
+                    return Err(error);
+                }
+            }
         }
         Ok(Box::pin(async move {
             let mut result = Ok(());
             for committed in waiting {
-                result = result.and(committed.await.unwrap_or(Err(JournalError::Closed)));
+                result = result.and(answered(committed).await);
             }
             result
         }))
@@ -118,28 +132,15 @@ impl Core {
         cell: &Cell,
         part: Part,
         sent: Vec<(Place, bool)>,
-    ) -> Result<oneshot::Receiver<Result<(), JournalError>>, JournalError> {
+        generation: Option<u64>,
+    ) -> Result<Answer, JournalError> {
         let bytes = part.bytes();
         let (done, committed) = oneshot::channel();
         let again = sent.clone();
-        let request =
-            Request { part, bytes, sent, is_settle: true, is_urgent: true, done: Some(done) };
-        self.enqueue(cell, request).inspect_err(|_| cell.reopen(&again))?;
+        let (is_settle, is_urgent, done) = (true, true, Some(done));
+        let request = Request { part, bytes, sent, generation, is_settle, is_urgent, done };
+        self.enqueue(cell, request).inspect_err(|_| cell.reopen(generation, &again))?;
         Ok(committed)
-    }
-
-    /// A settlement of an entry that was taken here.
-    fn taken_part(&self, cell: &Cell, place: Place, settlement: &Settlement) -> Option<Part> {
-        let mut state = cell.state.lock();
-        let taken = state.taken.get_mut(&place)?;
-        if taken.lease != settlement.claim.lease || taken.is_closing {
-            return None;
-        }
-        taken.is_closing = settlement.done;
-        let settlement = Settlement { org: taken.org, ..settlement.clone() };
-        let ended = Ended { settlement, ticket: taken.ticket, has_parts: true, is_change: false, is_inherited: false };
-        let token = taken.token.clone();
-        Some(Part { settles: vec![ended], taken: Some((place, token)), ..Part::default() })
     }
 
     pub(super) fn renew(&self, shard: ShardId, claims: &[ClaimId]) {
@@ -217,10 +218,14 @@ impl Core {
     pub(super) async fn catch_up(&self, cell: &Cell, until: u64) -> Result<(), RedisError> {
         let key = self.redis.key(cell.shard, "q");
         loop {
-            let from = cell.state.lock().shard.applied_end;
-            if from >= until {
-                return Ok(());
-            }
+            let from = {
+                let state = cell.state.lock();
+                // Whoever loads it again reads all of that, once we let go of the log.
+                if !state.is_loaded || state.shard.applied_end >= until {
+                    return Ok(());
+                }
+                state.shard.applied_end
+            };
             let mut range = redis::cmd("XRANGE");
             range.arg(&key).arg(format!("{from}-0")).arg(format!("{}-0", until - 1));
             range.arg("COUNT").arg(READ_MAX);
@@ -228,7 +233,9 @@ impl Core {
             if found.is_empty() {
                 // What is gone was finished.
                 let mut state = cell.state.lock();
-                (state.shard.applied_end, state.mark) = (until, Bytes::new());
+                if state.is_loaded {
+                    (state.shard.applied_end, state.mark) = (until, Bytes::new());
+                }
             }
             for stored in found {
                 self.take_in_stored(cell, stored);
@@ -301,28 +308,19 @@ impl Core {
         timers.for_each(|entry| alarms.set(entry.org, entry.due));
     }
 
-    /// Somebody else owns the shard now.
-    pub(super) fn lost(&self, cell: &Cell) {
-        self.set_tenure(cell, None);
-        cell.lost.notify_one();
+    /// Somebody else owns the shard that was worked on under `token`.
+    pub(super) fn lost(&self, cell: &Cell, token: &str) {
+        let mut state = cell.state.lock();
+        if state.token().is_some_and(|current| *current == *token) {
+            state.hand_over(None, self.options.places);
+            drop(state);
+            cell.lost.notify_one();
+        }
     }
 
     /// The right to work on a shard as it is from now on.
     pub(super) fn set_tenure(&self, cell: &Cell, tenure: Option<Tenure>) {
-        let mut state = cell.state.lock();
-        let is_new = match (&state.tenure, &tenure) {
-            (Some(old), Some(new)) => old.token != new.token,
-            (None, None) => false,
-            _ => true,
-        };
-        state.tenure = tenure;
-        if is_new {
-            let leases = state.shard.leases;
-            state.is_loaded = false;
-            state.shard = crate::journal::shard::Shard::new(self.options.places);
-            state.shard.leases = leases;
-        }
-        drop(state);
+        cell.state.lock().hand_over(tenure, self.options.places);
         cell.keeping.notify_one();
         cell.claimers.notify_one();
     }
@@ -335,9 +333,29 @@ impl Core {
     }
 }
 
+/// Where a request is answered.
+type Answer = oneshot::Receiver<Result<(), JournalError>>;
+
+/// Waits for the answer of a lane; one that is cut off may have sent the request.
+async fn answered(answer: Answer) -> Result<(), JournalError> {
+    answer.await.unwrap_or(Err(JournalError::Unknown))
+}
+
+/// A settlement of an entry that was taken here.
+fn taken_part(state: &mut State, place: Place, settlement: &Settlement) -> Option<Part> {
+    let taken = state.taken.get_mut(&place)?;
+    if taken.lease != settlement.claim.lease || taken.is_closing {
+        return None;
+    }
+    taken.is_closing = settlement.done;
+    let settlement = Settlement { org: taken.org, ..settlement.clone() };
+    let ended = Ended { settlement, ticket: taken.ticket, has_parts: true, is_change: false, is_inherited: false };
+    let token = taken.token.clone();
+    Some(Part { settles: vec![ended], taken: Some((place, token)), ..Part::default() })
+}
+
 /// Notes that a settlement is on its way, if its claim still holds the entry.
-fn hold(cell: &Cell, mut settlement: Settlement) -> Option<Ended> {
-    let mut state = cell.state.lock();
+fn hold(state: &mut State, mut settlement: Settlement) -> Option<Ended> {
     let place = (settlement.claim.position, settlement.claim.index);
     let has_partial = state.shard.partial.contains_key(&place);
     let is_change = state.shard.changes.contains(&place);

@@ -276,9 +276,10 @@ impl Beside {
         }
         members(redis, &redis.key(shard, "part"), |row, _| {
             if let Some((place, delivery)) = rows::read_place(&row)
-                && let Ok(delivery) = Uuid::from_slice(delivery)
+                && let Some(delivery) = delivery.first_chunk::<16>()
             {
-                partial.entry(place).or_default().push(DeliveryId(delivery));
+                let delivery = DeliveryId(Uuid::from_bytes(*delivery));
+                partial.entry(place).or_default().push(delivery);
             }
         })
         .await?;

@@ -29,6 +29,8 @@ const TIDY_EVERY: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(200);
 /// Bytes of the log in one stretch.
 const STRETCH_BYTES: u64 = 1 << 20;
+/// Cancellations read at once.
+const CANCELED_AT_ONCE: usize = 10_000;
 /// Organizations whose timers are asked for at once.
 const DUE_AT_ONCE: usize = 64;
 
@@ -55,7 +57,7 @@ impl Core {
                 Ok(()) => {
                     woken.await.ok();
                 }
-                Err(RedisError::Fenced) => self.lost(&cell),
+                Err(RedisError::Fenced) => self.lost(&cell, &tenure.token),
                 Err(error) => {
                     tracing::debug!(shard = cell.shard.0, %error, "a shard cannot be kept now; it is tried again");
                     tokio::time::sleep(PAUSE).await;
@@ -104,9 +106,6 @@ impl Core {
         let alarms: Vec<_> = pairs(next())?
             .filter_map(|(org, due)| Some((organization(&org)?, Millis(reply::number(&due)?))))
             .collect();
-        let canceled = reply::array(next())?.into_iter().filter_map(reply::bytes);
-        let canceled: Vec<_> =
-            canceled.filter_map(|id| Some(NotificationId(uuid_of(&id)?))).collect();
         let changes = reply::array(next())?.into_iter().filter_map(reply::bytes);
         let changes: BTreeSet<_> =
             changes.filter_map(|row| Some(rows::read_place(&row)?.0)).collect();
@@ -119,7 +118,8 @@ impl Core {
             }
         }
         let mark = reply::bytes(next()).unwrap_or_default();
-        self.canceled.write().extend(canceled);
+        // Later ones are told by the log.
+        self.load_canceled(cell).await?;
         {
             let mut state = cell.state.lock();
             if state.token().as_ref() != Some(&tenure.token) {
@@ -127,7 +127,7 @@ impl Core {
             }
             let leases = state.shard.leases.max(tenure.epoch << 32) + 1;
             let cursor = first.map(|position| (position, 0));
-            state.shard = Shard::adopted(self.options.places, (end, cursor), pending, leases);
+            state.renew(Shard::adopted(self.options.places, (end, cursor), pending, leases));
             state.shard.partial = partial;
             state.shard.changes = changes;
             state.mark = mark;
@@ -141,6 +141,34 @@ impl Core {
         cell.reading.notify_one();
         cell.claimers.notify_one();
         Ok(())
+    }
+
+    /// Reads what was canceled, a page at a time: nobody is to wait for Redis meanwhile.
+    async fn load_canceled(&self, cell: &Cell) -> Result<(), RedisError> {
+        let key = self.redis.key(cell.shard, "x");
+        let (mut from, mut limit) = (Bytes::from_static(b"-inf"), CANCELED_AT_ONCE);
+        loop {
+            let mut range = redis::cmd("ZRANGEBYSCORE");
+            range.arg(&key).arg(from.as_ref()).arg("+inf").arg("WITHSCORES");
+            range.arg("LIMIT").arg(0).arg(limit);
+            let rows: Vec<_> = pairs(self.redis.query(&key, range).await?)?.collect();
+            let (count, mut last) = (rows.len(), from.clone());
+            let mut canceled = self.canceled.write();
+            for (id, at) in rows {
+                let id = reply::bytes(id).and_then(|id| uuid_of(&id));
+                canceled.extend(id.map(NotificationId));
+                last = reply::bytes(at).unwrap_or(last);
+            }
+            drop(canceled);
+            if count < limit {
+                return Ok(());
+            }
+            // Those of the last instant are read again, since there may be more of it.
+            if last == from {
+                limit *= 2;
+            }
+            from = last;
+        }
     }
 
     /// Refills lines from one stretch of the log; false if there was nothing to do or no place.
@@ -238,8 +266,14 @@ impl Core {
                 call = call.arg(org.0.to_string()).number((room + known) as u64);
             }
         }
-        let found = if is_some { self.ask(call).await? } else { Vec::new() };
-        for one in found {
+        let mut found = if is_some { self.ask(call).await? } else { Vec::new() }.into_iter();
+        let end = found.next().as_ref().and_then(reply::number).unwrap_or(0) + 1;
+        if cell.state.lock().shard.applied_end < end {
+            // Whoever brings forward what was canceled tells so in the log first.
+            let _log = cell.log.lock().await;
+            self.catch_up(cell, end).await?;
+        }
+        for one in reply::array(found.next().unwrap_or_default())? {
             let mut one = reply::array(one)?.into_iter();
             let Some(org) = one.next().as_ref().and_then(organization) else { continue };
             let next = one.next().as_ref().and_then(reply::number).unwrap_or(0);

@@ -7,7 +7,7 @@
 use super::cell::{Cell, Request};
 use super::core::Core;
 use super::options::millis;
-use super::plan::{Plan, Terms};
+use super::plan::{Part, Plan, Terms};
 use super::reply::{self, Sums};
 use super::scripts::{COMMIT, SETTLE};
 use crate::crash::{self, Stage};
@@ -43,10 +43,9 @@ pub(super) struct Numbers {
 struct Batch {
     requests: Vec<Request>,
     plan: Plan,
-    is_settle: bool,
     is_urgent: bool,
-    /// Refused unless this node owns the shard.
-    is_owners: bool,
+    /// Refused unless the shard is owned under this token.
+    fence: Option<Arc<str>>,
     started: Instant,
     /// It was sent at least once, and may have happened.
     is_unknown: bool,
@@ -104,14 +103,15 @@ impl Numbers {
 impl Core {
     /// Enqueues, or refuses when full. What frees space may take twice the room.
     pub(super) fn enqueue(&self, cell: &Cell, request: Request) -> Result<(), JournalError> {
-        if self.closing.load(Ordering::Acquire) {
-            return Err(JournalError::Closed);
-        }
         if request.bytes > PART_BYTES_MAX {
             return Err(JournalError::TooLarge);
         }
         let headroom = if request.is_urgent { 2 } else { 1 };
         let mut waiting = cell.waiting.lock();
+        // Asked under the lock, as its lane does: nothing is left for one that has ended.
+        if self.closing.load(Ordering::Acquire) {
+            return Err(JournalError::Closed);
+        }
         let queue = if request.is_settle { &mut waiting.settles } else { &mut waiting.plain };
         let bytes = self.buffered.load(Ordering::Relaxed);
         if queue.len() >= REQUESTS_MAX * headroom || bytes + request.bytes > BYTES_MAX * headroom {
@@ -129,12 +129,13 @@ impl Core {
         let mut numbers = Numbers::new(&self.writer);
         loop {
             let woken = cell.writing.notified();
-            let (plain, settles) = {
+            let (plain, settles, is_closing) = {
                 let mut waiting = cell.waiting.lock();
-                (take(&mut waiting.plain), take(&mut waiting.settles))
+                let is_closing = self.closing.load(Ordering::Acquire);
+                (take(&mut waiting.plain), take(&mut waiting.settles), is_closing)
             };
             if plain.is_empty() && settles.is_empty() {
-                if self.closing.load(Ordering::Acquire) {
+                if is_closing {
                     return;
                 }
                 woken.await;
@@ -143,52 +144,83 @@ impl Core {
             let bytes: usize = plain.iter().chain(&settles).map(|request| request.bytes).sum();
             // Blocks are taken in by one at a time, in their order.
             let _log = cell.log.lock().await;
-            let batches = [plain, settles].into_iter().filter(|requests| !requests.is_empty());
-            let batches = batches.map(|requests| self.lay(&cell, requests, &mut numbers));
-            self.commit(&cell, batches.collect()).await;
+            let batches = [plain, settles].into_iter();
+            let batches = batches.filter_map(|requests| self.lay(&cell, requests, &mut numbers));
+            self.commit(&cell, batches.collect(), &mut numbers).await;
             self.buffered.fetch_sub(bytes, Ordering::Relaxed);
         }
     }
 
-    fn lay(&self, cell: &Cell, mut requests: Vec<Request>, numbers: &mut Numbers) -> Batch {
-        let first = requests.first();
-        let is_settle = first.is_some_and(|request| request.is_settle);
-        let is_urgent = first.is_some_and(|request| request.is_urgent);
-        let is_taken = first.is_some_and(|request| request.part.taken.is_some());
-        let token = cell.state.lock().token();
+    /// Lays requests out; `None` if nothing is left of them.
+    fn lay(&self, cell: &Cell, requests: Vec<Request>, numbers: &mut Numbers) -> Option<Batch> {
+        let (token, generation) = {
+            let state = cell.state.lock();
+            (state.token(), state.generation)
+        };
+        // What was claimed before the shard was read again is claimed again, or settled by another.
+        let is_void = |request: &mut Request| request.generation.is_some_and(|of| of != generation);
+        let mut requests = requests;
+        for request in requests.extract_if(.., is_void) {
+            if let Some(done) = request.done {
+                done.send(Err(JournalError::Fenced)).ok();
+            }
+        }
+        let first = requests.first()?;
+        let (is_settle, is_urgent) = (first.is_settle, first.is_urgent);
+        // Without a token nothing of what was claimed here is ours any more.
+        let fence = first.generation.map(|_| token.clone().unwrap_or_else(|| Arc::from("none")));
         let kind = usize::from(is_settle);
         let [plain, settles] = &mut numbers.next;
         let next = if is_settle { settles } else { plain };
         let sequence = *next;
         *next += 1;
-        let parts = requests.iter_mut().map(|request| std::mem::take(&mut request.part));
         let terms = Terms {
             now: self.clock.now(),
             writer: numbers.names.get(kind).map_or("", String::as_str),
             sequence,
-            // Without a token nothing of what was claimed here is ours any more.
-            fence: (is_settle && !is_taken).then(|| token.as_deref().unwrap_or("none")),
+            fence: fence.as_deref(),
             own: token.as_deref(),
             retention_ms: millis(self.options.retention),
             keys_ttl_ms: millis(self.options.keys_ttl),
             tracks: self.options.tracks,
         };
-        let plan = Plan::new(parts.collect(), &terms);
-        Batch {
-            requests,
-            plan,
-            is_settle,
-            is_urgent,
-            is_owners: terms.fence.is_some(),
-            started: Instant::now(),
-            is_unknown: false,
-            outcome: None,
-            is_over: false,
+        let mut parts: Vec<_> = requests.iter_mut().map(|request| &mut request.part).collect();
+        let plan = Plan::new(&mut parts, &terms);
+        // Only what has keys may have to be laid out again.
+        if requests.iter().all(|request| request.part.idempotency.is_empty()) {
+            requests.iter_mut().for_each(|request| request.part = Part::default());
+        }
+        let started = Instant::now();
+        let (is_unknown, outcome, is_over) = (false, None, false);
+        Some(Batch { requests, plan, is_urgent, fence, started, is_unknown, outcome, is_over })
+    }
+
+    /// Answers the requests of a refused batch whose keys, by their numbers, were used meanwhile; the
+    /// others go on under another number. Nothing of the batch was done, nor will be: also if an
+    /// earlier sending of it arrives late, it finds these keys.
+    fn leave_out(&self, cell: &Cell, batch: &mut Batch, used: &[usize], numbers: &mut Numbers) {
+        let mut end = 0;
+        let is_used = |request: &mut Request| {
+            let start = end;
+            end += request.part.idempotency.len();
+            used.iter().any(|key| (start..end).contains(key))
+        };
+        let refused: Vec<_> = batch.requests.extract_if(.., is_used).collect();
+        let others =
+            if refused.is_empty() { Vec::new() } else { std::mem::take(&mut batch.requests) };
+        for request in refused {
+            if let Some(done) = request.done {
+                done.send(Err(JournalError::KeyUsed)).ok();
+            }
+        }
+        match self.lay(cell, others, numbers) {
+            Some(laid) => *batch = Batch { started: batch.started, ..laid },
+            None => batch.outcome = Some(Err(JournalError::KeyUsed)),
         }
     }
 
     /// Sends batches until it is known of each whether it happened.
-    async fn commit(&self, cell: &Cell, mut batches: Vec<Batch>) {
+    async fn commit(&self, cell: &Cell, mut batches: Vec<Batch>, numbers: &mut Numbers) {
         let mut pause = PAUSE_MIN;
         loop {
             let open: Vec<_> = batches.iter_mut().filter(|b| b.outcome.is_none()).collect();
@@ -202,7 +234,10 @@ impl Core {
             for (batch, reply) in open.into_iter().zip(replies) {
                 match reply.and_then(Committed::of) {
                     Ok(committed) => batch.outcome = Some(Ok(committed)),
-                    Err(error) => failed = self.judge(cell, batch, error).or(failed),
+                    Err(error) => match used_keys(&error) {
+                        Some(used) => self.leave_out(cell, batch, &used, numbers),
+                        None => failed = self.judge(cell, batch, error).or(failed),
+                    },
                 }
             }
             crash::point(Stage::Synced);
@@ -217,7 +252,8 @@ impl Core {
             }
             if self.closed.load(Ordering::Acquire) {
                 for batch in batches.iter_mut().filter(|batch| !batch.is_over) {
-                    batch.answer(cell, Err(JournalError::Closed));
+                    let error = batch.failed_as(JournalError::Closed);
+                    batch.answer(cell, Err(error));
                 }
                 return;
             }
@@ -230,10 +266,19 @@ impl Core {
     /// Answers additions that wait behind a write which does not get through: nobody is to wait for
     /// them longer than for it.
     fn refuse_waiting(&self, cell: &Cell) {
-        let refused = std::mem::take(&mut cell.waiting.lock().plain);
+        let refused: Vec<_> = {
+            let mut waiting = cell.waiting.lock();
+            let plain = std::mem::take(&mut waiting.plain);
+            // Somebody waits for what was taken, too.
+            let settles = std::mem::take(&mut waiting.settles).into_iter();
+            let (taken, others): (VecDeque<_>, _) =
+                settles.partition(|request| request.part.taken.is_some());
+            waiting.settles = others;
+            plain.into_iter().chain(taken).collect()
+        };
         for mut request in refused {
             self.buffered.fetch_sub(request.bytes, Ordering::Relaxed);
-            cell.reopen(&request.sent);
+            cell.reopen(request.generation, &request.sent);
             if let Some(done) = request.done.take() {
                 done.send(Err(JournalError::Full)).ok();
             }
@@ -241,7 +286,8 @@ impl Core {
     }
 
     fn call(&self, cell: &Cell, batch: &Batch) -> Call {
-        let script = if batch.is_urgent { &SETTLE } else { &COMMIT };
+        // What may have happened is to be known, also while Redis is out of memory.
+        let script = if batch.is_urgent || batch.is_unknown { &SETTLE } else { &COMMIT };
         let call = Call::new(script).key(self.redis.key(cell.shard, "m"));
         let call = call.arg(batch.plan.program.clone());
         batch.plan.blocks.iter().fold(call, |call, block| call.arg(block.payload.clone()))
@@ -251,24 +297,28 @@ impl Core {
     fn judge(&self, cell: &Cell, batch: &mut Batch, error: RedisError) -> Option<RedisError> {
         batch.is_unknown |= error.is_unknown();
         if error == RedisError::Fenced {
-            if batch.is_owners {
-                self.lost(cell);
+            if let Some(token) = &batch.fence {
+                self.lost(cell, token);
             }
             batch.outcome = Some(Err(JournalError::Fenced));
             return None;
         }
         if !error.is_unknown() && !error.is_temporary() {
             tracing::error!(shard = cell.shard.0, %error, "redis refused a commit of the journal");
-            batch.outcome = Some(Err(JournalError::Poisoned));
+            if batch.is_unknown && batch.fence.is_some() {
+                cell.unload("what became of a settlement is unknown");
+            }
+            batch.outcome = Some(Err(batch.failed_as(JournalError::Poisoned)));
             return None;
         }
-        // Who settles waits: nothing else can be done with what was sent.
-        if batch.started.elapsed() >= self.options.patience && !batch.is_settle {
-            if batch.is_unknown {
-                batch.tell(Err(JournalError::Unknown));
-            } else {
-                batch.outcome = Some(Err(JournalError::Full));
-            }
+        // Who settles what was claimed waits: nothing else can be done with what was sent. It also
+        // frees memory, and must not wait for what has to wait for that.
+        let is_late = batch.started.elapsed() >= self.options.patience && batch.fence.is_none();
+        let is_full = error == RedisError::Full { what: "OOM" };
+        if is_late && batch.is_unknown {
+            batch.tell(Err(JournalError::Unknown));
+        } else if (is_late || is_full) && !batch.is_unknown {
+            batch.outcome = Some(Err(JournalError::Full));
         }
         Some(error)
     }
@@ -312,12 +362,27 @@ impl Batch {
         }
     }
 
-    /// Answers an addition of which nothing happened.
+    /// What its callers are told if it failed with `error`.
+    fn failed_as(&self, error: JournalError) -> JournalError {
+        if self.is_unknown { JournalError::Unknown } else { error }
+    }
+
+    /// Answers an addition of which nothing happened, as far as is known.
     fn answer(&mut self, cell: &Cell, result: Result<(), JournalError>) {
         for request in &self.requests {
-            cell.reopen(&request.sent);
+            cell.reopen(request.generation, &request.sent);
         }
         self.tell(result);
+    }
+}
+
+/// Which keys of a batch, by their numbers, were used meanwhile, if that is why it was refused.
+fn used_keys(error: &RedisError) -> Option<Vec<usize>> {
+    match error {
+        RedisError::Refused { code, what } if code == "KEYUSED" => {
+            Some(what.split_ascii_whitespace().filter_map(|key| key.parse().ok()).collect())
+        }
+        _ => None,
     }
 }
 

@@ -319,7 +319,8 @@ impl RedisLoader {
             keys_ttl_ms: millis(self.options.keys_ttl),
             tracks: false,
         };
-        let plan = Plan::new(draft.parts, &terms);
+        let mut parts: Vec<_> = draft.parts.iter_mut().collect();
+        let plan = Plan::new(&mut parts, &terms);
         let call = Call::new(&COMMIT).key(self.redis.key(shard, "m")).arg(plan.program.clone());
         let call = plan.blocks.iter().fold(call, |call, block| call.arg(block.payload.clone()));
         let first = self.send(call).await?;

@@ -55,7 +55,7 @@ use super::{
 use crate::BoxFuture;
 use crate::clock::Clock;
 use crate::journal::disk::DiskJournal;
-use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId, ShardId};
+use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 use crate::redis::owners::Owners;
 use crate::redis::{Redis, RedisError};
 use bytes::Bytes;
@@ -278,6 +278,10 @@ impl Journal for RedisJournal {
         Box::pin(async move { self.core.timeline(org, notification).await.map_err(unreadable) })
     }
 
+    fn reads_are_current(&self) -> bool {
+        true
+    }
+
     fn events_after(
         &self,
         org: OrganizationId,
@@ -410,10 +414,7 @@ impl Journal for RedisJournal {
     }
 
     fn amend(&self, shard: ShardId, amendments: Vec<Amendment>) -> Result<Commit, JournalError> {
-        // Another node may be amending, too: the script sees who is first.
-        let dead = amendments.iter().filter(|amendment| amendment.from == FinalState::Dead);
-        let letters = dead.map(|amendment| amendment.delivery).collect();
-        self.core.submit(shard, Part { amends: amendments, letters, ..Part::default() }, false)
+        self.core.submit(shard, Part { amends: amendments, ..Part::default() }, false)
     }
 
     fn cancel(&self, shard: ShardId, cancellation: Cancellation) -> Result<Commit, JournalError> {
@@ -422,6 +423,16 @@ impl Journal for RedisJournal {
 
     fn is_canceled(&self, notification: NotificationId) -> bool {
         self.core.canceled.read().contains(&notification)
+    }
+
+    fn was_canceled(
+        &self,
+        shard: ShardId,
+        notification: NotificationId,
+    ) -> BoxFuture<'_, Result<bool, JournalError>> {
+        Box::pin(
+            async move { self.core.was_canceled(shard, notification).await.map_err(unreadable) },
+        )
     }
 
     fn hurry(

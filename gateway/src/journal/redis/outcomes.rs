@@ -18,6 +18,9 @@ use uuid::Uuid;
 /// Rows looked at for one page, whatever they hold.
 const ROWS_MAX: usize = 8_192;
 const ROWS_AT_ONCE: usize = 512;
+const BLOCKS_AT_ONCE: usize = 4;
+/// A page ends behind the blocks with which its events take this much.
+const PAGE_BYTES: usize = 4 << 20;
 
 fn outcome_row(place: SettledPlace) -> Vec<u8> {
     [place.at.0.to_be_bytes(), place.position.to_be_bytes()].concat()
@@ -43,8 +46,9 @@ impl Core {
         let mut page = SettledPage::default();
         for shard in self.homes(query.org) {
             let (places, next) = self.outcomes(shard, query, limit).await?;
-            page.next = page.next.max(next);
-            page.blocks.extend(self.ended(shard, query, places).await?);
+            let (blocks, rest) = self.ended(shard, query, &places).await?;
+            page.next = page.next.max(rest.or(next));
+            page.blocks.extend(blocks);
         }
         // Only without a home can there be more than one shard's: what is left out comes next.
         page.blocks.sort_by_key(|block| std::cmp::Reverse(block.place));
@@ -52,6 +56,8 @@ impl Core {
             page.next = page.blocks.get(limit).map(|block| block.place);
             page.blocks.truncate(limit);
         }
+        let next = page.next;
+        page.blocks.retain(|block| next.is_none_or(|next| block.place > next));
         Ok(page)
     }
 
@@ -91,31 +97,26 @@ impl Core {
         }
     }
 
+    /// What was settled at `places`, and the first of them that found no room.
     async fn ended(
         &self,
         shard: ShardId,
         query: &SettledQuery,
-        places: Vec<SettledPlace>,
-    ) -> Result<Vec<SettledBlock>, RedisError> {
-        let stored = self.blocks(shard, places.iter().map(|place| place.position)).await?;
-        let mut blocks = Vec::with_capacity(places.len());
-        for place in places {
-            // Retention may have dropped the block a moment ago.
-            let Some(stored) = stored.get(&place.position) else { continue };
-            let records = Records::new(stored.payload.clone()).flatten();
-            let settled = records.filter_map(|record| match record {
-                Record::Settle(settle) if settle.org == query.org => {
-                    let finals = settle.resolved.into_iter();
-                    let finals = finals.filter_map(|(delivery, resolution)| match resolution {
-                        Resolution::Final(state) => Some((delivery, state)),
-                        Resolution::Moved => None,
-                    });
-                    let (notification, events) = (settle.notification, settle.events);
-                    Some(Settled { notification, finals: finals.collect(), events })
-                }
-                _ => None,
-            });
-            blocks.push(SettledBlock { place, settled: settled.collect() });
+        places: &[SettledPlace],
+    ) -> Result<(Vec<SettledBlock>, Option<SettledPlace>), RedisError> {
+        let (mut blocks, mut bytes, mut rest) = (Vec::new(), 0, places);
+        while !rest.is_empty() && bytes < PAGE_BYTES {
+            let (some, later) = rest.split_at(rest.len().min(BLOCKS_AT_ONCE));
+            rest = later;
+            let stored = self.blocks(shard, some.iter().map(|place| place.position)).await?;
+            for place in some {
+                // Retention may have dropped the block a moment ago.
+                let Some(stored) = stored.get(&place.position) else { continue };
+                let settled = settled_in(stored, query.org);
+                let events = settled.iter().flat_map(|settled| &settled.events);
+                bytes += events.map(Bytes::len).sum::<usize>();
+                blocks.push(SettledBlock { place: *place, settled });
+            }
         }
         let ended = blocks.iter().flat_map(|block| &block.settled);
         let ended = ended.flat_map(|settled| settled.finals.iter().map(|(delivery, _)| *delivery));
@@ -128,7 +129,7 @@ impl Core {
                 settled.finals.retain(|(delivery, _)| is_current(delivery));
             }
         }
-        Ok(blocks)
+        Ok((blocks, rest.first().copied()))
     }
 
     /// As `reopened`, in whatever shard each delivery is.
@@ -241,11 +242,12 @@ impl Core {
             letters.extend(ours.map(|(_, row)| row));
         }
         let positions: Vec<_> = letters.iter().map(|row| row.place.position).collect();
-        let blocks = self.blocks(shard, positions).await?;
-        for row in &mut letters {
-            let block = blocks.get(&row.place.position);
-            row.events = block.map(|b| said(b, row.letter.delivery)).unwrap_or_default();
-        }
+        self.each_block(shard, positions, |block| {
+            for row in letters.iter_mut().filter(|row| row.place.position == block.position) {
+                row.events = said(block, row.letter.delivery);
+            }
+        })
+        .await?;
         Ok(letters)
     }
 }
@@ -255,11 +257,34 @@ fn said(stored: &Stored, delivery: DeliveryId) -> Vec<Bytes> {
     let records = Records::new(stored.payload.clone()).flatten();
     let mut own = records.filter_map(|record| match record {
         Record::Settle(settle) if settle.dead.iter().any(|(id, _)| *id == delivery) => {
-            Some(settle.events)
+            Some(copied(&settle.events))
         }
         _ => None,
     });
     own.next().unwrap_or_default()
+}
+
+/// What was settled of `org` in one block.
+fn settled_in(stored: &Stored, org: OrganizationId) -> Vec<Settled> {
+    let records = Records::new(stored.payload.clone()).flatten();
+    let settled = records.filter_map(|record| match record {
+        Record::Settle(settle) if settle.org == org => {
+            let finals = settle.resolved.into_iter();
+            let finals = finals.filter_map(|(delivery, resolution)| match resolution {
+                Resolution::Final(state) => Some((delivery, state)),
+                Resolution::Moved => None,
+            });
+            let (notification, events) = (settle.notification, copied(&settle.events));
+            Some(Settled { notification, finals: finals.collect(), events })
+        }
+        _ => None,
+    });
+    settled.collect()
+}
+
+/// Copies of events: as slices they would keep the whole block in memory.
+fn copied(events: &[Bytes]) -> Vec<Bytes> {
+    events.iter().map(|event| Bytes::copy_from_slice(event)).collect()
 }
 
 /// place 12 | notification 16 | organization 4 | at 8 | copy

@@ -14,7 +14,7 @@ use crate::journal::{
     Amendment, Append, Cancellation, Entry, EntryKind, IdempotencyRecord, Resolution, SettledQuery,
     Settlement,
 };
-use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId};
+use crate::model::{FinalState, Millis, NotificationId, OrganizationId};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,8 +45,6 @@ pub(super) struct Part {
     pub(super) cancels: Vec<Cancellation>,
     /// The settlement is of an entry that was taken, under this token.
     pub(super) taken: Option<(Place, String)>,
-    /// Dead letters that must be there.
-    pub(super) letters: Vec<DeliveryId>,
     /// An outbox keeps its notifications until they are settled, and asks for them.
     pub(super) is_kept: bool,
     /// An outbox found its notification missing: refused if it is there by now.
@@ -81,7 +79,7 @@ impl Part {
 
     /// True if the script may refuse it: then nobody else's addition goes with it.
     pub(super) fn has_checks(&self) -> bool {
-        self.taken.is_some() || !self.letters.is_empty() || self.is_again
+        self.taken.is_some() || !self.amends.is_empty() || self.is_again
     }
 
     fn is_for_later(&self, now: Millis) -> bool {
@@ -146,7 +144,8 @@ struct Draft {
     blocks: Vec<Open>,
     sums: [i64; SUMS.len()],
     counts: BTreeMap<OrganizationId, [i64; 3]>,
-    found: BTreeMap<u128, List>,
+    /// By bucket: how much longer than usual it is kept, and its rows.
+    found: BTreeMap<u128, (u64, List)>,
     listed: BTreeMap<OrganizationId, List>,
     timers: BTreeMap<OrganizationId, (u64, List)>,
     changes: List,
@@ -161,31 +160,30 @@ struct Draft {
     amends: List,
     cancels: List,
     sizes: Vec<(Place, u64)>,
+    /// What must be so, or nothing is done: leases of taken timers, dead letters that are there, and
+    /// where deliveries were sent again last.
+    leased: List,
+    letters: List,
+    again: List,
     /// Notifications that outboxes keep, and those that must not be there.
     kept: List,
-    again: List,
+    absent: List,
     tracks: bool,
     /// By how much the work left of notifications changes.
     work: BTreeMap<NotificationId, i64>,
 }
 
 impl Plan {
-    pub(super) fn new(parts: Vec<Part>, terms: &Terms<'_>) -> Self {
+    /// Takes out of `parts` all but entries and keys.
+    pub(super) fn new(parts: &mut [&mut Part], terms: &Terms<'_>) -> Self {
         let mut draft = Draft { tracks: terms.tracks, ..Draft::default() };
         if !parts.iter().all(|part| part.is_for_later(terms.now)) {
             draft.blocks.push(Open::default());
         }
-        let mut checks = (List::default(), List::default());
         for part in parts {
-            if let Some((place, token)) = &part.taken {
-                checks.0.text(rows::place(*place)).text(token);
-            }
-            for delivery in &part.letters {
-                checks.1.text(delivery.0.as_bytes());
-            }
             draft.part(part, terms);
         }
-        draft.finish(terms, &checks)
+        draft.finish(terms)
     }
 }
 
@@ -194,7 +192,10 @@ fn count(value: usize) -> u64 {
 }
 
 impl Draft {
-    fn part(&mut self, part: Part, terms: &Terms<'_>) {
+    fn part(&mut self, part: &mut Part, terms: &Terms<'_>) {
+        if let Some((place, token)) = &part.taken {
+            self.leased.text(rows::place(*place)).text(token);
+        }
         let is_taken = part.taken.is_some();
         for entry in &part.entries {
             self.entry(entry, terms.now);
@@ -203,19 +204,19 @@ impl Draft {
                 self.kept.text(id);
             }
             if part.is_again {
-                self.again.text(rows::bucket(entry.notification).to_string()).text(id);
+                self.absent.text(rows::bucket(entry.notification).to_string()).text(id);
             }
         }
-        for ended in part.settles {
+        for ended in part.settles.drain(..) {
             self.settle(ended, is_taken, terms);
         }
-        for amendment in part.amends {
+        for amendment in part.amends.drain(..) {
             self.amend(amendment, terms);
         }
-        for record in part.amended {
+        for record in part.amended.drain(..) {
             self.amended(AmendMark { record, held: None });
         }
-        for cancellation in part.cancels {
+        for cancellation in part.cancels.drain(..) {
             self.cancels.text(cancellation.notification.0.as_bytes());
             let first = self.first();
             encode_cancellation(&cancellation, &mut first.bytes);
@@ -228,7 +229,7 @@ impl Draft {
             let value = [&record.body, created.as_slice(), &record.answer].concat();
             self.keys.text(record.key).number(terms.keys_ttl_ms.max(1)).text(value);
         }
-        let only_keys = Append { entries: Vec::new(), idempotency: part.idempotency };
+        let only_keys = Append { entries: Vec::new(), idempotency: part.idempotency.clone() };
         if !only_keys.idempotency.is_empty() {
             let bytes = encode_append(&only_keys).0;
             let first = self.first();
@@ -265,6 +266,9 @@ impl Draft {
         } else if is_later && entry.kind == EntryKind::FollowUp {
             self.tell(at, entry.notification, rows::WAITS);
         }
+        if is_later && let Some(found) = self.found.get_mut(&rows::bucket(entry.notification)) {
+            found.0 = found.0.max(entry.due.since(now));
+        }
         let ordinal = count(at + 1);
         let index = index.to_be_bytes();
         if entry.kind == EntryKind::Change {
@@ -297,7 +301,7 @@ impl Draft {
         let Some(block) = self.blocks.get_mut(at) else { return };
         if block.told.insert((id, index)) {
             let rows = self.found.entry(rows::bucket(id)).or_default();
-            rows.number(count(at + 1)).text(id.0.as_bytes()).text(index.to_be_bytes());
+            rows.1.number(count(at + 1)).text(id.0.as_bytes()).text(index.to_be_bytes());
         }
     }
 
@@ -374,6 +378,14 @@ impl Draft {
         if let Some(carrier) = &amendment.carrier {
             self.entry(carrier, terms.now);
         }
+        // Another node may be amending, too: the script sees who is first.
+        let id = amendment.delivery.0.as_bytes();
+        if amendment.from == FinalState::Dead {
+            self.letters.text(id);
+        } else {
+            let last = amendment.last.map(|position| position.to_string()).unwrap_or_default();
+            self.again.text(id).text(last);
+        }
         self.amended(AmendMark::of(amendment));
     }
 
@@ -420,7 +432,7 @@ impl Draft {
         self.sum("bytes", bytes);
     }
 
-    fn finish(mut self, terms: &Terms<'_>, checks: &(List, List)) -> Plan {
+    fn finish(mut self, terms: &Terms<'_>) -> Plan {
         for (org, states) in std::mem::take(&mut self.states) {
             self.unindex(0, b'o', org, &[states]);
             self.states.insert(org, states);
@@ -434,7 +446,7 @@ impl Draft {
         if let Some(own) = terms.own {
             table.text("o", own);
         }
-        self.tables(&mut table, checks);
+        self.tables(&mut table);
         let mut sizes = Vec::new();
         for (place, bytes) in &self.sizes {
             sizes.extend_from_slice(&rows::place(*place));
@@ -464,11 +476,11 @@ impl Draft {
         }
     }
 
-    fn tables(&self, table: &mut Table, checks: &(List, List)) {
-        table.list("tk", &checks.0).list("dk", &checks.1);
+    fn tables(&self, table: &mut Table) {
+        table.list("tk", &self.leased).list("dk", &self.letters).list("rk", &self.again);
         let mut found = List::default();
-        for (bucket, rows) in &self.found {
-            found.text(bucket.to_string()).list(rows);
+        for (bucket, (longer, rows)) in &self.found {
+            found.text(bucket.to_string()).number(*longer).list(rows);
         }
         let mut listed = List::default();
         for (org, rows) in &self.listed {
@@ -508,7 +520,7 @@ impl Draft {
             work.text(id.0.as_bytes()).int(*by);
         }
         table.list("m", &sums).list("c", &counts);
-        table.list("ob", &self.kept).list("ag", &self.again).list("nt", &work);
+        table.list("ob", &self.kept).list("ag", &self.absent).list("nt", &work);
     }
 }
 

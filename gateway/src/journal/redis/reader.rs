@@ -42,7 +42,8 @@ impl Core {
         };
         let mut read = redis::cmd("XREADGROUP");
         read.arg("GROUP").arg("dispatch").arg("owner").arg("COUNT").arg(READ_MAX);
-        read.arg("BLOCK").arg(BLOCK.as_millis() as usize);
+        // The commit of a block with open entries lists it itself; no other is to be listed.
+        read.arg("BLOCK").arg(BLOCK.as_millis() as usize).arg("NOACK");
         read.arg("STREAMS").arg(&key).arg(">");
         let found = Stored::read(blocking.call(&read, BLOCK).await?)?;
         if found.is_empty() {

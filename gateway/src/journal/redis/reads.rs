@@ -11,7 +11,7 @@ use crate::redis::RedisError;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use redis::{Pipeline, Value};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
 /// Blocks asked for at once.
@@ -21,11 +21,32 @@ const AMEND_ORDINAL: u32 = 1 << 31;
 /// Events of cancellations are numbered from here, behind all others in the same block.
 const CANCEL_ORDINAL: u32 = 3 << 30;
 
-/// What one shard has about a notification.
-#[derive(Debug, Default)]
-struct Found {
-    root: Option<Entry>,
-    events: Vec<(EventPlace, OrganizationId, Bytes)>,
+/// Blocks of which events are taken out before more are read: a block tells of many notifications.
+const EVENTS_AT_ONCE: usize = 16;
+
+/// Which events of a notification are wanted, and in which order.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    /// Those after a place, in their order.
+    After(Option<EventPlace>),
+    /// Those before a place, newest first.
+    Before(Option<EventPlace>),
+}
+
+impl Wanted {
+    fn holds(self, place: EventPlace) -> bool {
+        match self {
+            Self::After(after) => Some(place) > after,
+            Self::Before(before) => before.is_none_or(|before| place < before),
+        }
+    }
+
+    fn may_hold(self, position: u64) -> bool {
+        match self {
+            Self::After(after) => after.is_none_or(|after| position >= after.position),
+            Self::Before(before) => before.is_none_or(|before| position <= before.position),
+        }
+    }
 }
 
 impl Core {
@@ -87,53 +108,85 @@ impl Core {
         Ok(rows.into_iter().filter_map(reply::bytes).collect())
     }
 
-    async fn found(
+    /// Shows stored blocks to `each`, in the order of their positions and only some at a time.
+    pub(super) async fn each_block(
         &self,
         shard: ShardId,
-        id: NotificationId,
-        after: Option<EventPlace>,
-        needs_root: bool,
-    ) -> Result<Found, RedisError> {
-        let places = self.told_at(shard, id).await?;
-        let from = after.map_or(0, |after| after.position);
-        let wanted = places.iter().filter(|(position, index)| match *index {
-            EVENTS => *position >= from,
-            rows::WAITS => false,
-            _ => needs_root,
-        });
-        let blocks = self.blocks(shard, wanted.map(|(position, _)| *position)).await?;
-        let mut found = Found::default();
-        for (position, index) in places {
-            let Some(stored) = blocks.get(&position) else { continue };
-            match index {
-                EVENTS => events_in(stored, id, &mut found.events),
-                rows::WAITS => {}
-                _ => {
-                    let mut all = entries(stored.payload.clone());
-                    let root = all.find(|(at, _, entry)| *at == index && entry.notification == id);
-                    found.root = root.map(|(_, _, entry)| entry).or(found.root);
+        positions: impl IntoIterator<Item = u64>,
+        mut each: impl FnMut(&Stored),
+    ) -> Result<(), RedisError> {
+        let positions: Vec<_> = BTreeSet::from_iter(positions).into_iter().collect();
+        for some in positions.chunks(AT_ONCE) {
+            let blocks = self.blocks(shard, some.iter().copied()).await?;
+            blocks.values().for_each(&mut each);
+        }
+        Ok(())
+    }
+
+    /// Events of a notification of `org` among those that `places` tell of, at most `limit`.
+    async fn events_at(
+        &self,
+        (shard, org, id): (ShardId, OrganizationId, NotificationId),
+        places: &[Place],
+        (wanted, limit): (Wanted, usize),
+    ) -> Result<Vec<(EventPlace, Bytes)>, RedisError> {
+        let told = places.iter().filter(|(_, index)| *index == EVENTS);
+        let told = told.map(|(position, _)| *position).filter(|at| wanted.may_hold(*at));
+        let mut positions: Vec<_> = told.collect();
+        if matches!(wanted, Wanted::Before(_)) {
+            positions.reverse();
+        }
+        let (mut found, mut rest) = (Vec::new(), positions.as_slice());
+        while !rest.is_empty() && found.len() < limit {
+            let count = rest.len().min(EVENTS_AT_ONCE).min(limit - found.len());
+            let (some, later) = rest.split_at(count);
+            rest = later;
+            let blocks = self.blocks(shard, some.iter().copied()).await?;
+            for stored in some.iter().filter_map(|position| blocks.get(position)) {
+                let mut events = events_in(stored, id);
+                events.retain(|(place, of, _)| *of == org && wanted.holds(*place));
+                if matches!(wanted, Wanted::Before(_)) {
+                    events.reverse();
                 }
+                found.extend(events.into_iter().map(|(place, _, event)| (place, event)));
             }
         }
-        found.events.retain(|(place, _, _)| Some(*place) > after);
+        found.truncate(limit);
         Ok(found)
     }
 
-    async fn found_in_all(
+    /// Events of a notification, wherever it is, at most `limit`.
+    async fn events(
         &self,
         org: OrganizationId,
         id: NotificationId,
-        after: Option<EventPlace>,
-        needs_root: bool,
-    ) -> Result<Found, RedisError> {
-        let homes = self.homes(org).into_iter();
-        let found = homes.map(|shard| self.found(shard, id, after, needs_root));
-        let mut all = Found::default();
-        for found in try_join_all(found).await? {
-            all.root = all.root.or(found.root);
-            all.events.extend(found.events);
+        (wanted, limit): (Wanted, usize),
+    ) -> Result<Vec<(EventPlace, Bytes)>, RedisError> {
+        let homes = self.homes(org).into_iter().map(async |shard| {
+            let places = self.told_at(shard, id).await?;
+            self.events_at((shard, org, id), &places, (wanted, limit)).await
+        });
+        let mut found: Vec<_> = try_join_all(homes).await?.into_iter().flatten().collect();
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// The payload of the root among `places`.
+    async fn root_at(
+        &self,
+        (shard, org, id): (ShardId, OrganizationId, NotificationId),
+        places: &[Place],
+    ) -> Result<Option<Bytes>, RedisError> {
+        let places = places.iter().filter(|(_, index)| !matches!(*index, EVENTS | rows::WAITS));
+        for place in places {
+            let blocks = self.blocks(shard, [place.0]).await?;
+            let root = blocks.get(&place.0).and_then(|stored| entry_at(stored, place.1));
+            let is_ours = |entry: &Entry| entry.notification == id && entry.org == org;
+            if let Some((_, root)) = root.filter(|(_, root)| is_ours(root)) {
+                return Ok(Some(Bytes::copy_from_slice(&root.payload)));
+            }
         }
-        Ok(all)
+        Ok(None)
     }
 
     pub(super) async fn timeline(
@@ -141,15 +194,20 @@ impl Core {
         org: OrganizationId,
         id: NotificationId,
     ) -> Result<Option<Timeline>, RedisError> {
-        let Found { root, events } = self.found_in_all(org, id, None, true).await?;
-        let is_ours = match &root {
-            Some(root) => root.org == org,
-            None => events.first().is_some_and(|(_, of, _)| *of == org),
-        };
-        Ok(is_ours.then(|| Timeline {
-            root: root.map(|root| root.payload),
-            events: events.into_iter().map(|(_, _, event)| event).collect(),
-        }))
+        let all = (Wanted::After(None), usize::MAX);
+        let homes = self.homes(org).into_iter().map(async |shard| {
+            let places = self.told_at(shard, id).await?;
+            let root = self.root_at((shard, org, id), &places).await?;
+            let events = self.events_at((shard, org, id), &places, all).await?;
+            Ok::<_, RedisError>((root, events))
+        });
+        let (mut root, mut events) = (None, Vec::new());
+        for (found, told) in try_join_all(homes).await? {
+            root = root.or(found);
+            events.extend(told.into_iter().map(|(_, event)| event));
+        }
+        let is_known = root.is_some() || !events.is_empty();
+        Ok(is_known.then_some(Timeline { root, events }))
     }
 
     pub(super) async fn root(
@@ -157,9 +215,11 @@ impl Core {
         org: OrganizationId,
         id: NotificationId,
     ) -> Result<Option<Bytes>, RedisError> {
-        let none = Some(EventPlace { position: u64::MAX, ordinal: u32::MAX });
-        let root = self.found_in_all(org, id, none, true).await?.root;
-        Ok(root.filter(|root| root.org == org).map(|root| root.payload))
+        let homes = self.homes(org).into_iter().map(async |shard| {
+            let places = self.told_at(shard, id).await?;
+            self.root_at((shard, org, id), &places).await
+        });
+        Ok(try_join_all(homes).await?.into_iter().flatten().next())
     }
 
     pub(super) async fn events_after(
@@ -169,9 +229,7 @@ impl Core {
         after: Option<EventPlace>,
         limit: usize,
     ) -> Result<Vec<(EventPlace, Bytes)>, RedisError> {
-        let found = self.found_in_all(org, id, after, false).await?;
-        let ours = found.events.into_iter().filter(|(_, of, _)| *of == org);
-        Ok(ours.map(|(place, _, event)| (place, event)).take(limit).collect())
+        self.events(org, id, (Wanted::After(after), limit)).await
     }
 
     pub(super) async fn events_before(
@@ -181,11 +239,7 @@ impl Core {
         before: Option<EventPlace>,
         limit: usize,
     ) -> Result<Vec<(EventPlace, Bytes)>, RedisError> {
-        let found = self.found_in_all(org, id, None, false).await?;
-        let is_before = |place: EventPlace| before.is_none_or(|before| place < before);
-        let ours =
-            found.events.into_iter().rev().filter(|(at, of, _)| *of == org && is_before(*at));
-        Ok(ours.map(|(place, _, event)| (place, event)).take(limit).collect())
+        self.events(org, id, (Wanted::Before(before), limit)).await
     }
 
     pub(super) async fn listed(
@@ -217,12 +271,21 @@ impl Core {
             Some((NotificationId(Uuid::from_bytes(*id)), rows::read_place(rest)?.0))
         });
         let places: Vec<_> = places.collect();
-        let positions = places.iter().map(|(_, (position, _))| *position);
-        let blocks = self.blocks(shard, positions).await?;
+        let mut by_block: HashMap<u64, Vec<Place>> = HashMap::new();
+        for (_, place) in &places {
+            by_block.entry(place.0).or_default().push(*place);
+        }
+        let mut payloads = HashMap::new();
+        self.each_block(shard, by_block.keys().copied(), |stored| {
+            for place in by_block.get(&stored.position).into_iter().flatten() {
+                let entry = entry_at(stored, place.1);
+                let payload = entry.map(|(_, entry)| Bytes::copy_from_slice(&entry.payload));
+                payloads.extend(payload.map(|payload| (*place, payload)));
+            }
+        })
+        .await?;
         let root = |(notification, place): (NotificationId, Place)| {
-            let stored = blocks.get(&place.0)?;
-            let (_, entry) = entry_at(stored, place.1)?;
-            Some(ListedRoot { notification, payload: entry.payload })
+            Some(ListedRoot { notification, payload: payloads.remove(&place)? })
         };
         Ok(places.into_iter().filter_map(root).collect())
     }
@@ -237,6 +300,18 @@ impl Core {
         let key = self.redis.key(shard, &format!("l:{}", org.0));
         let rows = self.range(&key, id.0.as_bytes(), None, 1).await?;
         Ok(rows.first().and_then(|row| Some(rows::read_place(row.get(16..)?)?.0)))
+    }
+
+    /// True once somebody canceled a notification in `shard`.
+    pub(super) async fn was_canceled(
+        &self,
+        shard: ShardId,
+        id: NotificationId,
+    ) -> Result<bool, RedisError> {
+        let key = self.redis.key(shard, "x");
+        let mut score = redis::cmd("ZSCORE");
+        score.arg(&key).arg(id.0.as_bytes().as_slice());
+        Ok(self.redis.query(&key, score).await? != Value::Nil)
     }
 
     pub(super) async fn remembered_at(
@@ -273,12 +348,10 @@ pub(super) fn entry_at(
     all.find(|(at, _, _)| *at == index).map(|(_, extent, entry)| (extent, entry))
 }
 
-/// Adds the events of a notification in one block, in their order.
-fn events_in(
-    stored: &Stored,
-    id: NotificationId,
-    found: &mut Vec<(EventPlace, OrganizationId, Bytes)>,
-) {
+/// The events of a notification in one block, in their order. Copies, since the block is much larger.
+fn events_in(stored: &Stored, id: NotificationId) -> Vec<(EventPlace, OrganizationId, Bytes)> {
+    let mut found = Vec::new();
+    let copy = |event: &Bytes| Bytes::copy_from_slice(event);
     let (mut settled, mut amended, mut canceled) = (0, AMEND_ORDINAL, CANCEL_ORDINAL);
     let (mut late, mut last) = (Vec::new(), Vec::new());
     let at = |ordinal| EventPlace { position: stored.position, ordinal };
@@ -287,20 +360,20 @@ fn events_in(
             Record::Settle(settle) => {
                 for event in settle.events {
                     if settle.notification == id {
-                        found.push((at(settled), settle.org, event));
+                        found.push((at(settled), settle.org, copy(&event)));
                     }
                     settled += 1;
                 }
             }
             Record::Amend(amend) => {
                 if amend.notification == id {
-                    late.push((at(amended), amend.org, amend.event));
+                    late.push((at(amended), amend.org, copy(&amend.event)));
                 }
                 amended += 1;
             }
             Record::Cancel(cancel) => {
                 if cancel.notification == id {
-                    last.push((at(canceled), cancel.org, cancel.event));
+                    last.push((at(canceled), cancel.org, copy(&cancel.event)));
                 }
                 canceled += 1;
             }
@@ -309,6 +382,7 @@ fn events_in(
     }
     found.append(&mut late);
     found.append(&mut last);
+    found
 }
 
 impl Core {

@@ -5,24 +5,39 @@ use super::cell::Cell;
 use super::core::Core;
 use super::lane::backlog;
 use super::reply::{self, SUMS, Sums};
+use crate::journal::ledger::oldest_waiting;
 use crate::redis::RedisError;
 use futures_util::future::join_all;
 use redis::Pipeline;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::time::Instant;
 
 const EVERY: Duration = Duration::from_millis(500);
+/// How often cancellations are looked through for those that nobody needs to know any more.
+const FORGET_EVERY: Duration = Duration::from_mins(1);
 
 impl Core {
     /// Asks about all shards until the journal is closed.
     pub(super) async fn survey(self: Arc<Self>) {
+        let mut forgot = Instant::now();
         while !self.closed.load(Ordering::Acquire) {
+            if forgot.elapsed() >= FORGET_EVERY {
+                forgot = Instant::now();
+                self.forget_canceled();
+            }
             if let Err(error) = self.survey_once().await {
                 tracing::debug!(%error, "the books could not be read from redis");
             }
             tokio::time::sleep(EVERY).await;
         }
+    }
+
+    /// Drops cancellations of what is too old to wait for anything.
+    pub(super) fn forget_canceled(&self) {
+        let until = oldest_waiting(self.clock.now());
+        self.canceled.write().retain(|id| *id >= until);
     }
 
     pub(super) async fn survey_once(&self) -> Result<(), RedisError> {

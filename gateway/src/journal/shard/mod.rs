@@ -179,7 +179,7 @@ pub(in crate::journal) struct AmendMark {
 
 impl AmendMark {
     pub(in crate::journal) fn of(amendment: Amendment) -> Self {
-        let Amendment { delivery, notification, org, from, carrier, event, held } = amendment;
+        let Amendment { delivery, notification, org, from, carrier, event, held, .. } = amendment;
         let is_reopened = carrier.is_some();
         let record = AmendRecord { delivery, notification, org, from, is_reopened, event };
         Self { record, held: Some(held) }

@@ -37,6 +37,26 @@ for _, delivery in ipairs(P.dk or {}) do
     return redis.error_reply('FENCED the dead letter is gone')
   end
 end
+local again = P.rk or {}
+for i = 1, #again, 2 do
+  if (call('HGET', BASE .. 're', again[i]) or '') ~= again[i + 1] then
+    return redis.error_reply('FENCED it was sent again meanwhile')
+  end
+end
+-- One request for each key is stored, though its caller was told nothing and asked again. What comes
+-- with records has no number: their own script is repeated until it is known; and what an
+-- outbox found missing was answered, whoever has its key by now.
+local used = {}
+for i = 1, P.s > 0 and not P.ag and #(P.k or {}) or 0, 3 do
+  local old = call('GETRANGE', BASE .. 'k:' .. P.k[i], 0, 23)
+  -- By the clock of the nodes: Redis may keep it a little longer.
+  if #old == 24 and P.t - struct.unpack('>I8', old, 17) <= P.k[i + 1] and #used < 64 then
+    used[#used + 1] = (i - 1) / 3
+  end
+end
+if #used > 0 then
+  return redis.error_reply('KEYUSED ' .. table.concat(used, ' '))
+end
 
 local at = call('HMGET', META, 'pos', 'gone', 'held')
 if at[3] then
@@ -82,16 +102,19 @@ for i, block in ipairs(P.b or {}) do
 end
 call('HSET', META, 'pos', decimal(pos))
 
--- Adds members that all have the score 0, as many at once as Lua's stack takes.
+-- Adds members that all have the score 0, as many at once as Lua's stack takes; answers how many
+-- are new.
 local function add(key, members)
+  local count = 0
   for from = 1, #members, 500 do
     local args = {}
     for i = from, math.min(from + 499, #members) do
       args[#args + 1] = 0
       args[#args + 1] = members[i]
     end
-    call('ZADD', key, unpack(args))
+    count = count + call('ZADD', key, unpack(args))
   end
+  return count
 end
 
 -- block, head, tail: head .. position of the block .. tail
@@ -103,10 +126,13 @@ local function placed(rows)
   return members
 end
 
-for i = 1, #(P.wh or {}), 2 do
+for i = 1, #(P.wh or {}), 3 do
   local key = BASE .. 'w:' .. P.wh[i]
-  add(key, placed(P.wh[i + 1]))
-  call('PEXPIRE', key, P.keep)
+  add(key, placed(P.wh[i + 2]))
+  -- Never earlier than for what it told of before.
+  local keep = P.keep + P.wh[i + 1]
+  call('PEXPIRE', key, keep, 'NX')
+  call('PEXPIRE', key, keep, 'GT')
 end
 for i = 1, #(P.li or {}), 2 do
   add(BASE .. 'l:' .. P.li[i], placed(P.li[i + 1]))
@@ -127,11 +153,21 @@ for i = 1, #(P.k or {}), 3 do
 end
 
 local function finish(at)
-  if at <= gone then
-    local entry = call('XRANGE', LOG, decimal(at) .. '-0', decimal(at) .. '-0')[1]
+  local id = decimal(at)
+  if at <= gone and call('HEXISTS', BASE .. 'left', id) + call('HEXISTS', BASE .. 'later', id) == 0 then
+    local entry = call('XRANGE', LOG, id .. '-0', id .. '-0')[1]
     if entry then
       retire(at, entry)
     end
+  end
+end
+
+-- Of what keeps a block beside entries that are due, some is over.
+local function release(at, count)
+  local id = decimal(at)
+  if call('HINCRBY', BASE .. 'later', id, -count) <= 0 then
+    call('HDEL', BASE .. 'later', id)
+    finish(at)
   end
 end
 
@@ -152,25 +188,40 @@ end
 local has_taken = P.dt and call('HLEN', BASE .. 'taken') > 0
 for i = 1, #(P.dt or {}), 3 do
   local org, at, member = P.dt[i], P.dt[i + 1], P.dt[i + 2]
-  local key, id = BASE .. 't:' .. org, decimal(at)
+  local key = BASE .. 't:' .. org
   if call('ZREM', key, member) == 1 then
     if call('EXISTS', key) == 0 then
       call('ZREM', BASE .. 'alarm', org)
     end
-    if call('HINCRBY', BASE .. 'later', id, -1) <= 0 then
-      call('HDEL', BASE .. 'later', id)
-      finish(at)
-    end
+    release(at, 1)
   end
   if has_taken then
     call('HDEL', BASE .. 'taken', string.sub(member, 1, 12))
   end
 end
 if P.pa then
-  add(BASE .. 'part', P.pa)
+  -- A block that tells of an entry's progress, of its plan most of all, stays as long as the entry.
+  for i, row in ipairs(P.pa) do
+    P.pa[i] = row .. eight[1]
+  end
+  local count = add(BASE .. 'part', P.pa)
+  if count > 0 then
+    call('HINCRBY', BASE .. 'later', first, count)
+  end
 end
 for _, place in ipairs(P.pd or {}) do
-  call('ZREMRANGEBYLEX', BASE .. 'part', '[' .. place, '[' .. place .. string.rep('\255', 17))
+  local low, high = '[' .. place, '[' .. place .. string.rep('\255', 25)
+  local kept = {}
+  for _, row in ipairs(call('ZRANGEBYLEX', BASE .. 'part', low, high)) do
+    if #row == 36 then
+      local at = struct.unpack('>I8', row, 29)
+      kept[at] = (kept[at] or 0) + 1
+    end
+  end
+  call('ZREMRANGEBYLEX', BASE .. 'part', low, high)
+  for at, count in pairs(kept) do
+    release(at, count)
+  end
 end
 for _, place in ipairs(P.cd or {}) do
   call('ZREM', BASE .. 'chg', place)

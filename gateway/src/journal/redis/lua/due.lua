@@ -1,5 +1,6 @@
 
--- Timers that are due at ARGV[2], of each organization at most as many as asked for.
+-- Timers that are due at ARGV[2], of each organization at most as many as asked for, and the end of
+-- the log that tells why some are.
 if not is_owner(ARGV[1]) then
   return redis.error_reply(FENCED)
 end
@@ -33,4 +34,4 @@ for i = 3, #ARGV, 2 do
   end
   found[#found + 1] = { org, decimal(next), kept }
 end
-return found
+return { call('HGET', META, 'pos') or '0', found }

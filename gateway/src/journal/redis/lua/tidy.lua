@@ -43,9 +43,6 @@ for _, row in ipairs(call('ZRANGE', BASE .. 'da', 0, STEP - 1)) do
   call('ZREM', BASE .. 'da', row)
   dropped = dropped + 1
 end
-if dropped > 0 then
-  call('HINCRBY', META, 'dead_dropped', dropped)
-end
 -- A notification can be planned for a year ahead; later nothing of it waits.
 call('ZREMRANGEBYSCORE', BASE .. 'x', '-inf', decimal(now - 400 * 86400000))
 if call('HLEN', BASE .. 'writers') > 32 then

@@ -9,6 +9,9 @@ use bugler_loadtest::redis::{Cluster, Persistence, Server, ServerOptions};
 
 mod faults;
 mod nodes;
+mod reads;
+mod tenure;
+mod unknown;
 
 const SHARDS: u16 = 2;
 
@@ -31,6 +34,19 @@ async fn open(redis: &Redis, clock: &TestClock, options: RedisJournalOptions) ->
 
 /// Makes `journal` the owner of all shards, as the next after whoever was it.
 async fn own(redis: &Redis, journal: &RedisJournal) {
+    take_over(redis, journal).await;
+    let is_loaded = || (0..journal.shards()).all(|shard| journal.is_loaded(ShardId(shard)));
+    for _ in 0..4_000 {
+        if is_loaded() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the shards are never loaded");
+}
+
+/// As [`own`], without waiting until it has read them.
+async fn take_over(redis: &Redis, journal: &RedisJournal) {
     for shard in (0..journal.shards()).map(ShardId) {
         let key = redis.key(shard, "owner");
         let mut next = cmd("HINCRBY");
@@ -43,14 +59,6 @@ async fn own(redis: &Redis, journal: &RedisJournal) {
         redis.query(&key, set).await.expect("owned");
         journal.own(shard, &token, epoch, true);
     }
-    let is_loaded = || (0..journal.shards()).all(|shard| journal.is_loaded(ShardId(shard)));
-    for _ in 0..4_000 {
-        if is_loaded() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("the shards are never loaded");
 }
 
 /// Asks until `probe` is true.

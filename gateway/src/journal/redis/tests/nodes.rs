@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::journal::{Entry, EntryKind, Resolution, Unlimited};
+use crate::model::FinalState;
 use crate::redis::RedisOptions;
 use crate::redis::owners::{OwnerOptions, Owners};
 use tokio::task::JoinSet;
@@ -207,7 +208,9 @@ async fn a_dead_letter_is_sent_again_by_one_node_alone() {
         let carrier = Entry { kind: EntryKind::FollowUp, ..entry("again", Millis(0)) };
         let event = Bytes::from_static(b"replayed");
         let (from, carrier) = (FinalState::Dead, Some(carrier));
-        let one = Amendment { delivery: id, notification, org: ORG, from, carrier, event, held };
+        let last = None;
+        let one =
+            Amendment { delivery: id, notification, org: ORG, from, last, carrier, event, held };
         journal.amend(SHARD, vec![one]).expect("accepted")
     };
     let (first, second) = tokio::join!(amend(&owner), amend(&other));
@@ -225,6 +228,86 @@ async fn a_dead_letter_is_sent_again_by_one_node_alone() {
     let page = other.settled(query, 10).await.expect("readable");
     assert!(page.blocks[0].settled[0].finals.is_empty(), "no longer dead: {page:?}");
     assert_eq!(owner.books().reopened, [0, 0, 0, 0, 0, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivered_one_is_sent_again_by_one_node_alone() {
+    let world = World::new(RedisOptions::default()).await;
+    let (owner, other) = (world.owner().await, world.node(small_options()).await);
+    put(&owner, vec![entry("a", world.clock.now())]).await;
+    let claims = claim(&owner).await;
+    let (id, notification) = (delivery(&claims[0]), claims[0].notification);
+    settle(&owner, done(&claims[0])).await.expect("settled");
+    let amend = async |journal: &RedisJournal, last: Option<u64>| {
+        let held = journal.reserve(id).expect("free");
+        let carrier = Some(Entry { kind: EntryKind::FollowUp, ..entry("again", Millis(0)) });
+        let (from, event) = (FinalState::Delivered, Bytes::from_static(b"replayed"));
+        let one =
+            Amendment { delivery: id, notification, org: ORG, from, last, carrier, event, held };
+        journal.amend(SHARD, vec![one]).expect("accepted").await
+    };
+    let last = async |journal: &RedisJournal| {
+        journal.reopened(vec![id]).await.expect("readable").get(&id).copied()
+    };
+    let (seen, seen_too) = (last(&owner).await, last(&other).await);
+    assert_eq!(amend(&owner, seen).await, Ok(()));
+    assert_eq!(amend(&other, seen_too).await, Err(JournalError::Fenced));
+    assert_eq!(texts(&claim(&owner).await), ["again"]);
+    nothing_to_claim(&owner).await;
+    assert_eq!(owner.books().reopened, [1, 0, 0, 0, 0, 0]);
+    let seen = last(&other).await;
+    assert_eq!(amend(&other, seen).await, Ok(()), "what is there now is known");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_canceled_is_known_before_it_comes_due_early() {
+    let world = World::new(RedisOptions::default()).await;
+    let (owner, other) = (world.owner().await, world.node(small_options()).await);
+    let now = world.clock.now();
+    let (canceled, other_timer) =
+        (entry("canceled", now.plus(3_600_000)), entry("timer", now.plus(1_000)));
+    let id = canceled.notification;
+    put(&other, vec![canceled, other_timer]).await;
+    until("the owner counts them", async || owner.backlog(SHARD).timers == 2).await;
+    // Its reader is told of nothing more, as if it hung.
+    let key = String::from_utf8(world.redis.key(SHARD, "q")).expect("text");
+    world.server.ask(&["XGROUP", "SETID", &key, "dispatch", "999999-0"]).expect("moved");
+    let event = Bytes::from_static(b"canceled");
+    let wish = Cancellation { notification: id, org: ORG, event };
+    other.cancel(SHARD, wish).expect("accepted").await.expect("committed");
+    assert_eq!(other.hurry(SHARD, ORG, id).await, Ok(1));
+    world.clock.advance(Duration::from_secs(1));
+    let mut found = Vec::new();
+    while found.len() < 2 {
+        for claim in claim(&owner).await {
+            assert!(claim.notification != id || owner.is_canceled(id), "claimed and not known");
+            found.push(claim);
+        }
+    }
+    let third = world.node(small_options()).await;
+    assert_eq!(third.was_canceled(SHARD, id).await, Ok(true));
+    assert_eq!(third.was_canceled(SHARD, NotificationId(Uuid::nil())).await, Ok(false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancellations_are_read_by_pages_and_forgotten_with_what_they_cancel() {
+    let world = World::new(RedisOptions::default()).await;
+    let key = String::from_utf8(world.redis.key(SHARD, "x")).expect("text");
+    // More of one instant than a page holds.
+    let fill = "for i = 1, 20500 do \
+                redis.call('ZADD', KEYS[1], i < 12000 and 5 or i, struct.pack('>I8I8', 7, i)) end";
+    world.server.ask(&["EVAL", fill, "1", &key]).expect("filled");
+    let owner = world.owner().await;
+    assert_eq!(owner.core.canceled.read().len(), 20_500);
+    let now = i64::try_from(world.clock.now().0).expect("small");
+    let id = NotificationId(Uuid::from_u64_pair(u64::try_from(now).expect("positive") << 16, 7));
+    let wish = Cancellation { notification: id, org: ORG, event: Bytes::new() };
+    owner.cancel(SHARD, wish).expect("accepted").await.expect("committed");
+    owner.core.forget_canceled();
+    assert_eq!(owner.core.canceled.read().len(), 1, "the others are older than 400 days");
+    world.clock.advance(Duration::from_hours(401 * 24));
+    owner.core.forget_canceled();
+    assert!(!owner.is_canceled(id));
 }
 
 /// A node that takes its share of the shards by itself.
