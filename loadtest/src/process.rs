@@ -41,7 +41,11 @@ pub fn sample_self() -> io::Result<Sample> {
     sample(std::process::id())
 }
 
-/// Processes that want to run for each processor, over the last minute; 1 where nobody knows.
+/// Most that a crowded machine is excused.
+const CROWDING_MAX: f64 = 5.0;
+
+/// Processes that want to run for each processor, over the last minute: from 1, also where nobody
+/// knows, to 5.
 #[must_use]
 pub fn crowding() -> f64 {
     let read = fs::read_to_string("/proc/loadavg").unwrap_or_default();
@@ -49,7 +53,7 @@ pub fn crowding() -> f64 {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     #[expect(clippy::cast_precision_loss, reason = "a machine has some thousand at most")]
     let each = load / processors as f64;
-    each
+    each.clamp(1.0, CROWDING_MAX)
 }
 
 fn status_kib(status: &str, field: &str) -> Option<u64> {

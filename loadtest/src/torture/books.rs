@@ -9,6 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -17,11 +18,12 @@ use super::findings::Findings;
 use super::world::{Owner, World};
 use crate::jsonl;
 use crate::ledger::{ClientLine, Outcome};
+use crate::process;
 use crate::twins::Receipt;
 
 /// Of several tries that are on their way to a target at once, each on a connection of its own, who
 /// arrives first is up to the network: so close together their order says nothing.
-const ABREAST_MS: u64 = 100;
+const ABREAST: Duration = Duration::from_millis(100);
 /// Notifications of one pass.
 const PER_PASS_MAX: u64 = 2_000_000;
 
@@ -98,6 +100,8 @@ pub(super) struct Books<'a> {
     tallies: Vec<Vec<Tally>>,
     /// Targets that their provider called gone, by hash.
     gone: HashSet<u64>,
+    /// How close together arrivals at a hook with several tries at once have no order.
+    abreast_ms: u64,
     findings: Findings,
 }
 
@@ -138,6 +142,7 @@ impl<'a> Books<'a> {
             entries: vec![Vec::new(); count],
             tallies: vec![Vec::new(); count],
             gone: HashSet::new(),
+            abreast_ms: abreast_ms(),
             findings: Findings::default(),
         }
     }
@@ -386,7 +391,7 @@ impl<'a> Books<'a> {
         let Some(entries) = self.entries.get(row) else { return };
         for ((_, is_abreast), arrivals) in &mut targets {
             arrivals.sort_unstable();
-            let slack_ms = if *is_abreast { ABREAST_MS } else { 0 };
+            let slack_ms = if *is_abreast { self.abreast_ms } else { 0 };
             // Arrivals, of which those count that are more than the slack ago.
             let mut before = arrivals.iter().peekable();
             let mut latest_intent = 0;
@@ -415,6 +420,12 @@ impl<'a> Books<'a> {
             }
         }
     }
+}
+
+/// On a crowded machine whoever arrives waits for a processor before it is noted.
+fn abreast_ms() -> u64 {
+    let slack = ABREAST.mul_f64(process::crowding()).as_millis();
+    u64::try_from(slack).unwrap_or(u64::MAX)
 }
 
 /// Whether the answer says that there is no such target any more.

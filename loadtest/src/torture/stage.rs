@@ -29,8 +29,6 @@ const QUIET: Duration = Duration::from_millis(1200);
 const STOP_MAX: Duration = Duration::from_secs(20);
 /// Notifications per second of the warm-up.
 const WARM_UP_RATE: f64 = 200.0;
-/// Most that a crowded machine is excused.
-const CROWDING_MAX: f64 = 5.0;
 const FOREVER: Stop = Stop::After(Duration::from_secs(86_400));
 
 /// Everything a row has to do with.
@@ -304,11 +302,15 @@ impl Stage {
         Ok(())
     }
 
-    /// Every start so far was fast enough. A machine that has more to do than it has processors gets
-    /// as much more time, five times at most; the long suite is run alone.
+    /// A machine that has more to do than it has processors gets as much more time, five times at
+    /// most; the long suite is run alone.
+    pub(super) fn allowed(&self, most: Duration) -> Duration {
+        if self.shape.suite == Suite::Long { most } else { most.mul_f64(process::crowding()) }
+    }
+
+    /// Every start so far was fast enough.
     pub(super) fn expect_fast_starts(&mut self, most: Duration) {
-        let busy = if self.shape.suite == Suite::Long { 1.0 } else { process::crowding() };
-        let most = most.mul_f64(busy.clamp(1.0, CROWDING_MAX));
+        let most = self.allowed(most);
         let slowest = self.ready_max;
         self.expect(slowest <= most, || {
             format!("a start took {} ms, the goal is {}", slowest.as_millis(), most.as_millis())

@@ -6,6 +6,7 @@
 
 use super::meter::{Meter, Metered};
 use super::{ANSWER_BYTES_MAX, Answer, Body, Dialer, Failure, LATE, Origin, answer};
+use crate::BoxFuture;
 use http::header::{HOST, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -13,6 +14,7 @@ use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -83,6 +85,25 @@ struct Live {
     meter: Arc<Meter>,
     /// A request was sent on it before.
     was_used: bool,
+    driver: Driver,
+}
+
+/// What moves a connection. Begun with its first request or when it is kept: one that was begun
+/// before would end where a server speaks unasked, and nobody would learn that.
+struct Driver(Option<BoxFuture<'static, ()>>);
+
+impl Driver {
+    fn begin(&mut self) {
+        if let Some(driver) = self.0.take() {
+            drop(tokio::spawn(driver));
+        }
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Driver")
+    }
 }
 
 impl Http1Pool {
@@ -118,6 +139,7 @@ impl Http1Pool {
                 self.0.supply(origin, Ok(live), false);
                 return Err(Failure::not_sent(LATE));
             }
+            live.driver.begin();
             live.meter.grant(ANSWER_BYTES_MAX);
             match timeout_at(deadline, live.sender.try_send_request(request)).await {
                 Ok(Ok(response)) => {
@@ -219,12 +241,13 @@ impl Shared {
             .handshake(TokioIo::new(Metered::new(io, Arc::clone(&meter))))
             .await
             .map_err(|e| Failure::not_sent_because("connect", &e))?;
-        drop(tokio::spawn(async move {
+        let driver: BoxFuture<'static, ()> = Box::pin(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");
             }
-        }));
-        Ok(Live { sender, opened: Instant::now(), meter, was_used: false })
+        });
+        let driver = Driver(Some(driver));
+        Ok(Live { sender, opened: Instant::now(), meter, was_used: false, driver })
     }
 
     /// Gives a connection, or why there is none, to the first in line; where nobody waits, a
@@ -242,7 +265,9 @@ impl Shared {
         let mut idle = self.idle.lock();
         let Idle { by_origin, total, swept } = &mut *idle;
         let place = by_origin.entry(origin.key()).or_default();
-        if !place.line.is_empty() && made.as_ref().is_ok_and(|live| !live.sender.is_ready()) {
+        if !place.line.is_empty()
+            && made.as_ref().is_ok_and(|live| live.was_used && !live.sender.is_ready())
+        {
             drop(idle);
             return self.supply_later(origin, made, is_owed);
         }
@@ -254,11 +279,12 @@ impl Shared {
             }
         }
         match made {
-            Ok(live)
+            Ok(mut live)
                 if !is_over(&live)
                     && *total < self.limits.total_max
                     && place.parked.len() < self.limits.per_origin_max =>
             {
+                live.driver.begin();
                 place.parked.push(Parked { live, since: Instant::now() });
                 *total += 1;
                 if !std::mem::replace(swept, true) {

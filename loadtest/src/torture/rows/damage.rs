@@ -40,6 +40,9 @@ fn shape(shape: Shape) -> Shape {
     shape.devices_only().order(Order::InFlight).set("store.segment=1MiB").set("dispatch.lease=30s")
 }
 
+/// The journal's index.
+const INDEX: &str = "index.redb";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Torn,
@@ -74,6 +77,7 @@ async fn damage(stage: &mut Stage, kind: Kind) -> Result<(), Trouble> {
     stage.wait(600..1_200).await;
     stage.end_traffic().await;
     stage.drained(stage.shape.drain_goal).await?;
+    keep_index(stage).await?;
     let mut whole = send_known(stage).await?;
     stage.crash();
     // What became of them was written meanwhile.
@@ -114,6 +118,15 @@ async fn damage(stage: &mut Stage, kind: Kind) -> Result<(), Trouble> {
     stage.restart().await?;
     stage.wait(300..600).await;
     Ok(())
+}
+
+/// Keeps the index as it is before the notifications that are torn off: one that has come further
+/// knows that they were acknowledged, and a log that ends before it is damaged, not torn.
+async fn keep_index(stage: &mut Stage) -> Result<(), Trouble> {
+    stage.stop().await?;
+    let index = stage.launch.store.join("journal").join(INDEX);
+    fs::copy(index, stage.dir.join(INDEX)).map_err(Trouble::io("the journal's index"))?;
+    stage.restart().await
 }
 
 /// Sends three notifications one by one and notes where the log ended after each.
@@ -169,7 +182,11 @@ async fn one(
     twins.clear_receipts();
     let journal = dir.join("store/journal");
     let spoiled = match kind {
-        Kind::Torn => tear_at(stage, whole, &journal, cut)?,
+        Kind::Torn => {
+            let kept = stage.dir.join(INDEX);
+            fs::copy(kept, journal.join(INDEX)).map_err(Trouble::io("the copy's index"))?;
+            tear_at(stage, whole, &journal, cut)?
+        }
         Kind::Flipped => flip_some(stage, whole, &journal)?,
     };
     let what = &spoiled.what;
@@ -177,7 +194,7 @@ async fn one(
     let is_ready = match launch.attempt().await? {
         Ok(mut gateway) => {
             let ready_in = gateway.ready_in;
-            let most = if stage.shape.suite == Suite::Long { START_MAX } else { START_MAX * 10 };
+            let most = stage.allowed(START_MAX);
             stage.expect(kind != Kind::Torn || ready_in <= most, || {
                 format!("{what}: ready after {} ms", ready_in.as_millis())
             });

@@ -1,6 +1,7 @@
 //! Providers that ask to be left alone for a while.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use super::providers::{HOOKED, IN_FLIGHT_MS, each_receipt, held};
 use super::{Row, Shape, Stage, Trouble};
@@ -10,6 +11,8 @@ use crate::twins::{Receipt, TwinName};
 /// The first organization with a Slack channel.
 const SLACKED: usize = 3;
 const MINUTE_MS: u64 = 60_000;
+/// Longest that using the quota up may take.
+const QUOTA_MAX: Duration = Duration::from_secs(45);
 
 pub(super) const ROWS: &[Row] =
     &[Row::new("F54", "429 with Retry-After in every spelling, and a quota", limited, |stage| {
@@ -53,6 +56,14 @@ async fn throttle(stage: &mut Stage) -> Result<(), Trouble> {
     stage.dwell().await;
     stage.faults("")?;
     stage.wait(2_500..3_000).await;
+    // Until the quota is used up: the rest waits for the next minute.
+    let begun = Instant::now();
+    let quota = u64::from(stage.shape.fcm_quota_per_minute.unwrap_or(0));
+    let received =
+        |stage: &Stage| stage.twins.counts().get(&TwinName::Fcm).map_or(0, |count| count.received);
+    while received(stage) <= quota && begun.elapsed() < QUOTA_MAX {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     stage.sync()?;
     let mut found = Throttled::default();
     each_receipt(stage, |receipt| found.take(&receipt, &gates))?;
