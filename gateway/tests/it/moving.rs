@@ -173,7 +173,12 @@ impl Accepted {
     }
 
     /// Posts one notification for each user.
-    async fn post(&self, gateway: &Gateway, name: &str, start_at: Option<u64>) -> Vec<(i32, String)> {
+    async fn post(
+        &self,
+        gateway: &Gateway,
+        name: &str,
+        start_at: Option<u64>,
+    ) -> Vec<(i32, String)> {
         let mut ids = Vec::new();
         for org in organizations() {
             for user in (0..USERS).map(|n| org * 100 + n) {
@@ -336,7 +341,11 @@ async fn a_move_that_is_killed_is_started_again_and_nothing_is_doubled() {
             if killed.code == Some(0) {
                 break;
             }
-            assert_eq!(killed.code, None, "{point} of {parts}: {} {}", killed.stdout, killed.stderr);
+            assert_eq!(
+                killed.code, None,
+                "{point} of {parts}: {} {}",
+                killed.stdout, killed.stderr
+            );
             kills += 1;
             let refusal = site.refused(&next).await;
             assert!(refusal.contains("did not finish"), "{refusal}");
