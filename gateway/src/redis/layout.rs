@@ -15,7 +15,8 @@ static SETTLE: Script = Script::freeing(
      end
      return redis.call('HMGET', KEYS[1], 'format', 'shards', 'to')",
 );
-static READ: Script = Script::reading("return redis.call('HMGET', KEYS[1], 'format', 'shards', 'to')");
+static READ: Script =
+    Script::reading("return redis.call('HMGET', KEYS[1], 'format', 'shards', 'to')");
 
 impl Link {
     /// Notes the layout where there is none, and refuses another one.

@@ -1,10 +1,10 @@
 //! Marks on the data of a prefix, and what moving it needs: is anything there, who works on it.
 
+use super::Redis;
 use super::call::{Call, Script};
 use super::error::RedisError;
 use super::link::Task;
 use super::node::Kind;
-use super::Redis;
 use redis::{Pipeline, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -58,7 +58,8 @@ impl Redis {
             UNFINISHED => Mark::Unfinished,
             format if format == super::layout::FORMAT.to_string() => Mark::Ready,
             format => {
-                let what = format!("redis holds data of format {format}: use the release that wrote it");
+                let what =
+                    format!("redis holds data of format {format}: use the release that wrote it");
                 return Err(RedisError::Settings { what });
             }
         };

@@ -173,7 +173,12 @@ impl Accepted {
     }
 
     /// Posts one notification for each user.
-    async fn post(&self, gateway: &Gateway, name: &str, start_at: Option<u64>) -> Vec<(i32, String)> {
+    async fn post(
+        &self,
+        gateway: &Gateway,
+        name: &str,
+        start_at: Option<u64>,
+    ) -> Vec<(i32, String)> {
         let mut ids = Vec::new();
         for org in organizations() {
             for user in (0..USERS).map(|n| org * 100 + n) {
@@ -336,10 +341,16 @@ async fn a_move_that_is_killed_is_started_again_and_nothing_is_doubled() {
             if killed.code == Some(0) {
                 break;
             }
-            assert_eq!(killed.code, None, "{point} of {parts}: {} {}", killed.stdout, killed.stderr);
+            assert_eq!(
+                killed.code, None,
+                "{point} of {parts}: {} {}",
+                killed.stdout, killed.stderr
+            );
             kills += 1;
-            let refusal = site.refused(&next).await;
-            assert!(refusal.contains("did not finish"), "{refusal}");
+            if kills == 1 {
+                let refusal = site.refused(&next).await;
+                assert!(refusal.contains("did not finish"), "{refusal}");
+            }
         }
         // Two in the middle, and at least all three steps of the end.
         assert!(kills >= 5, "{kills}");
@@ -414,7 +425,7 @@ async fn a_backup_is_private_checked_at_restore_and_brings_everything_back() {
     };
     let damaged = run(restore()).await;
     assert_eq!(damaged.code, Some(1));
-    assert!(damaged.stderr.contains("damaged in frame"), "{}", damaged.stderr);
+    assert!(damaged.stderr.contains("take another"), "{}", damaged.stderr);
     assert!(!second.dir.join("records.redb").exists(), "nothing was begun");
     std::fs::write(saved.join("bugler.dump"), whole).expect("written");
     assert_eq!(report(run(restore()).await)["accepted"], told["accepted"]);

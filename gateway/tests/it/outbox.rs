@@ -194,7 +194,7 @@ async fn an_outbox_belongs_to_one_process_and_refuses_work_when_it_is_full() {
     let second = site.home.fail().await;
     assert!(second.stderr.contains("in use by process"), "{}", second.stderr);
     site.twins.set_faults(FaultPlan::parse("fcm:status=500").expect("a plan"));
-    let text = "x".repeat(3_000);
+    let text = "x".repeat(1_900);
     let send = async |number: i32| {
         let user = 10_100 + number % USERS;
         let body = json!({ "to": { "users": [user] }, "title": "t", "body": text });
@@ -202,7 +202,7 @@ async fn an_outbox_belongs_to_one_process_and_refuses_work_when_it_is_full() {
         gateway.ask(&ask.json(body.to_string())).await
     };
     let mut refused = None;
-    for number in 0..600 {
+    for number in 0..1_000 {
         let reply = send(number).await;
         if reply.status != 201 {
             refused = Some(reply);

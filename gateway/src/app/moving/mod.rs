@@ -156,7 +156,9 @@ pub async fn carry(
     let (report, target) = match carry_held(&mut source, (from, to), options).await {
         Ok(carried) => carried,
         Err(error) => {
-            source.close(None).await?;
+            if let Err(held) = source.close(None).await {
+                tracing::error!(error = %held, "the source could not be let go: `bugler store release`");
+            }
             return Err(error);
         }
     };

@@ -1,6 +1,7 @@
 //! Where everything is read from: held, so that it stands still.
 
 use super::{MoveError, Place};
+use crate::app::AppError;
 use crate::app::{build, redo};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Backend, Config};
@@ -13,7 +14,6 @@ use crate::store::disk::DiskStore;
 use crate::store::dump::RowsError;
 use crate::store::redis::RedisRows;
 use crate::vault::Vault;
-use crate::app::AppError;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::mpsc::{self, Sender};
@@ -193,11 +193,7 @@ impl Source {
     }
 }
 
-async fn forward<T>(
-    mut from: mpsc::Receiver<T>,
-    to: &Sender<Frame>,
-    frame: impl Fn(T) -> Frame,
-) {
+async fn forward<T>(mut from: mpsc::Receiver<T>, to: &Sender<Frame>, frame: impl Fn(T) -> Frame) {
     while let Some(part) = from.recv().await {
         if to.send(frame(part)).await.is_err() {
             return;
@@ -210,9 +206,8 @@ fn read_disk(
     store: &DiskStore,
     frames: &Sender<Frame>,
 ) -> Result<Totals, MoveError> {
-    let records = store.dump(&mut |row| {
-        frames.blocking_send(Frame::Row(row)).map_err(|_| RowsError::Stopped)
-    })?;
+    let records = store
+        .dump(&mut |row| frames.blocking_send(Frame::Row(row)).map_err(|_| RowsError::Stopped))?;
     let (journal, tally) = view.dump(&mut |frame| {
         frames.blocking_send(Frame::Journal(frame)).map_err(|_| DumpError::Stopped)
     })?;

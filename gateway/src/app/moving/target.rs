@@ -23,7 +23,10 @@ pub(super) enum Target {
     Nothing,
     Disk(Box<ToDisk>),
     Redis(Box<ToRedis>),
-    File { dir: PathBuf, writer: DumpWriter },
+    File {
+        dir: PathBuf,
+        writer: DumpWriter,
+    },
     /// The journal's directory: everything is there.
     WholeDisk(PathBuf),
     WholeRedis(Redis, u16),

@@ -263,10 +263,7 @@ impl LogView {
         self.scan_all(&mut |found| visit(&found.header, found.payload))
     }
 
-    fn scan_all(
-        &self,
-        visit: &mut dyn FnMut(Found<'_>) -> bool,
-    ) -> Result<Vec<Damage>, ViewError> {
+    fn scan_all(&self, visit: &mut dyn FnMut(Found<'_>) -> bool) -> Result<Vec<Damage>, ViewError> {
         let mut damages = Vec::new();
         for (number, segment) in self.segments.iter().enumerate() {
             let is_last = number + 1 == self.segments.len();

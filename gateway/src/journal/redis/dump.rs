@@ -435,9 +435,9 @@ impl<'a> Stream<'a> {
     async fn take(&mut self, redis: &Redis) -> Result<Option<DumpedBlock>, DumpError> {
         let mut commit: Vec<Stored> = Vec::new();
         let is_same = |commit: &[Stored], stored: &Stored| {
-            commit.last().is_none_or(|last| {
-                last.mark == stored.mark && last.position + 1 == stored.position
-            })
+            commit
+                .last()
+                .is_none_or(|last| last.mark == stored.mark && last.position + 1 == stored.position)
         };
         while let Some(stored) = self.waiting.pop_front_if(|stored| is_same(&commit, stored)) {
             commit.push(stored);

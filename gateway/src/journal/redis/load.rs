@@ -13,8 +13,8 @@ use crate::journal::dump::{
     DumpedBlock, DumpedCancel, DumpedLetter, JournalFrame, JournalTotals, Origin,
 };
 use crate::journal::record::{Record, SettleRecord};
-use crate::journal::shard::line::{Class, Spot, Ticket};
 use crate::journal::shard::is_timer;
+use crate::journal::shard::line::{Class, Spot, Ticket};
 use crate::journal::{ClaimId, Entry, IdempotencyRecord, Settlement};
 use crate::model::{Millis, ShardId};
 use crate::redis::{Call, Redis, RedisError};

@@ -49,8 +49,8 @@ use self::outbox::Outbox;
 use self::plan::Part;
 use super::{
     Amendment, Append, Backlog, Books, Cancellation, Claim, ClaimId, Commit, DeadLetter, DeadPage,
-    DeadPlace, DeadRow, Entry, EventPlace, Journal, JournalError, ListedRoot, Remembered, Reserved, Room,
-    SettledPage, SettledQuery, Settlement, Timeline,
+    DeadPlace, DeadRow, Entry, EventPlace, Journal, JournalError, ListedRoot, Remembered, Reserved,
+    Room, SettledPage, SettledQuery, Settlement, Timeline,
 };
 use crate::BoxFuture;
 use crate::clock::Clock;

@@ -265,7 +265,11 @@ impl Outbox {
         let added = futures_util::future::join_all(under_way).await;
         let count = added.iter().filter(|added| added.is_ok()).count();
         if count > 0 {
-            tracing::warn!(shard = shard.0, count, "redis had lost notifications; they are added again");
+            tracing::warn!(
+                shard = shard.0,
+                count,
+                "redis had lost notifications; they are added again"
+            );
             metrics::outbox_repeated(count as u64);
         }
         soon

@@ -104,12 +104,7 @@ impl RedisRows {
         Ok(self.wire.redis.query(key, command).await.map_err(RecordsError::from)?)
     }
 
-    async fn table(
-        &self,
-        place: Place,
-        table: Table,
-        out: &mut Out<'_>,
-    ) -> Result<(), RowsError> {
+    async fn table(&self, place: Place, table: Table, out: &mut Out<'_>) -> Result<(), RowsError> {
         let org = match place {
             Place::Org(org) => Some(org),
             Place::Names(_) => None,

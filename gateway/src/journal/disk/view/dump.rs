@@ -89,7 +89,8 @@ impl LogView {
         let mut letters_before = Sums { dead_letters: books.dead_letters, ..Sums::default() };
         for (org, sums) in kept.sums {
             // Copies of dead letters are not in the blocks: all that were made are counted here.
-            let sums = Sums { dead_letters: std::mem::take(&mut letters_before.dead_letters), ..sums };
+            let sums =
+                Sums { dead_letters: std::mem::take(&mut letters_before.dead_letters), ..sums };
             all(JournalFrame::Before(OrganizationId(org), sums))?;
         }
         if letters_before.dead_letters > 0 {
