@@ -14,6 +14,8 @@ pub use crate::model::Overrides;
 /// Stands before every payload, so that a later release can read what this one wrote.
 const FORMAT: u8 = 2;
 const PAYLOAD_BYTES: usize = 512;
+/// Room for an ordinary event.
+const EVENT_BYTES: usize = 160;
 
 /// What a timeline names as the target of a notification canceled as a whole.
 pub const CANCELED_TARGET: &str = "notification";
@@ -160,7 +162,9 @@ pub fn decode_changes(payload: &[u8]) -> Option<(Version, Vec<Change>)> {
 /// A timeline event as the journal stores it.
 #[must_use]
 pub fn encode_event(event: &TimelineEvent) -> Bytes {
-    postcard::to_extend(event, vec![FORMAT]).map(Bytes::from).unwrap_or_default()
+    let mut buffer = Vec::with_capacity(EVENT_BYTES);
+    buffer.push(FORMAT);
+    postcard::to_extend(event, buffer).map(Bytes::from).unwrap_or_default()
 }
 
 /// Reads a stored timeline event.

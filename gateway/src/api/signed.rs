@@ -136,7 +136,7 @@ impl Shared {
         org: OrganizationId,
         id: RoleId,
     ) -> Result<Option<Role>, Failure> {
-        let stored = self.store.role(org, id).await?;
+        let stored = self.store.role(org, id).await?.map(Arc::unwrap_or_clone);
         Ok(stored.or_else(|| built_in_roles(org).into_iter().find(|role| role.id == id)))
     }
 

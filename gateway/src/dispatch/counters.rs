@@ -28,6 +28,16 @@ impl Counters {
         Arc::new(Self { deliveries: deliveries.into_iter().collect(), rules: RwLock::default() })
     }
 
+    /// False for events that `count` passes over.
+    pub(super) fn has_use_for(event: &TimelineEvent) -> bool {
+        matches!(
+            event,
+            TimelineEvent::Attempted { .. }
+                | TimelineEvent::Settled { .. }
+                | TimelineEvent::Ruled { .. }
+        )
+    }
+
     /// Counts a settled event.
     pub(super) fn count(&self, event: &TimelineEvent) {
         match event {

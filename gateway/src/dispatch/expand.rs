@@ -16,7 +16,8 @@ pub(super) const PAGE: usize = 256;
 #[derive(Debug)]
 pub(super) struct Expanded {
     pub(super) recipient: RecipientRef,
-    pub(super) view: RecipientView,
+    /// What the rules are asked about; gone once they are.
+    pub(super) view: Option<RecipientView>,
     pub(super) targets: Vec<Target>,
 }
 
@@ -61,7 +62,7 @@ pub(super) async fn page(
                 }
             }
             let role = store.role(org, recipient.user.role).await?;
-            expansion.recipients.push(user(recipient, mails, role, home.as_deref()));
+            expansion.recipients.push(user(recipient, mails, role.as_deref(), home.as_deref()));
         }
     }
     if after.is_none() {
@@ -92,7 +93,7 @@ pub(super) async fn one(
             };
             let role = store.role(org, found.user.role).await?;
             let home = time_zone(store, org).await?;
-            Ok(Some(user(found, mails, role, home.as_deref())))
+            Ok(Some(user(found, mails, role.as_deref(), home.as_deref())))
         }
         RecipientRef::Subscription(id) => {
             let found = store.subscription(org, id).await?;
@@ -135,7 +136,7 @@ fn is_reachable(found: &Recipient, mails: bool) -> bool {
     !found.devices.is_empty() || (mails && !found.user.email.is_empty())
 }
 
-fn user(found: Recipient, mails: bool, role: Option<Role>, home: Option<&str>) -> Expanded {
+fn user(found: Recipient, mails: bool, role: Option<&Role>, home: Option<&str>) -> Expanded {
     let Recipient { user, devices } = found;
     let mut targets: Vec<_> = devices.into_iter().map(device).collect();
     if mails && !user.email.is_empty() {
@@ -148,10 +149,10 @@ fn user(found: Recipient, mails: bool, role: Option<Role>, home: Option<&str>) -
     });
     let mut view = user_view(&user, role, views.collect());
     view.tz = view.tz.or_else(|| home.map(str::to_owned));
-    Expanded { recipient: RecipientRef::User(user.id), view, targets }
+    Expanded { recipient: RecipientRef::User(user.id), view: Some(view), targets }
 }
 
-fn user_view(user: &User, role: Option<Role>, targets: Vec<TargetView>) -> RecipientView {
+fn user_view(user: &User, role: Option<&Role>, targets: Vec<TargetView>) -> RecipientView {
     RecipientView {
         kind: RecipientKind::User,
         id: user.id.to_string(),
@@ -164,7 +165,7 @@ fn user_view(user: &User, role: Option<Role>, targets: Vec<TargetView>) -> Recip
             UserStatus::Active => "active",
             UserStatus::Suspended => "suspended",
         },
-        roles: role.into_iter().map(|role| role.name).collect(),
+        roles: role.into_iter().map(|role| role.name.clone()).collect(),
         prefs: user.prefs.clone(),
         targets,
     }
@@ -200,5 +201,5 @@ fn subscriber(subscription: &Subscription, vault: &Vault) -> Expanded {
         prefs: Vec::new(),
         targets: vec![TargetView { provider, handle: target.key(), app }],
     };
-    Expanded { recipient: RecipientRef::Subscription(id), view, targets: vec![target] }
+    Expanded { recipient: RecipientRef::Subscription(id), view: Some(view), targets: vec![target] }
 }

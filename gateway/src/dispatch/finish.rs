@@ -188,13 +188,13 @@ impl Finisher {
     ) -> (Settler, Arc<Tracker>, Report) {
         let Queued { delivery, overrides, tracker, settler, .. } = queued;
         let Course { state, again, is_kept, .. } = course;
-        let mut report = Report { slot, ..Report::default() };
-        report.events.push(event(&delivery, attempt, now, again, state));
+        let events = vec![event(&delivery, attempt, now, again, state)];
+        let mut report = Report { slot, events, ..Report::default() };
         let outcome = inbox::outcome(state);
         let target = delivery.target.reference();
         report.inbox.extend(inbox::step(&delivery.notification, target, delivery.id, outcome, now));
         let resolution = state.map_or(Resolution::Moved, Resolution::Final);
-        report.resolved.push((delivery.id, resolution));
+        report.resolved = vec![(delivery.id, resolution)];
         if state == Some(FinalState::Delivered) {
             self.context.counters.delivered(&delivery, now);
         }

@@ -72,6 +72,11 @@ impl Job {
         marker(self.notification.id, step)
     }
 
+    /// True if an earlier claim did this step. Costs nothing for an entry claimed for the first time.
+    pub(super) fn has_done(&self, step: &str) -> bool {
+        !self.settled.is_empty() && self.settled.contains(&self.marker(step))
+    }
+
     /// Notes what is about to be sent, for whoever claims the entry again: by then the records and
     /// the rules may say something else, and what was announced must come to its end.
     pub(super) fn plan(&mut self) {

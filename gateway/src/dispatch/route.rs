@@ -64,6 +64,12 @@ impl Shard {
             collapse_key: plan.collapse_key,
             expires_at: plan.expires_at,
         };
+        if takes_all(&plan.steps, recipient.targets.len()) {
+            for target in recipient.targets {
+                self.send(job, line, (target, 1, false), overrides.clone());
+            }
+            return;
+        }
         let (mut steps, chosen, left_out) =
             split(&plan.steps, std::mem::take(&mut recipient.targets));
         recipient.targets = left_out;
@@ -232,6 +238,11 @@ impl Shard {
             job.leave(target.reference(), attempt - 1);
         }
     }
+}
+
+/// True if the plan is to send to all `targets` at once, as they are.
+fn takes_all(steps: &[Step], targets: usize) -> bool {
+    matches!(steps, [all] if all.targets.iter().copied().eq(0..targets))
 }
 
 /// The plan's steps by target, the targets it names, and those it leaves out.

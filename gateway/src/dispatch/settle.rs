@@ -136,15 +136,16 @@ async fn run(
     let mut reports = Vec::with_capacity(BATCH_MAX);
     while from.recv_many(&mut reports, BATCH_MAX).await > 0 {
         tell_inboxes(&parts, &mut reports).await;
-        // What a lost lease comes to changes nothing, so it is not counted either.
-        let counted: Vec<_> = reports
-            .iter()
-            .filter(|(tracker, _)| parts.journal.lease_left(parts.shard, tracker.claim).is_some())
-            .flat_map(|(_, report)| report.events.iter().cloned())
-            .collect();
         let mut slots = Vec::with_capacity(reports.len());
         let trackers: Vec<_> = reports.iter().map(|(tracker, _)| Arc::clone(tracker)).collect();
-        let settlements = merge(reports.drain(..), &mut slots);
+        // What a lost lease comes to changes nothing, so it is not counted either.
+        let is_held = |claim| parts.journal.lease_left(parts.shard, claim).is_some();
+        let mut counted = Vec::with_capacity(reports.len());
+        let settlements = merge(reports.drain(..), &mut slots, |claim, events| {
+            if is_held(claim) {
+                counted.extend(events.into_iter().filter(Counters::has_use_for));
+            }
+        });
         let mut done: Vec<_> = settlements.iter().filter(|s| s.done).map(|s| s.claim).collect();
         if commit(parts.journal.as_ref(), parts.shard, settlements).await {
             counted.iter().for_each(|event| parts.counters.count(event));
@@ -174,10 +175,12 @@ async fn tell_inboxes(parts: &Parts, reports: &mut [(Arc<Tracker>, Report)]) {
     }
 }
 
-/// One settlement per claim, `done` for those whose last unit is among the reports.
+/// One settlement per claim, `done` for those whose last unit is among the reports. `told` gets the
+/// events once they are encoded.
 fn merge(
     reports: impl Iterator<Item = (Arc<Tracker>, Report)>,
     slots: &mut Vec<Slot>,
+    mut told: impl FnMut(ClaimId, Vec<TimelineEvent>),
 ) -> Vec<Settlement> {
     let mut merged: Vec<Settlement> = Vec::new();
     let mut places: HashMap<ClaimId, usize> = HashMap::new();
@@ -198,8 +201,14 @@ fn merge(
         let Some(settlement) = merged.get_mut(place) else { continue };
         let is_last = tracker.units.fetch_sub(1, Ordering::AcqRel) == 1;
         settlement.done |= is_last && !tracker.is_lost.load(Ordering::Acquire);
-        settlement.resolved.extend(report.resolved);
+        if settlement.resolved.is_empty() {
+            settlement.resolved = report.resolved;
+        } else {
+            settlement.resolved.extend(report.resolved);
+        }
+        settlement.events.reserve_exact(report.events.len());
         settlement.events.extend(report.events.iter().map(encode_event));
+        told(tracker.claim, report.events);
         settlement.follow_ups.extend(report.follow_ups);
         settlement.dead.extend(report.dead);
         slots.extend(report.slot);

@@ -262,7 +262,7 @@ impl Shard {
             }
         };
         let mut job = Job::new(claim, work.notification().clone());
-        if job.settled.contains(&job.marker(PLANNED))
+        if job.has_done(PLANNED)
             && let Some(planned) =
                 planned(self.context.journal.as_ref(), claim, ((part, after), only)).await
         {
@@ -275,7 +275,7 @@ impl Shard {
         }
         let Expansion { recipients, unknown, no_device, next } =
             self.resolve(&job.notification, after, only).await;
-        if ![EXPANDED, PLANNED].iter().any(|step| job.settled.contains(&job.marker(step))) {
+        if ![EXPANDED, PLANNED].iter().any(|step| job.has_done(step)) {
             let deliveries: usize = recipients.iter().map(|r| r.targets.len()).sum();
             job.first_of = Some((part, after));
             job.report.events.push(TimelineEvent::Expanded {
@@ -291,9 +291,10 @@ impl Shard {
                 job.report.follow_ups.push(chunk.follow_up(self.context.clock.now()));
             }
         }
-        let held = |r: &Expanded| job.marker(&format!("hold:{}", r.recipient.key()));
-        let open: Vec<_> =
-            recipients.into_iter().filter(|r| !job.settled.contains(&held(r))).collect();
+        let is_held = |r: &Expanded| {
+            !job.settled.is_empty() && job.has_done(&format!("hold:{}", r.recipient.key()))
+        };
+        let open = recipients.into_iter().filter(|recipient| !is_held(recipient)).collect();
         job.recipients = open;
         job
     }
@@ -326,7 +327,7 @@ impl Shard {
 
     /// One question to the rules for everything that was claimed together.
     async fn route(&self, mut jobs: Vec<Job>, line: &Line) -> Vec<Job> {
-        let items = questions(&jobs);
+        let items = questions(&mut jobs);
         let now = self.context.clock.now();
         let answers =
             if items.is_empty() { Vec::new() } else { self.context.rules.route(now, items).await };
@@ -416,12 +417,13 @@ fn plan_of(event: &[u8], portion: Portion, only: Option<RecipientRef>) -> Option
     (is_it && (part, after) == portion).then_some(to)
 }
 
-fn questions(jobs: &[Job]) -> Vec<RouteItem> {
+fn questions(jobs: &mut [Job]) -> Vec<RouteItem> {
     let mut items = Vec::new();
     for job in jobs {
-        items.extend(job.recipients.iter().map(|recipient| RouteItem {
+        let views = job.recipients.iter_mut().filter_map(|recipient| recipient.view.take());
+        items.extend(views.map(|recipient| RouteItem {
             notification: Arc::clone(&job.notification),
-            recipient: recipient.view.clone(),
+            recipient,
             attempt: 1,
         }));
     }

@@ -5,6 +5,7 @@ use super::{
     TargetPolicy, UserId,
 };
 use serde::{Deserialize, Serialize};
+use std::fmt::Write;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -227,17 +228,26 @@ pub enum TargetRef {
     },
 }
 
+/// Room for the key of any target.
+const KEY_BYTES: usize = 48;
+
 impl TargetRef {
     /// `provider:id`, as timelines and logs show it.
     #[must_use]
     pub fn key(&self) -> String {
+        let mut key = String::with_capacity(KEY_BYTES);
+        key.push_str(self.provider().as_str());
+        key.push(':');
+        // Writing to memory cannot fail.
         match self {
-            Self::Device { provider, device, .. } => format!("{}:{device}", provider.as_str()),
-            Self::Subscription { provider, subscription } => {
-                format!("{}:{subscription}", provider.as_str())
+            Self::Device { device, .. } => {
+                let mut text = Uuid::encode_buffer();
+                key.push_str(device.0.hyphenated().encode_lower(&mut text));
             }
-            Self::Mailbox { provider, user } => format!("{}:{user}", provider.as_str()),
+            Self::Subscription { subscription, .. } => write!(key, "{subscription}").unwrap_or(()),
+            Self::Mailbox { user, .. } => write!(key, "{user}").unwrap_or(()),
         }
+        key
     }
 
     #[must_use]

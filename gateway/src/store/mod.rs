@@ -307,7 +307,7 @@ pub trait Store: Accounts + Inboxes + Send + Sync + std::fmt::Debug {
         &self,
         org: OrganizationId,
         role: RoleId,
-    ) -> BoxFuture<'_, Result<Option<Role>, StoreError>>;
+    ) -> BoxFuture<'_, Result<Option<Arc<Role>>, StoreError>>;
 
     /// The users of `audience` in `org`, with devices, in ascending user id from after `after`.
     ///

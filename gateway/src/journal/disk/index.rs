@@ -6,6 +6,7 @@
 //! big-endian, so that ranges are in time order.
 
 use super::timers::{TIMERS, timer_key};
+use super::told::{self, Told, event_key};
 use super::{cancel, dead, listed, outcomes, retention, timers};
 use crate::journal::record::{BlockHeader, SettleRecord};
 use crate::journal::shard::line::Ticket;
@@ -21,7 +22,7 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
-/// notification 16 | settlement position 8 | ordinal 4 → organization 4 | event
+/// notification 16 | settlement position 8 | ordinal 4 → organization 4 | event; see `told`
 pub(super) const EVENTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("events");
 /// key 16 → body 16 | created 8 | answer
 const KEYS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("idempotency");
@@ -268,11 +269,11 @@ impl Index {
         high.extend_from_slice(&[0xff; 12]);
         let mut events = Vec::new();
         for row in table.range(low.as_slice()..=high.as_slice())? {
-            let (_, value) = row?;
-            if let Some((org, event)) = value.value().split_first_chunk::<4>() {
-                let org = OrganizationId(i32::from_be_bytes(*org));
-                events.push((org, Bytes::copy_from_slice(event)));
-            }
+            let (key, value) = row?;
+            let told = Told::read(key.value(), value.value());
+            events.extend(told.into_iter().flat_map(|told| {
+                told.events().map(move |(_, event)| (told.org, Bytes::copy_from_slice(event)))
+            }));
         }
         Ok(events)
     }
@@ -286,18 +287,19 @@ impl Index {
     ) -> Result<Vec<(EventPlace, Bytes)>, IndexError> {
         let txn = self.database.begin_read()?;
         let table = txn.open_table(EVENTS)?;
-        let low = event_key(id, after.unwrap_or_default());
+        // The row that holds `after` starts in the same block.
+        let from = EventPlace { ordinal: 0, ..after.unwrap_or_default() };
+        let low = event_key(id, from);
         let high = event_key(id, EventPlace { position: u64::MAX, ordinal: u32::MAX });
         let mut events = Vec::new();
-        for row in table.range(low.as_slice()..=high.as_slice())?.take(limit.saturating_add(1)) {
+        for row in table.range(low.as_slice()..=high.as_slice())? {
             let (key, value) = row?;
-            let place = read_event_place(key.value()).filter(|place| Some(*place) > after);
-            let Some(place) = place else { continue };
-            if let Some((of, event)) = value.value().split_first_chunk::<4>()
-                && *of == org.0.to_be_bytes()
-                && events.len() < limit
-            {
-                events.push((place, Bytes::copy_from_slice(event)));
+            let Some(told) = Told::read(key.value(), value.value()) else { continue };
+            let later = told.events().filter(|(place, _)| told.org == org && Some(*place) > after);
+            let room = limit - events.len();
+            events.extend(later.take(room).map(|(at, e)| (at, Bytes::copy_from_slice(e))));
+            if events.len() == limit {
+                break;
             }
         }
         Ok(events)
@@ -316,12 +318,18 @@ impl Index {
         let low = event_key(id, EventPlace::default());
         let high = event_key(id, before.unwrap_or(last));
         let mut events = Vec::new();
-        for row in table.range(low.as_slice()..high.as_slice())?.rev().take(limit) {
+        for row in table.range(low.as_slice()..high.as_slice())?.rev() {
             let (key, value) = row?;
-            let ours = value.value().split_first_chunk::<4>();
-            let ours = ours.filter(|(of, _)| **of == org.0.to_be_bytes());
-            let place = read_event_place(key.value());
-            events.extend(place.zip(ours).map(|(at, (_, e))| (at, Bytes::copy_from_slice(e))));
+            let Some(told) = Told::read(key.value(), value.value()) else { continue };
+            let is_wanted =
+                |at: &EventPlace| told.org == org && before.is_none_or(|before| *at < before);
+            let earlier: Vec<_> = told.events().filter(|(at, _)| is_wanted(at)).collect();
+            let room = limit - events.len();
+            let newest = earlier.into_iter().rev().take(room);
+            events.extend(newest.map(|(at, event)| (at, Bytes::copy_from_slice(event))));
+            if events.len() == limit {
+                break;
+            }
         }
         Ok(events)
     }
@@ -412,34 +420,18 @@ fn apply_settles(
     let mut timers = txn.open_table(TIMERS)?;
     let mut events = txn.open_table(EVENTS)?;
     let mut ordinal = 0u32;
-    let mut next_key = |prefix: &[u8]| {
-        let key = [prefix, &projection.position.to_be_bytes(), &ordinal.to_be_bytes()].concat();
-        ordinal += 1;
-        key
-    };
     for settle in &projection.settles {
-        let notification = settle.notification.0.into_bytes();
         if settle.done && settle.due != Millis(0) {
             let place = (settle.position, settle.index);
             timers.remove(timer_key(shard, settle.org, settle.due, place).as_slice())?;
         }
-        for event in &settle.events {
-            let value = [&settle.org.0.to_be_bytes(), event.as_ref()].concat();
-            events.insert(next_key(&notification).as_slice(), value.as_slice())?;
+        let place = EventPlace { position: projection.position, ordinal };
+        if let Some((key, value)) = told::row(settle, place) {
+            events.insert(key.as_slice(), value.as_slice())?;
         }
+        ordinal += u32::try_from(settle.events.len()).unwrap_or(u32::MAX);
     }
     Ok(())
-}
-
-fn event_key(id: NotificationId, place: EventPlace) -> Vec<u8> {
-    let (position, ordinal) = (place.position.to_be_bytes(), place.ordinal.to_be_bytes());
-    [id.0.as_bytes().as_slice(), &position, &ordinal].concat()
-}
-
-fn read_event_place(key: &[u8]) -> Option<EventPlace> {
-    let mut rest = key.get(16..)?;
-    let position = split_u64(&mut rest)?;
-    Some(EventPlace { position, ordinal: u32::from_be_bytes(*rest.first_chunk()?) })
 }
 
 pub(super) fn split_u64(bytes: &mut &[u8]) -> Option<u64> {

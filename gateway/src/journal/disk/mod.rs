@@ -29,6 +29,7 @@ mod segment;
 mod shortage;
 mod sweep;
 mod timers;
+mod told;
 mod view;
 mod writer;
 

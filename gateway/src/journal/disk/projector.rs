@@ -11,10 +11,12 @@ use crate::model::ShardId;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Blocks applied in one index transaction.
 const BATCH_MAX: usize = 1024;
+/// Transactions follow each other no faster.
+const PACE: Duration = Duration::from_millis(20);
 const TICK: Duration = Duration::from_millis(20);
 const RETENTION_TICKS: u32 = 3000;
 /// With a full disk retention may be what helps.
@@ -26,9 +28,18 @@ const TIDY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Applies what the writer committed, in order, until the writer is gone; tidies up when asked to.
 pub(super) fn project(core: &Arc<Core>, from: &Receiver<ToProjector>) {
+    let mut last = None;
     loop {
         match from.recv_timeout(TIDY_PATIENCE) {
-            Ok(first) => apply(core, first, from),
+            Ok(first) => {
+                if let Some(rest) = last.and_then(|last: Instant| PACE.checked_sub(last.elapsed()))
+                {
+                    // A transaction costs the same however much it holds.
+                    std::thread::sleep(rest);
+                }
+                last = Some(Instant::now());
+                apply(core, first, from);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }

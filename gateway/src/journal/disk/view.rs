@@ -19,6 +19,7 @@ use super::retention::carried;
 use super::scan::{Beyond, beyond};
 use super::segment::{Segment, SegmentError};
 use super::timers::{TIMERS, read_timer_key};
+use super::told::Told;
 use crate::journal::record::{
     AmendRecord, BlockHeader, HEADER_BYTES, Record, Records, SettleRecord, read_block, read_header,
 };
@@ -362,14 +363,14 @@ impl LogView {
             ..IndexFacts::default()
         };
         for row in index.open_table(EVENTS)?.iter()? {
-            let (key, _) = row?;
-            let Some((id, mut rest)) = key.value().split_first_chunk::<16>() else { continue };
-            let Some(position) = split_u64(&mut rest) else { continue };
-            let Some(base) = self.segment_of(position) else { continue };
-            let id = NotificationId(uuid::Uuid::from_bytes(*id));
+            let (key, value) = row?;
+            let Some(told) = Told::read(key.value(), value.value()) else { continue };
+            let Some(base) = self.segment_of(told.position()) else { continue };
             let sum = facts.events.entry(base).or_default();
-            sum.0 += 1;
-            sum.1 = sum.1.wrapping_add(fingerprint(id, position));
+            for _ in told.events() {
+                sum.0 += 1;
+                sum.1 = sum.1.wrapping_add(fingerprint(told.notification, told.position()));
+            }
         }
         for row in index.open_table(OUTCOMES)?.iter()? {
             let (key, _) = row?;

@@ -132,7 +132,8 @@ impl Apns {
             Ok(prepared) => prepared,
             Err(cause) => return unsent(Outcome::Rejected { cause }),
         };
-        let Ok(uri) = self.pool.origin().uri(prepared.path) else {
+        let payload::Prepared { path, headers, body } = prepared;
+        let Ok(uri) = self.pool.origin().uri(path) else {
             return unsent(Outcome::Rejected { cause: "bad_token_format" });
         };
         let standing = self.devices.standing(device, *registered_at, now);
@@ -145,14 +146,17 @@ impl Apns {
         let token = self.token.current();
         let pool = if standing == Standing::Proven { &self.pool } else { &self.suspects };
         let started = Instant::now();
+        let mut headers = Some(headers);
         let sent = pool.send_unless(classify::is_unprocessed, || {
             if self.clock.now() >= delivery.expires_at {
                 return None;
             }
-            let mut request = Request::new(prepared.body.clone());
+            let again = || payload::prepare(delivery, device, &self.topic, &self.bodies).ok();
+            let headers = headers.take().or_else(|| again().map(|made| made.headers))?;
+            let mut request = Request::new(body.clone());
             *request.method_mut() = Method::POST;
             *request.uri_mut() = uri.clone();
-            *request.headers_mut() = prepared.headers.clone();
+            *request.headers_mut() = headers;
             request.headers_mut().insert(AUTHORIZATION, token.header.clone());
             Some(request)
         });

@@ -149,7 +149,7 @@ impl Http2Pool {
     /// `build` is called again for each resend, which is rare.
     pub async fn send<F>(&self, build: F) -> Result<Answer, Failure>
     where
-        F: Fn() -> Option<Request<Bytes>>,
+        F: FnMut() -> Option<Request<Bytes>>,
     {
         self.send_unless(|_| false, build).await
     }
@@ -159,10 +159,10 @@ impl Http2Pool {
     pub async fn send_unless<F>(
         &self,
         unprocessed: impl Fn(&Answer) -> bool,
-        build: F,
+        mut build: F,
     ) -> Result<Answer, Failure>
     where
-        F: Fn() -> Option<Request<Bytes>>,
+        F: FnMut() -> Option<Request<Bytes>>,
     {
         let deadline = Instant::now() + self.0.dialer.deadlines.total;
         let mut avoid: Option<Arc<Gauge>> = None;

@@ -2,21 +2,21 @@
 
 mod classify;
 mod payload;
+mod places;
 mod sign;
 #[cfg(test)]
 mod tests;
 
 pub use sign::SecretError;
 
+use self::places::Places;
 use crate::BoxFuture;
 use crate::clock::Clock;
 use crate::model::{Attempt, Delivery, Outcome, ProviderName, Target};
 use crate::providers::attempt::{self, Memo, unsent};
 use crate::providers::guard::{Guard, GuardError, GuardPolicy};
 use crate::providers::tls::{self, Protocol};
-use crate::providers::transport::{
-    Body, Deadlines, Dialer, Failure, Http1Pool, IdleLimits, Origin, path_of,
-};
+use crate::providers::transport::{Body, Deadlines, Dialer, Failure, Http1Pool, IdleLimits};
 use crate::providers::{Provider, ProviderError};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
@@ -67,6 +67,7 @@ pub struct Webhook {
     guard: Guard,
     http: Http1Pool,
     bodies: Memo<Bytes>,
+    places: Places,
     in_flight_max: usize,
     clock: Arc<dyn Clock>,
 }
@@ -97,7 +98,14 @@ impl Webhook {
         };
         let http = Http1Pool::new(dialer, config.idle);
         let in_flight_max = config.in_flight_max.max(1);
-        Ok(Self { guard, http, bodies: Memo::default(), in_flight_max, clock })
+        Ok(Self {
+            guard,
+            http,
+            bodies: Memo::default(),
+            places: Places::default(),
+            in_flight_max,
+            clock,
+        })
     }
 
     /// Judges a URL when a subscription is made, with the rules each delivery meets later.
@@ -124,11 +132,9 @@ impl Webhook {
         let Target::Webhook { url, secret, retired, .. } = &delivery.target else {
             return unsent(Outcome::Rejected { cause: "wrong_provider" });
         };
-        let Ok(url) = self.guard.check_url(url) else {
-            return unsent(Outcome::Rejected { cause: "target_blocked" });
-        };
-        let (Ok(origin), Ok(path)) = (Origin::of(&url), path_of(&url)) else {
-            return unsent(Outcome::Rejected { cause: "bad_url" });
+        let place = match self.places.of(url, &self.guard) {
+            Ok(place) => place,
+            Err(cause) => return unsent(Outcome::Rejected { cause }),
         };
         let Ok(key) = sign::key(secret.reveal()) else {
             return unsent(Outcome::Hold { cause: "bad_secret" });
@@ -141,10 +147,10 @@ impl Webhook {
             Ok(body) => body,
             Err(cause) => return unsent(Outcome::Rejected { cause }),
         };
-        let request = self.request(delivery, &keys, Uri::from(path), body);
+        let request = self.request(delivery, &keys, Uri::from(place.path.clone()), body);
         let started = Instant::now();
         let in_time = || self.clock.now() < delivery.expires_at;
-        match self.http.send_while(&origin, request, in_time).await {
+        match self.http.send_while(&place.origin, request, in_time).await {
             Ok(answer) => {
                 let verdict = classify::classify(&answer, self.clock.wall());
                 verdict.into_attempt(answer.status, started.elapsed())

@@ -57,7 +57,7 @@ pub(in crate::store) fn make(
     match change {
         Change::PutOrganization(organization) => put_organization(draft, &organization, touched),
         Change::PutUser(user) => put_user(draft, &user, touched),
-        Change::PutRole(role) => put_role(draft, &role),
+        Change::PutRole(role) => put_role(draft, &role, touched),
         Change::PutDevice(device) => put_device(draft, &device, touched),
         Change::RemoveDevice(device) => remove_device(draft, device, touched),
         Change::PutMembership(org, membership) => put_membership(draft, org, &membership),
@@ -200,8 +200,9 @@ fn user_names(user: &User) -> [(UserRef, &'static str); 2] {
     [(UserRef::Uuid(user.uuid), "user uuid"), (UserRef::Email(user.email.clone()), "email")]
 }
 
-fn put_role(draft: &mut impl Rows, role: &Role) -> Result<(), Refusal> {
+fn put_role(draft: &mut impl Rows, role: &Role, touched: &mut Touched) -> Result<(), Refusal> {
     require_organization(draft, role.org)?;
+    touched.roles.push((role.org, role.id));
     Ok(draft.put_record(Table::Roles, &role_key(role.org, role.id), role)?)
 }
 

@@ -61,7 +61,11 @@ pub(super) async fn finds_organizations_and_users_by_every_name(store: &dyn Stor
     for which in user_refs(&user(ACME, 7)).into_iter().skip(2) {
         assert_eq!(store.user(which).await?, Some(user(ACME, 7)));
     }
-    assert_eq!(store.role(ACME, RoleId(1)).await?, Some(admin));
+    assert_eq!(store.role(ACME, RoleId(1)).await?.as_deref(), Some(&admin));
+    let changed = Role { permissions: Vec::new(), ..admin };
+    apply(store, [Change::PutRole(changed.clone())]).await?;
+    let found = store.role(ACME, RoleId(1)).await?;
+    assert_eq!(found.as_deref(), Some(&changed), "not as it was read before");
     assert_eq!(store.role(ACME, RoleId(2)).await?, None);
     assert_eq!(store.role(GLOBEX, RoleId(1)).await?, None, "roles belong to one organization");
     Ok(())

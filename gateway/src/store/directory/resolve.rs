@@ -175,7 +175,7 @@ impl Import<'_> {
         self.require_organization(entry.org, &entry.path, "organization").await?;
         let RoleEntry { id, org, name, permissions, .. } = entry;
         let new = Role { id, org, name, permissions };
-        if self.store.role(org, id).await?.as_ref() != Some(&new) {
+        if self.store.role(org, id).await?.as_deref() != Some(&new) {
             self.changes.push(Change::PutRole(new));
         }
         Ok(())

@@ -98,7 +98,7 @@ async fn a_document_becomes_records_that_every_dialect_finds() {
     let ops = everybody(&store, Audience::Groups { solution: Uuid::from_u128(1), groups }).await;
     assert_eq!(ops.iter().map(|r| r.devices.len()).collect::<Vec<_>>(), [2]);
     for role in built_in_roles(ACME) {
-        assert_eq!(store.role(ACME, role.id).await.unwrap(), Some(role));
+        assert_eq!(store.role(ACME, role.id).await.unwrap().as_deref(), Some(&role));
     }
     assert_eq!(store.role(ACME, RoleId(4)).await.unwrap().unwrap().permissions, ["ORG_VIEW"]);
     let minted = secrets(&store).await;

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::model::{Device, Millis, Organization, OrganizationId, Subscription, User, UserId};
+use crate::model::{
+    Device, Millis, Organization, OrganizationId, Role, RoleId, Subscription, User, UserId,
+};
 use crate::store::changes::Touched;
 use crate::store::{OrganizationRef, UserRef};
 
@@ -29,6 +31,7 @@ pub(super) struct Generation(u64);
 pub(super) struct Caches {
     generation: AtomicU64,
     pub(super) organizations: Cache<OrganizationRef, Organization>,
+    pub(super) roles: Cache<(OrganizationId, RoleId), Role>,
     pub(super) users: Cache<UserRef, User>,
     pub(super) devices: Cache<UserId, Vec<Device>>,
     pub(super) subscriptions: Cache<OrganizationId, Vec<Subscription>>,
@@ -47,6 +50,7 @@ impl Caches {
         if !touched.organizations.is_empty() {
             self.organizations.clear();
         }
+        touched.roles.iter().for_each(|role| self.roles.remove(role));
         touched.users.iter().for_each(|user| self.users.remove(user));
         touched.devices.iter().for_each(|user| self.devices.remove(user));
         touched.subscriptions.iter().for_each(|org| self.subscriptions.remove(org));

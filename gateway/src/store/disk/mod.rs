@@ -332,7 +332,7 @@ impl Store for DiskStore {
         &self,
         org: OrganizationId,
         role: RoleId,
-    ) -> BoxFuture<'_, Result<Option<Role>, StoreError>> {
+    ) -> BoxFuture<'_, Result<Option<Arc<Role>>, StoreError>> {
         Box::pin(async move { self.answer(self.view().role(org, role)) })
     }
 

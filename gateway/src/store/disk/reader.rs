@@ -70,8 +70,14 @@ impl<'a> View<'a> {
         })
     }
 
-    pub(super) fn role(&self, org: OrganizationId, role: RoleId) -> Result<Option<Role>, Flaw> {
-        self.record(Table::Roles, &role_key(org, role))
+    pub(super) fn role(
+        &self,
+        org: OrganizationId,
+        role: RoleId,
+    ) -> Result<Option<Arc<Role>>, Flaw> {
+        self.through(&self.records.caches.roles, &(org, role), || {
+            self.record(Table::Roles, &role_key(org, role))
+        })
     }
 
     pub(super) fn subscription(

@@ -249,9 +249,12 @@ impl Store for RedisStore {
         &self,
         org: OrganizationId,
         role: RoleId,
-    ) -> BoxFuture<'_, Result<Option<Role>, StoreError>> {
+    ) -> BoxFuture<'_, Result<Option<Arc<Role>>, StoreError>> {
         let key = role_key(org, role);
-        told(async move { self.records.record(Place::Org(org), Table::Roles, &key).await })
+        told(async move {
+            let found = self.records.record(Place::Org(org), Table::Roles, &key).await?;
+            Ok(found.map(Arc::new))
+        })
     }
 
     fn recipients<'a>(
