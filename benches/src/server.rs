@@ -93,7 +93,7 @@ pub fn api_over(
             region: String::from("us-east-1"),
             retention: Duration::from_hours(7 * 24),
         },
-        limit: None,
+        limit: Arc::default(),
         jigx: NotificationStates::default(),
         hooks: Arc::new(NoHooks),
         blynk: Blynk::new(BlynkSettings::default()),

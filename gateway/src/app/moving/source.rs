@@ -22,7 +22,7 @@ use tokio::sync::mpsc::{self, Sender};
 pub(super) const DUMP: &str = "bugler.dump";
 
 pub(super) enum Source {
-    Disk { dir: PathBuf, shards: u16, parts: Option<(LogView, DiskStore)>, is_whole: bool },
+    Disk { dir: PathBuf, shards: u16, parts: Option<Box<(LogView, DiskStore)>>, is_whole: bool },
     Redis { redis: Redis, shards: u16, rows: RedisRows, journal: Option<RedisDump>, is_whole: bool },
     File { reader: DumpReader, head: Head },
 }
@@ -80,7 +80,7 @@ impl Source {
         let view = tokio::task::spawn_blocking(move || LogView::open(&opened)).await?;
         let view = view.map_err(DumpError::from)?;
         let is_whole = view.is_whole();
-        Ok(Self::Disk { dir, shards: config.store.shards, parts: Some((view, store)), is_whole })
+        Ok(Self::Disk { dir, shards: config.store.shards, parts: Some(Box::new((view, store))), is_whole })
     }
 
     async fn open_redis(
@@ -130,7 +130,7 @@ impl Source {
     pub(super) async fn read_out(&mut self, frames: &Sender<Frame>) -> Result<Totals, MoveError> {
         match self {
             Self::Disk { parts, .. } => {
-                let (view, store) = parts.take().ok_or(MoveError::Cut)?;
+                let (view, store) = *parts.take().ok_or(MoveError::Cut)?;
                 let frames = frames.clone();
                 let read = tokio::task::spawn_blocking(move || read_disk(&view, &store, &frames));
                 read.await?
