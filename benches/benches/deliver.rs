@@ -8,7 +8,7 @@
 
 use bugler_benches::Failed;
 use bugler_benches::bare::{self, Bare};
-use bugler_gateway::app::App;
+use bugler_gateway::app::{App, Start};
 use bugler_gateway::clock::{Clock, SystemClock};
 use bugler_gateway::config::{Config, ConfigSources};
 use bugler_gateway::intake::Intake;
@@ -92,7 +92,7 @@ fn main() -> Result<ExitCode, Failed> {
 async fn gateway(file: PathBuf) -> Result<(), Failed> {
     let sources = ConfigSources { file: Some(file), ..ConfigSources::default() };
     let config = tokio::task::spawn_blocking(|| Config::load(sources)).await??;
-    let app = App::start(config, None, metrics::install()?).await?;
+    let app = App::start(config, Start::default(), metrics::install()?).await?;
     app.run().await;
     Ok(())
 }

@@ -6,7 +6,7 @@
 //! and medians are compared; it ends with status 1 if a goal is missed.
 
 use bugler_benches::{Failed, Role, api, api_over, judge, median, per_second, serve};
-use bugler_gateway::app::App;
+use bugler_gateway::app::{App, Start};
 use bugler_gateway::clock::{Clock, SystemClock};
 use bugler_gateway::config::{Config, ConfigSources};
 use bugler_gateway::intake::Intake;
@@ -306,7 +306,7 @@ async fn measure_records() -> Result<(), Failed> {
 async fn gateway(file: PathBuf) -> Result<(), Failed> {
     let sources = ConfigSources { file: Some(file), ..ConfigSources::default() };
     let config = tokio::task::spawn_blocking(|| Config::load(sources)).await??;
-    let app = App::start(config, None, metrics::install()?).await?;
+    let app = App::start(config, Start::default(), metrics::install()?).await?;
     app.run().await;
     Ok(())
 }
