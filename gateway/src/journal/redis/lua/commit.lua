@@ -17,6 +17,8 @@ local seen = P.s > 0 and call('HGET', BASE .. 'writers', P.w)
 if seen then
   local seq, first = string.match(seen, '^(%d+) %d+ (%d+)$')
   if tonumber(seq) == P.s then
+    -- Written again: WAIT and WAITAOF prove what their connection wrote, and nothing it did not.
+    call('HSET', BASE .. 'writers', P.w, seen)
     return answer(first, {})
   elseif tonumber(seq) > P.s then
     return redis.error_reply('STALE a later request of this writer was answered')
