@@ -18,6 +18,8 @@ const BAD: [Certificate; 5] = [
     Certificate::UnknownAuthority,
     Certificate::SelfSigned,
 ];
+/// Longest that a failing hook may take to be left alone.
+const OPEN_MAX: Duration = Duration::from_secs(30);
 /// Two timeouts of a provider in the run's configuration.
 const STUCK_MAX: Duration = Duration::from_secs(4);
 /// Repeats that may come in any second.
@@ -106,7 +108,8 @@ async fn failing(stage: &mut Stage) -> Result<(), Trouble> {
     stage.faults(all)?;
     let begun = std::time::Instant::now();
     let mut open = 0.0_f64;
-    while begun.elapsed() < stage.shape.dwell {
+    // Ten tries of a hook open its breaker, however long these take.
+    while begun.elapsed() < stage.shape.dwell || open < 1.0 && begun.elapsed() < OPEN_MAX {
         let metrics = stage.gateway.metrics().await?;
         open = open.max(metrics.sum("bugler_breaker_state", "state=\"open\""));
         tokio::time::sleep(Duration::from_millis(100)).await;
