@@ -114,8 +114,16 @@ async fn client(plan: &str) -> Result<(), Failed> {
         let files = PathBuf::from(text("files"));
         bare::apns(&bare, &files, (&text("team"), &text("key")), &text("topic")).await?
     };
-    writeln!(std::io::stdout(), "{rate}")?;
+    let each = micros_each(process::sample_self()?.cpu, BARE);
+    writeln!(std::io::stdout(), "{rate} {each}")?;
     Ok(())
+}
+
+/// How quick something was, and what processor time one delivery took of it.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    per_second: f64,
+    micros_each: f64,
 }
 
 struct Bench {
@@ -137,8 +145,7 @@ impl Bench {
         counts.get(&case.twin()).map_or(0, |c| usize::try_from(c.succeeded).unwrap_or(usize::MAX))
     }
 
-    /// Deliveries per second of a bare client.
-    fn bare(&self, case: Case, connections: usize) -> Result<f64, Failed> {
+    fn bare(&self, case: Case, connections: usize) -> Result<Pace, Failed> {
         let credentials = self.twins.credentials();
         let url =
             if case == Case::Apns { self.twins.apns_url() } else { self.twins.webhook_plain_url() };
@@ -168,7 +175,9 @@ impl Bench {
             .arg(format!("bare={plan}"))
             .stderr(Stdio::inherit())
             .output()?;
-        Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+        let told = String::from_utf8(output.stdout)?;
+        let (rate, each) = told.trim().split_once(' ').ok_or("the bare client failed")?;
+        Ok(Pace { per_second: rate.parse()?, micros_each: each.parse()? })
     }
 
     /// A gateway that starts with the whole backlog in its journal.
@@ -185,15 +194,20 @@ impl Bench {
         Ok(Drain { bench: self, case, gateway, _home: home })
     }
 
-    /// Deliveries per second while a backlog is drained, the start apart.
-    async fn drain(&self, case: Case) -> Result<f64, Failed> {
+    /// How a backlog is drained, the start apart.
+    async fn drain(&self, case: Case) -> Result<Pace, Failed> {
         let mut drain = self.start_with(case, BACKLOG).await?;
         let (first, before) = drain.warmed_up().await?;
+        let idle = drain.processor()?;
         if BACKLOG - before.min(BACKLOG) < BACKLOG / 4 {
             return Err("the backlog was nearly drained before the gateway was warm".into());
         }
         let (last, after) = drain.until(BACKLOG).await?;
-        Ok(per_second(after - before, last - first))
+        let busy = drain.processor()?;
+        Ok(Pace {
+            per_second: per_second(after - before, last - first),
+            micros_each: micros_each(busy.saturating_sub(idle), after - before),
+        })
     }
 
     /// Puts the directory into the records before the journal is looked at.
@@ -275,6 +289,11 @@ impl Drain<'_> {
             }
         }
         Ok(seen)
+    }
+
+    /// Processor time that the gateway took so far.
+    fn processor(&self) -> Result<Duration, Failed> {
+        Ok(process::sample(self.gateway.0.id())?.cpu)
     }
 
     async fn warmed_up(&mut self) -> Result<(Instant, usize), Failed> {
@@ -364,6 +383,26 @@ fn per_second(count: usize, elapsed: Duration) -> f64 {
     count / elapsed.as_secs_f64()
 }
 
+fn micros_each(cpu: Duration, count: usize) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a count shown with three digits")]
+    let count = count as f64;
+    cpu.as_secs_f64() * 1e6 / count
+}
+
+/// The median of the rates, and of what each took.
+fn middle(paces: &[Pace]) -> Pace {
+    Pace {
+        per_second: median(paces.iter().map(|pace| pace.per_second).collect()),
+        micros_each: median(paces.iter().map(|pace| pace.micros_each).collect()),
+    }
+}
+
+fn show(what: &str, pace: Pace) -> Result<(), Failed> {
+    let Pace { per_second, micros_each } = pace;
+    let mut out = std::io::stdout();
+    Ok(writeln!(out, "{what:<30} {per_second:>9.0} /s, {micros_each:>4.0} µs of processor each")?)
+}
+
 /// Writes one line of a comparison; answers whether its goal is met.
 fn judge(what: &str, value: f64, goal: f64, is_met: bool) -> Result<bool, Failed> {
     let mark = if is_met { "ok" } else { "MISSED" };
@@ -388,16 +427,13 @@ async fn compare(wanted: Option<&str>) -> Result<bool, Failed> {
         }
         let mut best = 0.0_f64;
         for (rates, connections) in bare.into_iter().zip(connections) {
-            let rate = median(rates);
-            best = best.max(rate);
-            writeln!(
-                std::io::stdout(),
-                "{name:<8} bare, {connections:>2} connections {rate:>9.0} /s"
-            )?;
+            let pace = middle(&rates);
+            best = best.max(pace.per_second);
+            show(&format!("{name:<8} bare, {connections:>2} connections"), pace)?;
         }
-        let drained = median(drained);
-        writeln!(std::io::stdout(), "{name:<8} gateway, backlog     {drained:>9.0} /s")?;
-        let ratio = drained / best;
+        let drained = middle(&drained);
+        show(&format!("{name:<8} gateway, backlog"), drained)?;
+        let ratio = drained.per_second / best;
         holds &=
             judge(&format!("{name}: gateway / best bare"), ratio, RATIO_MIN, ratio >= RATIO_MIN)?;
     }
@@ -417,10 +453,12 @@ async fn compare_backlogs(sizes: &str) -> Result<bool, Failed> {
         let starting = Instant::now();
         let (begun, at_first) = drain.until(1).await?;
         let started = begun - starting;
+        let idle = drain.processor()?;
         let (then, at_early) = drain.until(EARLY.min(size)).await?;
         let early = per_second(at_early - at_first, then - begun);
+        let early_each = micros_each(drain.processor()?.saturating_sub(idle), at_early - at_first);
         let mut line = format!(
-            "{size:>8}: filled in {:.0} s, first delivery after {:.1} s; the first {EARLY} at {early:.0} /s",
+            "{size:>8}: filled in {:.0} s, first delivery after {:.1} s; the first {EARLY} at {early:.0} /s and {early_each:.0} µs of processor each",
             filled.as_secs_f64(),
             started.as_secs_f64(),
         );
@@ -429,14 +467,18 @@ async fn compare_backlogs(sizes: &str) -> Result<bool, Failed> {
         let mut steady = None;
         if size >= 2 * STEADY {
             let (first, before) = drain.warmed_up().await?;
+            let idle = drain.processor()?;
             let (last, after) = drain.until(before + STEADY).await?;
             let rate = per_second(after - before, last - first);
-            line += &format!(", then {STEADY} at {rate:.0} /s");
+            let each = micros_each(drain.processor()?.saturating_sub(idle), after - before);
+            line += &format!(", then {STEADY} at {rate:.0} /s and {each:.0} µs");
             let base = *first_steady.get_or_insert(rate);
             steady = Some(rate / base);
         }
         let (end, all) = drain.until(size).await?;
-        line += &format!(", all at {:.0} /s", per_second(all - at_first, end - begun));
+        let each = micros_each(drain.processor()?.saturating_sub(idle), all - at_first);
+        let rate = per_second(all - at_first, end - begun);
+        line += &format!(", all at {rate:.0} /s and {each:.0} µs");
         let peak = process::sample(drain.gateway.0.id())?.rss_peak_bytes;
         writeln!(std::io::stdout(), "{line}; resident at most {} MiB", peak >> 20)?;
         let met = |ratio: f64| ratio >= BACKLOG_RATIO_MIN;
