@@ -1,23 +1,16 @@
 //! Keep-alive HTTP/1.1 connections to many origins, for webhooks, Slack and token endpoints.
-//!
-//! Whoever finds no idle connection stands in line at its origin, and each connection that is opened
-//! or becomes idle goes to the first in line: who asked first sends first, however long a handshake
-//! takes.
 
 use super::meter::{Meter, Metered};
 use super::{ANSWER_BYTES_MAX, Answer, Body, Dialer, Failure, LATE, Origin, answer};
-use crate::BoxFuture;
 use http::header::{HOST, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use std::collections::{HashMap, VecDeque};
-use std::fmt;
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// How long a connection may take to become idle again after its answer was read.
@@ -59,17 +52,10 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Idle {
-    by_origin: HashMap<(bool, String, u16), Place>,
+    by_origin: HashMap<(bool, String, u16), Vec<Parked>>,
     total: usize,
     /// A task is closing what has been idle for too long.
     swept: bool,
-}
-
-/// One origin's connections, and who waits for one. For each of these one is on its way.
-#[derive(Debug, Default)]
-struct Place {
-    parked: Vec<Parked>,
-    line: VecDeque<oneshot::Sender<Result<Live, Failure>>>,
 }
 
 #[derive(Debug)]
@@ -83,27 +69,6 @@ struct Live {
     sender: SendRequest<Body>,
     opened: Instant,
     meter: Arc<Meter>,
-    /// A request was sent on it before.
-    was_used: bool,
-    driver: Driver,
-}
-
-/// What moves a connection. Begun with its first request or when it is kept: one that was begun
-/// before would end where a server speaks unasked, and nobody would learn that.
-struct Driver(Option<BoxFuture<'static, ()>>);
-
-impl Driver {
-    fn begin(&mut self) {
-        if let Some(driver) = self.0.take() {
-            drop(tokio::spawn(driver));
-        }
-    }
-}
-
-impl fmt::Debug for Driver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Driver")
-    }
 }
 
 impl Http1Pool {
@@ -131,31 +96,28 @@ impl Http1Pool {
             origin.authority().as_str().as_bytes(),
         ));
         request.headers_mut().insert(HOST, host.map_err(|_| Failure::not_sent("bad_url"))?);
-        let mut is_again = false;
         loop {
-            let mut live = self.connection(origin, deadline, is_again).await?;
-            let reused = std::mem::replace(&mut live.was_used, true);
+            let (mut live, reused) = match self.parked(origin).await {
+                Some(live) => (live, true),
+                None => (self.open(origin, deadline).await?, false),
+            };
             if !in_time() {
-                self.0.supply(origin, Ok(live), false);
+                self.park(origin, live);
                 return Err(Failure::not_sent(LATE));
             }
-            live.driver.begin();
             live.meter.grant(ANSWER_BYTES_MAX);
             match timeout_at(deadline, live.sender.try_send_request(request)).await {
                 Ok(Ok(response)) => {
                     let answer = finish(response, &live.meter, deadline).await?;
                     if !answer.truncated {
-                        self.0.supply(origin, Ok(live), false);
+                        self.park(origin, live);
                     }
                     return Ok(answer);
                 }
                 Ok(Err(mut refused)) => match refused.take_message() {
                     // A parked connection had ended meanwhile: nothing was written. The pool is
                     // finite and a fresh connection ends the loop.
-                    Some(back) if reused => {
-                        request = back;
-                        is_again = true;
-                    }
+                    Some(back) if reused => request = back,
                     Some(_) => return Err(Failure::not_sent("connect")),
                     // A head without end is an answer we will not read, not a lost connection.
                     None if live.meter.is_spent() => {
@@ -168,52 +130,54 @@ impl Http1Pool {
         }
     }
 
-    /// An idle connection, or the next one there is; `is_again` is for who had one that was of no
-    /// use, and goes before everybody else.
-    async fn connection(
-        &self,
-        origin: &Origin,
-        deadline: Instant,
-        is_again: bool,
-    ) -> Result<Live, Failure> {
-        let (next, idle) = {
-            let mut idle = self.0.idle.lock();
-            let place = idle.by_origin.entry(origin.key()).or_default();
-            let found = place.parked.pop();
-            let is_free = place.line.is_empty() || is_again;
-            let taken = usize::from(found.is_some());
-            let found = match found.map(|parked| parked.live) {
-                Some(live) if is_free && live.sender.is_ready() => {
-                    idle.total = idle.total.saturating_sub(1);
-                    return Ok(live);
-                }
-                found => found,
-            };
-            let (to, next) = oneshot::channel();
-            if is_again {
-                place.line.push_front(to)
-            } else {
-                place.line.push_back(to)
-            }
-            idle.total = idle.total.saturating_sub(taken);
-            (next, found)
-        };
-        let (shared, at) = (Arc::clone(&self.0), origin.clone());
+    async fn open(&self, origin: &Origin, deadline: Instant) -> Result<Live, Failure> {
+        let io = timeout_at(deadline, self.0.dialer.dial(origin, 0))
+            .await
+            .unwrap_or_else(|_| Err(Failure::not_sent("connect")))?;
+        let meter = Meter::new();
+        meter.grant(ANSWER_BYTES_MAX);
+        let (sender, connection) = Builder::new()
+            .max_headers(64)
+            .max_buf_size(ANSWER_BYTES_MAX)
+            .handshake(TokioIo::new(Metered::new(io, Arc::clone(&meter))))
+            .await
+            .map_err(|e| Failure::not_sent_because("connect", &e))?;
         drop(tokio::spawn(async move {
-            let live = match idle {
-                Some(live) => live.again().await,
-                None => None,
-            };
-            let made = match live {
-                Some(live) => Ok(live),
-                None => shared.open(&at).await,
-            };
-            shared.supply(&at, made, true);
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection ended");
+            }
         }));
-        let lost = || Failure::not_sent("connect");
-        match timeout_at(deadline, next).await {
-            Ok(given) => given.unwrap_or_else(|_| Err(lost())),
-            Err(_) => Err(lost()),
+        Ok(Live { sender, opened: Instant::now(), meter })
+    }
+
+    /// The most recently used idle connection that still lives.
+    async fn parked(&self, origin: &Origin) -> Option<Live> {
+        loop {
+            let mut live = self.0.take(origin)?;
+            if matches!(timeout(READY_WAIT, live.sender.ready()).await, Ok(Ok(()))) {
+                return Some(live);
+            }
+        }
+    }
+
+    fn park(&self, origin: &Origin, live: Live) {
+        let limits = &self.0.limits;
+        if live.sender.is_closed() || live.opened.elapsed() >= limits.age_max {
+            return;
+        }
+        let mut idle = self.0.idle.lock();
+        if idle.total >= limits.total_max {
+            return;
+        }
+        let parked = idle.by_origin.entry(origin.key()).or_default();
+        if parked.len() >= limits.per_origin_max {
+            return;
+        }
+        parked.push(Parked { live, since: Instant::now() });
+        idle.total += 1;
+        if !std::mem::replace(&mut idle.swept, true) {
+            let period = limits.idle_max / 2;
+            drop(tokio::spawn(sweep(Arc::downgrade(&self.0), period)));
         }
     }
 
@@ -223,111 +187,33 @@ impl Http1Pool {
     }
 }
 
-impl Live {
-    /// The connection once its last exchange is over; `None` if it ended.
-    async fn again(mut self) -> Option<Self> {
-        matches!(timeout(READY_WAIT, self.sender.ready()).await, Ok(Ok(()))).then_some(self)
-    }
-}
-
 impl Shared {
-    async fn open(&self, origin: &Origin) -> Result<Live, Failure> {
-        let io = self.dialer.dial(origin, 0).await?;
-        let meter = Meter::new();
-        meter.grant(ANSWER_BYTES_MAX);
-        let (sender, connection) = Builder::new()
-            .max_headers(64)
-            .max_buf_size(ANSWER_BYTES_MAX)
-            .handshake(TokioIo::new(Metered::new(io, Arc::clone(&meter))))
-            .await
-            .map_err(|e| Failure::not_sent_because("connect", &e))?;
-        let driver: BoxFuture<'static, ()> = Box::pin(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection ended");
-            }
-        });
-        let driver = Driver(Some(driver));
-        Ok(Live { sender, opened: Instant::now(), meter, was_used: false, driver })
-    }
-
-    /// Gives a connection, or why there is none, to the first in line; where nobody waits, a
-    /// connection is kept. `is_owed` says that it was made for somebody in line, who must not be
-    /// left with nothing.
-    fn supply(self: &Arc<Self>, origin: &Origin, mut made: Result<Live, Failure>, is_owed: bool) {
-        let is_over =
-            |live: &Live| live.sender.is_closed() || live.opened.elapsed() >= self.limits.age_max;
-        if made.as_ref().is_ok_and(is_over) {
-            if !is_owed {
-                return;
-            }
-            made = Err(Failure::not_sent("connect"));
-        }
+    fn take(&self, origin: &Origin) -> Option<Live> {
         let mut idle = self.idle.lock();
-        let Idle { by_origin, total, swept } = &mut *idle;
-        let place = by_origin.entry(origin.key()).or_default();
-        if !place.line.is_empty()
-            && made.as_ref().is_ok_and(|live| live.was_used && !live.sender.is_ready())
-        {
-            drop(idle);
-            return self.supply_later(origin, made, is_owed);
+        let key = origin.key();
+        let parked = idle.by_origin.get_mut(&key)?;
+        let found = parked.pop();
+        if parked.is_empty() {
+            idle.by_origin.remove(&key);
         }
-        while let Some(first) = place.line.pop_front() {
-            match first.send(made) {
-                Ok(()) => return,
-                // It waits no longer.
-                Err(back) => made = back,
-            }
-        }
-        match made {
-            Ok(mut live)
-                if !is_over(&live)
-                    && *total < self.limits.total_max
-                    && place.parked.len() < self.limits.per_origin_max =>
-            {
-                live.driver.begin();
-                place.parked.push(Parked { live, since: Instant::now() });
-                *total += 1;
-                if !std::mem::replace(swept, true) {
-                    let period = self.limits.idle_max / 2;
-                    drop(tokio::spawn(sweep(Arc::downgrade(self), period)));
-                }
-            }
-            Ok(_) | Err(_) => {
-                if place.parked.is_empty() && place.line.is_empty() {
-                    by_origin.remove(&origin.key());
-                }
-            }
-        }
-    }
-
-    /// As `supply`, once the connection has begun, or is done with its last answer.
-    fn supply_later(self: &Arc<Self>, origin: &Origin, made: Result<Live, Failure>, is_owed: bool) {
-        let (shared, origin) = (Arc::clone(self), origin.clone());
-        drop(tokio::spawn(async move {
-            let ready = match made {
-                Ok(live) => live.again().await.ok_or_else(|| Failure::not_sent("connect")),
-                Err(failure) => Err(failure),
-            };
-            if ready.is_ok() || is_owed {
-                shared.supply(&origin, ready, is_owed);
-            }
-        }));
+        let found = found?;
+        idle.total = idle.total.saturating_sub(1);
+        Some(found.live)
     }
 
     /// Closes what has been idle or alive for too long; true if anything is left to watch.
     fn purge(&self) -> bool {
         let mut idle = self.idle.lock();
         let limits = &self.limits;
-        idle.by_origin.retain(|_, place| {
-            place.parked.retain(|p| {
+        idle.by_origin.retain(|_, parked| {
+            parked.retain(|p| {
                 !p.live.sender.is_closed()
                     && p.since.elapsed() < limits.idle_max
                     && p.live.opened.elapsed() < limits.age_max
             });
-            place.line.retain(|waiting| !waiting.is_closed());
-            !place.parked.is_empty() || !place.line.is_empty()
+            !parked.is_empty()
         });
-        idle.total = idle.by_origin.values().map(|place| place.parked.len()).sum();
+        idle.total = idle.by_origin.values().map(Vec::len).sum();
         idle.swept = idle.total > 0;
         idle.swept
     }

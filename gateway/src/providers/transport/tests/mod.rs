@@ -2,7 +2,6 @@
 
 mod hostile;
 mod links;
-mod turns;
 
 use super::*;
 use crate::BoxFuture;
