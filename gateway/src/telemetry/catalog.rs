@@ -91,6 +91,8 @@ catalog! {
         "1 while every slot is served by a node that answers.";
     REDIS_SHARDS_OWNED = "bugler_redis_shards_owned", Gauge, Count,
         "Shards that this process works on.";
+    REDIS_CLAIMS_LEFT_TOTAL = "bugler_redis_claims_left_total", Counter, Count,
+        "Claims that had not ended when their shard was given up.";
 
     RULE_ITEMS_TOTAL = "bugler_rule_items_total", Counter, Count,
         "Items evaluated, by rule and version.";

@@ -257,6 +257,11 @@ pub fn redis_shards_owned(shards: u32) {
     gauge!(name::REDIS_SHARDS_OWNED).set(f64::from(shards));
 }
 
+/// A shard was given up with `claims` claims that had not ended.
+pub fn redis_claims_left(claims: usize) {
+    counter!(name::REDIS_CLAIMS_LEFT_TOTAL).increment(claims as u64);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
