@@ -97,6 +97,8 @@ catalog! {
         "Notifications that this process keeps until they are settled.";
     OUTBOX_REPEATED_TOTAL = "bugler_outbox_repeated_total", Counter, Count,
         "Notifications that Redis had lost and that were added again.";
+    REDIS_CLAIMS_LEFT_TOTAL = "bugler_redis_claims_left_total", Counter, Count,
+        "Claims that had not ended when their shard was given up.";
 
     RULE_ITEMS_TOTAL = "bugler_rule_items_total", Counter, Count,
         "Items evaluated, by rule and version.";

@@ -22,8 +22,10 @@ const TOLD_MAX: usize = 65_536;
 pub(super) struct Tenure {
     pub(super) token: Arc<str>,
     pub(super) epoch: u64,
-    /// False while the shard is being left: what is claimed is settled, nothing more is claimed.
+    /// False while it is in doubt: what is claimed is settled, nothing more is claimed.
     pub(super) may_claim: bool,
+    /// It is being given up: of what is claimed nothing more is begun.
+    pub(super) is_leaving: bool,
 }
 
 /// A timer taken by this node, of which nothing is to be sent.

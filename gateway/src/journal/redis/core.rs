@@ -167,7 +167,9 @@ impl Core {
             Some(taken) if taken.lease == claim.lease => taken.until,
             _ => {
                 let held = state.shard.in_flight.get(&place)?;
-                (held.lease == claim.lease).then_some(held.until)?
+                let is_leaving = state.tenure.as_ref().is_some_and(|tenure| tenure.is_leaving);
+                let until = if is_leaving { now } else { held.until };
+                (held.lease == claim.lease).then_some(until)?
             }
         };
         Some(Duration::from_millis(until.since(now)))

@@ -3,14 +3,12 @@
 use super::RedisJournal;
 use crate::model::ShardId;
 use crate::redis::owners::{Fence, Hold, Owners};
+use crate::telemetry::metrics;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How long what is under way in a shard may take before the shard is given up all the same: longer
-/// than any attempt, so that none is repeated for it. The rest is claimed again by the next owner.
-const LEAVE_PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Works on what `owners` holds for this node, until the answer is dropped or the journal is gone.
@@ -38,9 +36,19 @@ async fn follow_shard(journal: Weak<RedisJournal>, owners: Owners, shard: ShardI
             Hold::Held(fence) => own(fence, true),
             Hold::Stale(fence) => own(fence, false),
             Hold::Leaving(fence) => {
-                own(fence, false);
+                let token = String::from_utf8_lossy(fence.token()).into_owned();
+                journal.leave(shard, &token, fence.epoch());
                 if leave(&journal, shard, &mut hold).await {
+                    let left = journal.claimed(shard);
                     journal.disown(shard);
+                    metrics::redis_claims_left(left);
+                    if left > 0 {
+                        tracing::info!(
+                            shard = shard.0,
+                            left,
+                            "a shard is given up before all that was claimed has ended; the next owner claims it again"
+                        );
+                    }
                     if let Err(error) = owners.release(fence).await {
                         tracing::warn!(shard = shard.0, %error, "a shard was not given up; it passes on when its lease runs out");
                     }
@@ -56,7 +64,8 @@ async fn follow_shard(journal: Weak<RedisJournal>, owners: Owners, shard: ShardI
     }
 }
 
-/// Waits for what is under way; false if the shard is not to be left any more.
+/// Waits for what is under way, but not for a provider that hangs: nothing of the shard moves
+/// meanwhile. False if the shard is not to be left any more.
 async fn leave(journal: &RedisJournal, shard: ShardId, hold: &mut watch::Receiver<Hold>) -> bool {
     let settled = async {
         while journal.claimed(shard) > 0 {
@@ -64,7 +73,7 @@ async fn leave(journal: &RedisJournal, shard: ShardId, hold: &mut watch::Receive
         }
     };
     tokio::select! {
-        _ = tokio::time::timeout(LEAVE_PATIENCE, settled) => true,
+        _ = tokio::time::timeout(journal.core.options.leave_patience, settled) => true,
         _ = hold.changed() => {
             // Looked at again by the caller.
             hold.mark_changed();

@@ -144,7 +144,17 @@ impl RedisJournal {
     /// Without `may_claim` what is claimed is settled, and nothing more is claimed.
     pub fn own(&self, shard: ShardId, token: &str, epoch: u64, may_claim: bool) {
         if let Some(cell) = self.core.cell(shard) {
-            self.core.set_tenure(cell, Some(Tenure { token: Arc::from(token), epoch, may_claim }));
+            let (token, is_leaving) = (Arc::from(token), false);
+            self.core.set_tenure(cell, Some(Tenure { token, epoch, may_claim, is_leaving }));
+        }
+    }
+
+    /// As [`RedisJournal::own`], to give `shard` up: what is under way is settled, and of what else is
+    /// claimed nothing is begun.
+    pub fn leave(&self, shard: ShardId, token: &str, epoch: u64) {
+        if let Some(cell) = self.core.cell(shard) {
+            let (token, may_claim, is_leaving) = (Arc::from(token), false, true);
+            self.core.set_tenure(cell, Some(Tenure { token, epoch, may_claim, is_leaving }));
         }
     }
 

@@ -21,6 +21,9 @@ pub struct RedisJournalOptions {
     pub places: usize,
     /// How long an addition is tried before its caller is told that Redis is away.
     pub patience: Duration,
+    /// How long what is under way in a shard may take before the shard is given up all the same.
+    /// What has not ended by then is claimed again by the next owner.
+    pub leave_patience: Duration,
     /// Where all of an organization lies; without it everything about one is looked up in every
     /// shard.
     pub home: Option<fn(OrganizationId, u16) -> ShardId>,
@@ -41,6 +44,8 @@ impl Default for RedisJournalOptions {
             log_bytes_max: 1 << 30,
             places: 1 << 14,
             patience: Duration::from_secs(2),
+            // With the beats that tell of it, a shard passes on within a second.
+            leave_patience: Duration::from_millis(500),
             home: None,
             tracks: false,
             durability: "D0",

@@ -272,6 +272,11 @@ pub fn outbox_repeated(count: u64) {
     counter!(name::OUTBOX_REPEATED_TOTAL).increment(count);
 }
 
+/// A shard was given up with `claims` claims that had not ended.
+pub fn redis_claims_left(claims: usize) {
+    counter!(name::REDIS_CLAIMS_LEFT_TOTAL).increment(claims as u64);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

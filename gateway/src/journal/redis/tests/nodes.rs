@@ -319,7 +319,12 @@ struct Member {
 
 impl Member {
     async fn join(redis: &Redis, clock: &TestClock) -> Self {
-        let journal = Arc::new(open(redis, clock, small_options()).await);
+        Self::join_with(redis, clock, Duration::from_secs(60)).await
+    }
+
+    async fn join_with(redis: &Redis, clock: &TestClock, leave_patience: Duration) -> Self {
+        let options = RedisJournalOptions { leave_patience, ..small_options() };
+        let journal = Arc::new(open(redis, clock, options).await);
         let lease = Duration::from_secs(1);
         let options = OwnerOptions { shards: SHARDS, lease, name: String::from("node") };
         let owners = Owners::start(redis.clone(), options);
@@ -371,4 +376,26 @@ async fn a_shard_passes_on_when_a_node_joins_leaves_or_dies() {
     dying.shutdown_background();
     until("the first has all once more", async || first.loaded() == 2).await;
     drop((first.following, third.owners));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_try_that_hangs_does_not_hold_its_shard() {
+    let world = World::new(RedisOptions::default()).await;
+    let patience = Duration::from_millis(50);
+    let first = Member::join_with(&world.redis, &world.clock, patience).await;
+    until("the first has all", async || first.loaded() == 2).await;
+    put(&first.journal, vec![entry("hangs", world.clock.now())]).await;
+    let hung = claim(&first.journal).await;
+    let second = Member::join(&world.redis, &world.clock).await;
+    // Its lease is a minute, and nobody settles it.
+    first.owners.leave();
+    until("the second has all", async || second.loaded() == 2).await;
+    let again = claim(&second.journal).await;
+    assert_eq!(texts(&again), ["hangs"]);
+    assert_eq!(first.journal.lease_left(SHARD, hung[0].id), None, "nothing more is begun of it");
+    assert_eq!(settle(&first.journal, done(&hung[0])).await, Err(JournalError::Fenced));
+    settle(&second.journal, done(&again[0])).await.expect("settled");
+    until("the books have it once", async || second.journal.books().finals == [1, 0, 0, 0, 0, 0])
+        .await;
+    drop((first.following, second.following));
 }
