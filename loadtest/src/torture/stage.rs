@@ -11,6 +11,7 @@ use super::Trouble;
 use super::gateway::{Gateway, Launch, Residue, free_ports};
 use super::mount::Mount;
 use super::proxy::{Proxy, Way};
+use super::redis::RedisSite;
 use super::shape::{Shape, Suite};
 use super::traffic::{Clients, Pace, Sent, Traffic};
 use super::world::{Endpoints, World, configuration};
@@ -60,6 +61,7 @@ pub(super) struct Stage {
     pub(super) remarks: Vec<String>,
     pub(super) plots: Vec<(String, String)>,
     pub(super) healed: Option<Instant>,
+    pub(super) redis: Option<RedisSite>,
     /// The last field: it goes after the gateway.
     mount: Option<Mount>,
 }
@@ -86,6 +88,11 @@ impl Stage {
         let (world, twins) = (World::new(shape.size), twins(&shape, &dir).await?);
         world.register_secrets(&twins);
         let mut launch = launch(binary, &dir, &shape)?;
+        let redis = match &shape.redis {
+            Some(redis) => Some(RedisSite::start(redis, &dir, seed).await?),
+            None => None,
+        };
+        launch.settings.extend(redis.iter().flat_map(RedisSite::settings));
         let (at, proxies) = endpoints(&twins, &shape, seed).await?;
         settle_in(&world, &twins, &at, &launch)?;
         let mut tokens = Vec::new();
@@ -130,6 +137,7 @@ impl Stage {
             remarks: Vec::new(),
             plots: Vec::new(),
             healed: None,
+            redis,
             mount,
         };
         stage.warm_up().await?;
