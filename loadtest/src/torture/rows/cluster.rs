@@ -149,6 +149,8 @@ async fn fail_over_behind(stage: &mut Stage) -> Result<(), Trouble> {
     let lost = primary(site(stage)?.cluster()?)?;
     let behind = replica_of(stage, lost)?;
     node(stage, behind)?.freeze();
+    // What is in the pipe already would arrive.
+    ask(stage, lost, &["CLIENT", "KILL", "TYPE", "replica"])?;
     stage.note(format_args!("node {behind}: cut off"));
     // Shorter than the others' patience, so that it may still stand.
     tokio::time::sleep(Duration::from_millis(800)).await;
