@@ -207,7 +207,8 @@ async fn watch_disk(journal: Arc<DiskJournal>, readiness: Readiness, shutdown: S
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = shutdown.draining() => return,
         }
-        publish(journal.as_ref(), &shards, |_| true).await;
+        publish_backlog(journal.as_ref(), &shards, |_| true);
+        publish_dead(journal.as_ref()).await;
         match journal.shortage() {
             Some(reason) => readiness.block("room", reason),
             None => readiness.clear("room"),
@@ -239,18 +240,19 @@ async fn watch_redis(
         let what = "nothing could be written to redis for a while";
         let trouble = redis.trouble().or_else(|| is_stopped.then(|| String::from(what)));
         admission.observe(Vitals { sync: Duration::ZERO, is_full: trouble.is_some() });
+        let is_ours = |shard| nodes.as_ref().is_some_and(|nodes| nodes.has(shard));
+        publish_backlog(journal.as_ref(), &shards, is_ours);
         match trouble {
             Some(what) => readiness.block("redis", what),
             None => {
                 readiness.clear("redis");
-                let is_ours = |shard| nodes.as_ref().is_some_and(|nodes| nodes.has(shard));
-                publish(journal.as_ref(), &shards, is_ours).await;
+                publish_dead(journal.as_ref()).await;
             }
         }
     }
 }
 
-async fn publish(
+fn publish_backlog(
     journal: &dyn Journal,
     shards: &[metrics::ShardMetrics],
     is_ours: impl Fn(ShardId) -> bool,
@@ -260,6 +262,9 @@ async fn publish(
         metrics.backlog(backlog.pending, backlog.bytes, backlog.timers);
         metrics.unreadable(backlog.unreadable);
     }
+}
+
+async fn publish_dead(journal: &dyn Journal) {
     let dead = journal.dead_kept().await.unwrap_or_default();
     metrics::dead_letters(u32::try_from(dead).unwrap_or(u32::MAX));
 }

@@ -1,7 +1,7 @@
 //! `bugler torture`: faults from a seed against this binary or another, judged by ledgers.
 
 use crate::cli::{CliError, Exit, runtime};
-use bugler_loadtest::torture::{self, Options, Sabotage, Suite};
+use bugler_loadtest::torture::{self, Backend, Options, Sabotage, Suite};
 use clap::{Args, ValueEnum};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,25 @@ enum Rows {
     Long,
     /// Every row, a few seconds each.
     All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BackendName {
+    Embedded,
+    /// One redis-server, which must be installed.
+    Redis,
+    /// Six redis-servers: three primaries, each with a replica.
+    Cluster,
+}
+
+impl From<BackendName> for Backend {
+    fn from(name: BackendName) -> Self {
+        match name {
+            BackendName::Embedded => Self::Embedded,
+            BackendName::Redis => Self::Redis,
+            BackendName::Cluster => Self::Cluster,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -44,6 +63,9 @@ pub(super) struct Torture {
     /// Which rows, and how large.
     #[arg(long, value_enum, default_value_t = Rows::Short, overrides_with = "suite")]
     suite: Rows,
+    /// Where the gateway keeps what it is given; each has rows of its own.
+    #[arg(long, value_enum, default_value_t = BackendName::Embedded)]
+    backend: BackendName,
     /// Draws when and where faults strike; printed with every row, to play it again.
     #[arg(long, overrides_with = "seed")]
     seed: Option<u64>,
@@ -85,7 +107,7 @@ pub(super) struct Torture {
 impl Torture {
     pub(super) fn run(self, out: &mut (impl Write + Send)) -> Result<Exit, CliError> {
         if self.list {
-            for (id, what) in torture::rows() {
+            for (id, what) in torture::rows(self.backend.into()) {
                 writeln!(out, "{id:<5} {what}")?;
             }
             return Ok(Exit::Done);
@@ -141,7 +163,9 @@ impl Torture {
             return Err(CliError::new(Exit::CouldNotRun, text));
         }
         let rows = match self.suite {
-            Rows::Short if self.rows.is_empty() => SHORT.map(str::to_owned).to_vec(),
+            Rows::Short if self.rows.is_empty() && self.backend == BackendName::Embedded => {
+                SHORT.map(str::to_owned).to_vec()
+            }
             Rows::Short | Rows::Long | Rows::All => self.rows.clone(),
         };
         let suite = if self.suite == Rows::Long { Suite::Long } else { Suite::Short };
@@ -150,6 +174,7 @@ impl Torture {
         Ok(Options {
             rows,
             suite,
+            backend: self.backend.into(),
             seed,
             minutes: self.minutes,
             dir,

@@ -20,7 +20,12 @@ async fn torture(arguments: &[&str]) -> (Failure, Value) {
 
 /// Plays rows with a seed of their own; each must pass and must have judged all nine invariants.
 async fn passes(rows: &str) {
-    let (ended, report) = torture(&["--rows", rows, "--seed", "4"]).await;
+    passes_on("embedded", rows).await;
+}
+
+async fn passes_on(backend: &str, rows: &str) {
+    let arguments = ["--backend", backend, "--rows", rows, "--seed", "4"];
+    let (ended, report) = torture(&arguments).await;
     assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
     for row in report["rows"].as_array().expect("a report has rows") {
         assert_eq!(row["verdict"], "passed", "{row:#}");
@@ -42,6 +47,16 @@ async fn stops_in_order_lose_and_repeat_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn providers_that_fail_for_a_while_get_everything_in_the_end() {
     passes("F53,F58").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_dies_or_forgets_its_scripts_loses_nothing() {
+    passes_on("redis", "F31,F43").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_fails_over_loses_nothing_and_without_copies_the_loss_is_seen() {
+    passes_on("cluster", "F35,F35a").await;
 }
 
 /// The binary of these tests has the feature that reads `BUGLER_SABOTAGE`.

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -36,6 +37,8 @@ pub struct ServerOptions {
     pub lines: Vec<String>,
     /// The program; `redis-server` from the path if empty.
     pub program: Option<PathBuf>,
+    /// Where its directory is made; among the temporary files if empty.
+    pub place: Option<PathBuf>,
 }
 
 /// A redis-server of ours; killed, and its directory removed, when dropped.
@@ -62,7 +65,7 @@ impl Server {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("bugler-redis-{}-{count}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
+        let dir = options.place.clone().unwrap_or_else(std::env::temp_dir).join(name);
         fs::create_dir_all(&dir).map_err(RedisTrouble::Start)?;
         let mut server = Self { child: None, port: 0, bus: 0, dir, options, is_cluster };
         let mut last = None;
@@ -104,14 +107,35 @@ impl Server {
     /// # Errors
     /// The server is not there, or it answers with an error.
     pub fn ask(&self, parts: &[&str]) -> Result<Reply, RedisTrouble> {
+        let parts: Vec<_> = parts.iter().map(|part| part.as_bytes()).collect();
+        self.ask_bytes(&parts)
+    }
+
+    /// The same where a part is no text, as keys can be.
+    ///
+    /// # Errors
+    /// As [`Server::ask`].
+    pub fn ask_bytes(&self, parts: &[&[u8]]) -> Result<Reply, RedisTrouble> {
         let failed = |source| RedisTrouble::Connection { port: self.port, source };
         match wire::ask(self.port, parts).map_err(failed)? {
             Reply::Error(answer) => {
-                let command = parts.first().copied().unwrap_or_default().to_owned();
+                let command = parts.first().copied().unwrap_or_default();
+                let command = String::from_utf8_lossy(command).into_owned();
                 Err(RedisTrouble::Refused { port: self.port, command, answer })
             }
             reply => Ok(reply),
         }
+    }
+
+    /// Sends one command whose answer may take long, from a thread of its own.
+    #[must_use]
+    pub fn asking(&self, parts: &[&str]) -> JoinHandle<()> {
+        let port = self.port;
+        let parts: Vec<_> = parts.iter().map(|part| (*part).to_owned()).collect();
+        std::thread::spawn(move || {
+            let parts: Vec<_> = parts.iter().map(String::as_str).collect();
+            wire::ask(port, &parts).ok();
+        })
     }
 
     /// Ends it as `kill -9` does.
@@ -129,6 +153,11 @@ impl Server {
     pub fn restart(&mut self) -> Result<(), RedisTrouble> {
         self.kill();
         self.run()
+    }
+
+    /// More lines of configuration, for the next start.
+    pub fn configure(&mut self, lines: &[&str]) {
+        self.options.lines = lines.iter().map(|line| (*line).to_owned()).collect();
     }
 
     /// Stops its clock, as a machine does that swaps or hangs.

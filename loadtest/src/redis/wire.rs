@@ -42,15 +42,16 @@ impl Reply {
 }
 
 /// Asks the server at `port` on a connection of its own.
-pub(super) fn ask(port: u16, parts: &[&str]) -> io::Result<Reply> {
+pub(super) fn ask(port: u16, parts: &[impl AsRef<[u8]>]) -> io::Result<Reply> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_nodelay(true)?;
     let mut request = format!("*{}\r\n", parts.len()).into_bytes();
     for part in parts {
+        let part = part.as_ref();
         request.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
-        request.extend_from_slice(part.as_bytes());
+        request.extend_from_slice(part);
         request.extend_from_slice(b"\r\n");
     }
     stream.write_all(&request)?;

@@ -21,6 +21,7 @@ mod mount;
 mod names;
 mod plot;
 mod proxy;
+mod redis;
 mod report;
 mod rows;
 mod selftest;
@@ -40,12 +41,26 @@ pub use shape::Suite;
 use shape::Shape;
 use stage::{Opening, Stage};
 
+/// Where the gateway keeps what it is given; each has rows of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// Files of its own.
+    #[default]
+    Embedded,
+    /// One Redis server.
+    Redis,
+    /// A Redis Cluster of three primaries with a replica each.
+    Cluster,
+}
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Ids of rows, as `F1`; empty is every row of the suite.
     pub rows: Vec<String>,
     pub suite: Suite,
+    /// Where the gateway keeps what it is given.
+    pub backend: Backend,
     /// Draws every fault's time, kind and place.
     pub seed: u64,
     /// How long each row's fault lasts, in minutes; by the suite if none.
@@ -90,8 +105,8 @@ impl Trouble {
 
 /// Ids and descriptions of all rows.
 #[must_use]
-pub fn rows() -> Vec<(&'static str, &'static str)> {
-    rows::all().map(|row| (row.id, row.what)).collect()
+pub fn rows(backend: Backend) -> Vec<(&'static str, &'static str)> {
+    rows::of(backend).map(|row| (row.id, row.what)).collect()
 }
 
 /// Plays the rows one after another and writes each as it ends.
@@ -101,10 +116,10 @@ pub fn rows() -> Vec<(&'static str, &'static str)> {
 pub async fn run(options: &Options, mut out: impl Write + Send) -> Result<Report, Trouble> {
     let mut report = Report::new(options);
     let wanted: Vec<_> = if options.rows.is_empty() {
-        rows::all().collect()
+        rows::of(options.backend).collect()
     } else {
         let found = options.rows.iter().map(|id| {
-            rows::all()
+            rows::of(options.backend)
                 .find(|row| row.id.eq_ignore_ascii_case(id))
                 .ok_or_else(|| Trouble::NoSuchRow(id.clone()))
         });

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::redis::RedisShape;
 use super::world::Size;
 use crate::load::{Dialect, Mode};
 use crate::twins::Certificate;
@@ -66,6 +67,10 @@ pub(super) struct Shape {
     pub(super) order: Order,
     /// More repeats than crashes and cut answers explain: those of connections cut by a proxy.
     pub(super) repeats_extra: u64,
+    /// Redis instead of files, and how it is set.
+    pub(super) redis: Option<RedisShape>,
+    /// The fault loses what was accepted, as the durability class says: this must be seen.
+    pub(super) loses: bool,
 }
 
 impl Shape {
@@ -103,6 +108,8 @@ impl Shape {
             drain_goal: Duration::from_secs(if is_long { 120 } else { 30 }),
             order: Order::Strict,
             repeats_extra: 0,
+            redis: None,
+            loses: false,
         }
     }
 

@@ -12,6 +12,7 @@ use super::gateway::{Gateway, Launch, Residue, free_ports};
 use super::mount::Mount;
 use super::names::{self, Names};
 use super::proxy::{Proxy, Way};
+use super::redis::RedisSite;
 use super::shape::{Shape, Suite};
 use super::traffic::{Clients, Pace, Sent, Traffic};
 use super::world::{Endpoints, World, configuration};
@@ -64,6 +65,7 @@ pub(super) struct Stage {
     pub(super) remarks: Vec<String>,
     pub(super) plots: Vec<(String, String)>,
     pub(super) healed: Option<Instant>,
+    pub(super) redis: Option<RedisSite>,
     /// The last field: it goes after the gateway.
     mount: Option<Mount>,
 }
@@ -91,6 +93,11 @@ impl Stage {
         world.register_secrets(&twins);
         let names = if shape.is_named { Some(Names::start()?) } else { None };
         let mut launch = launch(binary, &dir, &shape)?;
+        let redis = match &shape.redis {
+            Some(redis) => Some(RedisSite::start(redis, &dir, seed).await?),
+            None => None,
+        };
+        launch.settings.extend(redis.iter().flat_map(RedisSite::settings));
         let (at, proxies) = endpoints(&twins, &shape, seed).await?;
         settle_in(&world, &twins, &at, &launch)?;
         let mut tokens = Vec::new();
@@ -139,6 +146,7 @@ impl Stage {
             remarks: Vec::new(),
             plots: Vec::new(),
             healed: None,
+            redis,
             mount,
         };
         stage.warm_up().await?;

@@ -160,7 +160,15 @@ pub(super) struct Cell {
     pub(super) alarms: Mutex<Alarms>,
     pub(super) told: Mutex<Told>,
     /// Since when nothing could be written.
-    pub(super) failing: Mutex<Option<Instant>>,
+    pub(super) failing: Mutex<Option<Failing>>,
+}
+
+/// Writes that do not get through.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failing {
+    pub(super) since: Instant,
+    /// When one was tried last: while nothing is, nobody knows.
+    pub(super) tried: Instant,
 }
 
 impl Cell {

@@ -4,7 +4,7 @@
 //! the script remembers the last number of every writer: what timed out is sent again as it is
 //! until Redis says what became of it, and is never added twice.
 
-use super::cell::{Cell, Request};
+use super::cell::{Cell, Failing, Request};
 use super::core::Core;
 use super::options::millis;
 use super::plan::{Part, Plan, Terms};
@@ -246,7 +246,9 @@ impl Core {
                 *cell.failing.lock() = None;
                 continue;
             };
-            let since = *cell.failing.lock().get_or_insert_with(Instant::now);
+            let tried = Instant::now();
+            let since = cell.failing.lock().map_or(tried, |failing| failing.since);
+            *cell.failing.lock() = Some(Failing { since, tried });
             if since.elapsed() >= self.options.patience {
                 self.refuse_waiting(cell);
             }

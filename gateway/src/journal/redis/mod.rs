@@ -70,6 +70,8 @@ use tokio::task::JoinSet;
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// Nothing could be written for so long: admission and readiness say so.
 const UNHEALTHY_AFTER: Duration = Duration::from_secs(2);
+/// Once nothing was tried for so long, it is tried again.
+const TRY_AFTER: Duration = Duration::from_secs(2);
 
 /// A journal on Redis or on a Redis cluster.
 pub struct RedisJournal {
@@ -483,7 +485,10 @@ impl Journal for RedisJournal {
 
     fn is_healthy(&self) -> bool {
         let is_failing = |cell: &Arc<Cell>| {
-            cell.failing.lock().is_some_and(|since| since.elapsed() >= UNHEALTHY_AFTER)
+            // Nothing is let in while this is so: from time to time something has to be, to find out.
+            cell.failing.lock().is_some_and(|failing| {
+                failing.since.elapsed() >= UNHEALTHY_AFTER && failing.tried.elapsed() < TRY_AFTER
+            })
         };
         let is_keeping = self.outbox.get().is_none_or(|outbox| outbox.is_healthy());
         let is_open = !self.core.closed.load(Ordering::Acquire);

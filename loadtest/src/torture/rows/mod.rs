@@ -3,10 +3,11 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use super::Trouble;
 use super::shape::{Order, Shape, Suite};
 use super::stage::Stage;
+use super::{Backend, Trouble};
 
+mod cluster;
 mod damage;
 mod disk;
 mod dns;
@@ -17,6 +18,7 @@ mod points;
 mod power;
 mod processes;
 mod providers;
+mod redis;
 mod settings;
 mod throttled;
 mod time;
@@ -66,7 +68,16 @@ impl Row {
     }
 }
 
-/// All rows, in the order of the matrix.
+/// The rows of a backend, in the order of the matrix.
+pub(super) fn of(backend: Backend) -> Box<dyn Iterator<Item = &'static Row>> {
+    match backend {
+        Backend::Embedded => Box::new(all()),
+        Backend::Redis => Box::new(redis::ROWS.iter()),
+        Backend::Cluster => Box::new(cluster::ROWS.iter()),
+    }
+}
+
+/// All rows of the embedded store, in the order of the matrix.
 pub(super) fn all() -> impl Iterator<Item = &'static Row> {
     let tables: [&'static [Row]; 13] = [
         processes::ROWS,
