@@ -29,6 +29,8 @@ const REQUESTS_MAX: usize = 32_768;
 const BYTES_MAX: usize = 64 << 20;
 /// One addition must fit into a command.
 pub(super) const PART_BYTES_MAX: usize = 16 << 20;
+/// The script's word for a log that ends before what is known of it.
+const SHORTER: &str = "SHORTER";
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -155,7 +157,11 @@ impl Core {
         let is_settle = first.is_some_and(|request| request.is_settle);
         let is_urgent = first.is_some_and(|request| request.is_urgent);
         let is_taken = first.is_some_and(|request| request.part.taken.is_some());
-        let token = cell.state.lock().token();
+        let (token, known) = {
+            let state = cell.state.lock();
+            let end = if state.is_loaded { state.shard.applied_end } else { 0 };
+            (state.token(), end.saturating_sub(1))
+        };
         let kind = usize::from(is_settle);
         let [plain, settles] = &mut numbers.next;
         let next = if is_settle { settles } else { plain };
@@ -169,6 +175,8 @@ impl Core {
             // Without a token nothing of what was claimed here is ours any more.
             fence: (is_settle && !is_taken).then(|| token.as_deref().unwrap_or("none")),
             own: token.as_deref(),
+            // What is only added cannot be mistaken for anything.
+            known: if is_settle { known } else { 0 },
             retention_ms: millis(self.options.retention),
             keys_ttl_ms: millis(self.options.keys_ttl),
             tracks: self.options.tracks,
@@ -254,6 +262,12 @@ impl Core {
             if batch.is_owners {
                 self.lost(cell);
             }
+            batch.outcome = Some(Err(JournalError::Fenced));
+            return None;
+        }
+        if matches!(&error, RedisError::Refused { code, .. } if code == SHORTER) {
+            // What was claimed is gone, or comes again.
+            cell.unload("its log is shorter than it was");
             batch.outcome = Some(Err(JournalError::Fenced));
             return None;
         }
