@@ -157,10 +157,10 @@ impl Core {
         let is_settle = first.is_some_and(|request| request.is_settle);
         let is_urgent = first.is_some_and(|request| request.is_urgent);
         let is_taken = first.is_some_and(|request| request.part.taken.is_some());
+        // What was claimed is of the log as it was read last, also while it is read again.
         let (token, known) = {
             let state = cell.state.lock();
-            let end = if state.is_loaded { state.shard.applied_end } else { 0 };
-            (state.token(), end.saturating_sub(1))
+            (state.token(), state.shard.applied_end.saturating_sub(1))
         };
         let kind = usize::from(is_settle);
         let [plain, settles] = &mut numbers.next;
