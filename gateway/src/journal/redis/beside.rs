@@ -27,6 +27,7 @@ impl Core {
             sequence: 0,
             fence: None,
             own: None,
+            known: 0,
             retention_ms: millis(self.options.retention),
             keys_ttl_ms: millis(self.options.keys_ttl),
             tracks: self.options.tracks,

@@ -315,6 +315,7 @@ impl RedisLoader {
             sequence: self.sequence,
             fence: None,
             own: None,
+            known: 0,
             retention_ms: millis(self.options.retention),
             keys_ttl_ms: millis(self.options.keys_ttl),
             tracks: false,

@@ -317,8 +317,20 @@ async fn known(core: &Core, shard: ShardId, asked: &[Held]) -> Result<Vec<u8>, R
     }
     let reply = core.redis.run_all(vec![call]).await.pop();
     let found = reply::array(reply.unwrap_or_else(|| Err(RedisError::unexpected("no reply")))?)?;
-    let found: Vec<u8> =
-        found.into_iter().filter_map(|one| reply::bytes(one)?.first().copied()).collect();
+    let mut found = found.into_iter();
+    let last = found.next().as_ref().and_then(reply::number).unwrap_or(0);
+    if let Some(cell) = core.cell(shard) {
+        let (is_loaded, end) = {
+            let state = cell.state.lock();
+            (state.is_loaded, state.shard.applied_end)
+        };
+        if is_loaded && last + 1 < end {
+            // Before anything takes the places of what was claimed from it.
+            cell.unload("its log is shorter than it was");
+            return Err(RedisError::Busy);
+        }
+    }
+    let found: Vec<u8> = found.filter_map(|one| reply::bytes(one)?.first().copied()).collect();
     if found.len() == asked.len() {
         Ok(found)
     } else {

@@ -102,6 +102,9 @@ pub(super) struct Terms<'a> {
     pub(super) fence: Option<&'a str>,
     /// The token of this node, if it is the owner as far as it knows.
     pub(super) own: Option<&'a str>,
+    /// The last position that is known here: a shorter log lost what is settled, and may have other
+    /// entries in its place.
+    pub(super) known: u64,
     pub(super) retention_ms: u64,
     pub(super) keys_ttl_ms: u64,
     /// Outboxes ask what is left of their notifications: it is counted.
@@ -442,6 +445,9 @@ impl Draft {
         table.number("keep", terms.retention_ms);
         if let Some(fence) = terms.fence {
             table.text("e", fence);
+        }
+        if terms.known > 0 {
+            table.number("hw", terms.known);
         }
         if let Some(own) = terms.own {
             table.text("o", own);

@@ -64,6 +64,9 @@ local at = call('HMGET', META, 'pos', 'gone', 'held')
 if at[3] then
   return redis.error_reply('BUSY the journal is being moved or backed up')
 end
+if P.hw and tonumber(at[1] or '0') < P.hw then
+  return redis.error_reply('SHORTER the log ends before what was read of it')
+end
 for _, id in ipairs(P.ob or {}) do
   if call('HEXISTS', BASE .. 'n', id) == 1 then
     return redis.error_reply('FENCED the notification is there already')

@@ -1,7 +1,8 @@
 
 -- What is known of notifications, each given by its bucket and its id: 'p' for those of which work
--- is left, 'e' for those that are there and have ended, 'l' for those that are not there.
-local found = {}
+-- is left, 'e' for those that are there and have ended, 'l' for those that are not there. First of
+-- all the position of the last block.
+local found = { call('HGET', META, 'pos') or '0' }
 for i = 1, #ARGV, 2 do
   local id = ARGV[i + 1]
   local past = '[' .. id .. string.rep('\255', 13)
