@@ -21,12 +21,13 @@ const SETTINGS_EVERY: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Commands that everything here is made of; those of a family with their second word.
-const NEEDED: [&str; 42] = [
+const NEEDED: [&str; 45] = [
     "DEL",
     "EVAL",
     "EVALSHA",
     "EXISTS",
     "GET",
+    "GETRANGE",
     "HDEL",
     "HEXISTS",
     "HGET",
@@ -41,6 +42,7 @@ const NEEDED: [&str; 42] = [
     "INFO",
     "PEXPIRE",
     "SADD",
+    "SCAN",
     "SET",
     "SMEMBERS",
     "TIME",
@@ -49,6 +51,7 @@ const NEEDED: [&str; 42] = [
     "XCLAIM",
     "XDEL",
     "XGROUP CREATE",
+    "XGROUP DESTROY",
     "XGROUP SETID",
     "XPENDING",
     "XRANGE",
@@ -399,8 +402,9 @@ mod tests {
             for start in ["call('", ".cmd(\"", "redis::cmd(\""] {
                 for rest in text.split(start).skip(1) {
                     let name = rest.split(['\'', '"']).next().unwrap_or_default();
-                    let second = rest.trim_start_matches(name).get(..10).unwrap_or_default();
-                    let second = ["CREATE", "SETID"].iter().find(|word| second.contains(*word));
+                    let second = rest.trim_start_matches(name).get(..11).unwrap_or_default();
+                    let second =
+                        ["CREATE", "DESTROY", "SETID"].iter().find(|word| second.contains(*word));
                     used.insert(match second {
                         Some(second) => format!("{name} {second}"),
                         None => name.to_owned(),
