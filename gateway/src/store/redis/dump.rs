@@ -6,6 +6,7 @@ use std::time::Duration;
 use redis::Cmd;
 use tokio::sync::mpsc::Sender;
 
+use super::ids::Kind;
 use super::overlay::Overlay;
 use super::packed;
 use super::places::{Form, Home, Place, field, form, hashed, home, version_key};
@@ -25,8 +26,6 @@ const AT_ONCE: usize = 500;
 const BYTES: usize = 1 << 20;
 const TRIES: u32 = 60;
 const PAUSE: Duration = Duration::from_millis(250);
-/// Ids up to the largest stored one are in nobody's block.
-const NODE: &[u8] = b"load";
 
 /// The records of a Redis on which nobody works.
 #[derive(Debug)]
@@ -261,7 +260,9 @@ impl RedisRowLoader {
         match (table, place) {
             (Table::Users, Place::Org(org)) => {
                 let user = user_of(table, &row.key).map_err(RecordsError::from)?;
-                self.last_user = self.last_user.max(user.0);
+                if user.0 < Kind::User.limit() {
+                    self.last_user = self.last_user.max(user.0);
+                }
                 let at = hashed(&row.key, self.wire.shards);
                 self.set(at, Table::UserHomes, row.key.clone(), org_key(org).to_vec());
             }
@@ -342,7 +343,8 @@ impl RedisRowLoader {
         versions.observe(self.version);
         let version = versions.next().0.to_string().into_bytes();
         let orgs = std::mem::take(&mut self.orgs);
-        let last = orgs.last().map_or(0, |org| i64::from(org.0));
+        let ids = orgs.iter().map(|org| i64::from(org.0));
+        let last = ids.filter(|id| *id < Kind::Organization.limit()).max().unwrap_or(0);
         for org in orgs {
             let key = version_key(org);
             self.op(Place::Org(org), [b"V".to_vec(), key, version.clone(), Vec::new()]);
@@ -350,9 +352,9 @@ impl RedisRowLoader {
         }
         self.flush(0, 0).await?;
         let base = self.wire.base(super::places::FIRST.shard(self.wire.shards));
-        for (kind, last) in [(b"users".as_slice(), self.last_user), (b"organizations", last)] {
-            let call = Call::new(&RESERVE).key(base.clone()).arg(kind.to_vec()).arg(NODE.to_vec());
-            self.send(call.number(1).arg(last.to_string()).number(0)).await?;
+        for (kind, last) in [(Kind::User, self.last_user), (Kind::Organization, last)] {
+            let call = Call::new(&RESERVE).key(base.clone()).arg(kind.name()).number(0);
+            self.send(call.arg(last.to_string()).arg(kind.limit().to_string())).await?;
         }
         Ok(())
     }

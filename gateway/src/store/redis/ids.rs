@@ -30,7 +30,7 @@ pub(super) enum Kind {
 impl Kind {
     pub(super) const ALL: [Self; 2] = [Self::User, Self::Organization];
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::User => "users",
             Self::Organization => "organizations",
@@ -46,7 +46,7 @@ impl Kind {
     }
 
     /// The first id that is in no block: the sequence never gets there, whatever is imported.
-    fn limit(self) -> i64 {
+    pub(super) fn limit(self) -> i64 {
         match self {
             Self::User => LIMIT_USERS,
             Self::Organization => DRAWN_ORGANIZATIONS,
