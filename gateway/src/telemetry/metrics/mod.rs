@@ -123,6 +123,9 @@ impl Process {
         counter!(name::ADMISSION_REFUSED_TOTAL, "reason" => "overload", "class" => "normal")
             .increment(0);
         counter!(name::STORE_ERRORS_TOTAL, "backend" => "disk").increment(0);
+        for result in ["applied", "refused"] {
+            counter!(name::CONFIG_RELOADS_TOTAL, "result" => result).increment(0);
+        }
         Self {
             connections: Labeled::new(PROTOCOLS, open),
             connections_refused: Labeled::new(CONNECTION_REFUSALS, closed),
