@@ -11,6 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -153,6 +154,10 @@ pub(super) struct Cell {
     pub(super) writing: Notify,
     /// The keeper has something to do.
     pub(super) keeping: Notify,
+    /// The log is being read for lines that are short.
+    pub(super) is_sweeping: AtomicBool,
+    /// It was read.
+    pub(super) swept: Notify,
     /// The reader begins.
     pub(super) reading: Notify,
     /// A script found another owner.
@@ -190,6 +195,8 @@ impl Cell {
             waiting: Mutex::default(),
             writing: Notify::new(),
             keeping: Notify::new(),
+            is_sweeping: AtomicBool::new(false),
+            swept: Notify::new(),
             reading: Notify::new(),
             lost: Notify::new(),
             alarms: Mutex::default(),

@@ -15,6 +15,9 @@ use bytes::Bytes;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// Longest wait of a claim for lines that are being filled.
+const SWEEP_PATIENCE: Duration = Duration::from_millis(50);
+
 /// An entry under a lease, on its way to become a claim.
 struct Leased {
     org: OrganizationId,
@@ -81,6 +84,7 @@ impl Core {
         room: &dyn Room,
     ) -> Result<Vec<Claim>, JournalError> {
         let _gate = cell.gate.lock().await;
+        self.refill(cell, max).await;
         let now = self.clock.now();
         let steady = self.clock.steady();
         let until = self.lease_until();
@@ -111,6 +115,21 @@ impl Core {
         self.read(cell, &mut untold.leased).await?;
         let leased = std::mem::take(&mut untold.leased);
         Ok(leased.into_iter().filter_map(|leased| finish(cell, leased)).collect())
+    }
+
+    /// Gives lines that are short a moment to be filled from the log: repeats would take the places of
+    /// first attempts that are not read yet.
+    async fn refill(&self, cell: &Cell, max: usize) {
+        let swept = cell.swept.notified();
+        let is_short = {
+            let lines = &cell.state.lock().shard.lines;
+            let is_behind = lines.is_hungry() || cell.is_sweeping.load(Ordering::Acquire);
+            is_behind && lines.may_be_overtaken(max)
+        };
+        if is_short {
+            cell.keeping.notify_one();
+            tokio::time::timeout(SWEEP_PATIENCE, swept).await.ok();
+        }
     }
 
     /// Reads the records that are not in memory.

@@ -210,6 +210,11 @@ impl Lines {
         !self.hungry.is_empty()
     }
 
+    /// True if a claim of `max` would take repeats for want of entries that stand in line.
+    pub(in crate::journal) fn may_be_overtaken(&self, max: usize) -> bool {
+        !self.again.is_empty() && self.places < max
+    }
+
     /// Entries known to be done although nobody has come to them yet.
     pub(in crate::journal) fn done_ahead(&self) -> usize {
         self.done
