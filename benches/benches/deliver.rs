@@ -6,23 +6,18 @@
 //! fast a gateway drains backlogs of these sizes, and what memory that takes; it ends with status 1
 //! if a goal is missed, as the comparison with the bare clients does.
 
-use bugler_benches::Failed;
 use bugler_benches::bare::{self, Bare};
-use bugler_gateway::app::{App, Start};
+use bugler_benches::{Failed, Gateway, judge, median, micros_each, notification, per_second};
 use bugler_gateway::clock::{Clock, SystemClock};
-use bugler_gateway::config::{Config, ConfigSources};
 use bugler_gateway::intake::Intake;
 use bugler_gateway::journal::disk::{DiskJournal, DiskOptions};
-use bugler_gateway::model::{
-    Audience, Content, Notification, OrganizationId, Priority, Source, UserId,
-};
-use bugler_gateway::telemetry::metrics;
+use bugler_gateway::model::{Audience, Notification, OrganizationId, UserId};
 use bugler_loadtest::process;
 use bugler_loadtest::twins::{TwinName, TwinOptions, TwinSet};
 use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -80,21 +75,14 @@ fn main() -> Result<ExitCode, Failed> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let holds = match (value("gateway"), value("bare"), value("backlog")) {
-        (Some(config), _, _) => runtime.block_on(gateway(PathBuf::from(config))).map(|()| true),
+        (Some(config), _, _) => {
+            runtime.block_on(Gateway::run(PathBuf::from(config))).map(|()| true)
+        }
         (_, Some(plan), _) => runtime.block_on(client(plan)).map(|()| true),
         (_, _, Some(sizes)) => runtime.block_on(compare_backlogs(sizes)),
         _ => runtime.block_on(compare(value("case"))),
     }?;
     Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// A gateway that serves until it is killed.
-async fn gateway(file: PathBuf) -> Result<(), Failed> {
-    let sources = ConfigSources { file: Some(file), ..ConfigSources::default() };
-    let config = tokio::task::spawn_blocking(|| Config::load(sources)).await??;
-    let app = App::start(config, Start::default(), metrics::install()?).await?;
-    app.run().await;
-    Ok(())
 }
 
 /// A bare client, told what to do in one line of JSON.
@@ -276,9 +264,7 @@ impl Drain<'_> {
     async fn until(&mut self, wanted: usize) -> Result<(Instant, usize), Failed> {
         let mut seen = (Instant::now(), self.bench.delivered(self.case));
         while seen.1 < wanted {
-            if let Some(status) = self.gateway.0.try_wait()? {
-                return Err(format!("the gateway ended: {status}").into());
-            }
+            self.gateway.is_there()?;
             if seen.0.elapsed() > PATIENCE {
                 return Err(format!("nothing was delivered any more after {}", seen.1).into());
             }
@@ -293,7 +279,7 @@ impl Drain<'_> {
 
     /// Processor time that the gateway took so far.
     fn processor(&self) -> Result<Duration, Failed> {
-        Ok(process::sample(self.gateway.0.id())?.cpu)
+        Ok(process::sample(self.gateway.id())?.cpu)
     }
 
     async fn warmed_up(&mut self) -> Result<(Instant, usize), Failed> {
@@ -301,25 +287,6 @@ impl Drain<'_> {
         self.until(WARM_UP_PUSHES).await?;
         tokio::time::sleep(WARM_UP.saturating_sub(first.elapsed())).await;
         Ok((Instant::now(), self.bench.delivered(self.case)))
-    }
-}
-
-/// A gateway in a process of its own; dropping it ends it.
-struct Gateway(Child);
-
-impl Gateway {
-    fn start(config: &Path) -> Result<Self, Failed> {
-        let mut command = Command::new(std::env::current_exe()?);
-        let child = command.arg(format!("gateway={}", config.display())).spawn()?;
-        Ok(Self(child))
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        // A process that already ended needs no killing.
-        self.0.kill().ok();
-        self.0.wait().ok();
     }
 }
 
@@ -334,7 +301,7 @@ async fn fill(store: &Path, case: Case, backlog: usize) -> Result<(), Failed> {
             let intake = Arc::clone(&intake);
             tokio::spawn(async move {
                 for n in (worker..backlog).step_by(256) {
-                    intake.accept(notification(&intake, case, n), None).await?;
+                    intake.accept(delivery(&intake, case, n), None).await?;
                 }
                 Ok::<_, Failed>(())
             })
@@ -346,47 +313,13 @@ async fn fill(store: &Path, case: Case, backlog: usize) -> Result<(), Failed> {
     Ok(())
 }
 
-fn notification(intake: &Intake, case: Case, n: usize) -> Notification {
+fn delivery(intake: &Intake, case: Case, n: usize) -> Notification {
     let user = UserId(i64::try_from(n % USERS + 1).unwrap_or(1));
-    let now = intake.now();
-    let (event, audience) = match case {
+    let what = match case {
         Case::Apns => ("push.direct", Audience::Users(vec![user])),
         Case::Webhook => ("buildCreated", Audience::Subscriptions),
     };
-    Notification {
-        id: intake.mint(),
-        org: ORG,
-        source: Source::Native,
-        event: event.to_owned(),
-        audience,
-        content: Content { title: "Parcel".into(), body: TEXT.into(), ..Content::default() },
-        priority: Priority::Normal,
-        collapse_key: None,
-        created_at: now,
-        created_by: String::new(),
-        start_at: now,
-        expires_at: None,
-        dialect_fields: String::new(),
-        mail: None,
-        inbox: false,
-    }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-fn per_second(count: usize, elapsed: Duration) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a count shown with three digits")]
-    let count = count as f64;
-    count / elapsed.as_secs_f64()
-}
-
-fn micros_each(cpu: Duration, count: usize) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a count shown with three digits")]
-    let count = count as f64;
-    cpu.as_secs_f64() * 1e6 / count
+    notification(intake, ORG, what, TEXT)
 }
 
 /// The median of the rates, and of what each took.
@@ -401,13 +334,6 @@ fn show(what: &str, pace: Pace) -> Result<(), Failed> {
     let Pace { per_second, micros_each } = pace;
     let mut out = std::io::stdout();
     Ok(writeln!(out, "{what:<30} {per_second:>9.0} /s, {micros_each:>4.0} µs of processor each")?)
-}
-
-/// Writes one line of a comparison; answers whether its goal is met.
-fn judge(what: &str, value: f64, goal: f64, is_met: bool) -> Result<bool, Failed> {
-    let mark = if is_met { "ok" } else { "MISSED" };
-    writeln!(std::io::stdout(), "{what:<42} {value:>9.2}   goal {goal}   {mark}")?;
-    Ok(is_met)
 }
 
 /// The gateway against bare clients.
@@ -434,8 +360,12 @@ async fn compare(wanted: Option<&str>) -> Result<bool, Failed> {
         let drained = middle(&drained);
         show(&format!("{name:<8} gateway, backlog"), drained)?;
         let ratio = drained.per_second / best;
-        holds &=
-            judge(&format!("{name}: gateway / best bare"), ratio, RATIO_MIN, ratio >= RATIO_MIN)?;
+        holds &= judge(
+            &format!("{name}: gateway / best bare"),
+            ratio,
+            &format!(">= {RATIO_MIN}"),
+            ratio >= RATIO_MIN,
+        )?;
     }
     Ok(holds)
 }
@@ -479,20 +409,21 @@ async fn compare_backlogs(sizes: &str) -> Result<bool, Failed> {
         let each = micros_each(drain.processor()?.saturating_sub(idle), all - at_first);
         let rate = per_second(all - at_first, end - begun);
         line += &format!(", all at {rate:.0} /s and {each:.0} µs");
-        let peak = process::sample(drain.gateway.0.id())?.rss_peak_bytes;
+        let peak = process::sample(drain.gateway.id())?.rss_peak_bytes;
         writeln!(std::io::stdout(), "{line}; resident at most {} MiB", peak >> 20)?;
+        let goal = format!(">= {BACKLOG_RATIO_MIN}");
         let met = |ratio: f64| ratio >= BACKLOG_RATIO_MIN;
         holds &= judge(
             &format!("{size}: first {EARLY}, against the smallest"),
             early,
-            BACKLOG_RATIO_MIN,
+            &goal,
             met(early),
         )?;
         if let Some(steady) = steady {
             holds &= judge(
                 &format!("{size}: {STEADY} later, against the smallest"),
                 steady,
-                BACKLOG_RATIO_MIN,
+                &goal,
                 met(steady),
             )?;
         }

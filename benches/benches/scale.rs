@@ -2,25 +2,24 @@
 //! against one.
 //!
 //! `cargo bench -p bugler-benches --bench scale`, or with `-- case=xadd`, `ingest`, `records`
-//! or `dispatch` one of them. It starts redis-servers of its own. Everything runs on the same cores, cases take turns
-//! and medians are compared; it ends with status 1 if a goal is missed.
+//! or `dispatch` one of them. It starts redis-servers of its own. Everything runs on the same cores,
+//! cases take turns and medians are compared; it ends with status 1 if a goal is missed.
 
-use bugler_benches::{Failed, Role, api, api_over, judge, median, per_second, serve};
-use bugler_gateway::app::{App, Start};
+use bugler_benches::{
+    Failed, Gateway, Role, api, api_over, judge, median, micros_each, notification, per_second,
+    serve,
+};
 use bugler_gateway::clock::{Clock, SystemClock};
-use bugler_gateway::config::{Config, ConfigSources};
 use bugler_gateway::intake::Intake;
 use bugler_gateway::journal::redis::{RedisJournal, RedisJournalOptions};
 use bugler_gateway::journal::{Append, Entry, EntryKind, Journal};
 use bugler_gateway::model::{
-    Audience, Content, Notification, NotificationId, OrganizationId, Priority, ShardId, Source,
-    UserId,
+    Audience, Notification, NotificationId, OrganizationId, ShardId, UserId,
 };
 use bugler_gateway::redis::{Redis, RedisOptions};
 use bugler_gateway::store::disk::DiskStore;
 use bugler_gateway::store::redis::RedisStore;
 use bugler_gateway::store::{Store, directory};
-use bugler_gateway::telemetry::metrics;
 use bugler_gateway::vault::Vault;
 use bugler_loadtest::load::{Dialect, Mode};
 use bugler_loadtest::process;
@@ -31,7 +30,7 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode};
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -71,7 +70,7 @@ fn main() -> Result<ExitCode, Failed> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if let Some(config) = value("gateway") {
-        return runtime.block_on(gateway(PathBuf::from(config))).map(|()| ExitCode::SUCCESS);
+        return runtime.block_on(Gateway::run(PathBuf::from(config))).map(|()| ExitCode::SUCCESS);
     }
     if let Some(role) = value("role") {
         let home = tempfile::tempdir()?;
@@ -100,11 +99,6 @@ fn main() -> Result<ExitCode, Failed> {
 
 fn say(line: &str) -> Result<(), Failed> {
     Ok(writeln!(std::io::stdout(), "{line}")?)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a count shown with three digits")]
-fn micros_each(cpu: Duration, count: usize) -> f64 {
-    cpu.as_secs_f64() * 1e6 / count as f64
 }
 
 fn server(persistence: Persistence) -> Result<Server, Failed> {
@@ -302,26 +296,6 @@ async fn measure_records() -> Result<(), Failed> {
 
 // --- dispatchers ----------------------------------------------------------------------------
 
-/// A gateway that serves until it is killed.
-async fn gateway(file: PathBuf) -> Result<(), Failed> {
-    let sources = ConfigSources { file: Some(file), ..ConfigSources::default() };
-    let config = tokio::task::spawn_blocking(|| Config::load(sources)).await??;
-    let app = App::start(config, Start::default(), metrics::install()?).await?;
-    app.run().await;
-    Ok(())
-}
-
-/// A process that ends when dropped.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // A process that already ended needs no killing.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
 async fn compare_dispatchers() -> Result<bool, Failed> {
     let options = TwinOptions {
         receipts_kept_max: 10_000,
@@ -427,8 +401,7 @@ async fn dispatched(twins: &TwinSet, files: &Path, processes: usize) -> Result<D
     let start = |n: usize| {
         let file = home.path().join(format!("gateway-{n}.toml"));
         std::fs::write(&file, config(twins, files, home.path(), &server, n))?;
-        let mut command = Command::new(std::env::current_exe()?);
-        Ok::<_, Failed>(Process(command.arg(format!("gateway={}", file.display())).spawn()?))
+        Gateway::start(&file)
     };
     let gateways = (0..processes).map(start).collect::<Result<Vec<_>, _>>()?;
     let begun = Instant::now();
@@ -440,7 +413,7 @@ async fn dispatched(twins: &TwinSet, files: &Path, processes: usize) -> Result<D
     }
     tokio::time::sleep(WARM_UP).await;
     let busy = || {
-        let samples = gateways.iter().map(|gateway| process::sample(gateway.0.id()));
+        let samples = gateways.iter().map(|gateway| process::sample(gateway.id()));
         samples.map(|sample| Ok(sample?.cpu)).sum::<Result<Duration, Failed>>()
     };
     let (from, before, used, started) = (delivered(), busy()?, Used::of(&server)?, Instant::now());
@@ -516,7 +489,7 @@ async fn fill(journal: Arc<dyn Journal>) -> Result<(), Failed> {
         let intake = Arc::clone(&intake);
         tokio::spawn(async move {
             for n in (worker..BACKLOG).step_by(256) {
-                intake.accept(notification(&intake, n)?, None).await?;
+                intake.accept(delivery(&intake, n)?, None).await?;
             }
             Ok::<_, Failed>(())
         })
@@ -528,27 +501,9 @@ async fn fill(journal: Arc<dyn Journal>) -> Result<(), Failed> {
     Ok(())
 }
 
-fn notification(intake: &Intake, n: usize) -> Result<Notification, Failed> {
-    let now = intake.now();
-    Ok(Notification {
-        id: intake.mint(),
-        org: OrganizationId(i32::try_from(organization(n))?),
-        source: Source::Native,
-        event: String::from("push.direct"),
-        audience: Audience::Users(vec![UserId(i64::try_from(user_id(n))?)]),
-        content: Content {
-            title: "Parcel".into(),
-            body: "On its way".into(),
-            ..Content::default()
-        },
-        priority: Priority::Normal,
-        collapse_key: None,
-        created_at: now,
-        created_by: String::new(),
-        start_at: now,
-        expires_at: None,
-        dialect_fields: String::new(),
-        mail: None,
-        inbox: false,
-    })
+fn delivery(intake: &Intake, n: usize) -> Result<Notification, Failed> {
+    let org = OrganizationId(i32::try_from(organization(n))?);
+    let user = UserId(i64::try_from(user_id(n))?);
+    let what = ("push.direct", Audience::Users(vec![user]));
+    Ok(notification(intake, org, what, "On its way"))
 }

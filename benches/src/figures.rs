@@ -18,6 +18,14 @@ pub fn per_second(count: usize, elapsed: Duration) -> f64 {
     count / elapsed.as_secs_f64()
 }
 
+/// Microseconds of processor time for each of `count`.
+#[must_use]
+pub fn micros_each(cpu: Duration, count: usize) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a count shown with three digits")]
+    let count = count as f64;
+    cpu.as_secs_f64() * 1e6 / count
+}
+
 /// Writes one line of a comparison; answers whether its goal is met.
 ///
 /// # Errors
