@@ -53,6 +53,20 @@ const OVERDUE: usize = 64;
 /// as it is.
 const LINE_MIN: usize = 256;
 
+/// If no line of an organization is longer, so many deliveries as there are slots can nearly all be
+/// in flight at once.
+const SPREAD: usize = 2;
+/// However few slots there are.
+const ENOUGH_MIN: usize = 1_024;
+
+/// What to claim where `most` deliveries are enough and `here` are there: nothing before a quarter is
+/// missing, since many at once cost less than many times a few, and what waits long falls out of the
+/// processor's caches.
+fn refill(most: usize, here: usize) -> usize {
+    let missing = most.saturating_sub(here);
+    if missing < most.div_ceil(4) { 0 } else { missing }
+}
+
 /// One instant: of records, and of a clock that never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
@@ -264,8 +278,9 @@ impl<T> Scheduler<T> {
     /// Deliveries of `org` that are worth claiming now: what is claimed beyond that only goes back.
     ///
     /// Each that comes takes one from what is free, and counts as one that `org` has. While the
-    /// longest line of `org` is a quick one, what would make it too long stays where it is. And if
-    /// others here wait for somebody who is due, some are let in although there is no room.
+    /// longest line of `org` is a quick one, what would make it too long stays where it is; so does
+    /// what is more than all slots take while its work is spread over as many targets. And if others
+    /// here wait for somebody who is due, some are let in although there is no room.
     #[must_use]
     pub fn claims_for(&self, org: OrganizationId, tick: u64) -> usize {
         let room = self.room_for(org);
@@ -274,10 +289,16 @@ impl<T> Scheduler<T> {
         let claims = room.div_ceil(2);
         let Some(longest) = longest.filter(|target| target.key.0 == org) else { return claims };
         let waits = longest.waits();
-        let most = if longest.policy.keeps_order || !longest.is_quick(tick) {
+        let enough = self.bounds.slots.max(ENOUGH_MIN);
+        let most = if longest.policy.keeps_order {
             claims
+        } else if waits <= SPREAD {
+            claims.min(refill(enough, self.queued_of(org)))
+        } else if longest.is_quick(tick) {
+            let line = (room.saturating_sub(2 * waits) / 4).max(LINE_MIN.saturating_sub(waits));
+            claims.min(line).min(refill(enough / 2, waits))
         } else {
-            claims.min((room.saturating_sub(2 * waits) / 4).max(LINE_MIN.saturating_sub(waits)))
+            claims
         };
         let is_overdue = waits > 0 && longest.away.is_overdue(tick);
         if is_overdue { most.max(OVERDUE) } else { most }

@@ -217,3 +217,30 @@ fn what_is_claimed_has_its_place() {
     }
     assert_eq!(number, 500, "and it leaves as much free");
 }
+
+#[test]
+fn work_for_many_devices_is_claimed_many_at_a_time_and_only_as_much_as_slots_take() {
+    let mut scheduler = Scheduler::new(Bounds { slots: 64, queue: 8_192, hook_max: 64 }, 7, 0);
+    scheduler.set_limit(&push("a"), 1_000);
+    let mut number = 0;
+    let mut fill = |scheduler: &mut Scheduler<u64>| {
+        let claims = scheduler.claims_for(organization(1), LATER).min(256);
+        for _ in 0..claims {
+            number += 1;
+            queued(scheduler.offer(push_offer(1, number, number, "a"), now(LATER)));
+        }
+        claims
+    };
+    while fill(&mut scheduler) > 0 {}
+    let held = scheduler.queued();
+    assert!((769..=1_024).contains(&held), "{held} of the 4,096 it has room for");
+    let mut claimed = Vec::new();
+    for _ in 0..2_000 {
+        let Some(Picked::Send { ticket, .. }) = scheduler.pick(now(LATER), 64) else {
+            panic!("nobody is ready");
+        };
+        scheduler.finish(ticket, answered(10), now(LATER));
+        claimed.extend(Some(fill(&mut scheduler)).filter(|claims| *claims > 0));
+    }
+    assert!(claimed.len() > 1 && claimed.iter().all(|claims| *claims == 256), "{claimed:?}");
+}
