@@ -231,6 +231,15 @@ pub(in crate::journal) fn encode_append(append: &Append) -> (Vec<u8>, Vec<Extent
     (out, extents)
 }
 
+/// Room for a settlement as it is encoded.
+pub(in crate::journal) fn settled_bytes(settlement: &Settlement) -> usize {
+    let entries = settlement.follow_ups.iter().map(|entry| entry.payload.len() + 48);
+    let events = settlement.events.iter().map(|event| event.len() + 4);
+    let dead = settlement.dead.iter().map(|(_, copy)| copy.len() + 20);
+    let resolved = settlement.resolved.len() * 17;
+    64 + resolved + entries.chain(events).chain(dead).sum::<usize>()
+}
+
 /// Encodes a settlement and its follow-up entries, and says where those lie. `due` is that of a
 /// claimed timer, else 0.
 pub(in crate::journal) fn encode_settlement(

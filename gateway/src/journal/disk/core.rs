@@ -10,7 +10,7 @@ use super::sweep::Bell;
 use super::writer::{Inbox, Request};
 use crate::clock::Clock;
 use crate::crash::{Sabotage, is_sabotaged};
-use crate::journal::record::{HEADER_BYTES, encode_settlement, entries, id_prefix};
+use crate::journal::record::{HEADER_BYTES, encode_settlement, entries, id_prefix, settled_bytes};
 use crate::journal::shard::alarms::Alarms;
 use crate::journal::shard::{
     BlockMarks, BlockRef, InFlight, ListedKey, Place, Shard, listed_places, mark_settlement,
@@ -224,9 +224,11 @@ impl Core {
         settlements: Vec<Settlement>,
     ) -> Result<Commit, JournalError> {
         let cell = self.shards.get(usize::from(shard.0)).ok_or(JournalError::Fenced)?;
-        let mut bytes = Vec::new();
+        let room = settlements.iter().map(settled_bytes).sum();
+        let mut bytes = Vec::with_capacity(room);
         let mut marks = BlockMarks::default();
-        let mut sent = Vec::new();
+        marks.settles.reserve_exact(settlements.len());
+        let mut sent = Vec::with_capacity(settlements.len());
         {
             let mut state = cell.state.lock();
             for mut settlement in settlements {

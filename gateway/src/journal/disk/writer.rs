@@ -28,6 +28,8 @@ const INBOX_REQUESTS_MAX: usize = 32_768;
 const INBOX_BYTES_MAX: usize = 64 << 20;
 /// A block is closed once it holds this much; a single larger request still fits.
 const BLOCK_BYTES_TARGET: usize = 1 << 20;
+/// A larger buffer is given back: new memory has to be cleared by the kernel, and kept memory counts.
+const SPARE_BYTES_MAX: usize = 4 * BLOCK_BYTES_TARGET;
 /// A group of this size shows load, and is worth waiting `LINGER` for more; one of
 /// `ENOUGH_REQUESTS` is not.
 const BUSY_REQUESTS: usize = 4;
@@ -139,6 +141,8 @@ pub(super) struct Writer {
     next_checkpoint: Instant,
     last_group: usize,
     checkpointed: u64,
+    /// The last group's buffer, for the next.
+    spare: Vec<u8>,
 }
 
 impl Writer {
@@ -167,6 +171,7 @@ impl Writer {
             next_checkpoint: now + CHECKPOINT_EVERY,
             last_group: 0,
             checkpointed: 0,
+            spare: Vec::new(),
         }
     }
 
@@ -224,11 +229,9 @@ impl Writer {
     fn commit_group(&mut self, mut requests: Vec<Request>, now: impl Fn() -> Instant + Copy) {
         requests.sort_by_key(|request| request.shard);
         let started = now();
-        let mut laid = Laid {
-            start: self.position,
-            buffer: Vec::with_capacity(requests.iter().map(|r| r.bytes.len() + 64).sum()),
-            planned: Vec::new(),
-        };
+        let mut buffer = std::mem::take(&mut self.spare);
+        buffer.reserve(requests.iter().map(|r| r.bytes.len() + HEADER_BYTES).sum());
+        let mut laid = Laid { start: self.position, buffer, planned: Vec::new() };
         let frame = 2 * HEADER_BYTES + 8;
         let target = usize::try_from(self.core.options.segment_bytes).unwrap_or(usize::MAX);
         let target = BLOCK_BYTES_TARGET.min(target.saturating_sub(frame));
@@ -261,7 +264,11 @@ impl Writer {
             crash::dawdle();
         }
         self.write(&mut laid).ok();
-        let planned = laid.planned;
+        let Laid { planned, mut buffer, .. } = laid;
+        if buffer.capacity() <= SPARE_BYTES_MAX {
+            buffer.clear();
+            self.spare = buffer;
+        }
         pass(&planned, Stage::Appended, Stage::Settled);
         if self.sync_if(false, now()).is_err() {
             self.drop_planned(planned, JournalError::Uncertain);
@@ -361,6 +368,8 @@ impl Writer {
                 self.drop_planned(laid.planned.split_off(kept), error);
             }
         }
+        buffer.clear();
+        laid.buffer = buffer;
         written
     }
 
