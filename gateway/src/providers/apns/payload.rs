@@ -18,6 +18,8 @@ pub(super) const PAYLOAD_BYTES_MAX: usize = 4096;
 /// Longest device token accepted, in hexadecimal digits; today's have 64 to 160.
 const TOKEN_CHARS_MAX: usize = 200;
 const COLLAPSE_BYTES_MAX: usize = 64;
+/// What stands before a device token.
+const PLACE: &str = "/3/device/";
 
 /// One request, ready to be built as often as the transport needs it.
 #[derive(Debug)]
@@ -41,8 +43,8 @@ pub(super) fn prepare(
     {
         return Err("bad_token_format");
     }
-    let path = PathAndQuery::from_maybe_shared(format!("/3/device/{token}"))
-        .map_err(|_| "bad_token_format")?;
+    let path = Bytes::from([PLACE, token].concat());
+    let path = PathAndQuery::from_maybe_shared(path).map_err(|_| "bad_token_format")?;
     let id = delivery.id.to_string();
     let collapse = collapse_id(delivery.collapse_key.as_deref(), &id);
     let options = NotificationOptions {

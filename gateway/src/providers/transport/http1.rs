@@ -1,8 +1,9 @@
 //! Keep-alive HTTP/1.1 connections to many origins, for webhooks, Slack and token endpoints.
 
 use super::meter::{Meter, Metered};
+use super::origin::OriginKey;
 use super::{ANSWER_BYTES_MAX, Answer, Body, Dialer, Failure, LATE, Origin, answer};
-use http::header::{HOST, HeaderValue};
+use http::header::HOST;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
@@ -52,7 +53,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Idle {
-    by_origin: HashMap<(bool, String, u16), Vec<Parked>>,
+    /// Origins without a connection stay until the next sweep: most get one back at once.
+    by_origin: HashMap<Arc<OriginKey>, Vec<Parked>>,
     total: usize,
     /// A task is closing what has been idle for too long.
     swept: bool,
@@ -92,10 +94,7 @@ impl Http1Pool {
         in_time: impl Fn() -> bool,
     ) -> Result<Answer, Failure> {
         let deadline = Instant::now() + self.0.dialer.deadlines.total;
-        let host = HeaderValue::from_maybe_shared(bytes::Bytes::copy_from_slice(
-            origin.authority().as_str().as_bytes(),
-        ));
-        request.headers_mut().insert(HOST, host.map_err(|_| Failure::not_sent("bad_url"))?);
+        request.headers_mut().insert(HOST, origin.shown().clone());
         loop {
             let (mut live, reused) = match self.parked(origin).await {
                 Some(live) => (live, true),
@@ -169,7 +168,7 @@ impl Http1Pool {
         if idle.total >= limits.total_max {
             return;
         }
-        let parked = idle.by_origin.entry(origin.key()).or_default();
+        let parked = idle.by_origin.entry(Arc::clone(origin.key())).or_default();
         if parked.len() >= limits.per_origin_max {
             return;
         }
@@ -190,13 +189,7 @@ impl Http1Pool {
 impl Shared {
     fn take(&self, origin: &Origin) -> Option<Live> {
         let mut idle = self.idle.lock();
-        let key = origin.key();
-        let parked = idle.by_origin.get_mut(&key)?;
-        let found = parked.pop();
-        if parked.is_empty() {
-            idle.by_origin.remove(&key);
-        }
-        let found = found?;
+        let found = idle.by_origin.get_mut(origin.key())?.pop()?;
         idle.total = idle.total.saturating_sub(1);
         Some(found.live)
     }

@@ -1,7 +1,9 @@
 //! Scheme, host and port of a server: what a connection belongs to.
 
+use http::HeaderValue;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use rustls_pki_types::ServerName;
+use std::sync::Arc;
 use url::{Host, Url};
 
 /// A configured endpoint that cannot be used.
@@ -21,7 +23,12 @@ pub struct Origin {
     port: u16,
     server_name: ServerName<'static>,
     authority: Authority,
+    shown: HeaderValue,
+    key: Arc<OriginKey>,
 }
+
+/// Scheme, host and port: equal for origins that share connections.
+pub(super) type OriginKey = (bool, String, u16);
 
 impl Origin {
     /// Parses a configured endpoint, which has no path of its own.
@@ -55,7 +62,10 @@ impl Origin {
             None => Authority::from_maybe_shared(shown),
         };
         let authority = authority.map_err(|_| OriginError::Malformed)?;
-        Ok(Self { secure, host, port, server_name, authority })
+        let shown =
+            HeaderValue::try_from(authority.as_str()).map_err(|_| OriginError::Malformed)?;
+        let key = Arc::new((secure, host.clone(), port));
+        Ok(Self { secure, host, port, server_name, authority, shown, key })
     }
 
     #[must_use]
@@ -73,10 +83,15 @@ impl Origin {
         self.port
     }
 
-    /// The value of `Host` and `:authority`.
+    /// The value of `:authority`.
     #[must_use]
     pub fn authority(&self) -> &Authority {
         &self.authority
+    }
+
+    /// The same as the value of `Host`.
+    pub(super) fn shown(&self) -> &HeaderValue {
+        &self.shown
     }
 
     /// The absolute URI of `path` here.
@@ -90,8 +105,8 @@ impl Origin {
     }
 
     /// Distinguishes origins in a map of idle connections.
-    pub(super) fn key(&self) -> (bool, String, u16) {
-        (self.secure, self.host.clone(), self.port)
+    pub(super) fn key(&self) -> &Arc<OriginKey> {
+        &self.key
     }
 }
 
