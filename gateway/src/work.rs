@@ -87,6 +87,17 @@ impl Work {
         }
     }
 
+    #[must_use]
+    pub fn into_notification(self) -> Notification {
+        match self {
+            Self::Notification(notification)
+            | Self::Chunk { notification, .. }
+            | Self::Recipient { notification, .. }
+            | Self::Step { notification, .. }
+            | Self::Retry { notification, .. } => notification,
+        }
+    }
+
     /// The payload of a journal entry.
     #[must_use]
     pub fn encode(&self) -> Bytes {

@@ -16,7 +16,7 @@ pub(super) const PAGE: usize = 256;
 #[derive(Debug)]
 pub(super) struct Expanded {
     pub(super) recipient: RecipientRef,
-    /// What the rules are asked about; gone once they are.
+    /// What the rules are asked about; gone once they are, and not there if nobody asks.
     pub(super) view: Option<RecipientView>,
     pub(super) targets: Vec<Target>,
 }
@@ -36,6 +36,8 @@ pub(super) struct Sources<'a> {
     pub(super) store: &'a dyn Store,
     /// A relay is configured: users get the notification's mail, if it has one.
     pub(super) can_mail: bool,
+    /// Rules are asked about the recipients.
+    pub(super) for_rules: bool,
 }
 
 /// Resolves the page of `notification`'s audience that starts after `after`; the first page also
@@ -45,11 +47,10 @@ pub(super) async fn page(
     notification: &Notification,
     after: Option<UserId>,
 ) -> Result<Expansion, StoreError> {
-    let Sources { store, can_mail } = sources;
+    let Sources { store, can_mail, for_rules } = sources;
     let org = notification.org;
     let mails = can_mail && notification.mail.is_some();
     let mut expansion = Expansion::default();
-    let home = time_zone(store, org).await?;
     if notification.audience != Audience::Subscriptions {
         let page = store.recipients(org, &notification.audience, after, PAGE).await?;
         expansion.unknown = page.unknown;
@@ -61,13 +62,12 @@ pub(super) async fn page(
                     continue;
                 }
             }
-            let role = store.role(org, recipient.user.role).await?;
-            expansion.recipients.push(user(recipient, mails, role.as_deref(), home.as_deref()));
+            expansion.recipients.push(user(sources, recipient, mails).await?);
         }
     }
     if after.is_none() {
         for subscription in store.subscriptions(org, &notification.event).await? {
-            expansion.recipients.push(subscriber(&subscription, store.vault()));
+            expansion.recipients.push(subscriber(&subscription, store.vault(), for_rules));
         }
     }
     Ok(expansion)
@@ -79,7 +79,7 @@ pub(super) async fn one(
     notification: &Notification,
     recipient: RecipientRef,
 ) -> Result<Option<Expanded>, StoreError> {
-    let Sources { store, can_mail } = sources;
+    let Sources { store, can_mail, for_rules } = sources;
     let org = notification.org;
     let mails = can_mail && notification.mail.is_some();
     match recipient {
@@ -91,13 +91,11 @@ pub(super) async fn one(
             else {
                 return Ok(None);
             };
-            let role = store.role(org, found.user.role).await?;
-            let home = time_zone(store, org).await?;
-            Ok(Some(user(found, mails, role.as_deref(), home.as_deref())))
+            Ok(Some(user(sources, found, mails).await?))
         }
         RecipientRef::Subscription(id) => {
             let found = store.subscription(org, id).await?;
-            Ok(found.filter(|s| s.enabled).map(|s| subscriber(&s, store.vault())))
+            Ok(found.filter(|s| s.enabled).map(|s| subscriber(&s, store.vault(), for_rules)))
         }
     }
 }
@@ -121,7 +119,7 @@ pub(super) async fn target(
 ) -> Result<Option<Target>, StoreError> {
     let recipient = RecipientRef::of(wanted);
     // Whether its provider is still configured is judged when it is sent.
-    let sources = Sources { store, can_mail: true };
+    let sources = Sources { store, can_mail: true, for_rules: false };
     let found = one(sources, notification, recipient).await?;
     Ok(found.and_then(|r| r.targets.into_iter().find(|target| target.reference() == wanted)))
 }
@@ -136,20 +134,27 @@ fn is_reachable(found: &Recipient, mails: bool) -> bool {
     !found.devices.is_empty() || (mails && !found.user.email.is_empty())
 }
 
-fn user(found: Recipient, mails: bool, role: Option<&Role>, home: Option<&str>) -> Expanded {
+async fn user(sources: Sources<'_>, found: Recipient, mails: bool) -> Result<Expanded, StoreError> {
     let Recipient { user, devices } = found;
     let mut targets: Vec<_> = devices.into_iter().map(device).collect();
     if mails && !user.email.is_empty() {
         targets.push(Target::Email { user: user.id, to: user.email.clone() });
+    }
+    let recipient = RecipientRef::User(user.id);
+    if !sources.for_rules {
+        return Ok(Expanded { recipient, view: None, targets });
     }
     let views = targets.iter().map(|target| TargetView {
         provider: target.provider(),
         handle: target.key(),
         app: target.credential(),
     });
-    let mut view = user_view(&user, role, views.collect());
-    view.tz = view.tz.or_else(|| home.map(str::to_owned));
-    Expanded { recipient: RecipientRef::User(user.id), view: Some(view), targets }
+    let role = sources.store.role(user.org, user.role).await?;
+    let mut view = user_view(&user, role.as_deref(), views.collect());
+    if view.tz.is_none() {
+        view.tz = time_zone(sources.store, user.org).await?;
+    }
+    Ok(Expanded { recipient, view: Some(view), targets })
 }
 
 fn user_view(user: &User, role: Option<&Role>, targets: Vec<TargetView>) -> RecipientView {
@@ -179,8 +184,12 @@ fn device(device: Device) -> Target {
     }
 }
 
-fn subscriber(subscription: &Subscription, vault: &Vault) -> Expanded {
+fn subscriber(subscription: &Subscription, vault: &Vault, for_rules: bool) -> Expanded {
     let (id, target) = (subscription.id, vault.target(subscription));
+    let recipient = RecipientRef::Subscription(id);
+    if !for_rules {
+        return Expanded { recipient, view: None, targets: vec![target] };
+    }
     let app = match &subscription.endpoint {
         Endpoint::Slack { team, .. } => team.clone(),
         Endpoint::Webhook { url, .. } => {
@@ -201,5 +210,5 @@ fn subscriber(subscription: &Subscription, vault: &Vault) -> Expanded {
         prefs: Vec::new(),
         targets: vec![TargetView { provider, handle: target.key(), app }],
     };
-    Expanded { recipient: RecipientRef::Subscription(id), view: Some(view), targets: vec![target] }
+    Expanded { recipient, view: Some(view), targets: vec![target] }
 }

@@ -9,9 +9,10 @@ use crate::dispatch::{Context, finish, inbox};
 use crate::journal::{Claim, EntryKind, EventPlace, Journal, JournalError, Resolution};
 use crate::lifecycle::{Caught, report_panic};
 use crate::model::{
-    Delivery, DeliveryId, FinalState, Notification, Part, ShardId, TargetRef, TimelineEvent, UserId,
+    Delivery, DeliveryId, FinalState, Millis, Notification, Part, ShardId, TargetRef,
+    TimelineEvent, UserId,
 };
-use crate::rules::RouteItem;
+use crate::rules::{RouteItem, Routed};
 use crate::store::{Change, InboxChange, StoreError};
 use crate::work::{ENTRY_TARGET, Overrides, RecipientRef, Work, decode_changes, decode_event};
 use std::sync::Arc;
@@ -261,7 +262,7 @@ impl Shard {
                 (Part::Root, None, None)
             }
         };
-        let mut job = Job::new(claim, work.notification().clone());
+        let mut job = Job::new(claim, work.into_notification());
         if job.has_done(PLANNED)
             && let Some(planned) =
                 planned(self.context.journal.as_ref(), claim, ((part, after), only)).await
@@ -307,7 +308,9 @@ impl Shard {
         only: Option<RecipientRef>,
     ) -> Expansion {
         let store = self.context.store.as_ref();
-        let sources = Sources { store, can_mail: self.context.providers.email.is_some() };
+        let can_mail = self.context.providers.email.is_some();
+        let for_rules = !self.context.rules.is_empty();
+        let sources = Sources { store, can_mail, for_rules };
         loop {
             let answer = match only {
                 None => expand::page(sources, notification, after).await,
@@ -327,10 +330,8 @@ impl Shard {
 
     /// One question to the rules for everything that was claimed together.
     async fn route(&self, mut jobs: Vec<Job>, line: &Line) -> Vec<Job> {
-        let items = questions(&mut jobs);
         let now = self.context.clock.now();
-        let answers =
-            if items.is_empty() { Vec::new() } else { self.context.rules.route(now, items).await };
+        let answers = self.ask(&mut jobs, now).await;
         if !answers.is_empty() {
             crash::point(Stage::Ruled);
         }
@@ -346,6 +347,16 @@ impl Shard {
             }
         }
         jobs
+    }
+
+    /// An answer for each recipient, in order.
+    async fn ask(&self, jobs: &mut [Job], now: Millis) -> Vec<Routed> {
+        if self.context.rules.is_empty() {
+            let recipients = jobs.iter().flat_map(|job| &job.recipients);
+            return recipients.map(|one| Routed::unruled(one.targets.len())).collect();
+        }
+        let items = questions(jobs);
+        if items.is_empty() { Vec::new() } else { self.context.rules.route(now, items).await }
     }
 
     async fn put_entries(&self, changes: Vec<InboxChange>) {

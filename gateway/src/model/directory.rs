@@ -1,26 +1,41 @@
 //! Who exists: organizations with their four names, users, roles, devices, solutions, subscriptions.
 
 use super::{DeviceId, Millis, ObjectId, OrganizationId, RoleId, SubscriptionId, UserId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// A value that must not be printed: `Debug` and `Display` show `***`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
+///
+/// Copies share it: every delivery holds some.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
+pub struct Secret(Arc<str>);
 
 impl Secret {
     /// Wraps `value`.
     #[must_use]
     pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
+        Self(value.into().into())
     }
 
     /// The wrapped value, for the one place that sends or compares it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(value: String) -> Self {
+        Self(value.into())
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

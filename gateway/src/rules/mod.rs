@@ -117,6 +117,11 @@ pub trait RuleEngine: Send + Sync + std::fmt::Debug {
     /// Answers every item, in order. `now` is frozen for the batch. Never fails as a whole: an
     /// item whose rule broke gets that rule's declared failure mode and an `error` decision.
     fn route(&self, now: Millis, items: Vec<RouteItem>) -> BoxFuture<'_, Vec<Routed>>;
+
+    /// True if it answers [`Routed::unruled`] whatever it is asked, and so need not be.
+    fn is_empty(&self) -> bool {
+        false
+    }
 }
 
 /// The engine of a gateway without rules: every target at once, and nothing to record.
@@ -125,11 +130,20 @@ pub struct NoRules;
 
 impl RuleEngine for NoRules {
     fn route(&self, _now: Millis, items: Vec<RouteItem>) -> BoxFuture<'_, Vec<Routed>> {
-        let all = |item: RouteItem| Routed {
-            verdict: Verdict::Deliver(Plan::all_targets(item.recipient.targets.len())),
-            decisions: Vec::new(),
-        };
-        Box::pin(std::future::ready(items.into_iter().map(all).collect()))
+        let all = items.iter().map(|item| Routed::unruled(item.recipient.targets.len()));
+        Box::pin(std::future::ready(all.collect()))
+    }
+
+    fn is_empty(&self) -> bool {
+        true
+    }
+}
+
+impl Routed {
+    /// What becomes of a recipient with so many targets where there are no rules.
+    #[must_use]
+    pub fn unruled(targets: usize) -> Self {
+        Self { verdict: Verdict::Deliver(Plan::all_targets(targets)), decisions: Vec::new() }
     }
 }
 

@@ -170,7 +170,7 @@ pub enum UserRef {
 /// One user with every device: what expansion needs.
 #[derive(Clone, Debug)]
 pub struct Recipient {
-    pub user: User,
+    pub user: Arc<User>,
     pub devices: Vec<Device>,
 }
 

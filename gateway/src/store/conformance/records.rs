@@ -339,7 +339,8 @@ pub(super) async fn keeps_everything_over_a_reopen(place: &dyn Place) -> Checked
     }
     let groups = Audience::Groups { solution, groups: vec![String::from("ops")] };
     let ops = store.recipients(ACME, &groups, None, 10).await?;
-    let found: Vec<_> = ops.recipients.into_iter().map(|r| (r.user, r.devices)).collect();
+    let found: Vec<_> =
+        ops.recipients.into_iter().map(|r| (Arc::unwrap_or_clone(r.user), r.devices)).collect();
     assert_eq!(found, [(user(ACME, 1), vec![device(1, 1)])]);
     assert_eq!(store.subscriptions(ACME, "any").await?, [slack(ACME, 1, &["*"])]);
     let next = store.apply(vec![Change::PutUser(user(GLOBEX, 3))]).await?;

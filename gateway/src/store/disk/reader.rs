@@ -234,7 +234,7 @@ impl<'a> View<'a> {
             Ok(Some(all))
         })?;
         let devices = devices.map(Arc::unwrap_or_clone).unwrap_or_default();
-        Ok(Recipient { user: Arc::unwrap_or_clone(user), devices })
+        Ok(Recipient { user, devices })
     }
 
     fn members(

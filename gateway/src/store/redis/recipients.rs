@@ -1,6 +1,7 @@
 //! Who is in an audience: page by page, with devices.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use redis::Value;
 
@@ -168,7 +169,7 @@ impl Records {
             let mut replies = self.wire.read(&asks).await?.into_iter();
             while let (Some(user), Some(own)) = (replies.next(), replies.next()) {
                 if let Some(user) = decoded::<User>(Table::Users, user)? {
-                    found.push(Recipient { user, devices: devices(own)? });
+                    found.push(Recipient { user: Arc::new(user), devices: devices(own)? });
                 }
             }
         }
