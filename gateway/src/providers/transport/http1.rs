@@ -168,6 +168,9 @@ impl Http1Pool {
         if idle.total >= limits.total_max {
             return;
         }
+        if idle.by_origin.len() >= limits.total_max {
+            idle.by_origin.retain(|_, parked| !parked.is_empty());
+        }
         let parked = idle.by_origin.entry(Arc::clone(origin.key())).or_default();
         if parked.len() >= limits.per_origin_max {
             return;
