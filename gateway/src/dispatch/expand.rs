@@ -1,13 +1,16 @@
 //! From an audience to recipients with their targets.
 
 use crate::model::{
-    Audience, Device, Endpoint, Notification, OrganizationId, Platform, ProviderName, Role,
+    Audience, Device, Endpoint, Notification, OrganizationId, Platform, ProviderName, Role, RoleId,
     Subscription, Target, TargetRef, User, UserId, UserStatus,
 };
 use crate::rules::{RecipientKind, RecipientView, TargetView};
-use crate::store::{OrganizationRef, Recipient, Store, StoreError};
+use crate::store::{OrganizationRef, Recipient, RecipientPage, Store, StoreError};
 use crate::vault::Vault;
 use crate::work::RecipientRef;
+use futures_util::future::{try_join, try_join_all, try_join3};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// Recipients resolved in one step; a longer audience goes on in a chunk of its own.
 pub(super) const PAGE: usize = 256;
@@ -48,29 +51,51 @@ pub(super) async fn page(
     let Sources { store, can_mail } = sources;
     let org = notification.org;
     let mails = can_mail && notification.mail.is_some();
-    let mut expansion = Expansion::default();
-    let home = time_zone(store, org).await?;
-    if notification.audience != Audience::Subscriptions {
-        let page = store.recipients(org, &notification.audience, after, PAGE).await?;
-        expansion.unknown = page.unknown;
-        expansion.next = page.next;
-        for recipient in page.recipients {
-            if !is_reachable(&recipient, mails) {
-                expansion.no_device += 1;
-                if !notification.inbox {
-                    continue;
-                }
+    let people = async {
+        match &notification.audience {
+            Audience::Subscriptions => Ok(RecipientPage::default()),
+            audience => store.recipients(org, audience, after, PAGE).await,
+        }
+    };
+    let subscribers = async {
+        match after {
+            None => store.subscriptions(org, &notification.event).await,
+            Some(_) => Ok(Vec::new()),
+        }
+    };
+    // Asked together, so that a store far away is asked once.
+    let (home, people, subscribers) = try_join3(time_zone(store, org), people, subscribers).await?;
+    let RecipientPage { recipients: people, next, unknown } = people;
+    let mut expansion = Expansion { unknown, next, ..Expansion::default() };
+    let roles = roles(store, org, &people).await?;
+    for recipient in people {
+        if !is_reachable(&recipient, mails) {
+            expansion.no_device += 1;
+            if !notification.inbox {
+                continue;
             }
-            let role = store.role(org, recipient.user.role).await?;
-            expansion.recipients.push(user(recipient, mails, role.as_deref(), home.as_deref()));
         }
+        let role = roles.get(&recipient.user.role).map(Arc::as_ref);
+        expansion.recipients.push(user(recipient, mails, role, home.as_deref()));
     }
-    if after.is_none() {
-        for subscription in store.subscriptions(org, &notification.event).await? {
-            expansion.recipients.push(subscriber(&subscription, store.vault()));
-        }
+    for subscription in subscribers {
+        expansion.recipients.push(subscriber(&subscription, store.vault()));
     }
     Ok(expansion)
+}
+
+/// The roles that `people` have.
+async fn roles(
+    store: &dyn Store,
+    org: OrganizationId,
+    people: &[Recipient],
+) -> Result<HashMap<RoleId, Arc<Role>>, StoreError> {
+    let wanted: BTreeSet<_> = people.iter().map(|recipient| recipient.user.role).collect();
+    let found = wanted.into_iter().map(async |id| {
+        let role = store.role(org, id).await?;
+        Ok::<_, StoreError>(role.map(|role| (id, role)))
+    });
+    Ok(try_join_all(found).await?.into_iter().flatten().collect())
 }
 
 /// One recipient again, as it is now; `None` if it is gone or unreachable.
@@ -85,14 +110,14 @@ pub(super) async fn one(
     match recipient {
         RecipientRef::User(id) => {
             let audience = Audience::Users(vec![id]);
-            let page = store.recipients(org, &audience, None, 1).await?;
+            let people = store.recipients(org, &audience, None, 1);
+            let (page, home) = try_join(people, time_zone(store, org)).await?;
             let mut found = page.recipients.into_iter();
             let Some(found) = found.find(|one| notification.inbox || is_reachable(one, mails))
             else {
                 return Ok(None);
             };
             let role = store.role(org, found.user.role).await?;
-            let home = time_zone(store, org).await?;
             Ok(Some(user(found, mails, role.as_deref(), home.as_deref())))
         }
         RecipientRef::Subscription(id) => {
