@@ -9,7 +9,7 @@ use bugler_gateway::auth::{
     Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
 };
 use bugler_gateway::clock::{Clock, SystemClock};
-use bugler_gateway::intake::Intake;
+use bugler_gateway::intake::{AdmissionLimits, BacklogQuota, Intake};
 use bugler_gateway::journal::Journal;
 use bugler_gateway::journal::disk::{DiskJournal, DiskOptions};
 use bugler_gateway::lifecycle::Shutdown;
@@ -24,6 +24,10 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 pub type Failed = Box<dyn Error + Send + Sync>;
+
+/// Nothing is delivered here, so a round may leave more behind than an organization is let.
+const NO_QUOTA: AdmissionLimits =
+    AdmissionLimits { backlog: BacklogQuota { entries: 0, bytes: 0 } };
 
 /// Reads the body, does nothing with it, and answers with this text.
 #[derive(Debug)]
@@ -84,7 +88,7 @@ pub fn api_over(
     }
     let identity = IdentitySettings { token_ttl: Duration::from_hours(1), client_failures: 5 };
     Ok(Arc::new(Api::new(Shared {
-        intake: Intake::new(journal, Arc::clone(&clock)),
+        intake: Intake::limited(journal, Arc::clone(&clock), NO_QUOTA),
         store,
         verifier: TokenVerifier::new(keys, "bench", "bench", clock),
         settings: ApiSettings {

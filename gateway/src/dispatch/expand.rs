@@ -1,13 +1,16 @@
 //! From an audience to recipients with their targets.
 
 use crate::model::{
-    Audience, Device, Endpoint, Notification, OrganizationId, Platform, ProviderName, Role,
+    Audience, Device, Endpoint, Notification, OrganizationId, Platform, ProviderName, Role, RoleId,
     Subscription, Target, TargetRef, User, UserId, UserStatus,
 };
 use crate::rules::{RecipientKind, RecipientView, TargetView};
-use crate::store::{OrganizationRef, Recipient, Store, StoreError};
+use crate::store::{OrganizationRef, Recipient, RecipientPage, Store, StoreError};
 use crate::vault::Vault;
 use crate::work::RecipientRef;
+use futures_util::future::{try_join, try_join_all, try_join3};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// Recipients resolved in one step; a longer audience goes on in a chunk of its own.
 pub(super) const PAGE: usize = 256;
@@ -40,6 +43,17 @@ pub(super) struct Sources<'a> {
     pub(super) for_rules: bool,
 }
 
+impl Sources<'_> {
+    /// The zone of users who named none, if rules are asked.
+    async fn home(self, org: OrganizationId) -> Result<Option<String>, StoreError> {
+        if !self.for_rules {
+            return Ok(None);
+        }
+        let found = self.store.organization(OrganizationRef::Id(org)).await?;
+        Ok(found.map(|organization| organization.tz.clone()).filter(|tz| !tz.is_empty()))
+    }
+}
+
 /// Resolves the page of `notification`'s audience that starts after `after`; the first page also
 /// holds the subscriptions that want its event.
 pub(super) async fn page(
@@ -50,27 +64,52 @@ pub(super) async fn page(
     let Sources { store, can_mail, for_rules } = sources;
     let org = notification.org;
     let mails = can_mail && notification.mail.is_some();
-    let mut expansion = Expansion::default();
-    if notification.audience != Audience::Subscriptions {
-        let page = store.recipients(org, &notification.audience, after, PAGE).await?;
-        expansion.unknown = page.unknown;
-        expansion.next = page.next;
-        for recipient in page.recipients {
-            if !is_reachable(&recipient, mails) {
-                expansion.no_device += 1;
-                if !notification.inbox {
-                    continue;
-                }
+    let people = async {
+        match &notification.audience {
+            Audience::Subscriptions => Ok(RecipientPage::default()),
+            audience => store.recipients(org, audience, after, PAGE).await,
+        }
+    };
+    let subscribers = async {
+        match after {
+            None => store.subscriptions(org, &notification.event).await,
+            Some(_) => Ok(Vec::new()),
+        }
+    };
+    // Asked together, so that a store far away is asked once.
+    let (home, people, subscribers) = try_join3(sources.home(org), people, subscribers).await?;
+    let RecipientPage { recipients: people, next, unknown } = people;
+    let mut expansion = Expansion { unknown, next, ..Expansion::default() };
+    let roles = if for_rules { roles(store, org, &people).await? } else { HashMap::new() };
+    for recipient in people {
+        if !is_reachable(&recipient, mails) {
+            expansion.no_device += 1;
+            if !notification.inbox {
+                continue;
             }
-            expansion.recipients.push(user(sources, recipient, mails).await?);
         }
+        let role = roles.get(&recipient.user.role).map(Arc::as_ref);
+        let known = for_rules.then_some(Known { role, home: home.as_deref() });
+        expansion.recipients.push(user(recipient, mails, known));
     }
-    if after.is_none() {
-        for subscription in store.subscriptions(org, &notification.event).await? {
-            expansion.recipients.push(subscriber(&subscription, store.vault(), for_rules));
-        }
+    for subscription in subscribers {
+        expansion.recipients.push(subscriber(&subscription, store.vault(), for_rules));
     }
     Ok(expansion)
+}
+
+/// The roles that `people` have.
+async fn roles(
+    store: &dyn Store,
+    org: OrganizationId,
+    people: &[Recipient],
+) -> Result<HashMap<RoleId, Arc<Role>>, StoreError> {
+    let wanted: BTreeSet<_> = people.iter().map(|recipient| recipient.user.role).collect();
+    let found = wanted.into_iter().map(async |id| {
+        let role = store.role(org, id).await?;
+        Ok::<_, StoreError>(role.map(|role| (id, role)))
+    });
+    Ok(try_join_all(found).await?.into_iter().flatten().collect())
 }
 
 /// One recipient again, as it is now; `None` if it is gone or unreachable.
@@ -85,13 +124,19 @@ pub(super) async fn one(
     match recipient {
         RecipientRef::User(id) => {
             let audience = Audience::Users(vec![id]);
-            let page = store.recipients(org, &audience, None, 1).await?;
+            let people = store.recipients(org, &audience, None, 1);
+            let (page, home) = try_join(people, sources.home(org)).await?;
             let mut found = page.recipients.into_iter();
             let Some(found) = found.find(|one| notification.inbox || is_reachable(one, mails))
             else {
                 return Ok(None);
             };
-            Ok(Some(user(sources, found, mails).await?))
+            if !for_rules {
+                return Ok(Some(user(found, mails, None)));
+            }
+            let role = store.role(org, found.user.role).await?;
+            let known = Known { role: role.as_deref(), home: home.as_deref() };
+            Ok(Some(user(found, mails, Some(known))))
         }
         RecipientRef::Subscription(id) => {
             let found = store.subscription(org, id).await?;
@@ -124,37 +169,39 @@ pub(super) async fn target(
     Ok(found.and_then(|r| r.targets.into_iter().find(|target| target.reference() == wanted)))
 }
 
-/// The zone of users who named none.
-async fn time_zone(store: &dyn Store, org: OrganizationId) -> Result<Option<String>, StoreError> {
-    let found = store.organization(OrganizationRef::Id(org)).await?;
-    Ok(found.map(|organization| organization.tz.clone()).filter(|tz| !tz.is_empty()))
-}
-
 fn is_reachable(found: &Recipient, mails: bool) -> bool {
     !found.devices.is_empty() || (mails && !found.user.email.is_empty())
 }
 
-async fn user(sources: Sources<'_>, found: Recipient, mails: bool) -> Result<Expanded, StoreError> {
+/// What rules are told of a user beside the user's own record.
+#[derive(Clone, Copy, Debug)]
+struct Known<'a> {
+    role: Option<&'a Role>,
+    /// The zone of users who named none.
+    home: Option<&'a str>,
+}
+
+/// Without what is `known`, rules are not asked.
+fn user(found: Recipient, mails: bool, known: Option<Known<'_>>) -> Expanded {
     let Recipient { user, devices } = found;
     let mut targets: Vec<_> = devices.into_iter().map(device).collect();
     if mails && !user.email.is_empty() {
         targets.push(Target::Email { user: user.id, to: user.email.clone() });
     }
     let recipient = RecipientRef::User(user.id);
-    if !sources.for_rules {
-        return Ok(Expanded { recipient, view: None, targets });
-    }
-    let views = targets.iter().map(|target| TargetView {
-        provider: target.provider(),
-        handle: target.key(),
-        app: target.credential(),
+    let view = known.map(|Known { role, home }| {
+        let views = targets.iter().map(|target| TargetView {
+            provider: target.provider(),
+            handle: target.key(),
+            app: target.credential(),
+        });
+        let mut view = user_view(&user, role, views.collect());
+        if view.tz.is_none() {
+            view.tz = home.map(str::to_owned);
+        }
+        view
     });
-    let role = sources.store.role(user.org, user.role).await?;
-    let mut view = user_view(&user, role.as_deref(), views.collect());
-    if view.tz.is_none() {
-        view.tz = time_zone(sources.store, user.org).await?;
-    }
-    Ok(Expanded { recipient, view: Some(view), targets })
+    Expanded { recipient, view, targets }
 }
 
 fn user_view(user: &User, role: Option<&Role>, targets: Vec<TargetView>) -> RecipientView {

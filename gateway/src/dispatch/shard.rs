@@ -15,6 +15,7 @@ use crate::model::{
 use crate::rules::{RouteItem, Routed};
 use crate::store::{Change, InboxChange, StoreError};
 use crate::work::{ENTRY_TARGET, Overrides, RecipientRef, Work, decode_changes, decode_event};
+use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -91,6 +92,15 @@ struct Planned {
     unreadable: Vec<Claim>,
 }
 
+/// What a claim was read as.
+enum Read {
+    /// To be lined up as it is.
+    Ready(Job),
+    /// The rules are asked first.
+    Asking(Job),
+    Unreadable,
+}
+
 impl Shard {
     /// Plans and starts the work of `claims`; answers how many deliveries that is.
     async fn work(&self, claims: Vec<Claim>, line: &Arc<Line>) -> usize {
@@ -141,23 +151,33 @@ impl Shard {
     async fn plan(&self, claims: &[Claim], line: &Line) -> Planned {
         let mut planned = Planned::default();
         let mut asking = Vec::new();
-        for claim in claims {
-            match Work::decode(&claim.payload) {
-                Some(Work::Retry { notification, target, attempts, overrides }) => {
-                    let mut job = Job::new(claim, notification);
-                    self.retry(&mut job, line, (target, attempts, true), overrides).await;
-                    planned.jobs.push(job);
-                }
-                Some(Work::Step { notification, unless, steps, overrides }) => {
-                    let job = Job::new(claim, notification);
-                    planned.jobs.push(self.step(job, line, unless, (steps, overrides)).await);
-                }
-                Some(work) => asking.push(self.expand(claim, work, line).await),
-                None => planned.unreadable.push(claim.clone()),
+        // Together, so that records far away are read for all of them at once.
+        let read = join_all(claims.iter().map(|claim| self.read(claim, line))).await;
+        for (claim, read) in claims.iter().zip(read) {
+            match read {
+                Read::Ready(job) => planned.jobs.push(job),
+                Read::Asking(job) => asking.push(job),
+                Read::Unreadable => planned.unreadable.push(claim.clone()),
             }
         }
         planned.jobs.extend(self.route(asking, line).await);
         planned
+    }
+
+    async fn read(&self, claim: &Claim, line: &Line) -> Read {
+        match Work::decode(&claim.payload) {
+            Some(Work::Retry { notification, target, attempts, overrides }) => {
+                let mut job = Job::new(claim, notification);
+                self.retry(&mut job, line, (target, attempts, true), overrides).await;
+                Read::Ready(job)
+            }
+            Some(Work::Step { notification, unless, steps, overrides }) => {
+                let job = Job::new(claim, notification);
+                Read::Ready(self.step(job, line, unless, (steps, overrides)).await)
+            }
+            Some(work) => Read::Asking(self.expand(claim, work, line).await),
+            None => Read::Unreadable,
+        }
     }
 
     /// Lines up what was planned and reports what ended without a try.

@@ -187,9 +187,14 @@ impl Link {
     /// Every node that has slots.
     pub(super) fn primaries(&self) -> Vec<Arc<Node>> {
         let map = self.map.load();
-        let mut seen: Vec<_> = map.owners.iter().flatten().copied().collect();
+        // One after the other for thousands of slots, and few in all.
+        let mut seen: Vec<usize> = Vec::new();
+        for at in map.owners.iter().flatten() {
+            if seen.last() != Some(at) && !seen.contains(at) {
+                seen.push(*at);
+            }
+        }
         seen.sort_unstable();
-        seen.dedup();
         seen.into_iter().filter_map(|at| map.nodes.get(at)).cloned().collect()
     }
 

@@ -39,13 +39,13 @@ impl Core {
     pub(super) async fn keep(self: Arc<Self>, cell: Arc<Cell>) {
         let mut tidied = Instant::now();
         while !self.closed.load(Ordering::Acquire) {
-            let woken = tokio::time::timeout(TICK, cell.keeping.notified());
+            let woken = cell.keeping.notified();
             let (tenure, is_loaded) = {
                 let state = cell.state.lock();
                 (state.tenure.clone(), state.is_loaded)
             };
             let Some(tenure) = tenure else {
-                woken.await.ok();
+                woken.await;
                 continue;
             };
             let kept = if is_loaded {
@@ -55,7 +55,7 @@ impl Core {
             };
             match kept {
                 Ok(()) => {
-                    woken.await.ok();
+                    tokio::time::timeout(TICK, woken).await.ok();
                 }
                 Err(RedisError::Fenced) => self.lost(&cell, &tenure.token),
                 Err(error) => {

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Records of an organization lie in its shard and have one version; names lie in a shard by their
-//! own hash. Nothing is cached but what is revoked: every read asks Redis.
+//! own hash. Nothing is cached but what is revoked: every read asks Redis, together with what others
+//! read of the same shard just then.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,6 +41,7 @@ use crate::vault::{Owner, Vault};
 mod accounts;
 mod commit;
 mod dump;
+mod gather;
 mod group;
 mod hints;
 mod ids;

@@ -85,6 +85,12 @@ impl Records {
         let all: Vec<UserId> =
             users.into_iter().filter(|id| after.is_none_or(|after| *id > after)).collect();
         let mut page = RecipientPage::default();
+        if all.len() <= limit.min(CHUNK_MAX) {
+            page.recipients = self.here(org, &all).await?;
+            let missing = u32::try_from(all.len() - page.recipients.len()).unwrap_or(u32::MAX);
+            page.unknown = if after.is_none() { unknown.saturating_add(missing) } else { 0 };
+            return Ok(page);
+        }
         let (mut unknown, mut here) = (unknown, Vec::new());
         for chunk in all.chunks(CHUNK_MAX) {
             let ask = |id: &UserId| Ask::is_there(place, Table::Users, &user_key(*id));

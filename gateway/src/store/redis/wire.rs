@@ -6,6 +6,7 @@ use std::time::Duration;
 use redis::Value;
 use tokio::time::Instant;
 
+use super::gather::Gather;
 use super::overlay::Cell;
 use super::places::{Form, Place, form, version_key};
 use super::scripts::{FINISH, READ, RESOLVE};
@@ -26,7 +27,7 @@ const STALE_AFTER: Duration = Duration::from_secs(5);
 pub(super) type CommitId = [u8; 16];
 
 /// One read of a cell or of a stretch of members.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Ask {
     place: Place,
     lock: Vec<u8>,
@@ -58,6 +59,10 @@ impl Ask {
         args: [Vec<u8>; 3],
     ) -> Self {
         Self { place, lock: place.lock(table, field), code, key: place.key(table), args }
+    }
+
+    pub(super) fn shard(&self, shards: u16) -> ShardId {
+        self.place.shard(shards)
     }
 
     pub(super) fn cell(cell: &Cell) -> Self {
@@ -144,6 +149,7 @@ pub(super) struct Wire {
     pub(super) redis: Redis,
     pub(super) shards: u16,
     pub(super) stale_after: Duration,
+    pub(super) gather: Gather,
     /// Steps of commits until they stop for good, as in a crash.
     #[cfg(test)]
     pub(super) steps_left: std::sync::Arc<std::sync::atomic::AtomicI64>,
@@ -182,6 +188,7 @@ impl Wire {
             redis,
             shards,
             stale_after: STALE_AFTER,
+            gather: Gather::new(shards),
             #[cfg(test)]
             steps_left: std::sync::Arc::new(i64::MAX.into()),
             #[cfg(test)]
@@ -221,6 +228,13 @@ impl Wire {
     /// Each shard answers as of one moment. What a commit decided elsewhere is there, whether it
     /// was done here before or not.
     pub(super) async fn read(&self, asks: &[Ask]) -> Result<Vec<Value>, RedisError> {
+        match self.read_shared(asks).await {
+            Some(found) => Ok(found),
+            None => self.read_alone(asks).await,
+        }
+    }
+
+    async fn read_alone(&self, asks: &[Ask]) -> Result<Vec<Value>, RedisError> {
         let mut groups: BTreeMap<ShardId, Vec<usize>> = BTreeMap::new();
         for (number, ask) in asks.iter().enumerate() {
             groups.entry(ask.place.shard(self.shards)).or_default().push(number);
@@ -235,7 +249,9 @@ impl Wire {
         let mut found: Vec<Value> = vec![Value::Nil; asks.len()];
         let started = Instant::now();
         for tries in 0.. {
-            let calls = groups.iter().map(|(shard, numbers)| self.read_call(*shard, numbers, asks));
+            let calls = groups.iter().map(|(shard, numbers)| {
+                self.read_call(*shard, numbers.iter().filter_map(|number| asks.get(*number)))
+            });
             let replies = self.redis.run_all(calls.collect()).await;
             let (mut again, mut locked) = (Vec::new(), Vec::new());
             let mut locks = BTreeSet::new();
@@ -281,14 +297,17 @@ impl Wire {
         Ok(found)
     }
 
-    fn read_call(&self, shard: ShardId, numbers: &[usize], asks: &[Ask]) -> Call {
-        let asked = || numbers.iter().filter_map(|number| asks.get(*number));
-        let locks: BTreeSet<&[u8]> = asked().map(|ask| ask.lock.as_slice()).collect();
+    pub(super) fn read_call<'a>(
+        &self,
+        shard: ShardId,
+        asks: impl Iterator<Item = &'a Ask> + Clone,
+    ) -> Call {
+        let locks: BTreeSet<&[u8]> = asks.clone().map(|ask| ask.lock.as_slice()).collect();
         let mut call = Call::new(&READ).key(self.base(shard)).number(locks.len() as u64);
         for lock in locks {
             call = call.arg(lock.to_vec());
         }
-        for ask in asked() {
+        for ask in asks {
             call = call.arg(ask.code.as_bytes().to_vec()).arg(ask.key.clone());
             for arg in &ask.args {
                 call = call.arg(arg.clone());
@@ -325,10 +344,10 @@ pub(super) fn may_pass(error: &RedisError) -> bool {
     error.is_temporary() || error.is_unknown()
 }
 
-type Held = Vec<(Holder, Duration)>;
+pub(super) type Held = Vec<(Holder, Duration)>;
 
 /// The locks that are held, and what was read.
-fn split(reply: Value) -> Result<(Held, Vec<Value>), RedisError> {
+pub(super) fn split(reply: Value) -> Result<(Held, Vec<Value>), RedisError> {
     let mut parts = array(reply)?.into_iter();
     let (Some(held), Some(values)) = (parts.next(), parts.next()) else {
         return Err(RedisError::unexpected("a read of records without its parts"));

@@ -4,6 +4,7 @@ mod beside;
 mod commits;
 mod crash;
 mod faults;
+mod gather;
 mod nodes;
 
 use super::*;
