@@ -230,25 +230,35 @@ async fn watch_redis(
     shutdown: Shutdown,
 ) {
     let shards: Vec<_> = (0..journal.shards()).map(metrics::ShardMetrics::new).collect();
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = shutdown.draining() => return,
-        }
-        // One node of a cluster that takes no writes stops its own shards only.
-        let is_stopped = !redis.is_cluster() && !journal.is_healthy();
-        let what = "nothing could be written to redis for a while";
-        let trouble = redis.trouble().or_else(|| is_stopped.then(|| String::from(what)));
-        admission.observe(Vitals { sync: Duration::ZERO, is_full: trouble.is_some() });
-        let is_ours = |shard| nodes.as_ref().is_some_and(|nodes| nodes.has(shard));
-        publish_backlog(journal.as_ref(), &shards, is_ours);
-        match trouble {
-            Some(what) => readiness.block("redis", what),
-            None => {
-                readiness.clear("redis");
-                publish_dead(journal.as_ref()).await;
+    let watching = async {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = shutdown.draining() => return,
+            }
+            // One node of a cluster that takes no writes stops its own shards only.
+            let is_stopped = !redis.is_cluster() && !journal.is_healthy();
+            let what = "nothing could be written to redis for a while";
+            let trouble = redis.trouble().or_else(|| is_stopped.then(|| String::from(what)));
+            admission.observe(Vitals { sync: Duration::ZERO, is_full: trouble.is_some() });
+            let is_ours = |shard| nodes.as_ref().is_some_and(|nodes| nodes.has(shard));
+            publish_backlog(journal.as_ref(), &shards, is_ours);
+            match trouble {
+                Some(what) => readiness.block("redis", what),
+                None => readiness.clear("redis"),
             }
         }
+    };
+    // Books are read from Redis: nobody is to learn only after them that it is away.
+    let counting = async {
+        loop {
+            publish_dead(journal.as_ref()).await;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::select! {
+        () = watching => {}
+        () = counting => {}
     }
 }
 

@@ -99,13 +99,13 @@ const CODES: &[(&str, &str, &str, bool)] = &[
     ),
     (
         "BGL-5003",
-        "The gateway is at its limit, or its disk is full; nothing was stored.",
-        "Ask again after Retry-After seconds; look at bugler_log_pending_bytes and store.max_disk.",
+        "The gateway is at its limit, its disk is full, or Redis is away or takes no writes; nothing was stored.",
+        "Ask again after Retry-After seconds; look at /readyz, bugler_log_pending_bytes and store.max_disk.",
         true,
     ),
     (
         "BGL-5004",
-        "The journal failed while it stored the request; the next start may find it (Bugler-Outcome: unknown).",
+        "The disk failed, or Redis did not answer, while the request was stored: it may be found later (Bugler-Outcome: unknown).",
         "Send the same request again under the same Idempotency-Key; without one it may be done twice.",
         true,
     ),

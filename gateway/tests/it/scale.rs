@@ -9,7 +9,7 @@ use std::time::Duration;
 use bugler_loadtest::ledger::{ClientLedger, Expectation, Verdict, check};
 use bugler_loadtest::load::{Dialect, Load, LoadPlan, Mode, Recipients, Stop};
 use bugler_loadtest::redis::{Cluster, Persistence, Server, ServerOptions};
-use bugler_loadtest::twins::{TwinName, TwinSet};
+use bugler_loadtest::twins::{FaultPlan, TwinName, TwinSet};
 use serde_json::{Value, json};
 
 use crate::support::client::{Ask, Protocol};
@@ -286,6 +286,8 @@ async fn while_redis_is_away_requests_get_503_and_later_go_through_without_a_res
         let body = json!({ "to": { "users": [101_000] }, "title": "t" }).to_string();
         all.ask(&Ask::post("/bugler/v1/notifications").bearer(&token).json(body)).await
     };
+    // What becomes of it is known only when nobody can be told any more.
+    site.twins.set_faults(FaultPlan::parse("fcm:delay=1s").expect("a plan"));
     let reply = send().await;
     assert_eq!(reply.status, 201, "{}", reply.text());
     assert_eq!(reply.headers["bugler-durability"], "D2");

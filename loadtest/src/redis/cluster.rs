@@ -40,7 +40,7 @@ impl Cluster {
     /// Of all nodes, as the gateway's configuration wants them.
     #[must_use]
     pub fn urls(&self) -> Vec<String> {
-        self.nodes.iter().map(Server::url).collect()
+        self.nodes.iter().map(|node| format!("redis://127.0.0.1:{}", node.known_port())).collect()
     }
 
     /// The place among the nodes of the primary that has the slot of `key`, as the first node that
@@ -57,7 +57,7 @@ impl Cluster {
         let mut answers = answers.filter_map(Result::ok);
         let (slot, text) = answers.next().ok_or_else(lost)?;
         let line = text.lines().find(|line| has_slot(line, slot)).ok_or_else(lost)?;
-        let at = self.nodes.iter().position(|node| line.contains(&format!(":{}@", node.port())));
+        let at = self.nodes.iter().position(|node| is_of(line, node));
         at.ok_or_else(lost)
     }
 
@@ -70,6 +70,29 @@ impl Cluster {
             let state = node.ask(&["CLUSTER", "INFO"]).map(|reply| reply.text());
             state.is_ok_and(|text| {
                 text.contains("cluster_state:ok") && text.contains("cluster_slots_ok:16384")
+            })
+        })
+    }
+
+    /// Waits until every running node knows all others by the ports they announce, and replicas
+    /// follow their primaries there.
+    ///
+    /// # Errors
+    /// It takes longer than a minute.
+    pub fn wait_until_announced(&self) -> Result<(), RedisTrouble> {
+        self.wait("every port announced", |node| {
+            let text = node.ask(&["CLUSTER", "NODES"]).map(|reply| reply.text());
+            let is_known = |text: &str, of: &Server| text.lines().any(|line| is_of(line, of));
+            text.is_ok_and(|text| self.nodes.iter().all(|of| is_known(&text, of)))
+        })?;
+        self.wait_until_in_step()
+    }
+
+    fn wait_until_in_step(&self) -> Result<(), RedisTrouble> {
+        self.wait("every replica in step", |node| {
+            let text = node.ask(&["INFO", "replication"]).map(|reply| reply.text());
+            text.is_ok_and(|text| {
+                text.contains("master_link_status:up") || text.contains("state=online")
             })
         })
     }
@@ -98,12 +121,7 @@ impl Cluster {
             replica.ask(&["CLUSTER", "REPLICATE", &id])?;
         }
         self.wait_until_whole()?;
-        self.wait("every replica in step", |node| {
-            let text = node.ask(&["INFO", "replication"]).map(|reply| reply.text());
-            text.is_ok_and(|text| {
-                text.contains("master_link_status:up") || text.contains("state=online")
-            })
-        })?;
+        self.wait_until_in_step()?;
         // A failover needs all primaries to know whose replica is whose.
         self.wait("every node sees three replicas", |node| {
             let text = node.ask(&["CLUSTER", "NODES"]).map(|reply| reply.text());
@@ -123,6 +141,11 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// True for a line of `CLUSTER NODES` that is of `node`.
+fn is_of(line: &str, node: &Server) -> bool {
+    line.contains(&format!(":{}@", node.known_port()))
 }
 
 /// True for a line of `CLUSTER NODES` of the primary that has `slot`.

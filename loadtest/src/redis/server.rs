@@ -47,6 +47,8 @@ pub struct Server {
     child: Option<Child>,
     port: u16,
     bus: u16,
+    /// The port that a cluster is told of, where it is not the server's own.
+    announced: Option<u16>,
     dir: PathBuf,
     options: ServerOptions,
     is_cluster: bool,
@@ -67,7 +69,8 @@ impl Server {
         let name = format!("bugler-redis-{}-{count}", std::process::id());
         let dir = options.place.clone().unwrap_or_else(std::env::temp_dir).join(name);
         fs::create_dir_all(&dir).map_err(RedisTrouble::Start)?;
-        let mut server = Self { child: None, port: 0, bus: 0, dir, options, is_cluster };
+        let (child, announced) = (None, None);
+        let mut server = Self { child, port: 0, bus: 0, announced, dir, options, is_cluster };
         let mut last = None;
         for _ in 0..TRIES {
             (server.port, server.bus) = (free_port()?, free_port()?);
@@ -83,6 +86,22 @@ impl Server {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The port by which the others of its cluster know it.
+    #[must_use]
+    pub fn known_port(&self) -> u16 {
+        self.announced.unwrap_or(self.port)
+    }
+
+    /// Has the cluster, and whoever asks it, go to `port` instead of its own: a proxy's.
+    ///
+    /// # Errors
+    /// As [`Server::ask`].
+    pub fn announce(&mut self, port: u16) -> Result<(), RedisTrouble> {
+        self.ask(&["CONFIG", "SET", "cluster-announce-port", &port.to_string()])?;
+        self.announced = Some(port);
+        Ok(())
     }
 
     /// As the gateway's configuration wants it.
@@ -241,6 +260,7 @@ impl Server {
                 String::from("repl-diskless-sync-delay 0"),
                 format!("cluster-port {}", self.bus),
             ]);
+            lines.extend(self.announced.map(|port| format!("cluster-announce-port {port}")));
         }
         lines.extend(self.options.lines.iter().cloned());
         lines.join("\n") + "\n"

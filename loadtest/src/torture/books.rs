@@ -35,6 +35,21 @@ pub(super) struct Ledgers<'a> {
     pub(super) states: &'a Path,
 }
 
+/// A time of which Redis has lost what it was told: by its class, or until an outbox adds it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Gap {
+    pub(super) from_ms: u64,
+    pub(super) to_ms: u64,
+    /// Whether what was accepted meanwhile may stay lost.
+    pub(super) loses: bool,
+}
+
+impl Gap {
+    fn holds(&self, at_ms: u64) -> bool {
+        (self.from_ms..=self.to_ms).contains(&at_ms)
+    }
+}
+
 /// A line of the state export: what the gateway says became of a notification.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
@@ -102,6 +117,7 @@ pub(super) struct Books<'a> {
     gone: HashSet<u64>,
     /// How close together arrivals at a hook with several tries at once have no order.
     abreast_ms: u64,
+    gaps: &'a [Gap],
     findings: Findings,
 }
 
@@ -113,6 +129,7 @@ pub(super) fn audit(
     world: &World,
     ledgers: Ledgers<'_>,
     notifications: u64,
+    gaps: &[Gap],
     mut look: impl FnMut(&Books<'_>),
 ) -> io::Result<Findings> {
     let organizations = world.size.organizations;
@@ -121,7 +138,7 @@ pub(super) fn audit(
     let mut total = Findings::default();
     for first in (0..organizations).step_by(step) {
         let orgs = first..(first + step).min(organizations);
-        let mut books = Books::new(world, orgs);
+        let mut books = Books::new(world, orgs, gaps);
         jsonl::each(ledgers.client, |line| books.take_line(line))?;
         jsonl::each(ledgers.states, |state| books.take_state(state))?;
         let is_first = first == 0;
@@ -134,7 +151,7 @@ pub(super) fn audit(
 }
 
 impl<'a> Books<'a> {
-    fn new(world: &'a World, orgs: Range<usize>) -> Self {
+    fn new(world: &'a World, orgs: Range<usize>, gaps: &'a [Gap]) -> Self {
         let count = orgs.len();
         Self {
             world,
@@ -143,6 +160,7 @@ impl<'a> Books<'a> {
             tallies: vec![Vec::new(); count],
             gone: HashSet::new(),
             abreast_ms: abreast_ms(),
+            gaps,
             findings: Findings::default(),
         }
     }
@@ -331,6 +349,15 @@ impl<'a> Books<'a> {
         self.findings.delivered += arrived;
         let state = entry.state.as_deref().cloned().unwrap_or_default();
         let is_absent = entry.state.is_none() || state.unknown;
+        let in_gap = |at_ms: u64| self.gaps.iter().find(|gap| gap.holds(at_ms));
+        // An outcome that was lost is found out once more, by another try.
+        let forgotten = tallies.iter().filter(|tally| in_gap(tally.success_ms).is_some()).count();
+        self.findings.forgotten += forgotten as u64;
+        if is_absent && let Some(gap) = in_gap(entry.answered_ms) {
+            let lost = if gap.loses { &mut self.findings.let_go } else { &mut self.findings.lost };
+            lost.add(missing, || format!("n-{seq} at {missing} targets"));
+            return;
+        }
         let excused = state.otherwise + state.pending;
         let lost = if is_absent { missing } else { missing.saturating_sub(excused) };
         self.findings.lost.add(lost, || format!("n-{seq} at {lost} targets"));

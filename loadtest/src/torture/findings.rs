@@ -41,6 +41,10 @@ pub(super) struct Findings {
     /// Successes whose answer the gateway could not read.
     pub(super) ambiguous: u64,
     pub(super) lost: Count,
+    /// Lost in a gap that the durability class allows.
+    pub(super) let_go: Count,
+    /// Successes that Redis was told in a gap: each may be repeated.
+    pub(super) forgotten: u64,
     pub(super) phantom: Count,
     pub(super) duplicated: Count,
     pub(super) other_id: Count,
@@ -65,10 +69,12 @@ impl Findings {
             (&mut self.attempts, other.attempts),
             (&mut self.ambiguous, other.ambiguous),
             (&mut self.twice, other.twice),
+            (&mut self.forgotten, other.forgotten),
         ] {
             *total += part;
         }
         self.lost.merge(other.lost);
+        self.let_go.merge(other.let_go);
         self.phantom.merge(other.phantom);
         self.duplicated.merge(other.duplicated);
         self.other_id.merge(other.other_id);

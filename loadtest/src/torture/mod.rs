@@ -177,6 +177,7 @@ async fn stage_row(row: &rows::Row, options: &Options, dir: PathBuf) -> Result<S
     let opening =
         Opening { id: row.id, seed: options.seed, dir, binary: options.binary.clone(), shape };
     let mut stage = Stage::open(opening).await?;
+    redis::expect_class(&mut stage).await?;
     if stage.shape.rate > 0.0 {
         stage.begin_traffic()?;
     }

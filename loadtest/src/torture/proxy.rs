@@ -1,4 +1,5 @@
-//! A proxy between gateway and twin that spoils the bytes' way, not the bytes.
+//! A proxy before a twin or a server that spoils the bytes' way, and of the bytes only the version
+//! that a server says it is.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +34,12 @@ pub(super) enum Way {
     CutAfter(usize),
     /// Connections are reset, and new ones at once.
     Reset,
+    /// The server says that its version begins so, with as many letters as its own: `8.0`.
+    Version(&'static str),
 }
+
+/// What Redis says before its version.
+const VERSION: &[u8] = b"redis_version:";
 
 /// A proxy at work; its connections end when it is dropped.
 pub(super) struct Proxy {
@@ -78,6 +84,10 @@ impl Proxy {
 
     pub(super) fn url(&self) -> String {
         format!("https://{}", self.address)
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.address.port()
     }
 
     pub(super) fn set(&self, way: Way) {
@@ -145,18 +155,36 @@ async fn pour(
         let now = *way.borrow();
         match now {
             Way::Clear => {}
+            Way::Version(version) => claim(buffer.get_mut(..count).unwrap_or_default(), version),
             Way::Delay(pause) => {
                 tokio::time::sleep(pause.mul_f64(random.random_range(0.5..1.5))).await
             }
             Way::Drip(pause) => tokio::time::sleep(pause).await,
             Way::CutAfter(most) if carried < most => {}
             Way::CutAfter(_) | Way::Reset => return cut(&to),
-            // What was read is gone; only a new connection helps.
-            Way::HalfOpen => std::future::pending::<()>().await,
+            // What was read is gone, whatever comes; only a new connection helps.
+            Way::HalfOpen => {
+                while *way.borrow_and_update() != Way::Reset {
+                    if way.changed().await.is_err() {
+                        return false;
+                    }
+                }
+                return cut(&to);
+            }
         }
         if to.write_all(buffer.get(..count).unwrap_or_default()).await.is_err() {
             return false;
         }
+    }
+}
+
+/// Writes another version where a piece says one.
+fn claim(piece: &mut [u8], version: &str) {
+    let found = piece.windows(VERSION.len()).position(|bytes| bytes == VERSION);
+    let after = found.and_then(|at| piece.get_mut(at + VERSION.len()..));
+    let told = after.and_then(|after| after.get_mut(..version.len()));
+    if let Some(told) = told {
+        told.copy_from_slice(version.as_bytes());
     }
 }
 
@@ -195,6 +223,15 @@ mod tests {
         let mut answer = vec![0; bytes.len()];
         tcp.read_exact(&mut answer).await?;
         Ok(answer)
+    }
+
+    #[tokio::test]
+    async fn a_server_says_another_version() {
+        let proxy =
+            Proxy::before(&format!("https://{}", echo().await), 1).await.expect("it starts");
+        proxy.set(Way::Version("8.0"));
+        let told = through(&proxy, b"redis_version:7.0.15\r\n").await.expect("a clear way");
+        assert_eq!(told, b"redis_version:8.0.15\r\n");
     }
 
     #[tokio::test]

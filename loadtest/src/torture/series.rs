@@ -115,7 +115,7 @@ pub(super) async fn read(
     let reading = tokio::task::spawn_blocking(move || {
         let mut stretches: Vec<_> = windows.into_iter().map(Stretch::of).collect();
         let ledgers = Ledgers { client: &client, receipts: &receipts, states: &states };
-        books::audit(&world, ledgers, total, |books| {
+        books::audit(&world, ledgers, total, &[], |books| {
             for stretch in &mut stretches {
                 stretch.take(books, hot);
             }

@@ -69,7 +69,7 @@ pub(super) struct Shape {
     pub(super) repeats_extra: u64,
     /// Redis instead of files, and how it is set.
     pub(super) redis: Option<RedisShape>,
-    /// The fault loses what was accepted, as the durability class says: this must be seen.
+    /// The fault loses what was accepted in its gaps, as the durability class says: this must be seen.
     pub(super) loses: bool,
 }
 

@@ -8,6 +8,7 @@ use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
 use super::Trouble;
+use super::books::Gap;
 use super::gateway::{Gateway, Launch, Residue, free_ports};
 use super::mount::Mount;
 use super::names::{self, Names};
@@ -66,6 +67,8 @@ pub(super) struct Stage {
     pub(super) plots: Vec<(String, String)>,
     pub(super) healed: Option<Instant>,
     pub(super) redis: Option<RedisSite>,
+    /// When Redis was told what it lost.
+    pub(super) gaps: Vec<Gap>,
     /// The last field: it goes after the gateway.
     mount: Option<Mount>,
 }
@@ -97,7 +100,7 @@ impl Stage {
             Some(redis) => Some(RedisSite::start(redis, &dir, seed).await?),
             None => None,
         };
-        launch.settings.extend(redis.iter().flat_map(RedisSite::settings));
+        launch.settings.extend(redis.iter().flat_map(RedisSite::settings).cloned());
         let (at, proxies) = endpoints(&twins, &shape, seed).await?;
         settle_in(&world, &twins, &at, &launch)?;
         let mut tokens = Vec::new();
@@ -147,6 +150,7 @@ impl Stage {
             plots: Vec::new(),
             healed: None,
             redis,
+            gaps: Vec::new(),
             mount,
         };
         stage.warm_up().await?;
@@ -289,6 +293,14 @@ impl Stage {
         self.note("power cut");
         self.crashes += 1;
         Ok(())
+    }
+
+    /// What Redis was told meanwhile is lost.
+    pub(super) fn gap(&mut self, gap: Gap) {
+        self.note(format_args!("of the last {} ms Redis has lost some", gap.to_ms - gap.from_ms));
+        // Outcomes that are found out twice are counted twice.
+        self.is_first_life = false;
+        self.gaps.push(gap);
     }
 
     /// Sends one notification of `org` and waits for its answer; what it came to is also added to

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::books::{Ledgers, State, audit};
+use super::books::{Gap, Ledgers, State, audit};
 use super::findings::Findings;
 use super::world::{Size, World};
 
@@ -19,6 +19,7 @@ struct Run {
     states: PathBuf,
     world: World,
     lines: [Vec<serde_json::Value>; 3],
+    gaps: Vec<Gap>,
 }
 
 fn seq(index: u64) -> u64 {
@@ -35,8 +36,8 @@ impl Run {
         let at = |name: &str| dir.path().join(name);
         let (client, receipts, states) = (at("client"), at("receipts"), at("states"));
         let world = World::new(SIZE);
-        let mut run =
-            Self { _dir: dir, client, receipts, states, world, lines: Default::default() };
+        let (lines, gaps) = Default::default();
+        let mut run = Self { _dir: dir, client, receipts, states, world, lines, gaps };
         for index in 0..3 {
             let (intent, answer) = (1_000 + index * 10, 1_005 + index * 10);
             run.lines[0]
@@ -80,7 +81,7 @@ impl Run {
         }
         let ledgers =
             Ledgers { client: &self.client, receipts: &self.receipts, states: &self.states };
-        audit(&self.world, ledgers, 3, |_| {}).expect("the ledgers can be read")
+        audit(&self.world, ledgers, 3, &self.gaps, |_| {}).expect("the ledgers can be read")
     }
 }
 
@@ -116,6 +117,22 @@ fn a_delivery_that_nobody_received_is_lost_even_if_the_gateway_calls_it_delivere
     run.change(2, 1, "delivered", 0.into());
     run.change(2, 1, "otherwise", 1.into());
     assert_eq!(found(&run), [0; 8], "it ended otherwise");
+}
+
+#[test]
+fn what_a_class_lets_go_of_is_lost_outside_its_gap_only() {
+    let mut run = Run::good();
+    // Redis knows nothing any more of the last two, and the last one was delivered.
+    run.lines[1].remove(1);
+    run.lines[2].truncate(1);
+    assert_eq!(found(&run), [1, 0, 0, 0, 0, 0, 0, 2]);
+    run.gaps = vec![Gap { from_ms: 1_015, to_ms: 1_026, loses: true }];
+    assert_eq!(found(&run), [0; 8]);
+    assert_eq!((run.findings().let_go.found, run.findings().forgotten), (1, 1));
+    run.gaps = vec![Gap { from_ms: 1_015, to_ms: 1_026, loses: false }];
+    assert_eq!(found(&run)[0], 1, "an outbox keeps it");
+    run.gaps = vec![Gap { from_ms: 1_016, to_ms: 1_024, loses: true }];
+    assert_eq!(found(&run)[0], 1, "it was answered before");
 }
 
 #[test]

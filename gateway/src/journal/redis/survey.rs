@@ -15,6 +15,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const EVERY: Duration = Duration::from_millis(500);
+/// A shard whose writes do not get through keeps its log for itself until they do: it is not asked
+/// about, so that the others are.
+const LOG_WITHIN: Duration = Duration::from_secs(1);
 /// How often cancellations are looked through for those that nobody needs to know any more.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 
@@ -61,7 +64,9 @@ impl Core {
             });
         }
         // What a commit tells meanwhile is newer than what is read here.
-        let _log = cell.log.lock().await;
+        let Ok(_log) = tokio::time::timeout(LOG_WITHIN, cell.log.lock()).await else {
+            return Err(RedisError::Busy);
+        };
         let mut replies = self.redis.pipe(&key, pipe).await?.into_iter();
         let sums = Sums::of(replies.next().unwrap_or_default())?;
         let kept = replies.next().as_ref().and_then(reply::number).unwrap_or(0);

@@ -2,68 +2,138 @@
 
 use std::time::{Duration, Instant};
 
-use super::redis::{recovers, refuses, site};
-use super::{Order, Row, Shape, Stage, Trouble};
-use crate::redis::Cluster;
-use crate::torture::redis::RedisShape;
+use super::redis::{ANSWERED_MS, NO_CLOCK};
+use super::refusals::{
+    ask as ask_all, brace, change_versions, destroy_groups, empty_outbox, evict, fill_disk,
+    fill_memory, forget_scripts, full_disk, keep_busy, kill_gateways, lose_rights, on, poison,
+    recovers, refuses, site, spoil_ways, ungrouped, want_replicas,
+};
+use super::{Need, Row, Shape, Stage, Trouble};
+use crate::redis::{Cluster, Persistence};
+use crate::torture::books::Gap;
+use crate::torture::redis::{FLOOR, RedisShape};
 
 /// A key of the shard that faults are aimed at.
 const KEY: &str = "bugler:{s003}:m";
 /// How soon a replica takes over: the nodes wait a second for each other.
 const FAILOVER_MAX: Duration = Duration::from_secs(30);
-const ON_SINGLE: &str = "needs one server: `--backend redis` plays it";
+/// What was in the pipe when a replica was cut off may not have been read.
+const PIPE_MS: u64 = 100;
 
 pub(super) const ROWS: &[Row] = &[
     Row::new("F31", "a primary killed; its replica takes over", copied, |stage| {
         Box::pin(lose_primary(stage))
     }),
-    Row::lacking("F32", "appendfsync everysec", ON_SINGLE),
-    Row::lacking("F33", "power loss under Redis", ON_SINGLE),
-    Row::lacking("F34", "a damaged append-only file", ON_SINGLE),
+    Row::new("F32", "all nodes killed at once, appendfsync everysec", every_second, |stage| {
+        Box::pin(lose_all(stage))
+    }),
+    Row::new("F33", "power loss under all nodes, appendfsync always", powered, |stage| {
+        Box::pin(cut_power(stage))
+    })
+    .needs(&[Need::Loops]),
+    Row::new("F34", "a primary's append-only file damaged; its replica goes on", copied, |stage| {
+        Box::pin(damage(stage))
+    }),
     Row::new(
         "F35",
         "failover after a cut replication link, with copies asked for",
         copied,
         |stage| Box::pin(fail_over_behind(stage)),
     ),
-    Row::new("F35a", "the same without: the harness must see the loss", uncopied, |stage| {
+    Row::new(
+        "F35a",
+        "the same without copies, the gateway killed with it: exactly the tail is lost",
+        uncopied,
+        |stage| Box::pin(fail_over_behind(stage)),
+    ),
+    Row::new("F35b", "the same with an outbox: nothing is lost", kept, |stage| {
         Box::pin(fail_over_behind(stage))
     }),
-    Row::new("F36", "planned failovers", copied, |stage| Box::pin(hand_over(stage))),
-    Row::new("F37", "a slot moves under load", copied, |stage| Box::pin(move_slot(stage))),
-    Row::lacking("F38", "keys of one shard in several slots", ON_SINGLE),
-    Row::lacking("F39", "a demoted primary", "F36 demotes one after the other under load"),
-    Row::lacking("F40", "out of memory", ON_SINGLE),
-    Row::lacking("F41", "a policy that evicts", ON_SINGLE),
-    Row::new("F42", "CLUSTERDOWN: a primary and its replica are away", copied, |stage| {
-        Box::pin(go_down(stage))
+    Row::new("F36", "planned failovers", copied, |stage| {
+        Box::pin(hand_over(stage, &["CLUSTER", "FAILOVER"]))
     }),
+    Row::new("F37", "a slot moves under load", copied, |stage| Box::pin(move_slot(stage))),
+    Row::new("F38", "keys of one shard in several slots", copied, |stage| Box::pin(brace(stage))),
+    Row::new("F39", "a primary that does not know yet that it is none", copied, |stage| {
+        Box::pin(hand_over(stage, &["CLUSTER", "FAILOVER", "TAKEOVER"]))
+    }),
+    Row::new("F40", "out of memory", copied, |stage| Box::pin(fill_memory(stage))),
+    Row::new("F41", "a policy that evicts, while it runs and at a start", copied, |stage| {
+        Box::pin(evict(stage))
+    }),
+    Row::new("F42", "MISCONF by a full disk, NOREPLICAS, BUSY, CLUSTERDOWN", filled, |stage| {
+        Box::pin(refuse(stage))
+    })
+    .needs(&[Need::Root]),
     Row::new("F43", "SCRIPT FLUSH under load", copied, |stage| Box::pin(forget_scripts(stage))),
-    Row::new("F44", "a primary stands still", copied, |stage| Box::pin(freeze(stage))),
-    Row::lacking("F45", "resets and half-open ways", ON_SINGLE),
-    Row::lacking("F46", "destroyed groups", ON_SINGLE),
-    Row::lacking("F47", "a leap of the clock", "no clock of its own: libfaketime is not installed"),
+    Row::new("F44", "slow: CLIENT PAUSE, DEBUG SLEEP, SIGSTOP", copied, |stage| {
+        Box::pin(slow_down(stage))
+    }),
+    Row::new(
+        "F45",
+        "the ways to all nodes and between them: reset, cut, delayed, half open; no rights",
+        proxied,
+        |stage| Box::pin(partition(stage)),
+    ),
+    Row::new("F46", "an operator destroys the consumer groups", ungrouped_cluster, |stage| {
+        Box::pin(destroy_groups(stage))
+    }),
+    Row::lacking("F47", "the clock of Redis leaps", NO_CLOCK),
     Row::new("F48", "the gateway killed again and again", copied, |stage| {
         Box::pin(kill_gateways(stage))
     }),
-    Row::lacking("F49", "an entry nobody can read", ON_SINGLE),
-    Row::lacking("F50", "Redis 7.2 and 8", "only Redis 7.0 is installed"),
+    Row::new("F49", "an entry nobody can read in each log", copied, |stage| {
+        Box::pin(poison(stage))
+    }),
+    Row::new("F50", "the nodes say that they are 7.2, 8.0, 8.6 or 6.2", proxied, |stage| {
+        Box::pin(change_versions(stage))
+    }),
 ];
 
-fn on(shape: Shape, replicas: u32) -> Shape {
-    let redis = RedisShape { is_cluster: true, replicas, ..RedisShape::default() };
-    let mut shape = Shape { redis: Some(redis), ..shape }.order(Order::Unjudged);
+fn of(shape: Shape, redis: RedisShape) -> Shape {
+    let mut shape = on(shape, RedisShape { is_cluster: true, ..redis });
     // Without an answer it is not known what a lost primary settled.
     shape.repeats_extra = shape.max_in_flight * shape.times(4, 60);
     shape
 }
 
+fn with_copies() -> RedisShape {
+    RedisShape { replicas: 1, lines: vec![FLOOR.to_owned()], ..RedisShape::default() }
+}
+
 fn copied(shape: Shape) -> Shape {
-    on(shape, 1)
+    of(shape, with_copies())
 }
 
 fn uncopied(shape: Shape) -> Shape {
-    Shape { loses: true, ..on(shape, 0) }
+    Shape { loses: true, ..of(shape, RedisShape::default()) }
+}
+
+fn kept(shape: Shape) -> Shape {
+    of(shape, RedisShape { has_outbox: true, ..RedisShape::default() })
+}
+
+fn every_second(shape: Shape) -> Shape {
+    of(shape, RedisShape { persistence: Persistence::EverySecond, ..with_copies() })
+}
+
+fn powered(shape: Shape) -> Shape {
+    let mib = shape.times(1_024, 16_384);
+    of(shape, RedisShape { ext4_mib: Some(mib), ..with_copies() })
+}
+
+fn filled(shape: Shape) -> Shape {
+    of(shape, full_disk(with_copies()))
+}
+
+fn ungrouped_cluster(shape: Shape) -> Shape {
+    ungrouped(copied(shape))
+}
+
+/// Replicas that hear nothing any more are to notice it soon.
+fn proxied(shape: Shape) -> Shape {
+    let lines = vec![FLOOR.to_owned(), String::from("repl-timeout 5")];
+    of(shape, RedisShape { is_proxied: true, lines, ..with_copies() })
 }
 
 /// The node that has [`KEY`] now.
@@ -134,13 +204,59 @@ fn replica_of(stage: &mut Stage, at: usize) -> Result<usize, Trouble> {
     let nodes = ask(stage, at, &["CLUSTER", "NODES"])?;
     let line = nodes.lines().find(|line| line.contains("slave") && line.contains(&id));
     let ports: Vec<u16> =
-        site(stage)?.cluster()?.nodes().iter().map(crate::redis::Server::port).collect();
+        site(stage)?.cluster()?.nodes().iter().map(crate::redis::Server::known_port).collect();
     let at = line.and_then(|line| ports.iter().position(|p| line.contains(&format!(":{p}@"))));
     at.ok_or_else(|| Trouble::Setup(String::from("the primary has no replica")))
 }
 
+async fn lose_all(stage: &mut Stage) -> Result<(), Trouble> {
+    for _ in 0..stage.shape.times(2, 40) {
+        stage.wait(300..1_200).await;
+        site(stage)?.kill_all();
+        stage.note("all nodes: kill -9");
+        refuses(stage, "a cluster that is gone").await;
+        stage.wait(100..1_500).await;
+        site(stage)?.restart_all()?;
+        recovers(stage, "the loss of all nodes").await;
+    }
+    Ok(())
+}
+
+async fn cut_power(stage: &mut Stage) -> Result<(), Trouble> {
+    for _ in 0..stage.shape.times(2, 60) {
+        stage.wait(300..1_200).await;
+        site(stage)?.cut_power().await?;
+        stage.note("all nodes: power cut");
+        site(stage)?.restart_all()?;
+        recovers(stage, "a power cut").await;
+    }
+    Ok(())
+}
+
+async fn damage(stage: &mut Stage) -> Result<(), Trouble> {
+    stage.wait(500..1_200).await;
+    let lost = primary(site(stage)?.cluster()?)?;
+    node(stage, lost)?.kill();
+    let log = super::redis::append_only_file(node(stage, lost)?)?;
+    let intact = super::redis::damage_middle(&log)?;
+    stage.note(format_args!("node {lost}: kill -9, and its append-only file damaged"));
+    let started = {
+        let node = node(stage, lost)?;
+        tokio::task::block_in_place(|| node.restart())
+    };
+    stage.expect(started.is_err(), || String::from("Redis took a damaged file"));
+    taken_over(stage, lost).await?;
+    // Alone, the new primary has no copies of what it takes.
+    std::fs::write(&log, intact).map_err(Trouble::io("the append-only file"))?;
+    start(stage, lost)?;
+    whole(stage)?;
+    recovers(stage, "a damaged file").await;
+    Ok(())
+}
+
 async fn fail_over_behind(stage: &mut Stage) -> Result<(), Trouble> {
-    let asks_for_copies = !stage.shape.loses;
+    let redis = stage.shape.redis.clone().unwrap_or_default();
+    let asks_for_copies = redis.replicas > 0;
     stage.wait(300..1_200).await;
     if !asks_for_copies {
         // What is sent at once is not lost; what waits is.
@@ -148,6 +264,7 @@ async fn fail_over_behind(stage: &mut Stage) -> Result<(), Trouble> {
     }
     let lost = primary(site(stage)?.cluster()?)?;
     let behind = replica_of(stage, lost)?;
+    let cut_at = Stage::now_ms();
     node(stage, behind)?.freeze();
     // What is in the pipe already would arrive.
     ask(stage, lost, &["CLIENT", "KILL", "TYPE", "replica"])?;
@@ -156,23 +273,33 @@ async fn fail_over_behind(stage: &mut Stage) -> Result<(), Trouble> {
     tokio::time::sleep(Duration::from_millis(800)).await;
     node(stage, lost)?.kill();
     stage.note(format_args!("node {lost}: kill -9"));
+    if !asks_for_copies {
+        let (from_ms, to_ms) = (cut_at - PIPE_MS, Stage::now_ms() + ANSWERED_MS);
+        stage.gap(Gap { from_ms, to_ms, loses: !redis.has_outbox });
+        // What it has in memory it would send, lost or not.
+        stage.crash();
+    }
     node(stage, behind)?.thaw();
     taken_over(stage, lost).await?;
     start(stage, lost)?;
     whole(stage)?;
     if !asks_for_copies {
+        stage.restart().await?;
         stage.providers_up(true);
     }
     recovers(stage, "a failover to a replica that was behind").await;
+    if redis.has_outbox {
+        empty_outbox(stage).await?;
+    }
     Ok(())
 }
 
-async fn hand_over(stage: &mut Stage) -> Result<(), Trouble> {
+async fn hand_over(stage: &mut Stage, command: &[&str]) -> Result<(), Trouble> {
     for _ in 0..stage.shape.times(3, 60) {
         stage.wait(500..1_200).await;
         let from = primary(site(stage)?.cluster()?)?;
         let to = replica_of(stage, from)?;
-        ask(stage, to, &["CLUSTER", "FAILOVER"])?;
+        ask(stage, to, command)?;
         taken_over(stage, from).await?;
         recovers(stage, "a planned failover").await;
     }
@@ -231,17 +358,23 @@ async fn go_down(stage: &mut Stage) -> Result<(), Trouble> {
     Ok(())
 }
 
-async fn forget_scripts(stage: &mut Stage) -> Result<(), Trouble> {
-    for _ in 0..stage.shape.times(20, 500) {
-        stage.wait(50..200).await;
-        site(stage)?.ask(&["SCRIPT", "FLUSH"])?;
-    }
-    let (accepted, refused) = stage.progress();
-    stage.expect(refused == 0, || format!("{refused} of {accepted} were refused"));
-    Ok(())
+async fn refuse(stage: &mut Stage) -> Result<(), Trouble> {
+    fill_disk(stage).await?;
+    want_replicas(stage, "1").await?;
+    keep_busy(stage).await?;
+    go_down(stage).await
 }
 
-async fn freeze(stage: &mut Stage) -> Result<(), Trouble> {
+async fn slow_down(stage: &mut Stage) -> Result<(), Trouble> {
+    stage.wait(300..900).await;
+    ask_all(stage, &["CLIENT", "PAUSE", "4000"])?;
+    refuses(stage, "paused clients").await;
+    recovers(stage, "a pause of clients").await;
+    let asleep = primary(site(stage)?.cluster()?)?;
+    // Its replica may take over meanwhile.
+    ask(stage, asleep, &["DEBUG", "SLEEP", "3"])?;
+    whole(stage)?;
+    recovers(stage, "a sleep").await;
     for _ in 0..stage.shape.times(2, 30) {
         stage.wait(500..1_200).await;
         let frozen = primary(site(stage)?.cluster()?)?;
@@ -257,12 +390,13 @@ async fn freeze(stage: &mut Stage) -> Result<(), Trouble> {
     Ok(())
 }
 
-async fn kill_gateways(stage: &mut Stage) -> Result<(), Trouble> {
-    for _ in 0..stage.shape.times(4, 60) {
-        stage.wait(200..1_400).await;
-        stage.crash();
-        stage.restart().await?;
+async fn partition(stage: &mut Stage) -> Result<(), Trouble> {
+    spoil_ways(stage).await?;
+    for _ in 0..stage.shape.times(5, 50) {
+        stage.wait(100..400).await;
+        // In the middle of what was asked, on whichever connection.
+        ask_all(stage, &["CLIENT", "KILL", "TYPE", "normal"])?;
     }
-    stage.wait(300..600).await;
-    Ok(())
+    recovers(stage, "connections that are killed").await;
+    lose_rights(stage).await
 }

@@ -19,6 +19,7 @@ mod power;
 mod processes;
 mod providers;
 mod redis;
+mod refusals;
 mod settings;
 mod throttled;
 mod time;

@@ -58,6 +58,22 @@ async fn what_waits_behind_a_write_without_an_answer_is_refused_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_for_the_books_does_not_wait_until_redis_is_back() {
+    let options = RedisOptions { timeout: Duration::from_millis(100), ..RedisOptions::default() };
+    let mut world = World::new(options).await;
+    let owner = world.owner().await;
+    put(&owner, vec![entry("before", world.clock.now())]).await;
+    let held = claim(&owner).await;
+    world.server.kill();
+    // Tried until it gets through: nobody may wait behind it.
+    let settled = owner.settle(SHARD, vec![done(&held[0])]).expect("held");
+    until("writing fails", async || owner.core.cells[0].failing.lock().is_some()).await;
+    let asked = tokio::time::timeout(Duration::from_secs(30), owner.dead_kept()).await;
+    assert!(asked.expect("an answer").is_err());
+    drop(settled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_is_told_that_redis_is_away_and_it_recovers_by_itself() {
     let options = RedisOptions { timeout: Duration::from_millis(100), ..RedisOptions::default() };
     // Synced before each answer.
