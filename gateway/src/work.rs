@@ -167,5 +167,8 @@ pub fn encode_event(event: &TimelineEvent) -> Bytes {
 #[must_use]
 pub fn decode_event(bytes: &[u8]) -> Option<TimelineEvent> {
     let (format, rest) = bytes.split_first()?;
-    (*format == FORMAT).then(|| postcard::from_bytes(rest).ok()).flatten()
+    (*format == FORMAT)
+        .then(|| postcard::from_bytes(rest).ok())
+        .flatten()
+        .map(TimelineEvent::renewed)
 }

@@ -1,9 +1,11 @@
-//! The view of one item: its notification, its recipient and the plan so far.
+//! The views a rule gets: of an item with its plan so far, of a request, of a payload.
 
+use crate::bindings::authorizer::Request as RequestRow;
 use crate::bindings::bugler::rules::types::{
-    Channel, Notification, Outcome, Plan, Recipient, Step, Target,
+    Channel, Notification, Outcome, Plan, Principal, Recipient, Step, Target, Verdict,
 };
-use crate::bindings::exports::bugler::rules::router::{Batch, Item as Row};
+use crate::bindings::router::{Batch, Item as Row};
+use crate::bindings::transformer::{Batch as Payloads, Item as PayloadRow};
 
 /// What the gateway writes into `app` of a mailbox.
 const EMAIL: &str = "email";
@@ -98,5 +100,112 @@ impl<'a> Item<'a> {
             steps: steps.filter(|step| !step.targets.is_empty()).collect(),
             ..self.plan().clone()
         }
+    }
+}
+
+/// One question to an authorize rule: may this principal do this?
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    row: &'a RequestRow,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn new(row: &'a RequestRow) -> Self {
+        Self { row }
+    }
+
+    #[must_use]
+    pub fn principal(&self) -> &'a Principal {
+        &self.row.principal
+    }
+
+    /// `notification.send`, `users.create`, ...
+    #[must_use]
+    pub fn action(&self) -> &'a str {
+        &self.row.action
+    }
+
+    /// Organization the request acts in.
+    #[must_use]
+    pub fn org_id(&self) -> &'a str {
+        &self.row.org_id
+    }
+
+    #[must_use]
+    pub fn resource_id(&self) -> Option<&'a str> {
+        self.row.resource_id.as_deref()
+    }
+
+    /// Permissions the built-in check asks for.
+    #[must_use]
+    pub fn required(&self) -> &'a [String] {
+        &self.row.required
+    }
+
+    /// What the built-in check says.
+    #[must_use]
+    pub fn baseline(&self) -> Verdict {
+        self.row.baseline
+    }
+}
+
+impl Principal {
+    /// True if it has `permission`.
+    #[must_use]
+    pub fn has(&self, permission: &str) -> bool {
+        self.permissions.iter().any(|own| own == permission)
+    }
+}
+
+/// One question to a transform rule: what shall this recipient see on this channel?
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    notification: &'a Notification,
+    recipient: &'a Recipient,
+    row: &'a PayloadRow,
+}
+
+impl<'a> Payload<'a> {
+    /// The view of `row`. The gateway numbers rows within its tables; anything else panics.
+    pub(crate) fn new(batch: &'a Payloads, row: &'a PayloadRow) -> Self {
+        Self {
+            notification: &batch.notifications[row.notification as usize],
+            recipient: &batch.recipients[row.recipient as usize],
+            row,
+        }
+    }
+
+    #[must_use]
+    pub fn notification(&self) -> &'a Notification {
+        self.notification
+    }
+
+    #[must_use]
+    pub fn recipient(&self) -> &'a Recipient {
+        self.recipient
+    }
+
+    /// Organization of the notification.
+    #[must_use]
+    pub fn org_id(&self) -> &'a str {
+        &self.notification.org_id
+    }
+
+    /// Where it goes; a mail says `webhook`, see [`Self::is_email`].
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.row.channel
+    }
+
+    /// True for a mail, which the interface shows as a `webhook` to a user.
+    #[must_use]
+    pub fn is_email(&self) -> bool {
+        self.channel() == Channel::Webhook && self.recipient.targets.iter().any(Target::is_email)
+    }
+
+    /// What is shown, as a JSON object.
+    #[must_use]
+    pub fn json(&self) -> &'a str {
+        &self.row.payload_json
     }
 }

@@ -182,20 +182,20 @@ fn rule(rule: &config::ChainRule) -> RuleConfig {
         name: rule.name.clone(),
         version: rule.version.clone(),
         path: rule.path.clone(),
-        on_error: match rule.on_error {
+        on_error: rule.on_error.map(|mode| match mode {
             config::OnError::Closed => OnError::Closed,
             config::OnError::Open => OnError::Open,
             config::OnError::DefaultPlan => OnError::DefaultPlan,
-        },
+        }),
         required: rule.required,
         matches: RuleMatch {
             events: rule.matches.events.clone(),
             channels: rule.matches.channels.clone(),
-            priorities: Vec::new(),
             recipients: recipients.collect(),
+            ..RuleMatch::default()
         },
         config: rule.config.clone(),
-        config_for_org: std::collections::BTreeMap::new(),
+        ..RuleConfig::default()
     }
 }
 

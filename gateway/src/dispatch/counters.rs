@@ -52,6 +52,7 @@ impl Counters {
                 }
             }
             TimelineEvent::Expanded { .. }
+            | TimelineEvent::FirstRuled { .. }
             | TimelineEvent::Held { .. }
             | TimelineEvent::Noted { .. }
             | TimelineEvent::Replayed { .. }

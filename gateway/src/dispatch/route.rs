@@ -40,6 +40,9 @@ impl Shard {
             Verdict::HoldUntil(until) => {
                 job.hold(now, &recipient, until.max(now.plus(1)), String::from("rule"));
             }
+            Verdict::Digest(digest) => {
+                job.hold(now, &recipient, digest.flush_at, String::from("digest"));
+            }
             Verdict::Drop { rule, code } => {
                 let cause = format!("{rule}:{code}");
                 job.finish_all(now, &recipient, FinalState::Suppressed, &cause);

@@ -411,6 +411,7 @@ fn questions(jobs: &[Job]) -> Vec<RouteItem> {
             notification: Arc::clone(&job.notification),
             recipient: recipient.view.clone(),
             attempt: 1,
+            last_outcome: None,
         }));
     }
     items

@@ -5,13 +5,17 @@ use crate::model::{Millis, OrganizationId};
 use crate::rules::chain::Chain;
 use crate::rules::engine::Sandbox;
 use crate::rules::error::RuleError;
+use crate::rules::hooks::{AuthorizeItem, Hook, TransformItem};
 use crate::rules::limits::RuleLimits;
-use crate::rules::registry;
+use crate::rules::registry::{self, Memories};
 use crate::rules::settings::{RuleConfig, RuleSettings};
-use crate::rules::{NoRules, RouteItem, Routed, RuleEngine, Verdict};
+use crate::rules::{
+    Authorized, NoRules, RouteItem, Routed, RuleEngine, Shown, Transformed, Verdict,
+};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread;
@@ -19,21 +23,31 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Deepest guest recursion plus the host's own frames, with room to spare.
 const STACK_BYTES: usize = 2 << 20;
+/// What the engine says when it is not a rule that broke.
+const ENGINE: &str = "engine";
 
 /// The rule engine on wasmtime. Dropping it ends its threads once their batches are answered.
 #[derive(Debug)]
 pub struct WasmRules {
     sandbox: Arc<Sandbox>,
     chain: ArcSwap<Chain>,
+    memories: Mutex<Memories>,
     jobs: mpsc::Sender<Job>,
+    /// Requests do not wait behind batches of the dispatcher: somebody waits for them.
+    requests: mpsc::Sender<Job>,
 }
 
 /// Items of one organization, asked together.
 struct Job {
     chain: Arc<Chain>,
     now: Millis,
-    items: Vec<RouteItem>,
-    reply: oneshot::Sender<Vec<Routed>>,
+    asked: Asked,
+}
+
+enum Asked {
+    Authorize(Vec<AuthorizeItem>, oneshot::Sender<Vec<Authorized>>),
+    Route(Vec<RouteItem>, oneshot::Sender<Vec<Routed>>),
+    Transform(Vec<TransformItem>, oneshot::Sender<Vec<Transformed>>),
 }
 
 impl WasmRules {
@@ -43,19 +57,25 @@ impl WasmRules {
     /// A rule was refused, and which and why; or the engine or a thread could not start.
     pub fn start(settings: RuleSettings) -> Result<Arc<Self>, RuleError> {
         let threads = settings.threads.max(1);
-        let sandbox = Arc::new(Sandbox::start(settings.limits, threads)?);
-        let chain = registry::load(&sandbox, settings.rules)?;
-        let (jobs, queue) = mpsc::channel(settings.queue.max(1));
-        let queue = Arc::new(Mutex::new(queue));
-        for number in 0..threads {
-            let (sandbox, queue) = (Arc::clone(&sandbox), Arc::clone(&queue));
-            thread::Builder::new()
-                .name(format!("rules-{number}"))
-                .stack_size(STACK_BYTES)
-                .spawn(move || work(&sandbox, &queue))
-                .map_err(RuleError::Thread)?;
-        }
-        Ok(Arc::new(Self { sandbox, chain: ArcSwap::from_pointee(chain), jobs }))
+        let sandbox = Arc::new(Sandbox::start(settings.limits, 2 * threads)?);
+        let mut memories = Memories::new();
+        let chain = registry::load(&sandbox, settings.rules, &mut memories)?;
+        let start = |name: &str| {
+            let (jobs, queue) = mpsc::channel(settings.queue.max(1));
+            let queue = Arc::new(Mutex::new(queue));
+            for number in 0..threads {
+                let (sandbox, queue) = (Arc::clone(&sandbox), Arc::clone(&queue));
+                thread::Builder::new()
+                    .name(format!("{name}-{number}"))
+                    .stack_size(STACK_BYTES)
+                    .spawn(move || work(&sandbox, &queue))
+                    .map_err(RuleError::Thread)?;
+            }
+            Ok::<_, RuleError>(jobs)
+        };
+        let (jobs, requests) = (start("rules")?, start("rules-asked")?);
+        let chain = ArcSwap::from_pointee(chain);
+        Ok(Arc::new(Self { sandbox, chain, memories: Mutex::new(memories), jobs, requests }))
     }
 
     /// Puts another chain in force. Each batch is judged by exactly one chain: those under way
@@ -64,81 +84,157 @@ impl WasmRules {
     /// # Errors
     /// A rule was refused; the chain before stays in force.
     pub fn replace(&self, rules: Vec<RuleConfig>) -> Result<(), RuleError> {
-        let chain = registry::load(&self.sandbox, rules)?;
+        let chain = registry::load(&self.sandbox, rules, &mut self.memories.lock())?;
         self.chain.store(Arc::new(chain));
         Ok(())
     }
 
-    async fn ask(&self, now: Millis, items: Vec<RouteItem>) -> Vec<Routed> {
-        let chain = self.chain.load_full();
-        if chain.is_empty() {
-            return NoRules.route(now, items).await;
-        }
-        let count = items.len();
+    /// Has each group answered by one thread, and puts the answers in the order of the items.
+    async fn ask<I, A>(
+        &self,
+        queue: &mpsc::Sender<Job>,
+        (chain, now): (Arc<Chain>, Millis),
+        (count, groups): (usize, Vec<Group<I>>),
+        asked: fn(Vec<I>, oneshot::Sender<Vec<A>>) -> Asked,
+    ) -> Vec<Option<A>> {
         let mut waiting = Vec::new();
-        for group in split(items, self.sandbox.limits()) {
+        for group in groups {
             let (reply, answer) = oneshot::channel();
-            let job = Job { chain: Arc::clone(&chain), now, items: group.items, reply };
+            let job = Job { chain: Arc::clone(&chain), now, asked: asked(group.items, reply) };
             // A job that could not be queued drops its reply, which is what the loop below sees.
-            if self.jobs.send(job).await.is_err() {
+            if queue.send(job).await.is_err() {
                 tracing::error!("no thread is left to run rules");
             }
             waiting.push((group.positions, answer));
         }
-        let mut routed: Vec<Option<Routed>> = Vec::new();
-        routed.resize_with(count, || None);
+        let mut answers: Vec<Option<A>> = Vec::new();
+        answers.resize_with(count, || None);
         for (positions, answer) in waiting {
-            let answers = answer.await.unwrap_or_default();
-            for (position, answer) in positions.into_iter().zip(answers) {
-                if let Some(slot) = routed.get_mut(position) {
+            for (position, answer) in positions.into_iter().zip(answer.await.unwrap_or_default()) {
+                if let Some(slot) = answers.get_mut(position) {
                     *slot = Some(answer);
                 }
             }
         }
-        routed.into_iter().map(|answer| answer.unwrap_or_else(unanswered)).collect()
+        answers
     }
 }
 
 impl RuleEngine for WasmRules {
     fn route(&self, now: Millis, items: Vec<RouteItem>) -> BoxFuture<'_, Vec<Routed>> {
-        Box::pin(self.ask(now, items))
+        let chain = self.chain.load_full();
+        if !chain.has(Hook::Route) {
+            return NoRules.route(now, items);
+        }
+        Box::pin(async move {
+            let key = |item: &RouteItem| (item.notification.org, item.recipient.org.clone());
+            let count = items.len();
+            let groups = split(items, self.sandbox.limits(), key, text_bytes);
+            let answers = self.ask(&self.jobs, (chain, now), (count, groups), Asked::Route).await;
+            // The engine itself broke, not a rule: without a judgement nothing goes out.
+            let unanswered = || Routed {
+                verdict: Verdict::Failed { rule: String::from(ENGINE), kind: ENGINE },
+                decisions: Vec::new(),
+            };
+            answers.into_iter().map(|answer| answer.unwrap_or_else(unanswered)).collect()
+        })
     }
-}
 
-/// The engine itself broke, not a rule: without a judgement nothing goes out.
-fn unanswered() -> Routed {
-    let verdict = Verdict::Failed { rule: String::from("engine"), kind: "engine" };
-    Routed { verdict, decisions: Vec::new() }
+    fn has(&self, hook: Hook, _org: OrganizationId) -> bool {
+        self.chain.load().has(hook)
+    }
+
+    fn authorize(&self, now: Millis, items: Vec<AuthorizeItem>) -> BoxFuture<'_, Vec<Authorized>> {
+        let chain = self.chain.load_full();
+        if !chain.has(Hook::Authorize) {
+            return NoRules.authorize(now, items);
+        }
+        Box::pin(async move {
+            let count = items.len();
+            let weigh = |_: &AuthorizeItem, _: Option<&AuthorizeItem>| 0;
+            let groups = split(items, self.sandbox.limits(), |item| item.org, weigh);
+            let answers =
+                self.ask(&self.requests, (chain, now), (count, groups), Asked::Authorize).await;
+            let unanswered = || Authorized {
+                is_allowed: false,
+                denied: Some((String::from(ENGINE), String::from(ENGINE))),
+                decisions: Vec::new(),
+            };
+            answers.into_iter().map(|answer| answer.unwrap_or_else(unanswered)).collect()
+        })
+    }
+
+    fn transform(&self, now: Millis, items: Vec<TransformItem>) -> BoxFuture<'_, Vec<Transformed>> {
+        let chain = self.chain.load_full();
+        if !chain.has(Hook::Transform) {
+            return NoRules.transform(now, items);
+        }
+        Box::pin(async move {
+            let key = |item: &TransformItem| (item.notification.org, item.recipient.org.clone());
+            let weigh = |item: &TransformItem, _: Option<&TransformItem>| item.payload.len();
+            let count = items.len();
+            let groups = split(items, self.sandbox.limits(), key, weigh);
+            let answers =
+                self.ask(&self.jobs, (chain, now), (count, groups), Asked::Transform).await;
+            let unanswered = || Transformed {
+                shown: Shown::Failed { rule: String::from(ENGINE), kind: ENGINE },
+                decisions: Vec::new(),
+            };
+            answers.into_iter().map(|answer| answer.unwrap_or_else(unanswered)).collect()
+        })
+    }
 }
 
 fn work(sandbox: &Sandbox, queue: &Mutex<mpsc::Receiver<Job>>) {
     loop {
         // Whoever holds the lock waits for the next job; the others wait for the lock.
         let Some(job) = queue.lock().blocking_recv() else { return };
-        let route = || job.chain.route(sandbox, job.now, &job.items);
-        match panic::catch_unwind(AssertUnwindSafe(route)) {
-            // Nobody listens any more if the caller was cancelled.
-            Ok(routed) => drop(job.reply.send(routed)),
-            Err(_) => tracing::error!("the rule engine panicked; the batch is not sent"),
+        if panic::catch_unwind(AssertUnwindSafe(|| job.run(sandbox))).is_err() {
+            tracing::error!("the rule engine panicked; the batch is not sent");
         }
     }
 }
 
-#[derive(Default)]
-struct Group {
+impl Job {
+    fn run(self, sandbox: &Sandbox) {
+        let Self { chain, now, asked } = self;
+        // Nobody listens any more if the caller was cancelled.
+        match asked {
+            Asked::Authorize(items, reply) => {
+                drop(reply.send(chain.authorize(sandbox, now, &items)));
+            }
+            Asked::Route(items, reply) => drop(reply.send(chain.route(sandbox, now, &items))),
+            Asked::Transform(items, reply) => {
+                drop(reply.send(chain.transform(sandbox, now, &items)));
+            }
+        }
+    }
+}
+
+struct Group<I> {
     positions: Vec<usize>,
-    items: Vec<RouteItem>,
+    items: Vec<I>,
     bytes: usize,
 }
 
+impl<I> Default for Group<I> {
+    fn default() -> Self {
+        Self { positions: Vec::new(), items: Vec::new(), bytes: 0 }
+    }
+}
+
 /// Items of different organizations never share an instance, so they never share a group.
-fn split(items: Vec<RouteItem>, limits: &RuleLimits) -> Vec<Group> {
-    let mut open: HashMap<(OrganizationId, String), Group> = HashMap::new();
+fn split<I, K: Hash + Eq>(
+    items: Vec<I>,
+    limits: &RuleLimits,
+    key: impl Fn(&I) -> K,
+    weigh: impl Fn(&I, Option<&I>) -> usize,
+) -> Vec<Group<I>> {
+    let mut open: HashMap<K, Group<I>> = HashMap::new();
     let mut full = Vec::new();
     for (position, item) in items.into_iter().enumerate() {
-        let key = (item.notification.org, item.recipient.org.clone());
-        let group = open.entry(key).or_default();
-        let bytes = text_bytes(&item, group.items.last());
+        let group = open.entry(key(&item)).or_default();
+        let bytes = weigh(&item, group.items.last());
         let is_full = group.items.len() >= limits.batch_items
             || group.bytes.saturating_add(bytes) > limits.batch_bytes;
         if is_full && !group.items.is_empty() {

@@ -49,7 +49,7 @@ bugler_rules_sdk::export_route!(route);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bugler_rules_sdk::bindings::exports::bugler::rules::router::Decision;
+    use bugler_rules_sdk::bindings::router::Decision;
     use bugler_rules_sdk::testing::{FakeHost, notification, user};
 
     fn ask(settings: &[(&str, &str)], event: &str) -> Routed {

@@ -226,6 +226,7 @@ pub(super) fn describe(event: &TimelineEvent, line: &mut Value) {
         }
         TimelineEvent::Settled { at, target, cause, .. } => (target, Some(cause.as_str()), at),
         TimelineEvent::Expanded { .. }
+        | TimelineEvent::FirstRuled { .. }
         | TimelineEvent::Ruled { .. }
         | TimelineEvent::Held { .. }
         | TimelineEvent::Noted { .. }
