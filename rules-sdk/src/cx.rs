@@ -84,6 +84,14 @@ impl<'a> Cx<'a> {
         })
     }
 
+    /// The setting `key` in milliseconds, or `default`; written `500ms`, `30s`, `15m`, `12h` or `7d`.
+    ///
+    /// # Errors
+    /// The setting is present and is no such time, or longer than 49 days; the log names the key.
+    pub fn millis(&self, key: &str, default: u32) -> Result<u32, BadSetting> {
+        self.setting(key, Span(default)).map(|span| span.0)
+    }
+
     pub fn log(&self, level: Level, message: &str) {
         self.host.log(level, message);
     }
@@ -214,6 +222,21 @@ impl FromStr for TimeOfDay {
     }
 }
 
+/// Milliseconds, written with a unit.
+struct Span(u32);
+
+impl FromStr for Span {
+    type Err = BadSetting;
+    fn from_str(text: &str) -> Result<Self, BadSetting> {
+        const UNITS: [(&str, u32); 5] =
+            [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+        let cut = |(unit, ms): &(&str, u32)| Some((text.strip_suffix(unit)?, *ms));
+        let (number, unit) = UNITS.iter().find_map(cut).ok_or(BadSetting)?;
+        let number: u32 = number.trim().parse().map_err(|_| BadSetting)?;
+        number.checked_mul(unit).map(Self).ok_or(BadSetting)
+    }
+}
+
 impl LocalTime {
     /// The reading without date and seconds.
     #[must_use]
@@ -236,6 +259,19 @@ mod tests {
         assert_eq!(TimeOfDay::from_str("23:59"), Ok(TimeOfDay { hour: 23, minute: 59 }));
         for bad in ["24:00", "12:60", "12", "", ":", "+1:00", "1:0x", "001:00", "-1:00"] {
             assert_eq!(TimeOfDay::from_str(bad), Err(BadSetting), "{bad}");
+        }
+    }
+
+    #[test]
+    fn reads_a_time_with_its_unit() {
+        let ms = |text: &str| Span::from_str(text).map(|span| span.0);
+        for (text, expected) in
+            [("500ms", 500), ("30s", 30_000), ("15 m", 900_000), ("1d", 86_400_000)]
+        {
+            assert_eq!(ms(text), Ok(expected), "{text}");
+        }
+        for bad in ["", "30", "s", "-1s", "1.5h", "50d"] {
+            assert_eq!(ms(bad), Err(BadSetting), "{bad}");
         }
     }
 

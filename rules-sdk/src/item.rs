@@ -2,7 +2,7 @@
 
 use crate::bindings::authorizer::Request as RequestRow;
 use crate::bindings::bugler::rules::types::{
-    Channel, Notification, Outcome, Plan, Principal, Recipient, Step, Target, Verdict,
+    Channel, Notification, Outcome, Plan, Principal, Priority, Recipient, Step, Target, Verdict,
 };
 use crate::bindings::router::{Batch, Item as Row};
 use crate::bindings::transformer::{Batch as Payloads, Item as PayloadRow};
@@ -11,6 +11,12 @@ use crate::bindings::transformer::{Batch as Payloads, Item as PayloadRow};
 const EMAIL: &str = "email";
 
 impl Target {
+    /// True for a phone or tablet: APNs or FCM.
+    #[must_use]
+    pub fn is_push(&self) -> bool {
+        matches!(self.channel, Channel::Apns | Channel::Fcm)
+    }
+
     /// True for a user's mailbox, which the interface shows as a `webhook` of a name no webhook has.
     #[must_use]
     pub fn is_email(&self) -> bool {
@@ -64,6 +70,18 @@ impl<'a> Item<'a> {
         &self.notification.event_type
     }
 
+    /// As the plan so far has it, else the notification's own.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        self.plan().priority.unwrap_or(self.notification.priority)
+    }
+
+    /// The value of the notification's attribute `key`, by its flattened name: `device.id`.
+    #[must_use]
+    pub fn attr(&self, key: &str) -> Option<&'a str> {
+        self.notification.attr(key)
+    }
+
     /// Organization of the notification.
     #[must_use]
     pub fn org_id(&self) -> &'a str {
@@ -100,6 +118,32 @@ impl<'a> Item<'a> {
             steps: steps.filter(|step| !step.targets.is_empty()).collect(),
             ..self.plan().clone()
         }
+    }
+}
+
+impl Notification {
+    /// The value of the attribute `key`, by its flattened name: `device.id`.
+    #[must_use]
+    pub fn attr(&self, key: &str) -> Option<&str> {
+        self.attrs.iter().find(|attr| attr.key == key).map(|attr| attr.value.as_str())
+    }
+}
+
+impl Plan {
+    /// All targets of all steps.
+    pub fn targets(&self) -> impl Iterator<Item = u32> {
+        self.steps.iter().flat_map(|step| step.targets.iter().copied())
+    }
+
+    /// This plan with `later` after all its steps, for the case that none of these delivered within
+    /// `within_ms`.
+    #[must_use]
+    pub fn then_after(mut self, within_ms: u32, later: Self) -> Self {
+        if let Some(last) = self.steps.last_mut() {
+            last.within_ms = within_ms;
+        }
+        self.steps.extend(later.steps);
+        self
     }
 }
 

@@ -5,25 +5,32 @@
 //! ```
 //! use bugler_rules_sdk::prelude::*;
 //!
-//! fn route(item: &Item<'_>, _cx: &Cx<'_>) -> Routed {
-//!     if item.notification().priority == Priority::Low { drop_("low") } else { abstain("not_low") }
+//! #[route]
+//! fn not_low(item: &Item<'_>, _cx: &Cx<'_>) -> Routed {
+//!     if item.priority() == Priority::Low { drop_("low") } else { abstain("not_low") }
 //! }
-//!
-//! bugler_rules_sdk::export_route!(route);
 //! # fn main() {}
 //! ```
 //!
-//! Build it with `cargo build --release --target wasm32-unknown-unknown` as a `cdylib` and wrap the
-//! result with `bugler rule wrap`. On every other target the export is left out, so the same
-//! function is unit-tested natively with [`testing`].
+//! `bugler rule new` makes a crate of this, `bugler rule build` a component, `bugler rule test` tries
+//! it. On every other target than `wasm32` the export is left out, so the same function is unit-tested
+//! natively with [`testing`].
+//!
+//! With the feature `allocator`, which is on by default, a rule's memory is handed out upwards and all
+//! free again at the end of a batch.
 
 mod answer;
+#[cfg(all(target_arch = "wasm32", feature = "allocator"))]
+mod bump;
 mod cx;
 mod item;
 
 pub mod bindings;
 pub mod guest;
+pub mod json;
 pub mod testing;
+
+pub use bugler_rules_macros::{authorize, route, transform};
 
 pub use answer::{
     Authorized, abstain, allow, deliver, deny, digest, drop_, drop_payload, hold, keep, no_opinion,
@@ -45,15 +52,17 @@ pub mod prelude {
     pub use crate::bindings::router::Routed;
     pub use crate::bindings::transformer::{Edit, Transformed};
     pub use crate::{
-        Authorized, Cx, Item, Payload, Request, TimeOfDay, abstain, allow, deliver, deny, digest,
-        drop_, drop_payload, hold, keep, no_opinion, patch, remove, replace, set,
+        Authorized, BadSetting, Cx, Item, Payload, Request, TimeOfDay, abstain, allow, deliver,
+        deny, digest, drop_, drop_payload, hold, keep, no_opinion, patch, remove, replace, set,
     };
+    pub use bugler_rules_macros::{authorize, route, transform};
 }
 
 /// Exports a `fn(&Request<'_>, &Cx<'_>) -> Authorized` as the component's `authorizer`.
 #[macro_export]
 macro_rules! export_authorize {
     ($authorize:path) => {
+        const _: $crate::guest::Authorize = $authorize;
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use $crate::bindings::authorizer;
@@ -72,6 +81,7 @@ macro_rules! export_authorize {
 #[macro_export]
 macro_rules! export_route {
     ($route:path) => {
+        const _: $crate::guest::Route = $route;
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use $crate::bindings::router;
@@ -90,6 +100,7 @@ macro_rules! export_route {
 #[macro_export]
 macro_rules! export_transform {
     ($transform:path) => {
+        const _: $crate::guest::Transform = $transform;
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use $crate::bindings::transformer;
