@@ -42,7 +42,10 @@ pub enum Exit {
     Unreachable,
     NotAllowed,
     NotFound,
+    Conflict,
+    RuleTestFailed,
     RuleRejected,
+    OutsideGate,
     ThresholdMissed,
     /// As the gateway itself ended.
     Served(u8),
@@ -59,7 +62,10 @@ impl Exit {
             Self::Unreachable => 4,
             Self::NotAllowed => 5,
             Self::NotFound => 6,
+            Self::Conflict => 7,
+            Self::RuleTestFailed => 10,
             Self::RuleRejected => 11,
+            Self::OutsideGate => 12,
             Self::ThresholdMissed => 99,
             Self::Served(code) => code,
         }

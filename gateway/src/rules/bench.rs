@@ -107,24 +107,34 @@ impl Bench {
 
     /// Asks `rule` in a fresh instance, all items together; nothing of it is remembered.
     pub fn ask(&self, rule: &BenchRule, question: &Question) -> Report {
-        let rule = rule.asked(question);
+        let state = RuleState::starting_with(question.state.clone());
+        self.put(&rule.asked(question, Arc::new(Memory::with_state(state))), question, false)
+    }
+
+    /// Asks `rule` like [`Self::ask`], on top of what it counted and kept in the questions before;
+    /// the question's own `state` is left out.
+    pub fn ask_and_keep(&self, rule: &BenchRule, question: &Question) -> Report {
+        self.put(&rule.asked(question, Arc::clone(&rule.rule.memory)), question, true)
+    }
+
+    fn put(&self, rule: &Rule, question: &Question, keeps: bool) -> Report {
         match &question.batch {
             Batch::Authorize(items) => {
                 let applies = |item| rule.config.matches.applies_to_request(item);
                 let asked = items.iter().map(applies).collect();
-                self.report(&rule, question, (&mut Requests { items }, asked))
+                self.report(rule, question, (&mut Requests { items }, asked, keeps))
             }
             Batch::Route(items) => {
                 let applies =
                     |(item, plan): &(RouteItem, Plan)| rule.config.matches.applies(item, plan);
                 let asked = items.iter().map(applies).collect();
                 let (items, plans): (Vec<_>, Vec<_>) = items.iter().cloned().unzip();
-                self.report(&rule, question, (&mut Routes::new(&items, plans), asked))
+                self.report(rule, question, (&mut Routes::new(&items, plans), asked, keeps))
             }
             Batch::Transform(items) => {
                 let applies = |item| rule.config.matches.applies_to_payload(item);
                 let asked = items.iter().map(applies).collect();
-                self.report(&rule, question, (&mut Payloads::new(items), asked))
+                self.report(rule, question, (&mut Payloads::new(items), asked, keeps))
             }
         }
     }
@@ -133,7 +143,7 @@ impl Bench {
         &self,
         rule: &Rule,
         question: &Question,
-        (questions, applies): (&mut Q, Vec<bool>),
+        (questions, applies, keeps): (&mut Q, Vec<bool>, bool),
     ) -> Report {
         let (sandbox, now) = (&self.sandbox, question.now);
         let asker = Asker { sandbox, now, org: &question.org, is_recorded: true };
@@ -150,6 +160,9 @@ impl Bench {
                 calls: Vec::new(),
             };
         };
+        if keeps && answers.iter().all(Result::is_ok) {
+            evaluation.effects.commit();
+        }
         let mut answers = answers.into_iter();
         Report {
             answers: applies.iter().map(|is| if *is { answers.next() } else { None }).collect(),
@@ -165,7 +178,7 @@ impl Bench {
 
 impl BenchRule {
     /// The rule in the question's world.
-    fn asked(&self, question: &Question) -> Rule {
+    fn asked(&self, question: &Question, memory: Arc<Memory>) -> Rule {
         let mut config = RuleConfig::clone(&self.rule.config);
         config.config.extend(question.config.clone());
         Rule {
@@ -174,7 +187,7 @@ impl BenchRule {
             limits: Arc::clone(&self.rule.limits),
             hooks: self.rule.hooks.clone(),
             digest: self.rule.digest.clone(),
-            memory: Arc::new(Memory::with_state(RuleState::starting_with(question.state.clone()))),
+            memory,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use crate::BoxFuture;
 use crate::model::{Millis, Notification, OrganizationId, Priority, ProviderName, RuleDecision};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 mod abi;
@@ -19,11 +19,13 @@ mod engine;
 mod error;
 mod hooks;
 mod host;
+pub mod input;
 mod limits;
 mod localtime;
 mod manifest;
 mod patch;
 mod payload;
+pub mod record;
 mod registry;
 mod settings;
 mod state;
@@ -60,7 +62,7 @@ pub struct TargetView {
 }
 
 /// How the try before ended, as a rule sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LastOutcome {
     Accepted,
@@ -70,7 +72,7 @@ pub enum LastOutcome {
     Throttled,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RecipientKind {
     User,
