@@ -3,8 +3,11 @@
 use crate::cli::{CliError, Exit};
 use crate::rules::{check_component, wrap_component};
 use clap::Subcommand;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+
+/// Nothing larger is a rule.
+const PROBED_BYTES_MAX: u64 = 64 << 20;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Rule {
@@ -15,6 +18,10 @@ pub(super) enum Rule {
         /// Where the component goes.
         component: PathBuf,
     },
+    /// Say whether the component on standard input can be a rule. The gateway asks itself, in a child
+    /// process with little memory and time.
+    #[command(hide = true)]
+    Probe,
     /// Say whether the gateway would load this component; exits with 11 if not.
     Check { component: PathBuf },
 }
@@ -25,6 +32,11 @@ impl Rule {
             Self::Wrap { core, component } => {
                 let bytes = wrap(&core, &component)?;
                 writeln!(out, "{}: {bytes} bytes", component.display())?;
+            }
+            Self::Probe => {
+                let mut component = Vec::new();
+                std::io::stdin().lock().take(PROBED_BYTES_MAX).read_to_end(&mut component)?;
+                check(&component)?;
             }
             Self::Check { component } => {
                 let summary = check(&read(&component)?)?;

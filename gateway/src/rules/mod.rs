@@ -15,17 +15,22 @@ mod bench;
 mod breaker;
 mod chain;
 mod component;
+mod deployed;
+mod deployments;
 mod engine;
 mod error;
 mod hooks;
 mod host;
+mod items;
 mod limits;
 mod localtime;
 mod manifest;
 mod patch;
 mod payload;
+mod probe;
 mod registry;
 mod settings;
+mod shadow;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -33,6 +38,8 @@ mod worker;
 
 pub use bench::{Batch, Bench, BenchRule, Question, Report};
 pub use component::{ComponentSummary, embed_manifest, inspect, wrap_component};
+pub use deployed::{DeployedRule, RuleChange, RuleSet, RuleVersion, SetError, Stage, Transition};
+pub use deployments::{DeployError, Deployment, Deployments, Shelf, ShelfError};
 pub use error::RuleError;
 pub use hooks::{
     Answer, AuthorizeItem, Decision, Digest, Hook, PrincipalKind, PrincipalView, TransformItem,
@@ -42,8 +49,10 @@ pub use limits::{Breach, BreachKind, RuleLimits};
 pub use manifest::{Build, Caps, Deploy, Gates, Manifest, ManifestError, Sticky};
 pub use patch::Edit;
 pub use payload::{payload, showing};
+pub use probe::Probe;
 pub use registry::check_component;
 pub use settings::{OnError, RuleConfig, RuleMatch, RuleSettings};
+pub use shadow::ShadowCount;
 pub use state::State;
 pub use worker::WasmRules;
 

@@ -68,7 +68,9 @@ fn unescape(token: &str) -> Result<String, Breach> {
                 Some('0') => '~',
                 Some('1') => '/',
                 _ => {
-                    return Err(Breach::output("in a pointer ~ is written ~0, and / is written ~1"));
+                    return Err(Breach::output(
+                        "in a pointer ~ is written ~0, and / is written ~1",
+                    ));
                 }
             },
         });
