@@ -21,8 +21,7 @@ use crate::providers::webhook::{Webhook, WebhookConfig};
 use crate::redis::owners::OwnerOptions;
 use crate::redis::{Class, Redis, RedisOptions};
 use crate::rules::{
-    NoRules, OnError, RecipientKind, RuleConfig, RuleEngine, RuleLimits, RuleMatch, RuleSettings,
-    WasmRules,
+    OnError, Probe, RecipientKind, RuleConfig, RuleLimits, RuleMatch, RuleSettings, WasmRules,
 };
 use crate::server::ServerLimits;
 use parking_lot::Mutex;
@@ -151,11 +150,14 @@ pub(super) fn server_limits(config: &Config) -> ServerLimits {
     limits
 }
 
-/// The rule chain, compiled and started.
-pub(super) fn rules(config: &Config) -> Result<Arc<dyn RuleEngine>, AppError> {
-    if config.rules.chain.is_empty() {
-        return Ok(Arc::new(NoRules));
-    }
+/// How a component that is deployed is compiled first: by this program, in a process of its own.
+pub(super) fn probe() -> Option<Probe> {
+    let program = std::env::current_exe().ok()?;
+    Some(Probe { program, args: vec!["rule".into(), "probe".into()] })
+}
+
+/// The rule engine with the chain of the configuration, compiled and started.
+pub(super) fn rules(config: &Config) -> Result<Arc<WasmRules>, AppError> {
     let limits = &config.rules.limits;
     let threads = config.rules.threads;
     let settings = RuleSettings {

@@ -12,6 +12,7 @@ mod descriptors;
 mod hooks;
 mod nodes;
 mod pressure;
+mod shelf;
 
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,7 @@ use crate::lifecycle::{Readiness, Shutdown, TaskKind, Tasks};
 use crate::model::Millis;
 use crate::openapi::Viewer;
 use crate::redis::RedisError;
-use crate::rules::RuleError;
+use crate::rules::{DeployError, Deployments, RuleEngine, RuleError, WasmRules};
 use crate::server::{self, ServerLimits, Service};
 use crate::store::directory::{self, DirectoryError};
 use crate::store::disk::DiskError;
@@ -77,6 +78,8 @@ pub enum AppError {
     Vault(#[from] VaultError),
     #[error("a rule cannot be loaded")]
     Rules(#[from] RuleError),
+    #[error("the deployed rules cannot be put in force")]
+    Deployed(#[from] DeployError),
     #[error("[{section}] cannot be used")]
     Provider {
         section: String,
@@ -161,6 +164,10 @@ impl App {
         let mut kept = Kept::open(&config, &clock).await?;
         let Compiled { rules, keys } = compile(config.clone()).await?;
         redo(kept.journal.as_ref(), kept.store.as_ref()).await?;
+        let (engine, shelf) = (Arc::clone(&rules), kept.shelf(&config));
+        let opened = Deployments::open(engine, shelf, build::probe(), Arc::clone(&clock));
+        let deployments = opened.await?;
+        let rules: Arc<dyn RuleEngine> = rules;
         if let Some(path) = seed {
             apply_seed(&path, kept.store.as_ref(), clock.as_ref())
                 .await
@@ -170,7 +177,7 @@ impl App {
         let parts = DispatcherParts {
             journal: Arc::clone(&kept.journal),
             store: Arc::clone(&kept.store),
-            rules,
+            rules: Arc::clone(&rules),
             providers: build::providers(&config, &hooked, &clock)?,
             clock: Arc::clone(&clock),
             settings: build::dispatch_settings(&config),
@@ -191,8 +198,9 @@ impl App {
         let is_tls = tls.is_some();
         if let Some(api) = api {
             let hooks = hooked.for_api(&config, &clock)?;
-            let records = (Arc::clone(&kept.store), keys, hooks);
-            let service = service(&config, intake, records, &clock);
+            let records = (Arc::clone(&kept.store), keys);
+            let judged = (hooks, rules, Arc::clone(&deployments));
+            let service = service(&config, intake, records, judged, &clock);
             let limits = build::server_limits(&config);
             let serving = server::serve(api, tls, limits, service, shutdown.clone());
             tasks.spawn(TaskKind::Critical, "api", serving);
@@ -201,6 +209,8 @@ impl App {
         let admin_shutdown =
             serve_admin(admin, admin_service(&kept, readiness, &metrics, viewer), &tasks);
         upkeep(&tasks, metrics);
+        let following = follow(deployments, shutdown.clone());
+        tasks.spawn(TaskKind::Background, "rules", following);
         let forget = forget_ended(Arc::clone(&kept.store), Arc::clone(&clock), shutdown.clone());
         tasks.spawn(TaskKind::Background, "forget", forget);
         kept.log_opened();
@@ -259,6 +269,14 @@ fn admin_service(
     }
 }
 
+/// Follows what other nodes put in force, until draining begins.
+async fn follow(deployments: Arc<Deployments>, shutdown: Shutdown) {
+    tokio::select! {
+        () = deployments.follow() => {}
+        () = shutdown.draining() => {}
+    }
+}
+
 fn upkeep(tasks: &Tasks, metrics: PrometheusHandle) {
     let draining = tasks.shutdown().clone();
     tasks.spawn(TaskKind::Background, "metrics", async move {
@@ -308,7 +326,7 @@ fn local(listener: &TcpListener) -> SocketAddr {
 }
 
 struct Compiled {
-    rules: Arc<dyn crate::rules::RuleEngine>,
+    rules: Arc<WasmRules>,
     keys: Arc<KeyRing>,
 }
 
@@ -352,7 +370,8 @@ fn intake(config: &Config, journal: &Arc<dyn Journal>, clock: &Arc<dyn Clock>) -
 fn service(
     config: &Config,
     intake: Intake,
-    (store, keys, hooks): (Arc<dyn Store>, Arc<KeyRing>, Arc<dyn Hooks>),
+    (store, keys): (Arc<dyn Store>, Arc<KeyRing>),
+    (hooks, rules, deployments): (Arc<dyn Hooks>, Arc<dyn RuleEngine>, Arc<Deployments>),
     clock: &Arc<dyn Clock>,
 ) -> Arc<dyn Service> {
     let (issuer, audience) = (&config.auth.issuer, &config.auth.audience);
@@ -375,6 +394,8 @@ fn service(
         identity: Identity::new(minter.ok(), identity),
         blynk: Blynk::new(blynk_settings(config)),
         passwords: PasswordPool::default(),
+        rules,
+        deployments: Some(deployments),
         jigx: NotificationStates::default(),
         limit: config.limits.per_org.map(|rate| SendLimit::new(rate.count, rate.per)),
     }))

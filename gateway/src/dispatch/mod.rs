@@ -11,6 +11,7 @@ pub mod sched;
 
 mod attempt;
 mod counters;
+mod digest;
 mod expand;
 mod finish;
 mod health;
@@ -20,6 +21,7 @@ mod line;
 mod pulse;
 mod route;
 mod settle;
+mod shape;
 mod shard;
 
 #[cfg(test)]

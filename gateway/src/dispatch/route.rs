@@ -41,7 +41,7 @@ impl Shard {
                 job.hold(now, &recipient, until.max(now.plus(1)), String::from("rule"));
             }
             Verdict::Digest(digest) => {
-                job.hold(now, &recipient, digest.flush_at, String::from("digest"));
+                self.collect(job, &recipient, (digest, now));
             }
             Verdict::Drop { rule, code } => {
                 let cause = format!("{rule}:{code}");
@@ -55,7 +55,7 @@ impl Shard {
     }
 
     /// Sends the first step of a plan and leaves the later ones to a timer.
-    fn deliver(
+    pub(super) fn deliver(
         &self,
         job: &mut Job,
         line: &Line,

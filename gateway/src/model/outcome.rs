@@ -25,6 +25,10 @@ pub enum Outcome {
     Rejected {
         cause: &'static str,
     },
+    /// A transform rule drops it: nothing was sent, and nothing will be.
+    Withheld {
+        cause: &'static str,
+    },
     /// Our credential or configuration is wrong: wait long, nothing is the target's fault.
     Hold {
         cause: &'static str,
@@ -161,7 +165,7 @@ pub enum TimelineEvent {
         delivery: DeliveryId,
         target: String,
         attempt: u16,
-        /// `delivered`, `retry`, `unknown`, `gone`, `rejected`, `hold`.
+        /// `delivered`, `retry`, `unknown`, `gone`, `rejected`, `withheld`, `hold`.
         outcome: String,
         cause: Option<String>,
         status: Option<u16>,

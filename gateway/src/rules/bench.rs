@@ -2,12 +2,13 @@
 
 use crate::model::Millis;
 use crate::rules::asking::{Asker, Called, Questions};
-use crate::rules::chain::{Memory, Payloads, Requests, Routes, Rule};
+use crate::rules::chain::{Memory, Rule};
 use crate::rules::component::ComponentSummary;
 use crate::rules::engine::Sandbox;
 use crate::rules::error::RuleError;
 use crate::rules::hooks::{Answer, AuthorizeItem, Hook, TransformItem};
 use crate::rules::host::{HostCall, LogLine};
+use crate::rules::items::{Payloads, Requests, Routes};
 use crate::rules::limits::{Breach, RuleLimits};
 use crate::rules::registry;
 use crate::rules::settings::RuleConfig;
@@ -187,6 +188,7 @@ impl BenchRule {
             limits: Arc::clone(&self.rule.limits),
             hooks: self.rule.hooks.clone(),
             digest: self.rule.digest.clone(),
+            stage: self.rule.stage,
             memory,
         }
     }

@@ -1,31 +1,42 @@
 //! The rules in force, in order, and what all of them together say: each sees what the one before left.
 
-use crate::model::{Millis, RuleDecision};
-use crate::rules::abi;
-use crate::rules::answer;
-use crate::rules::asking::{Asker, Part, Questions};
+use crate::model::{Millis, OrganizationId, RuleDecision};
+use crate::rules::asking::{Asker, Part};
 use crate::rules::breaker::{Breaker, hash};
-use crate::rules::engine::{Compiled, Exports, Sandbox};
+use crate::rules::deployed::Stage;
+use crate::rules::engine::{Compiled, Sandbox};
 use crate::rules::hooks::{Answer, AuthorizeItem, Decision, Hook, TransformItem};
-use crate::rules::host::Host;
-use crate::rules::limits::{Breach, RuleLimits};
+use crate::rules::items::{Payloads, Requests, Routes};
+use crate::rules::limits::RuleLimits;
+use crate::rules::manifest::Sticky;
 use crate::rules::settings::RuleConfig;
+use crate::rules::shadow::{Tally, Watched};
 use crate::rules::state::RuleState;
 use crate::rules::{Authorized, Plan, RouteItem, Routed, Shown, Transformed, Verdict};
 use parking_lot::Mutex;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use wasmtime::Store;
-use wasmtime::component::Instance;
 
 /// Reason codes of one rule that are told apart.
 const CODES_MAX: usize = 32;
 const OTHER: &str = "other";
+const WHOLE: u64 = 10_000;
 
-/// The rules in force, in the order they are asked.
+/// The rules in force: for all organizations, and for single ones, each in the order they are asked.
 #[derive(Debug, Default)]
 pub(super) struct Chain {
-    rules: Vec<Arc<Rule>>,
+    all: Vec<Slot>,
+    own: HashMap<OrganizationId, Vec<Slot>>,
+}
+
+/// A rule's place, with the versions of it that judge something.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) order: (u64, String),
+    pub(super) active: Option<Arc<Rule>>,
+    /// With hundredths of a percent.
+    pub(super) canary: Option<(Arc<Rule>, u16)>,
+    pub(super) shadow: Option<(Arc<Rule>, u16)>,
 }
 
 /// One version of a rule, ready to be asked.
@@ -37,6 +48,7 @@ pub(super) struct Rule {
     pub(super) hooks: Vec<Hook>,
     /// Lower-case hex SHA-256 of the component.
     pub(super) digest: String,
+    pub(super) stage: Stage,
     pub(super) memory: Arc<Memory>,
 }
 
@@ -45,6 +57,7 @@ pub(super) struct Rule {
 pub(super) struct Memory {
     pub(super) state: Arc<RuleState>,
     pub(super) breaker: Breaker,
+    pub(super) tally: Tally,
     codes: Mutex<BTreeSet<String>>,
 }
 
@@ -55,50 +68,89 @@ struct Progress {
 }
 
 impl Chain {
-    pub(super) fn new(rules: Vec<Arc<Rule>>) -> Self {
-        Self { rules }
+    /// The rules of one's own configuration, in order.
+    pub(super) fn fixed(rules: &[Arc<Rule>]) -> Self {
+        let mut chain = Self::default();
+        for (order, rule) in (0..).zip(rules) {
+            let order = (order, rule.config.name.clone());
+            let active = Some(Arc::clone(rule));
+            chain.put(None, Slot { order, active, canary: None, shadow: None });
+        }
+        chain
     }
 
-    fn of(&self, hook: Hook) -> impl Iterator<Item = &Rule> {
-        self.rules.iter().map(Arc::as_ref).filter(move |rule| rule.hooks.contains(&hook))
+    pub(super) fn put(&mut self, org: Option<OrganizationId>, slot: Slot) {
+        let slots = match org {
+            None => &mut self.all,
+            Some(org) => self.own.entry(org).or_default(),
+        };
+        let at = slots.partition_point(|other| other.order <= slot.order);
+        slots.insert(at, slot);
     }
 
-    /// True if some rule has this hook.
-    pub(super) fn has(&self, hook: Hook) -> bool {
-        self.of(hook).next().is_some()
+    fn slots(&self, org: OrganizationId) -> Vec<&Slot> {
+        let own = self.own.get(&org).map(Vec::as_slice).unwrap_or_default();
+        let mut slots: Vec<_> = self.all.iter().chain(own).collect();
+        if !own.is_empty() {
+            slots.sort_by(|one, other| one.order.cmp(&other.order));
+        }
+        slots
     }
 
-    /// Answers every item, in order. All items must belong to one organization: they share
-    /// instances.
-    pub(super) fn route(&self, sandbox: &Sandbox, now: Millis, items: &[RouteItem]) -> Vec<Routed> {
-        let org = items.first().map(|item| item.notification.org.to_string()).unwrap_or_default();
+    /// True if some rule with this hook may apply to `org`.
+    pub(super) fn has(&self, hook: Hook, org: OrganizationId) -> bool {
+        let own = self.own.get(&org).map(Vec::as_slice).unwrap_or_default();
+        self.all.iter().chain(own).any(|slot| slot.has(hook))
+    }
+
+    /// Answers every item, in order, and what shadows are to be asked. All items must belong to one
+    /// organization: they share instances.
+    pub(super) fn route(
+        &self,
+        sandbox: &Sandbox,
+        now: Millis,
+        items: &[RouteItem],
+    ) -> (Vec<Routed>, Vec<Watched>) {
+        let Some(first) = items.first() else { return (Vec::new(), Vec::new()) };
+        let (org, slots) = (first.notification.org.to_string(), self.slots(first.notification.org));
         let asker = Asker { sandbox, now, org: &org, is_recorded: false };
         let plans = items.iter().map(|item| Plan::all_targets(item.recipient.targets.len()));
         let mut asked = Routes::new(items, plans.collect());
-        let mut progress: Vec<_> = items.iter().map(|_| Progress::new(self.rules.len())).collect();
-        for rule in self.of(Hook::Route) {
-            let applies = |at: usize| {
-                let (item, plan) = items.get(at).zip(asked.plans.get(at))?;
-                Some(rule.config.matches.applies(item, plan))
+        let mut progress: Vec<_> = items.iter().map(|_| Progress::new(slots.len())).collect();
+        let mut watched = Vec::new();
+        for slot in slots {
+            let watching = slot.watch(now, items, &asked.plans, &progress);
+            let key = |at: usize, sticky| {
+                items.get(at).map_or(0, |item| match sticky {
+                    Sticky::Org => hash(&item.notification.org),
+                    Sticky::Recipient => hash(&item.recipient.id),
+                })
             };
-            let positions = select(rule, Hook::Route, &mut progress, applies);
-            for (at, part) in asker.ask(rule, &mut asked, &positions) {
-                let Some(progress) = progress.get_mut(at) else { continue };
-                match progress.take(rule, Hook::Route, part) {
-                    Ok(answer) => asked.apply(at, rule, answer, progress),
-                    Err(kind) if rule.config.fails_closed(Hook::Route) => {
-                        let rule = rule.config.name.clone();
-                        progress.end = Some(Verdict::Failed { rule, kind });
+            for (rule, among) in slot.split(Hook::Route, items.len(), key) {
+                let applies = |at: usize| {
+                    let (item, plan) = items.get(at).zip(asked.plans.get(at))?;
+                    Some(rule.config.matches.applies(item, plan))
+                };
+                let positions = select((rule, Hook::Route), &mut progress, &among, applies);
+                for (at, part) in asker.ask(rule, &mut asked, &positions) {
+                    let Some(progress) = progress.get_mut(at) else { continue };
+                    match progress.take(rule, Hook::Route, part) {
+                        Ok(answer) => progress.end = asked.apply(at, &rule.config.name, answer),
+                        Err(kind) if rule.config.fails_closed(Hook::Route) => {
+                            let rule = rule.config.name.clone();
+                            progress.end = Some(Verdict::Failed { rule, kind });
+                        }
+                        Err(_) => {}
                     }
-                    Err(_) => {}
                 }
             }
+            watched.extend(watching.map(|watching| slot.compared(watching, &progress)));
         }
         let finish = |(progress, plan): (Progress, Plan)| Routed {
             verdict: progress.end.unwrap_or(Verdict::Deliver(plan)),
             decisions: progress.decisions,
         };
-        progress.into_iter().zip(asked.plans).map(finish).collect()
+        (progress.into_iter().zip(asked.plans).map(finish).collect(), watched)
     }
 
     /// Answers every request, in order. All must act in one organization.
@@ -108,7 +160,8 @@ impl Chain {
         now: Millis,
         items: &[AuthorizeItem],
     ) -> Vec<Authorized> {
-        let org = items.first().map(|item| item.org.to_string()).unwrap_or_default();
+        let Some(first) = items.first() else { return Vec::new() };
+        let org = first.org.to_string();
         let asker = Asker { sandbox, now, org: &org, is_recorded: false };
         let mut asked = Requests { items };
         let start = |item: &AuthorizeItem| Authorized {
@@ -117,21 +170,32 @@ impl Chain {
             decisions: Vec::new(),
         };
         let mut answers: Vec<_> = items.iter().map(start).collect();
-        for rule in self.of(Hook::Authorize) {
-            let mut positions = Vec::with_capacity(items.len());
-            for (at, (item, answer)) in items.iter().zip(&mut answers).enumerate() {
-                if answer.denied.is_some() {
-                    continue;
+        for slot in self.slots(first.org) {
+            let key = |at: usize, sticky| {
+                items.get(at).map_or(0, |item| match sticky {
+                    Sticky::Org => hash(&item.org),
+                    Sticky::Recipient => hash(&item.principal.id),
+                })
+            };
+            for (rule, among) in slot.split(Hook::Authorize, items.len(), key) {
+                let mut positions = Vec::with_capacity(among.len());
+                for at in among {
+                    let Some((item, answer)) = items.get(at).zip(answers.get_mut(at)) else {
+                        continue;
+                    };
+                    if answer.denied.is_some() {
+                        continue;
+                    }
+                    if rule.config.matches.applies_to_request(item) {
+                        positions.push(at);
+                    } else {
+                        answer.decisions.push(rule.skipped(Hook::Authorize));
+                    }
                 }
-                if rule.config.matches.applies_to_request(item) {
-                    positions.push(at);
-                } else {
-                    answer.decisions.push(rule.skipped(Hook::Authorize));
-                }
-            }
-            for (at, part) in asker.ask(rule, &mut asked, &positions) {
-                if let Some(answer) = answers.get_mut(at) {
-                    answer.take(rule, part);
+                for (at, part) in asker.ask(rule, &mut asked, &positions) {
+                    if let Some(answer) = answers.get_mut(at) {
+                        answer.take(rule, part);
+                    }
                 }
             }
         }
@@ -145,226 +209,148 @@ impl Chain {
         now: Millis,
         items: &[TransformItem],
     ) -> Vec<Transformed> {
-        let org = items.first().map(|item| item.notification.org.to_string()).unwrap_or_default();
+        let Some(first) = items.first() else { return Vec::new() };
+        let (org, slots) = (first.notification.org.to_string(), self.slots(first.notification.org));
         let asker = Asker { sandbox, now, org: &org, is_recorded: false };
         let mut asked = Payloads::new(items);
         let mut ends: Vec<Option<Shown>> = items.iter().map(|_| None).collect();
-        let mut progress: Vec<_> = items.iter().map(|_| Progress::new(self.rules.len())).collect();
-        for rule in self.of(Hook::Transform) {
-            let applies = |at: usize| {
-                let is_open = ends.get(at).is_some_and(Option::is_none);
-                let item = items.get(at).filter(|_| is_open)?;
-                Some(rule.config.matches.applies_to_payload(item))
+        let mut progress: Vec<_> = items.iter().map(|_| Progress::new(slots.len())).collect();
+        for slot in slots {
+            let key = |at: usize, sticky| {
+                items.get(at).map_or(0, |item| match sticky {
+                    Sticky::Org => hash(&item.notification.org),
+                    Sticky::Recipient => hash(&item.recipient.id),
+                })
             };
-            let positions = select(rule, Hook::Transform, &mut progress, applies);
-            for (at, part) in asker.ask(rule, &mut asked, &positions) {
-                let (Some(progress), Some(end)) = (progress.get_mut(at), ends.get_mut(at)) else {
-                    continue;
+            for (rule, among) in slot.split(Hook::Transform, items.len(), key) {
+                let applies = |at: usize| {
+                    let is_open = ends.get(at).is_some_and(Option::is_none);
+                    let item = items.get(at).filter(|_| is_open)?;
+                    Some(rule.config.matches.applies_to_payload(item))
                 };
-                let name = || rule.config.name.clone();
-                match progress.take(rule, Hook::Transform, part) {
-                    Ok(Answer { decision: Decision::Drop, code, .. }) => {
-                        *end = Some(Shown::Drop { rule: name(), code });
+                let positions = select((rule, Hook::Transform), &mut progress, &among, applies);
+                for (at, part) in asker.ask(rule, &mut asked, &positions) {
+                    let (Some(progress), Some(end)) = (progress.get_mut(at), ends.get_mut(at))
+                    else {
+                        continue;
+                    };
+                    let name = || rule.config.name.clone();
+                    match progress.take(rule, Hook::Transform, part) {
+                        Ok(Answer { decision: Decision::Drop, code, .. }) => {
+                            *end = Some(Shown::Drop { rule: name(), code });
+                        }
+                        Ok(answer) => asked.apply(at, answer),
+                        Err(kind) if rule.config.fails_closed(Hook::Transform) => {
+                            *end = Some(Shown::Failed { rule: name(), kind });
+                        }
+                        Err(_) => {}
                     }
-                    Ok(answer) => asked.apply(at, answer),
-                    Err(kind) if rule.config.fails_closed(Hook::Transform) => {
-                        *end = Some(Shown::Failed { rule: name(), kind });
-                    }
-                    Err(_) => {}
                 }
             }
         }
-        let is_changed = asked.is_changed;
-        let payloads = asked.payloads.into_iter().zip(is_changed);
+        let payloads = asked.payloads.into_iter().zip(asked.is_changed);
         let finish = |((progress, end), (payload, is_changed)): ((Progress, _), (String, bool))| {
             let unended = || if is_changed { Shown::Payload(payload) } else { Shown::Keep };
-            Transformed {
-                shown: Option::unwrap_or_else(end, unended),
-                decisions: progress.decisions,
-            }
+            let shown = Option::unwrap_or_else(end, unended);
+            Transformed { shown, decisions: progress.decisions }
         };
         progress.into_iter().zip(ends).zip(payloads).map(finish).collect()
     }
 }
 
-/// Positions of the items `rule` is asked about; those its pre-filter leaves out are recorded. `None`
+impl Slot {
+    fn has(&self, hook: Hook) -> bool {
+        let canary = self.canary.as_ref().map(|(rule, _)| rule);
+        let watching = self.shadow.as_ref().map(|(rule, _)| rule);
+        let mut versions = self.active.iter().chain(canary).chain(watching);
+        versions.any(|rule| rule.hooks.contains(&hook))
+    }
+
+    /// Which version judges which of `count` items: the same bucket always the same.
+    fn split(
+        &self,
+        hook: Hook,
+        count: usize,
+        key: impl Fn(usize, Sticky) -> u64,
+    ) -> Vec<(&Rule, Vec<usize>)> {
+        let (mut tried, mut rest) = (Vec::new(), Vec::new());
+        for at in 0..count {
+            let is_tried = self.canary.as_ref().is_some_and(|(rule, share)| {
+                let bucket = hash(&(&rule.config.name, key(at, rule.config.sticky))) % WHOLE;
+                bucket < u64::from(*share)
+            });
+            if is_tried { tried.push(at) } else { rest.push(at) }
+        }
+        let canary = self.canary.as_ref().map(|(rule, _)| (rule.as_ref(), tried));
+        let active = self.active.as_ref().map(|rule| (rule.as_ref(), rest));
+        let versions = canary.into_iter().chain(active);
+        versions.filter(|(rule, _)| rule.hooks.contains(&hook)).collect()
+    }
+
+    /// What the shadow is to be asked about, before the version in force answers.
+    fn watch(
+        &self,
+        now: Millis,
+        items: &[RouteItem],
+        plans: &[Plan],
+        progress: &[Progress],
+    ) -> Option<(Vec<usize>, Watched)> {
+        let (rule, share) = self.shadow.as_ref()?;
+        let is_watched = |at: &usize| {
+            let is_open = progress.get(*at).is_some_and(|progress| progress.end.is_none());
+            let bucket = items.get(*at).map_or(0, |item| hash(&item.notification.id) % WHOLE);
+            is_open && bucket < u64::from(*share)
+        };
+        let positions: Vec<usize> = (0..items.len()).filter(is_watched).collect();
+        if positions.is_empty() || !rule.hooks.contains(&Hook::Route) {
+            return None;
+        }
+        let watched = Watched {
+            rule: Arc::clone(rule),
+            now,
+            items: positions.iter().filter_map(|at| items.get(*at).cloned()).collect(),
+            plans: positions.iter().filter_map(|at| plans.get(*at).cloned()).collect(),
+            real: Vec::new(),
+        };
+        Some((positions, watched))
+    }
+
+    /// With what the version in force said.
+    fn compared(
+        &self,
+        (positions, mut watched): (Vec<usize>, Watched),
+        progress: &[Progress],
+    ) -> Watched {
+        let name = watched.rule.config.name.as_str();
+        let real = |at: &usize| {
+            let said = progress.get(*at)?.decisions.last().filter(|one| one.rule == name)?;
+            Some((said.decision.clone(), said.code.clone()))
+        };
+        watched.real = positions.iter().map(real).collect();
+        watched
+    }
+}
+
+/// Those of `among` that `rule` is asked about; those its pre-filter leaves out are recorded. `None`
 /// and items that have come to their end are neither.
 fn select(
-    rule: &Rule,
-    hook: Hook,
+    (rule, hook): (&Rule, Hook),
     progress: &mut [Progress],
+    among: &[usize],
     applies: impl Fn(usize) -> Option<bool>,
 ) -> Vec<usize> {
-    let mut asked = Vec::with_capacity(progress.len());
-    for (at, progress) in progress.iter_mut().enumerate() {
-        match applies(at).filter(|_| progress.end.is_none()) {
-            Some(true) => asked.push(at),
+    let mut asked = Vec::with_capacity(among.len());
+    for at in among {
+        let Some(progress) = progress.get_mut(*at).filter(|one| one.end.is_none()) else {
+            continue;
+        };
+        match applies(*at) {
+            Some(true) => asked.push(*at),
             Some(false) => progress.decisions.push(rule.skipped(hook)),
             None => {}
         }
     }
     asked
-}
-
-/// The items of one batch with their plans so far.
-pub(super) struct Routes<'a> {
-    items: &'a [RouteItem],
-    table: abi::Questions,
-    plans: Vec<Plan>,
-}
-
-impl<'a> Routes<'a> {
-    pub(super) fn new(items: &'a [RouteItem], plans: Vec<Plan>) -> Self {
-        Self { items, table: abi::Questions::new(items), plans }
-    }
-
-    fn apply(&mut self, at: usize, rule: &Rule, answer: Answer, progress: &mut Progress) {
-        let Answer { decision, code, .. } = answer;
-        match decision {
-            Decision::Deliver(plan) => {
-                if let Some(so_far) = self.plans.get_mut(at) {
-                    *so_far = plan;
-                }
-            }
-            Decision::HoldUntil(until) => progress.end = Some(Verdict::HoldUntil(until)),
-            Decision::Digest(digest) => progress.end = Some(Verdict::Digest(digest)),
-            Decision::Drop => {
-                progress.end = Some(Verdict::Drop { rule: rule.config.name.clone(), code });
-            }
-            _ => {}
-        }
-    }
-}
-
-impl Questions for Routes<'_> {
-    type Raw = abi::router::Routed;
-    const HOOK: Hook = Hook::Route;
-
-    fn call(
-        &mut self,
-        asked: &[usize],
-        exports: &Exports,
-        store: &mut Store<Host>,
-        instance: &Instance,
-    ) -> wasmtime::Result<Vec<Self::Raw>> {
-        let Some(export) = &exports.route else { return Ok(Vec::new()) };
-        let plans = asked.iter().filter_map(|at| Some((*at, self.plans.get(*at)?)));
-        let some;
-        let batch = if asked.len() == self.items.len() {
-            self.table.whole(plans.map(|(_, plan)| plan))
-        } else {
-            some = self.table.some(plans);
-            &some
-        };
-        export.load(&mut *store, instance)?.call_route(store, batch)
-    }
-
-    fn read(&self, at: usize, raw: Self::Raw, now: Millis) -> Result<Answer, Breach> {
-        let item = self.items.get(at).ok_or_else(|| Breach::output("an answer too many"))?;
-        answer::routed(raw, item, now)
-    }
-
-    fn item(&self, at: usize) -> u64 {
-        self.items.get(at).map_or(0, |item| hash(&(item.notification.id, &item.recipient.id)))
-    }
-}
-
-/// The requests of one batch.
-pub(super) struct Requests<'a> {
-    pub(super) items: &'a [AuthorizeItem],
-}
-
-impl Questions for Requests<'_> {
-    type Raw = abi::authorizer::Decision;
-    const HOOK: Hook = Hook::Authorize;
-
-    fn call(
-        &mut self,
-        asked: &[usize],
-        exports: &Exports,
-        store: &mut Store<Host>,
-        instance: &Instance,
-    ) -> wasmtime::Result<Vec<Self::Raw>> {
-        let Some(export) = &exports.authorize else { return Ok(Vec::new()) };
-        let requests = abi::requests(self.items, asked);
-        export.load(&mut *store, instance)?.call_authorize(store, &requests)
-    }
-
-    fn read(&self, _at: usize, raw: Self::Raw, _now: Millis) -> Result<Answer, Breach> {
-        answer::authorized(raw)
-    }
-
-    fn item(&self, at: usize) -> u64 {
-        let key = |item: &AuthorizeItem| hash(&(&item.principal.id, &item.action, &item.resource));
-        self.items.get(at).map_or(0, key)
-    }
-}
-
-/// The payloads of one batch as they are so far.
-pub(super) struct Payloads<'a> {
-    items: &'a [TransformItem],
-    payloads: Vec<String>,
-    is_changed: Vec<bool>,
-}
-
-impl<'a> Payloads<'a> {
-    pub(super) fn new(items: &'a [TransformItem]) -> Self {
-        Self {
-            items,
-            payloads: items.iter().map(|item| item.payload.clone()).collect(),
-            is_changed: vec![false; items.len()],
-        }
-    }
-
-    fn apply(&mut self, at: usize, answer: Answer) {
-        let (Some(payload), Some(is_changed)) =
-            (self.payloads.get_mut(at), self.is_changed.get_mut(at))
-        else {
-            return;
-        };
-        let after = match answer.decision {
-            Decision::Patch(edits) => crate::rules::patch::apply(payload, &edits).ok(),
-            Decision::Replace(json) => Some(json),
-            _ => None,
-        };
-        if let Some(after) = after {
-            (*payload, *is_changed) = (after, true);
-        }
-    }
-}
-
-impl Questions for Payloads<'_> {
-    type Raw = abi::transformer::Transformed;
-    const HOOK: Hook = Hook::Transform;
-
-    fn call(
-        &mut self,
-        asked: &[usize],
-        exports: &Exports,
-        store: &mut Store<Host>,
-        instance: &Instance,
-    ) -> wasmtime::Result<Vec<Self::Raw>> {
-        let Some(export) = &exports.transform else { return Ok(Vec::new()) };
-        let batch = abi::payloads(self.items, &self.payloads, asked);
-        export.load(&mut *store, instance)?.call_transform(store, &batch)
-    }
-
-    fn read(&self, at: usize, raw: Self::Raw, _now: Millis) -> Result<Answer, Breach> {
-        let (Some(payload), Some(item)) = (self.payloads.get(at), self.items.get(at)) else {
-            return Err(Breach::output("an answer too many"));
-        };
-        let (answer, after) = answer::transformed(raw, payload)?;
-        if let Some(after) = after {
-            item.check(&after)?;
-        }
-        Ok(answer)
-    }
-
-    fn item(&self, at: usize) -> u64 {
-        let key =
-            |item: &TransformItem| hash(&(item.notification.id, &item.recipient.id, item.channel));
-        self.items.get(at).map_or(0, key)
-    }
 }
 
 impl Rule {
@@ -374,7 +360,7 @@ impl Rule {
             rule: self.config.name.clone(),
             version: self.config.version.clone(),
             digest: self.digest.clone(),
-            stage: String::from("active"),
+            stage: self.stage.as_str().to_owned(),
             decision: decision.to_owned(),
             code: code.into(),
             detail: None,

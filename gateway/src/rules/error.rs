@@ -68,6 +68,15 @@ pub enum RuleError {
     Wrap(#[source] Cause),
     #[error("the WebAssembly engine cannot start")]
     Engine(#[source] Cause),
+    #[error("the process that compiles a rule first cannot be started")]
+    Probe(#[source] std::io::Error),
+    #[error("the component was refused: {text}")]
+    ProbeRefused { text: String },
+    #[error(
+        "compiling the component took more memory or time than a rule may take; link less code \
+         into it and split large functions"
+    )]
+    ProbeKilled,
     #[error("a thread for rules cannot start")]
     Thread(#[source] std::io::Error),
 }

@@ -99,6 +99,16 @@ impl RuleLimits {
         Ok(own)
     }
 
+    /// The same where `caps` may be looser: a gateway's limits may have been lowered since.
+    pub(super) fn capped(&self, caps: &Caps) -> Self {
+        let mut own = self.clone();
+        own.fuel_per_item = own.fuel_per_item.min(caps.fuel_per_item.unwrap_or(u64::MAX));
+        own.memory_bytes = own.memory_bytes.min(caps.memory.unwrap_or(usize::MAX));
+        own.deadline = own.deadline.min(caps.deadline.unwrap_or(Duration::MAX));
+        own.authorize_deadline = own.authorize_deadline.min(own.deadline);
+        own
+    }
+
     /// A whole batch of the largest answers is not worth its memory: 1 MiB is enough for any batch.
     pub(super) fn output_bytes(&self, items: usize) -> usize {
         let most = self.output_bytes_per_item.max(1 << 20);

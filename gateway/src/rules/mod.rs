@@ -15,19 +15,24 @@ mod bench;
 mod breaker;
 mod chain;
 mod component;
+mod deployed;
+mod deployments;
 mod engine;
 mod error;
 mod hooks;
 mod host;
 pub mod input;
+mod items;
 mod limits;
 mod localtime;
 mod manifest;
 mod patch;
 mod payload;
+mod probe;
 pub mod record;
 mod registry;
 mod settings;
+mod shadow;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -35,6 +40,8 @@ mod worker;
 
 pub use bench::{Batch, Bench, BenchRule, Question, Report};
 pub use component::{ComponentSummary, embed_manifest, inspect, wrap_component};
+pub use deployed::{DeployedRule, RuleChange, RuleSet, RuleVersion, SetError, Stage, Transition};
+pub use deployments::{DeployError, Deployment, Deployments, Shelf, ShelfError};
 pub use error::RuleError;
 pub use hooks::{
     Answer, AuthorizeItem, Decision, Digest, Hook, PrincipalKind, PrincipalView, TransformItem,
@@ -44,8 +51,10 @@ pub use limits::{Breach, BreachKind, RuleLimits};
 pub use manifest::{Build, Caps, Deploy, Gates, Manifest, ManifestError, Sticky};
 pub use patch::Edit;
 pub use payload::{payload, showing};
+pub use probe::Probe;
 pub use registry::check_component;
 pub use settings::{OnError, RuleConfig, RuleMatch, RuleSettings};
+pub use shadow::ShadowCount;
 pub use state::State;
 pub use worker::WasmRules;
 

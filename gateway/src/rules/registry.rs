@@ -1,8 +1,9 @@
 //! Loads rules: each is read, inspected, compiled and started once, or refused.
 
 use crate::model::Millis;
-use crate::rules::chain::{Chain, Memory, Rule};
+use crate::rules::chain::{Memory, Rule};
 use crate::rules::component::{ComponentSummary, inspect};
+use crate::rules::deployed::Stage;
 use crate::rules::engine::Sandbox;
 use crate::rules::error::RuleError;
 use crate::rules::host::Setting;
@@ -38,7 +39,7 @@ pub(super) fn load(
     sandbox: &Sandbox,
     configs: Vec<RuleConfig>,
     memories: &mut Memories,
-) -> Result<Chain, RuleError> {
+) -> Result<Vec<Arc<Rule>>, RuleError> {
     if configs.len() > RULES_MAX {
         return Err(RuleError::TooManyRules { count: configs.len() });
     }
@@ -55,7 +56,7 @@ pub(super) fn load(
         let loaded = load_rule(sandbox, config, memory);
         loaded.map_err(|error| RuleError::InRule { rule, path, source: Box::new(error) })
     };
-    Ok(Chain::new(configs.into_iter().map(&mut load_one).collect::<Result<_, _>>()?))
+    configs.into_iter().map(&mut load_one).collect()
 }
 
 fn load_rule(
@@ -97,7 +98,7 @@ pub(super) fn prepare(
     };
     sandbox.try_start(&compiled, setting)?;
     let (hooks, digest) = (summary.hooks.clone(), summary.digest.clone());
-    Ok((summary, Rule { config, compiled, limits, hooks, digest, memory }))
+    Ok((summary, Rule { config, compiled, limits, hooks, digest, stage: Stage::Active, memory }))
 }
 
 /// One byte more than `limit` at most, so that the size check after it can tell.

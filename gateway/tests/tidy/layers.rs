@@ -38,6 +38,7 @@ const IMPORTS: [(&str, &[&str]); 23] = [
             "journal",
             "model",
             "openapi",
+            "rules",
             "server",
             "store",
             "telemetry",

@@ -29,7 +29,7 @@ pub(super) async fn asked(
 ) -> Result<(Asked, Query), Failure> {
     let caller = shared.caller(headers).await?;
     shared.throttle(caller.organization)?;
-    let by = sender(&caller)?;
+    let by = sender(&caller).await?;
     let query = Query::of_uri(uri)?;
     let mut faults = Faults::default();
     let named = query.integer("organization", 1..=i32::MAX, &mut faults);

@@ -17,8 +17,11 @@ mod traffic;
 use crate::cli::{CliError, Exit};
 use crate::rules::{RuleLimits, check_component, wrap_component};
 use clap::{Subcommand, ValueEnum};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+
+/// Nothing larger is a rule.
+const PROBED_BYTES_MAX: u64 = 64 << 20;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Rule {
@@ -44,6 +47,10 @@ pub(super) enum Rule {
     Capture(replay::Capture),
     /// Ask a rule what was recorded again, and show what it decides otherwise; exits with 12 past a gate.
     Replay(replay::Replay),
+    /// Say whether the component on standard input can be a rule. The gateway asks itself, in a child
+    /// process with little memory and time.
+    #[command(hide = true)]
+    Probe,
     /// Make a component of a core module built for wasm32-unknown-unknown, and check it.
     Wrap {
         /// What cargo built.
@@ -87,6 +94,12 @@ impl Rule {
                 }
                 let manifest = if summary.manifest.is_some() { "inside" } else { "none" };
                 writeln!(out, "  manifest {manifest}")?;
+                Ok(Exit::Done)
+            }
+            Self::Probe => {
+                let mut component = Vec::new();
+                std::io::stdin().lock().take(PROBED_BYTES_MAX).read_to_end(&mut component)?;
+                check(&component)?;
                 Ok(Exit::Done)
             }
             Self::Build(build) => build.run(out),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::rules::abi::log::{Host as _, Level};
+use crate::rules::chain::Chain;
 use crate::rules::engine::Sandbox;
 use crate::rules::host::{Host, Setting};
 use crate::rules::localtime::Zones;
@@ -178,7 +179,8 @@ fn the_log_of_a_batch_is_bounded_and_quoted() {
 #[test]
 fn a_panic_is_logged_with_its_place_and_without_its_text() {
     let sandbox = Sandbox::start(RuleLimits::default(), 1).unwrap();
-    let chain = registry::load(&sandbox, vec![hostile()], &mut Memories::new()).unwrap();
+    let rules = registry::load(&sandbox, vec![hostile()], &mut Memories::new()).unwrap();
+    let chain = Chain::fixed(&rules);
     let (file, subscriber) = captured();
     tracing::subscriber::with_default(subscriber, || {
         chain.route(&sandbox, NOON, &[item(1, "trap")]);
@@ -195,8 +197,10 @@ fn rules_run_without_a_memory_pool_where_address_space_is_short() {
     let sandbox = tracing::subscriber::with_default(subscriber, start);
     let written = std::fs::read_to_string(file.path()).unwrap();
     assert!(written.contains("no memory pool"), "{written}");
-    let chain = registry::load(&sandbox, vec![hostile()], &mut Memories::new()).unwrap();
-    let routed = chain.route(&sandbox, NOON, &[item(1, "a"), item(1, "memory"), item(1, "b")]);
+    let rules = registry::load(&sandbox, vec![hostile()], &mut Memories::new()).unwrap();
+    let chain = Chain::fixed(&rules);
+    let items = [item(1, "a"), item(1, "memory"), item(1, "b")];
+    let (routed, _) = chain.route(&sandbox, NOON, &items);
     assert_eq!(words(&routed[0]), ["abstain/calls_1"]);
     assert_eq!(words(&routed[1]), ["error/memory"]);
     assert_eq!(words(&routed[2]), ["abstain/calls_1"]);

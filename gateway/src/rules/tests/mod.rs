@@ -1,6 +1,8 @@
 //! The rule engine with real components: the shipped rules and one that breaks every promise.
 
+mod deploying;
 mod guests;
+mod hooks;
 mod hostile;
 mod loading;
 mod shipped;
