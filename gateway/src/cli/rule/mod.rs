@@ -4,10 +4,12 @@ mod ask;
 mod bench;
 mod build;
 mod cases;
+mod dev;
 mod diff;
 mod eval;
 mod expect;
 mod new;
+mod operate;
 mod project;
 mod replay;
 mod report;
@@ -47,6 +49,26 @@ pub(super) enum Rule {
     Capture(replay::Capture),
     /// Ask a rule what was recorded again, and show what it decides otherwise; exits with 12 past a gate.
     Replay(replay::Replay),
+    /// On every change build and test, and put what passes into a gateway.
+    Dev(dev::Dev),
+    /// Send a rule to a gateway: first beside the version in force, in its shadow.
+    Deploy(operate::Deploy),
+    /// Rules of a gateway, in the order they are asked.
+    List(operate::List),
+    /// One rule of a gateway: versions and history.
+    Show(operate::Show),
+    /// Bring a version a stage further.
+    Promote(operate::Promote),
+    /// Go back to the version before.
+    Rollback(operate::Change),
+    /// Leave a rule out until it is resumed.
+    Pause(operate::Change),
+    /// Ask a paused rule again.
+    Resume(operate::Change),
+    /// Once a second: what is in force, and how the shadow does.
+    Watch(operate::Watch),
+    /// What a rule may use.
+    Limits,
     /// Say whether the component on standard input can be a rule. The gateway asks itself, in a child
     /// process with little memory and time.
     #[command(hide = true)]
@@ -109,6 +131,16 @@ impl Rule {
             Self::Diff(diff) => diff.run(out),
             Self::Capture(capture) => capture.run(out),
             Self::Replay(replay) => replay.run(out),
+            Self::Dev(dev) => dev.run(out),
+            Self::Deploy(deploy) => deploy.run(out),
+            Self::List(list) => list.run(out),
+            Self::Show(show) => show.run(out),
+            Self::Promote(promote) => promote.run(out),
+            Self::Rollback(change) => change.run(operate::Turn::RollBack, out),
+            Self::Pause(change) => change.run(operate::Turn::Pause, out),
+            Self::Resume(change) => change.run(operate::Turn::Resume, out),
+            Self::Watch(watch) => watch.run(out),
+            Self::Limits => limits(out),
             Self::Wrap { core, component, manifest } => {
                 let bytes = wrap(&core, &component, manifest.as_deref())?;
                 writeln!(out, "{}: {bytes} bytes", component.display())?;
@@ -116,6 +148,24 @@ impl Rule {
             }
         }
     }
+}
+
+/// The gateway's own ceilings, as `test`, `eval` and `bench` apply them.
+fn limits(out: &mut impl Write) -> Result<Exit, CliError> {
+    let limits = RuleLimits::default();
+    let rows = [
+        ("component", format!("{} MiB", limits.component_bytes >> 20)),
+        ("memory", format!("{} MiB", limits.memory_bytes >> 20)),
+        ("fuel", format!("{} an item + {} a batch", limits.fuel_per_item, limits.fuel_per_batch)),
+        ("time", format!("{} ms a batch", limits.deadline.as_millis())),
+        ("time, authorize", format!("{} ms a batch", limits.authorize_deadline.as_millis())),
+        ("output", format!("{} KiB an item", limits.output_bytes_per_item >> 10)),
+        ("host calls", format!("{} an item", limits.calls_per_item)),
+        ("log", format!("{} lines of {} bytes", limits.log_lines_per_batch, limits.log_line_bytes)),
+        ("batch", format!("{} items, {} KiB", limits.batch_items, limits.batch_bytes >> 10)),
+    ];
+    rows.iter().try_for_each(|(what, most)| writeln!(out, "{what:<16} {most}"))?;
+    Ok(Exit::Done)
 }
 
 /// Wraps and checks a rule; answers the size of the component.

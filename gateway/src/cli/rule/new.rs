@@ -32,21 +32,12 @@ enum HookName {
     Transform,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Language {
-    Rust,
-    Js,
-    Python,
-}
-
 #[derive(Debug, Args)]
 pub(in crate::cli) struct New {
     /// Name of the rule and, without `--path`, of its folder: a-z, 0-9 and `-`.
     name: String,
     #[arg(long, value_enum, default_value_t = HookName::Route)]
     hook: HookName,
-    #[arg(long, value_enum, default_value_t = Language::Rust)]
-    lang: Language,
     /// The folder to make.
     #[arg(long)]
     path: Option<PathBuf>,
@@ -91,7 +82,7 @@ impl New {
             let text = format!("{} is there already; name another folder", dir.display());
             return Err(CliError::new(Exit::Conflict, text));
         }
-        let files = self.files()?;
+        let files = self.files();
         for (name, text) in &files {
             write(&dir.join(name), text.as_bytes())?;
         }
@@ -104,30 +95,20 @@ impl New {
     }
 
     /// Paths in the new folder and their texts.
-    fn files(&self) -> Result<Vec<(String, String)>, CliError> {
+    fn files(&self) -> Vec<(String, String)> {
         let file = |path: &str, text: &str| (path.to_owned(), self.filled(text));
         let mut files = vec![file("rule.toml", &self.manifest())];
-        match self.lang {
-            Language::Rust => {
-                files.push(file("Cargo.toml", RUST_CARGO));
-                files.push(file("src/lib.rs", self.hook.rust()));
-                files.push(file("README.md", RUST_README));
-                files.push((String::from(".bugler/sdk/Cargo.toml"), SDK_CARGO.to_owned()));
-                let sdk = |(path, text): (&str, &str)| {
-                    (Path::new(".bugler/sdk").join(path).display().to_string(), text.to_owned())
-                };
-                files.extend(SDK.map(sdk));
-            }
-            Language::Js | Language::Python => {
-                return Err(CliError::new(
-                    Exit::Failed,
-                    "there is no template for this language and hook",
-                ));
-            }
-        }
+        files.push(file("Cargo.toml", RUST_CARGO));
+        files.push(file("src/lib.rs", self.hook.rust()));
+        files.push(file("README.md", RUST_README));
+        files.push((String::from(".bugler/sdk/Cargo.toml"), SDK_CARGO.to_owned()));
+        let sdk = |(path, text): (&str, &str)| {
+            (Path::new(".bugler/sdk").join(path).display().to_string(), text.to_owned())
+        };
+        files.extend(SDK.map(sdk));
         files.push(file(&format!("tests/{}.toml", self.hook.word()), self.hook.tests()));
-        files.push(file(".gitignore", "/target\n/node_modules\n/build\n"));
-        Ok(files)
+        files.push(file(".gitignore", "/target\n"));
+        files
     }
 
     fn filled(&self, text: &str) -> String {

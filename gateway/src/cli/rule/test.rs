@@ -10,7 +10,7 @@ use crate::cli::{CliError, Exit};
 use clap::Args;
 use serde_json::json;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Test {
@@ -38,6 +38,12 @@ pub(super) struct Tried {
 }
 
 impl Test {
+    /// All cases of the rule in `dir`, built, in words.
+    pub(super) fn of(dir: &Path) -> Self {
+        let dir = dir.to_owned();
+        Self { dir, component: None, filter: String::new(), output: Output::Text }
+    }
+
     pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
         let subject = Subject::open(self.component.as_ref().unwrap_or(&self.dir))?;
         let loaded = subject.load()?;
