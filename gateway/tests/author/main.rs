@@ -1,5 +1,6 @@
 //! The author's side of rules, as an author meets it: the real binary, real folders, real components.
 
+mod operate;
 mod script;
 mod shipped;
 
@@ -17,7 +18,8 @@ struct Said {
 
 impl Said {
     fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+        serde_json::from_str(&self.out)
+            .unwrap_or_else(|error| unreachable!("no JSON, {error}: {self:?}"))
     }
 }
 
@@ -27,7 +29,7 @@ fn rule(dir: &Path, arguments: &[&str]) -> Said {
     command.arg("rule").args(arguments).current_dir(dir);
     // Its own, so that runs of the repository's other builds are not waited for.
     command.env("CARGO_TARGET_DIR", target());
-    said(&command.output().unwrap())
+    said(&command.output().expect("the binary can be started"))
 }
 
 fn said(output: &Output) -> Said {
@@ -38,10 +40,14 @@ fn said(output: &Output) -> Said {
 /// Where rules are built: beside the binary, so that a second run finds them.
 fn target() -> PathBuf {
     let binary = Path::new(env!("CARGO_BIN_EXE_bugler"));
-    binary.ancestors().nth(2).unwrap().join("author")
+    binary.ancestors().nth(2).expect("a binary in a target directory").join("author")
 }
 
 /// The folder of a shipped rule.
 fn shipped_rule(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("rules").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate has a workspace")
+        .join("rules")
+        .join(name)
 }

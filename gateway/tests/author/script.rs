@@ -48,7 +48,7 @@ expect = { decision = "abstain" }
 "#;
 
 fn edit(project: &Path, file: &str, text: &str) {
-    std::fs::write(project.join(file), text).unwrap();
+    std::fs::write(project.join(file), text).expect("the project can be written");
 }
 
 fn lines_with<'a>(said: &'a Said, part: &str) -> Vec<&'a str> {

@@ -56,7 +56,8 @@ fn fuel_stays_within_a_gate_and_past_it_the_exit_code_is_12() {
 /// Captures `count` decisions of `name`, which replay without a difference; answers where they are.
 fn replayed(name: &str, count: u64, dir: &Path) -> std::path::PathBuf {
     let file = dir.join(format!("{name}.jsonl"));
-    let (path, number) = (file.to_str().unwrap(), count.to_string());
+    let path = file.to_str().expect("a path of plain letters");
+    let number = count.to_string();
     let rules = shipped_rule(name);
     let captured = rule(&rules, &["capture", ".", "--generate", &number, "-o", path]);
     assert_eq!(captured.code, Some(0), "{captured:?}");
