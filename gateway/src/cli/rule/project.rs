@@ -85,7 +85,8 @@ impl Loaded {
     }
 
     pub(super) fn name(&self) -> &str {
-        &self.rule.config().name
+        let manifest = self.rule.summary.manifest.as_ref();
+        manifest.map_or(&self.rule.config().name, |manifest| &manifest.name)
     }
 
     pub(super) fn version(&self) -> &str {
