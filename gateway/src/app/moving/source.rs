@@ -80,7 +80,12 @@ impl Source {
         let view = tokio::task::spawn_blocking(move || LogView::open(&opened)).await?;
         let view = view.map_err(DumpError::from)?;
         let is_whole = view.is_whole();
-        Ok(Self::Disk { dir, shards: config.store.shards, parts: Some(Box::new((view, store))), is_whole })
+        Ok(Self::Disk {
+            dir,
+            shards: config.store.shards,
+            parts: Some(Box::new((view, store))),
+            is_whole,
+        })
     }
 
     async fn open_redis(

@@ -349,7 +349,13 @@ fn taken_part(state: &mut State, place: Place, settlement: &Settlement) -> Optio
     }
     taken.is_closing = settlement.done;
     let settlement = Settlement { org: taken.org, ..settlement.clone() };
-    let ended = Ended { settlement, ticket: taken.ticket, has_parts: true, is_change: false, is_inherited: false };
+    let ended = Ended {
+        settlement,
+        ticket: taken.ticket,
+        has_parts: true,
+        is_change: false,
+        is_inherited: false,
+    };
     let token = taken.token.clone();
     Some(Part { settles: vec![ended], taken: Some((place, token)), ..Part::default() })
 }
