@@ -230,6 +230,7 @@ fn cause(attempt: &Attempt) -> Option<&'static str> {
         | Outcome::Unknown { cause }
         | Outcome::Gone { cause }
         | Outcome::Rejected { cause }
+        | Outcome::Withheld { cause }
         | Outcome::Hold { cause } => Some(cause),
     }
 }
