@@ -76,11 +76,25 @@ async fn a_batch_of_nothing_but_poison_is_given_up() {
     let mut items: Vec<RouteItem> = (0..100).map(|_| item(1, "loop")).collect();
     items.push(item(2, "fine"));
     let routed = rules.route(NOON, items).await;
-    assert!(routed[..3].iter().all(|r| words(r) == ["error/deadline"]));
-    assert!(routed[3..100].iter().all(|r| words(r) == ["error/breaker"]));
+    let gave_up =
+        |routed: &Routed| matches!(words(routed)[0].as_str(), "error/deadline" | "error/breaker");
+    assert!(routed[..100].iter().all(gave_up));
     assert_eq!(routed[99].decisions[0].fuel, 0, "the last was not asked any more");
     assert_eq!(words(&routed[100]), ["abstain/calls_1"], "another organization");
+}
+
+#[tokio::test]
+async fn three_items_that_break_a_rule_alike_open_its_breaker_for_their_organization() {
+    // With a deadline that no load of the machine reaches.
+    let limits = RuleLimits { deadline: Duration::from_secs(60), ..RuleLimits::default() };
+    let settings =
+        RuleSettings { rules: vec![hostile()], limits, threads: 2, ..RuleSettings::default() };
+    let rules = WasmRules::start(settings).unwrap();
+    let routed = rules.route(NOON, (0..10).map(|_| item(1, "trap")).collect()).await;
+    assert!(routed[..3].iter().all(|r| words(r) == ["error/trap"]));
+    assert!(routed[3..].iter().all(|r| words(r) == ["error/breaker"]));
     assert_eq!(words(&ask_one(&rules, item(1, "fine")).await), ["error/breaker"]);
+    assert_eq!(words(&ask_one(&rules, item(2, "fine")).await), ["abstain/calls_1"]);
     let later = rules.route(NOON.plus(60_000), vec![item(1, "fine")]).await;
     assert_eq!(words(&later[0]), ["abstain/calls_1"]);
 }
