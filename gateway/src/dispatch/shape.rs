@@ -80,10 +80,9 @@ async fn question(
         tracing::warn!(error = %crate::telemetry::chain(&error), "a recipient cannot be read for the transform rules; its delivery waits");
         held("store", "unreadable")
     })?;
-    let recipient = found.map_or_else(
-        || unknown(&delivery.notification.org.to_string(), channel),
-        |found| found.view,
-    );
+    let recipient = found
+        .and_then(|found| found.view)
+        .unwrap_or_else(|| unknown(&delivery.notification.org.to_string(), channel));
     Ok(Some(TransformItem { notification, recipient, channel, payload }))
 }
 
