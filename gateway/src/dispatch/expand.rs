@@ -146,6 +146,8 @@ fn user(found: Recipient, mails: bool, role: Option<&Role>, home: Option<&str>) 
         provider: target.provider(),
         handle: target.key(),
         app: target.credential(),
+        last_ok_at: None,
+        recent_failures: 0,
     });
     let mut view = user_view(&user, role, views.collect());
     view.tz = view.tz.or_else(|| home.map(str::to_owned));
@@ -199,7 +201,13 @@ fn subscriber(subscription: &Subscription, vault: &Vault) -> Expanded {
         status: "active",
         roles: Vec::new(),
         prefs: Vec::new(),
-        targets: vec![TargetView { provider, handle: target.key(), app }],
+        targets: vec![TargetView {
+            provider,
+            handle: target.key(),
+            app,
+            last_ok_at: None,
+            recent_failures: 0,
+        }],
     };
     Expanded { recipient: RecipientRef::Subscription(id), view: Some(view), targets: vec![target] }
 }

@@ -1,6 +1,7 @@
 //! One shard's loop: claim, expand, ask the rules, line up.
 
 use crate::crash::{self, Stage};
+use crate::dispatch::digest::Digests;
 use crate::dispatch::expand::{self, Expanded, Expansion, Sources};
 use crate::dispatch::job::{EXPANDED, Job, Outgoing, PLANNED, Portion};
 use crate::dispatch::line::{Line, Queued, Share};
@@ -11,9 +12,10 @@ use crate::lifecycle::{Caught, report_panic};
 use crate::model::{
     Delivery, DeliveryId, FinalState, Notification, Part, ShardId, TargetRef, TimelineEvent, UserId,
 };
-use crate::rules::RouteItem;
+use crate::rules::{Plan, RouteItem};
 use crate::store::{Change, InboxChange, StoreError};
 use crate::work::{ENTRY_TARGET, Overrides, RecipientRef, Work, decode_changes, decode_event};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -41,7 +43,7 @@ pub(super) async fn run(
     let mut renewing = JoinSet::new();
     renewing.spawn(renew(Arc::clone(&context), shard, settler.clone()));
     let mut share = Share { line, shard, per_entry: 1 };
-    let worker = Shard { context, settler, shard };
+    let worker = Shard { context, settler, shard, digests: Mutex::default() };
     while !*stop.borrow() {
         let max = worker.context.settings.claim_batch;
         let claims = tokio::select! {
@@ -81,6 +83,7 @@ pub(super) struct Shard {
     pub(super) context: Arc<Context>,
     settler: Settler,
     shard: ShardId,
+    pub(super) digests: Mutex<Digests>,
 }
 
 /// Claims that were read, and what they come to. Nothing of it has happened yet.
@@ -140,6 +143,7 @@ impl Shard {
     async fn plan(&self, claims: &[Claim], line: &Line) -> Planned {
         let mut planned = Planned::default();
         let mut asking = Vec::new();
+        let mut collected = Vec::new();
         for claim in claims {
             match Work::decode(&claim.payload) {
                 Some(Work::Retry { notification, target, attempts, overrides }) => {
@@ -151,10 +155,25 @@ impl Shard {
                     let job = Job::new(claim, notification);
                     planned.jobs.push(self.step(job, line, unless, (steps, overrides)).await);
                 }
+                Some(Work::Collected { notification, recipient, key }) => {
+                    let work = Work::Recipient { notification, recipient };
+                    collected.push((recipient, key, self.expand(claim, work, line).await));
+                }
+                Some(Work::Digested { notification, recipient }) => {
+                    let work = Work::Recipient { notification, recipient };
+                    let mut job = self.expand(claim, work, line).await;
+                    let now = self.context.clock.now();
+                    for one in std::mem::take(&mut job.recipients) {
+                        let plan = Plan::all_targets(one.targets.len());
+                        self.deliver(&mut job, line, one, (plan, now));
+                    }
+                    planned.jobs.push(job);
+                }
                 Some(work) => asking.push(self.expand(claim, work, line).await),
                 None => planned.unreadable.push(claim.clone()),
             }
         }
+        planned.jobs.extend(self.flush(collected));
         planned.jobs.extend(self.route(asking, line).await);
         planned
     }
@@ -257,6 +276,9 @@ impl Shard {
         let (part, after, only) = match &work {
             Work::Chunk { after, .. } => (Part::Chunk, Some(*after), None),
             Work::Recipient { recipient, .. } => (Part::Resumed, None, Some(*recipient)),
+            Work::Collected { recipient, .. } | Work::Digested { recipient, .. } => {
+                (Part::Resumed, None, Some(*recipient))
+            }
             Work::Notification(_) | Work::Step { .. } | Work::Retry { .. } => {
                 (Part::Root, None, None)
             }
@@ -425,6 +447,7 @@ fn questions(jobs: &mut [Job]) -> Vec<RouteItem> {
             notification: Arc::clone(&job.notification),
             recipient,
             attempt: 1,
+            last_outcome: None,
         }));
     }
     items

@@ -39,6 +39,7 @@ const IMPORTS: [(&str, &[&str]); 24] = [
             "journal",
             "model",
             "openapi",
+            "rules",
             "server",
             "store",
             "telemetry",

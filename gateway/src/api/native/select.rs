@@ -29,7 +29,7 @@ pub(super) async fn asked(
 ) -> Result<(Asked, Query), Failure> {
     let caller = shared.caller(headers).await?;
     shared.throttle(caller.organization)?;
-    let by = sender(&caller)?;
+    let by = sender(&caller).await?;
     let query = Query::of_uri(uri)?;
     let mut faults = Faults::default();
     let named = query.integer("organization", 1..=i32::MAX, &mut faults);
@@ -226,6 +226,7 @@ pub(super) fn describe(event: &TimelineEvent, line: &mut Value) {
         }
         TimelineEvent::Settled { at, target, cause, .. } => (target, Some(cause.as_str()), at),
         TimelineEvent::Expanded { .. }
+        | TimelineEvent::FirstRuled { .. }
         | TimelineEvent::Ruled { .. }
         | TimelineEvent::Held { .. }
         | TimelineEvent::Noted { .. }

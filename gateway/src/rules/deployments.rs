@@ -1,0 +1,260 @@
+//! Rules that come by the API: checked, kept, put in force as one set, the same on every node.
+
+use crate::BoxFuture;
+use crate::clock::Clock;
+use crate::model::OrganizationId;
+use crate::rules::component::inspect;
+use crate::rules::deployed::{Asked, RuleChange, RuleSet, RuleVersion, SetError, Stage, Upload};
+use crate::rules::error::RuleError;
+use crate::rules::manifest::Manifest;
+use crate::rules::probe::Probe;
+use crate::rules::shadow::ShadowCount;
+use crate::rules::worker::WasmRules;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex as Turn;
+
+/// How often a node that shares the set with others looks whether it changed.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Where the set and the components are kept.
+pub trait Shelf: Send + Sync + std::fmt::Debug {
+    /// The set as text; `None` before the first was kept.
+    fn read(&self) -> BoxFuture<'_, Result<Option<String>, ShelfError>>;
+
+    /// Keeps the set `after` durably, if the one kept has the revision `before`; false if not.
+    fn replace(&self, before: u64, after: String) -> BoxFuture<'_, Result<bool, ShelfError>>;
+
+    /// The component with this digest.
+    fn component<'a>(
+        &'a self,
+        digest: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, ShelfError>>;
+
+    /// Keeps a component under its digest, durably.
+    fn put<'a>(&'a self, digest: &'a str, bytes: Vec<u8>) -> BoxFuture<'a, Result<(), ShelfError>>;
+
+    /// True if other nodes may change the set.
+    fn is_shared(&self) -> bool;
+}
+
+/// The shelf cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("the shelf of rules failed")]
+pub struct ShelfError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// Why a deploy or a change was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    /// The component is not one that can be a rule.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+    #[error(transparent)]
+    Set(#[from] SetError),
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
+    /// A kept component or set is not what it was.
+    #[error("what is kept of the rules is damaged: {what}")]
+    Damaged { what: &'static str },
+}
+
+/// What is to be deployed.
+#[derive(Debug)]
+pub struct Deployment {
+    pub component: Vec<u8>,
+    /// Whose rule it is; `None`: everybody's.
+    pub org: Option<OrganizationId>,
+    pub stage: Stage,
+    pub by: String,
+    pub message: String,
+}
+
+/// The rules that were deployed, and the engine that runs them.
+#[derive(Debug)]
+pub struct Deployments {
+    engine: Arc<WasmRules>,
+    shelf: Arc<dyn Shelf>,
+    probe: Option<Probe>,
+    clock: Arc<dyn Clock>,
+    set: Mutex<Arc<RuleSet>>,
+    /// One change at a time on this node; on others, revisions decide.
+    turn: Turn<()>,
+}
+
+impl Deployments {
+    /// Reads what is kept and puts it in force.
+    ///
+    /// # Errors
+    /// The shelf cannot be read, or holds what cannot be a rule any more.
+    pub async fn open(
+        engine: Arc<WasmRules>,
+        shelf: Arc<dyn Shelf>,
+        probe: Option<Probe>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, DeployError> {
+        let set = Mutex::new(Arc::default());
+        let turn = Turn::new(());
+        let opened = Arc::new(Self { engine, shelf, probe, clock, set, turn });
+        opened.refresh().await?;
+        Ok(opened)
+    }
+
+    /// The set in force on this node.
+    #[must_use]
+    pub fn set(&self) -> Arc<RuleSet> {
+        Arc::clone(&self.set.lock())
+    }
+
+    /// Most bytes a component may have.
+    #[must_use]
+    pub fn component_bytes(&self) -> usize {
+        self.engine.limits().component_bytes
+    }
+
+    /// What shadows said so far on this node, by digest.
+    #[must_use]
+    pub fn shadowed(&self, digest: &str) -> Option<ShadowCount> {
+        self.engine.shadowed(digest)
+    }
+
+    /// Checks a component, keeps it and puts it in force at a stage. What was in force stays in force
+    /// if it is refused.
+    ///
+    /// # Errors
+    /// The reason, and what to change.
+    pub async fn deploy(
+        self: &Arc<Self>,
+        deployment: Deployment,
+    ) -> Result<(Manifest, RuleVersion), DeployError> {
+        let Deployment { component, org, stage, by, message } = deployment;
+        let most = self.engine.limits().component_bytes;
+        let component = Arc::new(component);
+        let checked = Arc::clone(&component);
+        let (probe, engine) = (self.probe.clone(), Arc::clone(&self.engine));
+        let summary = blocking(move || {
+            let summary = inspect(&checked, most)?;
+            if let Some(probe) = probe {
+                probe.check(&checked)?;
+            }
+            // Bounded by now: the child needed no more for the same work.
+            engine.learn(&summary, &checked)?;
+            Ok::<_, RuleError>(summary)
+        })
+        .await??;
+        let manifest = summary.manifest.clone().ok_or(RuleError::NoManifest)?;
+        self.engine.check_caps(&manifest)?;
+        let version = RuleVersion {
+            digest: summary.digest.clone(),
+            version: manifest.version.clone(),
+            bytes: summary.bytes,
+            hooks: summary.hooks.clone(),
+        };
+        let upload = Upload {
+            name: manifest.name.clone(),
+            org,
+            order: manifest.order,
+            required: manifest.required,
+            version: version.clone(),
+            stage,
+        };
+        let asked = Asked { at: self.clock.now(), by, message };
+        let _turn = self.turn.lock().await;
+        let before = self.set();
+        let after = RuleSet::clone(&before).with(upload, asked)?;
+        self.shelf.put(&version.digest, Arc::unwrap_or_clone(component)).await?;
+        self.keep(&before, after).await?;
+        Ok((manifest, version))
+    }
+
+    /// Changes one rule of an organization, or of everybody.
+    ///
+    /// # Errors
+    /// The rule is not there, the change makes no sense for it, or somebody else was faster.
+    pub async fn change(
+        self: &Arc<Self>,
+        (org, name): (Option<OrganizationId>, &str),
+        change: RuleChange,
+        (by, message): (String, String),
+    ) -> Result<(), DeployError> {
+        let asked = Asked { at: self.clock.now(), by, message };
+        let _turn = self.turn.lock().await;
+        let before = self.set();
+        let after = RuleSet::clone(&before).changed((org, name), change, asked)?;
+        self.keep(&before, after).await
+    }
+
+    /// Compiles what the new set needs, keeps it, and puts it in force here at once.
+    async fn keep(self: &Arc<Self>, before: &RuleSet, after: RuleSet) -> Result<(), DeployError> {
+        self.learn(&after).await?;
+        let text = serde_json::to_string(&after)
+            .map_err(|_| DeployError::Damaged { what: "the set cannot be written" })?;
+        if !self.shelf.replace(before.revision, text).await? {
+            self.refresh().await?;
+            return Err(SetError::Changed.into());
+        }
+        self.enforce(after);
+        Ok(())
+    }
+
+    /// Puts in force what others kept; nothing happens if it is in force already.
+    async fn refresh(self: &Arc<Self>) -> Result<(), DeployError> {
+        let Some(text) = self.shelf.read().await? else { return Ok(()) };
+        let set: RuleSet = serde_json::from_str(&text)
+            .map_err(|_| DeployError::Damaged { what: "the set cannot be read" })?;
+        if set.revision == self.set.lock().revision {
+            return Ok(());
+        }
+        self.learn(&set).await?;
+        self.enforce(set);
+        Ok(())
+    }
+
+    fn enforce(&self, set: RuleSet) {
+        let set = Arc::new(set);
+        self.engine.enforce(&set);
+        let revision = set.revision;
+        *self.set.lock() = set;
+        tracing::info!(revision, "another set of rules is in force");
+    }
+
+    /// Has the engine know every component that `set` needs.
+    async fn learn(self: &Arc<Self>, set: &RuleSet) -> Result<(), DeployError> {
+        for digest in set.digests().filter(|digest| !self.engine.knows(digest)) {
+            let kept = self.shelf.component(digest).await?;
+            let component = kept.ok_or(DeployError::Damaged { what: "a component is missing" })?;
+            let (engine, most) = (Arc::clone(&self.engine), self.engine.limits().component_bytes);
+            let digest = digest.to_owned();
+            blocking(move || {
+                let summary = inspect(&component, most)?;
+                if summary.digest != digest {
+                    return Err(DeployError::Damaged { what: "a component is not what it was" });
+                }
+                Ok(engine.learn(&summary, &component)?)
+            })
+            .await??;
+        }
+        Ok(())
+    }
+
+    /// Looks for what other nodes put in force, until dropped.
+    pub async fn follow(self: Arc<Self>) {
+        if !self.shelf.is_shared() {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let _turn = self.turn.lock().await;
+            if let Err(error) = self.refresh().await {
+                tracing::error!(error = %crate::telemetry::chain(&error), "the set of rules cannot be read; the one before stays in force");
+            }
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, DeployError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| DeployError::Damaged { what: "compiling panicked" })
+}
