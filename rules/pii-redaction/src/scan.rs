@@ -151,7 +151,7 @@ fn iban(bytes: &[u8]) -> Option<usize> {
             if is_end && letters.len() >= 15 && remainder(&letters) == 1 {
                 best = Some(at + 1);
             }
-        } else if !(*byte == b' ' && !letters.is_empty() && letters.len() % 4 == 0) {
+        } else if !(*byte == b' ' && !letters.is_empty() && letters.len().is_multiple_of(4)) {
             break;
         }
         at += 1;
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     fn found(text: &str) -> Vec<&str> {
-        find(text, &Kind::ALL).into_iter().map(|place| &text[place]).collect()
+        find(text, &Kind::ALL).into_iter().filter_map(|place| text.get(place)).collect()
     }
 
     #[test]
