@@ -4,12 +4,13 @@ use crate::model::{
     Audience, Content, Millis, Notification, NotificationId, OrganizationId, Priority,
     ProviderName, Source,
 };
+use crate::rules::at::At;
 use crate::rules::bench::Batch;
 use crate::rules::hooks::{AuthorizeItem, Hook, PrincipalKind, PrincipalView, TransformItem};
 use crate::rules::payload::payload;
 use crate::rules::state::State;
 use crate::rules::{LastOutcome, Plan, RecipientKind, RecipientView, RouteItem, Step, TargetView};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -77,41 +78,6 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 pub enum Baseline {
     Allow,
     Deny,
-}
-
-/// An instant; RFC 3339 in files, milliseconds since the Unix epoch are read, too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct At(pub Millis);
-
-impl Serialize for At {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&self.0.to_rfc3339())
-    }
-}
-
-impl<'de> Deserialize<'de> for At {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Text {
-            Millis(u64),
-            Words(String),
-        }
-        match Text::deserialize(from)? {
-            Text::Millis(ms) => Ok(Self(Millis(ms))),
-            Text::Words(words) => words.parse().map_err(serde::de::Error::custom),
-        }
-    }
-}
-
-impl std::str::FromStr for At {
-    type Err = InputError;
-    fn from_str(text: &str) -> Result<Self, InputError> {
-        let parsed = text.parse::<jiff::Timestamp>().ok();
-        let ms = parsed.and_then(|at| u64::try_from(at.as_millisecond()).ok());
-        ms.map(|ms| Self(Millis(ms)))
-            .ok_or_else(|| bad(format!("{text:?} is no time like 2026-03-29T01:30:00Z")))
-    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 mod abi;
 mod answer;
 mod asking;
+mod at;
 mod bench;
 mod breaker;
 mod chain;
@@ -38,6 +39,7 @@ mod state;
 mod tests;
 mod worker;
 
+pub use at::{At, AtError};
 pub use bench::{Batch, Bench, BenchRule, Question, Report};
 pub use component::{ComponentSummary, embed_manifest, inspect, wrap_component};
 pub use deployed::{DeployedRule, RuleChange, RuleSet, RuleVersion, SetError, Stage, Transition};

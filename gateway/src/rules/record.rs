@@ -1,8 +1,9 @@
 //! The decision record: one line of JSON for audit, capture, replay and tests.
 
 use crate::model::Millis;
+use crate::rules::at::At;
 use crate::rules::hooks::{Answer, Decision, Hook};
-use crate::rules::input::{At, Input, PlanText};
+use crate::rules::input::{Input, PlanText};
 use crate::rules::limits::Breach;
 use crate::rules::patch::{Edit, apply};
 use serde::{Deserialize, Serialize};

@@ -221,11 +221,8 @@ mod tests {
 
     #[test]
     fn finds_mail_addresses() {
-        assert_eq!(
-            found("to <ann.o'neil+x@mail.example.co.uk>."),
-            ["ann.o'neil+x@mail.example.co.uk"]
-        );
-        assert_eq!(found("https://e.com/?to=ann@example.com&x=1"), ["ann@example.com"]);
+        assert_eq!(found("to <ann.o'neil+x@a.b.example>."), ["ann.o'neil+x@a.b.example"]);
+        assert_eq!(found("https://example.com/?to=ann@example.com&x=1"), ["ann@example.com"]);
         assert_eq!(found("інна@пошта.укр, x"), ["інна@пошта.укр"]);
         assert_eq!(found("a@b, @home, x@y.1, 5@ 3"), [""; 0]);
     }

@@ -1,7 +1,8 @@
 //! What a test case expects of an answer; only what it names is compared.
 
 use crate::cli::rule::ask::Asked;
-use crate::rules::input::{At, Input, PlanText, StepText, TargetText};
+use crate::rules::At;
+use crate::rules::input::{Input, PlanText, StepText, TargetText};
 use serde::Deserialize;
 use serde_json::Value;
 

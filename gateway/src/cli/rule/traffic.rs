@@ -1,8 +1,9 @@
 //! Generated questions: from a seed, always the same, of all the kinds rules tell apart.
 
 use crate::model::{Millis, Priority, ProviderName};
+use crate::rules::At;
 use crate::rules::input::{
-    At, Baseline, Input, NotificationText, PlanText, PrincipalText, RecipientText, StepText,
+    Baseline, Input, NotificationText, PlanText, PrincipalText, RecipientText, StepText,
     TargetText, WholeTarget,
 };
 use crate::rules::{Hook, LastOutcome, PrincipalKind, RecipientKind};
