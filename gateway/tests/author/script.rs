@@ -111,7 +111,7 @@ fn the_first_five_minutes_of_an_author() {
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
     assert!(replayed.out.starts_with("replayed 3 000 decisions"), "{}", replayed.out);
     assert_eq!(
-        lines_with(&replayed, "drop weekend → abstain weekday").len(),
+        lines_with(&replayed, "abstain weekday → drop weekend").len(),
         1,
         "{}",
         replayed.out

@@ -50,7 +50,7 @@ impl Traffic {
             ..Input::default()
         };
         if self.hook == Hook::Transform {
-            return input;
+            return shown(input);
         }
         let last_outcome = self.pick(&[None, None, None, Some(LastOutcome::Unregistered)]);
         let attempt = Some(if last_outcome.is_some() { 2 } else { 1 });
@@ -159,6 +159,16 @@ impl Traffic {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
+}
+
+/// A payload is one channel's; a mail's is nothing that a notification alone says.
+fn shown(input: Input) -> Input {
+    let first = input.recipient.targets.first();
+    let is_mail =
+        matches!(first, Some(TargetText::Whole(target)) if target.channel == ProviderName::Email);
+    let text = &input.notification;
+    let payload = is_mail.then(|| json!({ "subject": text.title, "text": text.body }));
+    Input { payload, ..input }
 }
 
 #[cfg(test)]
