@@ -22,7 +22,8 @@ use crate::providers::webhook::{Webhook, WebhookConfig};
 use crate::redis::owners::OwnerOptions;
 use crate::redis::{Class, Redis, RedisOptions};
 use crate::rules::{
-    OnError, Probe, RecipientKind, RuleConfig, RuleLimits, RuleMatch, RuleSettings, WasmRules,
+    OnError, Probe, RecipientKind, Recorder, RuleConfig, RuleError, RuleLimits, RuleMatch,
+    RuleSettings, WasmRules,
 };
 use crate::server::ServerLimits;
 use parking_lot::Mutex;
@@ -179,6 +180,7 @@ pub(super) fn probe() -> Option<Probe> {
 pub(super) fn rules(config: &Config) -> Result<Arc<WasmRules>, AppError> {
     let limits = &config.rules.limits;
     let threads = config.rules.threads;
+    let recorder = Recorder::start(config.store.dir.join("rules")).map_err(RuleError::Thread)?;
     let settings = RuleSettings {
         rules: config.rules.chain.iter().map(rule).collect(),
         limits: RuleLimits {
@@ -190,6 +192,7 @@ pub(super) fn rules(config: &Config) -> Result<Arc<WasmRules>, AppError> {
         },
         threads,
         queue: 2 * threads,
+        recorder: Some(recorder),
     };
     Ok(WasmRules::start(settings)?)
 }

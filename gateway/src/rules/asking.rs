@@ -6,6 +6,7 @@ use crate::rules::chain::Rule;
 use crate::rules::engine::{Evaluation, Exports, Sandbox};
 use crate::rules::hooks::{Answer, Hook};
 use crate::rules::host::{Host, Setting};
+use crate::rules::input::{Input, PlanText};
 use crate::rules::limits::{Breach, BreachKind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,8 +34,24 @@ pub(super) trait Questions {
     /// Checks the answer to the item at `at`.
     fn read(&self, at: usize, raw: Self::Raw, now: Millis) -> Result<Answer, Breach>;
 
-    /// What tells the item at `at` from others, for the breaker.
+    /// What tells the item at `at` from others.
     fn item(&self, at: usize) -> u64;
+
+    /// The id of the notification; empty for requests.
+    fn id(&self, at: usize) -> String;
+
+    /// The item as it is asked, for records.
+    fn input(&self, at: usize, now: Millis) -> Input;
+
+    /// The plan so far, of routes.
+    fn plan(&self, _at: usize) -> Option<PlanText> {
+        None
+    }
+
+    /// What is shown so far, of payloads.
+    fn payload(&self, _at: usize) -> Option<&str> {
+        None
+    }
 }
 
 /// One rule's part in one item.
@@ -63,6 +80,19 @@ pub(super) struct Asker<'a> {
 impl Asker<'_> {
     /// Every item at `asked` with the rule's part in it. What the rule counts and keeps counts once.
     pub(super) fn ask<Q: Questions>(
+        &self,
+        rule: &Rule,
+        questions: &mut Q,
+        asked: &[usize],
+    ) -> Vec<(usize, Part)> {
+        let parts = self.parts(rule, questions, asked);
+        if let Some(recorder) = self.sandbox.recorder() {
+            recorder.note((rule, self.org, self.now), questions, &parts);
+        }
+        parts
+    }
+
+    fn parts<Q: Questions>(
         &self,
         rule: &Rule,
         questions: &mut Q,

@@ -103,6 +103,12 @@ impl Chain {
         self.all.iter().chain(own).any(|slot| slot.has(hook))
     }
 
+    /// True if a rule called `name` judges something of `org`.
+    pub(super) fn has_rule(&self, org: OrganizationId, name: &str) -> bool {
+        let own = self.own.get(&org).map(Vec::as_slice).unwrap_or_default();
+        self.all.iter().chain(own).any(|slot| slot.order.1 == name)
+    }
+
     /// Answers every item, in order, and what shadows are to be asked. All items must belong to one
     /// organization: they share instances.
     pub(super) fn route(

@@ -76,7 +76,7 @@ impl FromStr for Stage {
 }
 
 /// `5%` or `0.25%` in hundredths of a percent.
-fn share_of(text: &str) -> Result<u16, SetError> {
+pub(super) fn share_of(text: &str) -> Result<u16, SetError> {
     let number = text.strip_suffix('%').ok_or(SetError::Stage)?;
     let (whole, part) = number.split_once('.').unwrap_or((number, ""));
     let is_digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());

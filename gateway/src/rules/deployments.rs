@@ -106,6 +106,12 @@ impl Deployments {
         Arc::clone(&self.set.lock())
     }
 
+    /// The engine that runs them.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<WasmRules> {
+        &self.engine
+    }
+
     /// Most bytes a component may have.
     #[must_use]
     pub fn component_bytes(&self) -> usize {
@@ -198,7 +204,7 @@ impl Deployments {
     }
 
     /// Puts in force what others kept; nothing happens if it is in force already.
-    async fn refresh(self: &Arc<Self>) -> Result<(), DeployError> {
+    pub(super) async fn refresh(self: &Arc<Self>) -> Result<(), DeployError> {
         let Some(text) = self.shelf.read().await? else { return Ok(()) };
         let set: RuleSet = serde_json::from_str(&text)
             .map_err(|_| DeployError::Damaged { what: "the set cannot be read" })?;

@@ -6,6 +6,7 @@ use crate::rules::hooks::Hook;
 use crate::rules::host::{Host, Record, Setting};
 use crate::rules::limits::{Breach, INSTANCES_MAX, RuleLimits, TABLES_MAX};
 use crate::rules::localtime::Zones;
+use crate::rules::recorder::Recorder;
 use crate::rules::state::Effects;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub(super) struct Sandbox {
     limits: RuleLimits,
     zones: Zones,
     ticker: Ticker,
+    recorder: Option<Arc<Recorder>>,
 }
 
 /// A compiled rule, ready to be instantiated.
@@ -74,7 +76,17 @@ impl Sandbox {
         FullRule::add_to_linker::<_, HasSelf<_>>(&mut linker, |host| host)
             .map_err(|error| RuleError::Engine(error.into()))?;
         let ticker = Ticker::start(engine.clone()).map_err(RuleError::Thread)?;
-        Ok(Self { engine, linker, limits, zones: Zones::bundled(), ticker })
+        let zones = Zones::bundled();
+        Ok(Self { engine, linker, limits, zones, ticker, recorder: None })
+    }
+
+    /// The same, recording what rules decide and log.
+    pub(super) fn recording(self, recorder: Option<Arc<Recorder>>) -> Self {
+        Self { recorder, ..self }
+    }
+
+    pub(super) fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.recorder.as_ref()
     }
 
     pub(super) fn limits(&self) -> &RuleLimits {
@@ -138,7 +150,8 @@ impl Sandbox {
 
     fn store(&self, setting: Setting, hook: Hook) -> Store<Host> {
         let (items, limits) = (setting.items, Arc::clone(&setting.limits));
-        let mut store = Store::new(&self.engine, Host::new(setting, self.zones.clone()));
+        let host = Host::new(setting, self.zones.clone(), self.recorder.clone());
+        let mut store = Store::new(&self.engine, host);
         store.limiter(|host| host);
         store.set_fuel(limits.fuel(items)).expect("the engine is configured to meter fuel");
         store.set_hostcall_fuel(limits.output_bytes(items));

@@ -120,6 +120,20 @@ pub struct Digest {
 }
 
 impl Decision {
+    /// True for what rules say most of the time: nothing is withheld.
+    #[must_use]
+    pub(super) fn is_common(&self) -> bool {
+        match self {
+            Self::Abstain
+            | Self::Allow
+            | Self::Deliver(_)
+            | Self::Keep
+            | Self::Patch(_)
+            | Self::Replace(_) => true,
+            Self::Deny | Self::HoldUntil(_) | Self::Digest(_) | Self::Drop => false,
+        }
+    }
+
     /// The word of the decision record.
     #[must_use]
     pub fn as_str(&self) -> &'static str {

@@ -4,9 +4,10 @@ use crate::model::Millis;
 use crate::rules::abi::{clock, config, counters, kv, log, types};
 use crate::rules::limits::{INSTANCES_MAX, RuleLimits, TABLES_MAX};
 use crate::rules::localtime::Zones;
+use crate::rules::recorder::Recorder;
 use crate::rules::settings::RuleConfig;
 use crate::rules::state::{Effects, Refusal, RuleState};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use wasmtime::ResourceLimiter;
 
@@ -21,6 +22,7 @@ pub(super) struct Host {
     org: String,
     now: Millis,
     zones: Zones,
+    recorder: Option<Arc<Recorder>>,
     limits: Arc<RuleLimits>,
     items: usize,
     effects: Effects,
@@ -45,7 +47,7 @@ pub struct LogLine {
     pub text: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     Debug,
@@ -81,7 +83,7 @@ pub(super) struct Setting {
 pub(super) struct CallStorm;
 
 impl Host {
-    pub(super) fn new(setting: Setting, zones: Zones) -> Self {
+    pub(super) fn new(setting: Setting, zones: Zones, recorder: Option<Arc<Recorder>>) -> Self {
         let Setting { rule, limits, state, org, now, items, is_recorded } = setting;
         Self {
             effects: Effects::new(state, org.clone(), now.0, items),
@@ -94,6 +96,7 @@ impl Host {
             org,
             now,
             zones,
+            recorder,
             limits,
             items,
         }
@@ -184,13 +187,17 @@ impl log::Host for Host {
         // `Debug` quotes the text, so a rule cannot forge lines or steer a terminal.
         let (rule_name, org_id) = (&self.rule.name, &self.org);
         tracing::debug!(target: "rules", %rule_name, %org_id, ?level, ?line, "a rule's log line");
+        let level = match level {
+            log::Level::Debug => LogLevel::Debug,
+            log::Level::Info => LogLevel::Info,
+            log::Level::Warn => LogLevel::Warn,
+            log::Level::Error => LogLevel::Error,
+        };
+        if let Some(recorder) = &self.recorder {
+            let of = (rule_name.as_str(), self.rule.version.as_str(), org_id.as_str());
+            recorder.log(of, self.now, (level, &line));
+        }
         if let Some(record) = &mut self.record {
-            let level = match level {
-                log::Level::Debug => LogLevel::Debug,
-                log::Level::Info => LogLevel::Info,
-                log::Level::Warn => LogLevel::Warn,
-                log::Level::Error => LogLevel::Error,
-            };
             record.lines.push(LogLine { level, text: line });
         }
         Ok(())

@@ -8,6 +8,7 @@ use crate::rules::breaker::hash;
 use crate::rules::engine::Exports;
 use crate::rules::hooks::{Answer, AuthorizeItem, Decision, Hook, TransformItem};
 use crate::rules::host::Host;
+use crate::rules::input::{Input, PlanText};
 use crate::rules::limits::Breach;
 use crate::rules::{Plan, RouteItem, Verdict};
 use wasmtime::Store;
@@ -74,6 +75,19 @@ impl Questions for Routes<'_> {
     fn item(&self, at: usize) -> u64 {
         self.items.get(at).map_or(0, |item| hash(&(item.notification.id, &item.recipient.id)))
     }
+
+    fn id(&self, at: usize) -> String {
+        self.items.get(at).map_or_else(String::new, |item| item.notification.id.to_string())
+    }
+
+    fn input(&self, at: usize, now: Millis) -> Input {
+        let found = self.items.get(at).zip(self.plans.get(at));
+        found.map_or_else(Input::default, |(item, plan)| Input::of_route(now, item, plan))
+    }
+
+    fn plan(&self, at: usize) -> Option<PlanText> {
+        self.plans.get(at).map(PlanText::of)
+    }
 }
 
 /// The requests of one batch.
@@ -104,6 +118,15 @@ impl Questions for Requests<'_> {
     fn item(&self, at: usize) -> u64 {
         let key = |item: &AuthorizeItem| hash(&(&item.principal.id, &item.action, &item.resource));
         self.items.get(at).map_or(0, key)
+    }
+
+    fn id(&self, _at: usize) -> String {
+        String::new()
+    }
+
+    fn input(&self, at: usize, now: Millis) -> Input {
+        let item = self.items.get(at);
+        item.map_or_else(Input::default, |item| Input::of_authorize(now, item))
     }
 }
 
@@ -171,5 +194,20 @@ impl Questions for Payloads<'_> {
         let key =
             |item: &TransformItem| hash(&(item.notification.id, &item.recipient.id, item.channel));
         self.items.get(at).map_or(0, key)
+    }
+
+    fn id(&self, at: usize) -> String {
+        self.items.get(at).map_or_else(String::new, |item| item.notification.id.to_string())
+    }
+
+    fn input(&self, at: usize, now: Millis) -> Input {
+        let Some((item, payload)) = self.items.get(at).zip(self.payloads.get(at)) else {
+            return Input::default();
+        };
+        Input::of_transform(now, &TransformItem { payload: payload.clone(), ..item.clone() })
+    }
+
+    fn payload(&self, at: usize) -> Option<&str> {
+        self.payloads.get(at).map(String::as_str)
     }
 }

@@ -31,12 +31,14 @@ mod patch;
 mod payload;
 mod probe;
 pub mod record;
+mod recorder;
 mod registry;
 mod settings;
 mod shadow;
 mod state;
 #[cfg(test)]
 mod tests;
+mod trail;
 mod worker;
 
 pub use at::{At, AtError};
@@ -54,10 +56,12 @@ pub use manifest::{Build, Caps, Deploy, Gates, Manifest, ManifestError, Sticky};
 pub use patch::Edit;
 pub use payload::{payload, showing};
 pub use probe::Probe;
+pub use recorder::{Capture, CaptureError, Kept, Recorder, Search};
 pub use registry::check_component;
 pub use settings::{OnError, RuleConfig, RuleMatch, RuleSettings};
 pub use shadow::ShadowCount;
 pub use state::State;
+pub use trail::{Page, Place};
 pub use worker::WasmRules;
 
 /// One target as a rule sees it: an opaque handle, never a token, URL or secret.

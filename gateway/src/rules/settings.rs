@@ -4,10 +4,12 @@ use crate::model::{Notification, Priority, ProviderName};
 use crate::rules::hooks::{AuthorizeItem, Hook, TransformItem};
 use crate::rules::limits::RuleLimits;
 use crate::rules::manifest::{Caps, Manifest, Sticky};
+use crate::rules::recorder::Recorder;
 use crate::rules::{Plan, RecipientKind, RouteItem};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Everything [`WasmRules`](crate::rules::WasmRules) needs to start.
 #[derive(Clone, Debug)]
@@ -19,12 +21,20 @@ pub struct RuleSettings {
     pub threads: usize,
     /// Batches that may wait for a thread; at least 1. Callers wait when it is full.
     pub queue: usize,
+    /// Where decisions and log lines are kept; `None`: nowhere.
+    pub recorder: Option<Arc<Recorder>>,
 }
 
 impl Default for RuleSettings {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { rules: Vec::new(), limits: RuleLimits::default(), threads, queue: 2 * threads }
+        Self {
+            rules: Vec::new(),
+            limits: RuleLimits::default(),
+            threads,
+            queue: 2 * threads,
+            recorder: None,
+        }
     }
 }
 

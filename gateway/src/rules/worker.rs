@@ -10,6 +10,7 @@ use crate::rules::error::RuleError;
 use crate::rules::hooks::{AuthorizeItem, Hook, TransformItem};
 use crate::rules::limits::RuleLimits;
 use crate::rules::manifest::Manifest;
+use crate::rules::recorder::Recorder;
 use crate::rules::registry::{self, Memories};
 use crate::rules::settings::{RuleConfig, RuleSettings};
 use crate::rules::shadow::{ShadowCount, Watched};
@@ -82,7 +83,8 @@ impl WasmRules {
     /// A rule was refused, and which and why; or the engine or a thread could not start.
     pub fn start(settings: RuleSettings) -> Result<Arc<Self>, RuleError> {
         let threads = settings.threads.max(1);
-        let sandbox = Arc::new(Sandbox::start(settings.limits, 2 * threads + 1)?);
+        let sandbox = Sandbox::start(settings.limits, 2 * threads + 1)?;
+        let sandbox = Arc::new(sandbox.recording(settings.recorder));
         let mut kept = Kept::default();
         kept.fixed = registry::load(&sandbox, settings.rules, &mut kept.memories)?;
         let (watched, watching) = mpsc::channel(SHADOWED_MAX);
@@ -120,6 +122,18 @@ impl WasmRules {
     #[must_use]
     pub fn limits(&self) -> &RuleLimits {
         self.sandbox.limits()
+    }
+
+    /// Where decisions and log lines are kept.
+    #[must_use]
+    pub fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.sandbox.recorder()
+    }
+
+    /// True if a rule called `name` judges something of `org`.
+    #[must_use]
+    pub fn has_rule(&self, org: OrganizationId, name: &str) -> bool {
+        self.chain.load().has_rule(org, name)
     }
 
     /// True if a component was compiled here before.

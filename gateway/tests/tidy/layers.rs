@@ -112,6 +112,7 @@ const FENCES: [(&str, &[&str]); 19] = [
             "private.rs",
             "providers/apns/shelf.rs",
             "rules/registry.rs",
+            "rules/trail.rs",
             "store/disk/",
         ],
     ),

@@ -12,6 +12,7 @@ mod keys;
 mod outcomes;
 mod password;
 pub(crate) mod render;
+mod rulelog;
 mod rules;
 mod select;
 mod timeline;
@@ -159,6 +160,31 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         method: Method::PATCH,
         patterns: &["/bugler/v1/organizations/{org}/rules/{rule}"],
         work: |call| Box::pin(rules::change(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/decisions"],
+        work: |call| Box::pin(rulelog::decisions(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/logs"],
+        work: |call| Box::pin(rulelog::logs(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/capture"],
+        work: |call| Box::pin(rulelog::captured(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/capture"],
+        work: |call| Box::pin(rulelog::capture(call)),
+    },
+    Endpoint {
+        method: Method::DELETE,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/capture"],
+        work: |call| Box::pin(rulelog::end_capture(call)),
     },
     Endpoint {
         method: Method::POST,

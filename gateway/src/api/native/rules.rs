@@ -27,12 +27,12 @@ const ORDER_MAX: u32 = 1_000_000;
 const WRAPPING_BYTES: u64 = 4 << 10;
 
 /// Who may, for whose rules, and where they are kept.
-struct Access {
-    caller: Signed,
-    organization: Arc<Organization>,
+pub(super) struct Access {
+    pub(super) caller: Signed,
+    pub(super) organization: Arc<Organization>,
     /// Whose rules; `None`: everybody's.
     scope: Option<OrganizationId>,
-    deployments: Arc<Deployments>,
+    pub(super) deployments: Arc<Deployments>,
 }
 
 /// Authenticates, counts, finds the organization, checks the rights, in this order.
@@ -41,14 +41,26 @@ async fn access(
     headers: &http::HeaderMap,
     (uri, named): (&Uri, &str),
 ) -> Result<Access, Failure> {
+    let mut faults = Faults::default();
+    let aim = (uri, named);
+    let (access, _) = access_with(shared, headers, aim, (&["global"], &mut faults)).await?;
+    faults.into_result()?;
+    Ok(access)
+}
+
+/// The same for a query that has more to say; what it says wrongly is in the faults.
+pub(super) async fn access_with(
+    shared: &Shared,
+    headers: &http::HeaderMap,
+    (uri, named): (&Uri, &str),
+    (known, faults): (&[&str], &mut Faults),
+) -> Result<(Access, Query), Failure> {
     let caller = shared.caller(headers).await?;
     shared.throttle(caller.organization)?;
     let organization = administered(shared, &caller, named).await?;
     let query = Query::of_uri(uri)?;
-    let mut faults = Faults::default();
-    query.only(&["global"], &mut faults);
-    let is_global = query.boolean("global", &mut faults).unwrap_or_default();
-    faults.into_result()?;
+    query.only(known, faults);
+    let is_global = query.boolean("global", faults).unwrap_or_default();
     if is_global && (organization.parent.is_some() || caller.organization != organization.id) {
         let text = "rules of everybody are managed by an organization without one above it";
         return Err(Failure::new(FailureClass::Forbidden, text));
@@ -56,7 +68,7 @@ async fn access(
     let scope = (!is_global).then_some(organization.id);
     let absent = || Failure::new(FailureClass::NotFound, "this gateway takes no rules");
     let deployments = shared.deployments.clone().ok_or_else(absent)?;
-    Ok(Access { caller, organization, scope, deployments })
+    Ok((Access { caller, organization, scope, deployments }, query))
 }
 
 /// `GET /bugler/v1/organizations/{org}/rules`
@@ -192,7 +204,7 @@ fn action(change: &RuleChange) -> &'static str {
 }
 
 /// The change is made and in its history; a line less in the trail must not undo it.
-async fn noted(shared: &Shared, note: AuditNote) {
+pub(super) async fn noted(shared: &Shared, note: AuditNote) {
     if let Err(error) = shared.store.apply(vec![Change::Audit(note)]).await {
         tracing::error!(error = %crate::telemetry::chain(&error), "a change of the rules is missing in the audit trail");
     }

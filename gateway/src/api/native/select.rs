@@ -135,7 +135,7 @@ fn target(text: Option<String>, faults: &mut Faults) -> Option<String> {
 }
 
 /// An instant in RFC 3339, or in milliseconds since 1970.
-fn instant(name: &str, text: Option<&str>, faults: &mut Faults) -> Option<Millis> {
+pub(super) fn instant(name: &str, text: Option<&str>, faults: &mut Faults) -> Option<Millis> {
     let text = text?;
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let parsed = if is_number {

@@ -252,3 +252,20 @@ async fn a_thousand_organizations_with_rules_of_their_own_share_a_component() {
     let routed = node.engine.route(NOON, items).await;
     assert!(routed.iter().all(|one| words(one) == ["abstain/n_1"]), "each counts for itself");
 }
+
+#[tokio::test]
+async fn a_set_that_can_not_be_put_in_force_leaves_the_one_before_and_does_not_start_a_node() {
+    let shelf: Arc<Memory> = Arc::default();
+    let (one, other) = (node(&shelf).await, node(&shelf).await);
+    let denying = component("hooks", "1.0.0", "required = true");
+    one.deploy(None, denying, "active").await.unwrap();
+    other.deployments.refresh().await.unwrap();
+    one.deploy(None, component("quiet-hours", "1.1.0", ""), "active").await.unwrap();
+    shelf.components.lock().clear();
+    let missing = other.deployments.refresh().await.unwrap_err();
+    assert!(matches!(missing, DeployError::Damaged { .. }), "{missing}");
+    assert_eq!(other.versions(vec![item(1, "x")]).await, ["1.0.0"]);
+    let (engine, shelf) = (start(Vec::new()), shelf as Arc<dyn Shelf>);
+    let opened = Deployments::open(engine, shelf, None, Arc::new(SystemClock)).await;
+    assert!(matches!(opened, Err(DeployError::Damaged { .. })), "nobody is let in unjudged");
+}

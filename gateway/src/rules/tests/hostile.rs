@@ -56,7 +56,7 @@ fn only_deadline() -> Arc<WasmRules> {
     let deadline = Duration::from_millis(10);
     let limits = RuleLimits { fuel_per_item: 1 << 48, deadline, ..RuleLimits::default() };
     let rules = vec![hostile()];
-    WasmRules::start(RuleSettings { rules, limits, threads: 2, queue: 4 }).unwrap()
+    WasmRules::start(RuleSettings { rules, limits, threads: 2, queue: 4, recorder: None }).unwrap()
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ fn the_log_of_a_batch_is_bounded_and_quoted() {
         items: 1,
         is_recorded: false,
     };
-    let mut host = Host::new(setting, Zones::bundled());
+    let mut host = Host::new(setting, Zones::bundled(), None);
     let (file, subscriber) = captured();
     tracing::subscriber::with_default(subscriber, || {
         for _ in 0..40 {

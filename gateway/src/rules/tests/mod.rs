@@ -1,10 +1,12 @@
 //! The rule engine with real components: the shipped rules and one that breaks every promise.
 
+mod abi;
 mod deploying;
 mod guests;
 mod hooks;
 mod hostile;
 mod loading;
+mod recording;
 mod shipped;
 
 use super::*;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::World;
 use crate::support::client::{Ask, Reply};
+use crate::support::eventually;
 use crate::support::rules::component;
 use crate::support::world::{add_device, apns_token};
 
@@ -110,4 +111,48 @@ async fn what_can_be_no_rule_is_refused_with_what_to_change() {
     let reply = world.deploy(&routing("1.0.0", "none"), "canary").await;
     assert_eq!(reply.status, 400, "{}", reply.text());
     assert_eq!(world.delivered().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_rule_decided_is_read_by_api_and_captured_on_request() {
+    let world = World::new(phone, &[]).await;
+    let path = |rest: &str| format!("{RULES}/routing/{rest}");
+    let get =
+        async |rest: &str| world.gateway.ask(&Ask::get(path(rest)).bearer(&world.token)).await;
+    assert_eq!(get("decisions").await.status, 404, "there is no such rule");
+    let reply = world.deploy(&routing("1.0.0", "none"), "active").await;
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let body = json!({ "share": "100%", "seconds": 60 }).to_string();
+    let ask = Ask::post(path("capture")).bearer(&world.token).json(body);
+    let reply = world.gateway.ask(&ask).await;
+    assert_eq!((reply.status, &reply.json()["percent"]), (201, &json!(100.0)), "{}", reply.text());
+    assert_eq!(world.delivered().await, 0);
+    let lines = async |rest: &str| {
+        let page = get(rest).await.json();
+        let lines = page["decisions"].as_array().expect("a list").clone();
+        (!lines.is_empty()).then_some((lines, page))
+    };
+    let (decisions, page) =
+        eventually("the decision is written", async || lines("decisions?decision=drop").await)
+            .await;
+    assert_eq!(decisions.len(), 1);
+    assert_eq!(
+        (&decisions[0]["code"], &decisions[0]["stage"]),
+        (&json!("event_off"), &json!("active"))
+    );
+    let next = page["next"].as_str().expect("a place");
+    let more = get(&format!("decisions?after={next}")).await.json();
+    assert_eq!((more["decisions"].as_array().map(Vec::len), &more["end"]), (Some(0), &json!(true)));
+    let (captured, page) =
+        eventually("the input is written", async || lines("capture").await).await;
+    assert_eq!(captured[0]["input"]["recipient"]["id"], "101");
+    assert_eq!(page["running"]["percent"], 100.0);
+    let ask = Ask::new("DELETE", path("capture")).bearer(&world.token);
+    assert_eq!(world.gateway.ask(&ask).await.status, 204);
+    assert_eq!(get("capture").await.json()["running"], Value::Null);
+    assert_eq!(get("logs?level=warn").await.json()["lines"], json!([]));
+    for bad in ["logs?level=loud", "decisions?after=x", "decisions?limit=0", "decisions?since=soon"]
+    {
+        assert_eq!(get(bad).await.status, 400, "{bad}");
+    }
 }
