@@ -33,6 +33,8 @@ pub enum SetError {
     Stage,
     #[error("the message must be at most 256 printable bytes")]
     Message,
+    #[error("the gates in rule.toml are not met: {missing}; wait, or promote with \"force\": true")]
+    Gates { missing: String },
     #[error("the rules were changed by somebody else meanwhile; look and ask again")]
     Changed,
 }
@@ -103,6 +105,9 @@ pub struct DeployedRule {
     pub name: String,
     /// Whose it is; none: everybody's.
     pub org: Option<i32>,
+    /// The organization that deployed it last: its trail has what the gates do.
+    #[serde(default)]
+    pub home: i32,
     pub order: u32,
     pub required: bool,
     pub is_paused: bool,
@@ -152,6 +157,13 @@ pub enum RuleChange {
     Promote {
         to: Stage,
         digest: Option<String>,
+        /// Past gates that are not met.
+        is_forced: bool,
+    },
+    /// Gives up the version with this digest at the stage with this word, and nothing else.
+    Withdraw {
+        digest: String,
+        stage: &'static str,
     },
     /// Gives up what is being tried; if nothing is, the version before is in force again.
     RollBack,
@@ -167,6 +179,7 @@ pub enum RuleChange {
 pub(super) struct Upload {
     pub name: String,
     pub org: Option<OrganizationId>,
+    pub home: OrganizationId,
     pub order: u32,
     pub required: bool,
     pub version: RuleVersion,
@@ -184,7 +197,7 @@ impl RuleSet {
     /// The set with a version more.
     pub(super) fn with(mut self, upload: Upload, asked: Asked) -> Result<Self, SetError> {
         check(&asked)?;
-        let Upload { name, org, order, required, version, stage } = upload;
+        let Upload { name, org, home, order, required, version, stage } = upload;
         let org = org.map(|org| org.0);
         let known = self.rules.iter().position(|rule| rule.org == org && rule.name == name);
         let at = match known {
@@ -196,6 +209,7 @@ impl RuleSet {
                 self.rules.push(DeployedRule {
                     name,
                     org,
+                    home: home.0,
                     order,
                     required,
                     is_paused: false,
@@ -217,7 +231,7 @@ impl RuleSet {
             }
             rule.versions.push(version);
         }
-        rule.required = required;
+        (rule.required, rule.home) = (required, home.0);
         rule.stage((stage, digest), asked);
         self.revision += 1;
         Ok(self)
@@ -260,15 +274,13 @@ impl DeployedRule {
 
     fn change(&mut self, change: RuleChange, asked: Asked) -> Result<(), SetError> {
         match change {
-            RuleChange::Promote { to, digest } => {
-                let tried =
-                    || self.canary.as_ref().or(self.shadow.as_ref()).map(|(d, _)| d.clone());
-                let last = || self.versions.last().map(|version| version.digest.clone());
-                let digest = digest.or_else(tried).or_else(last).ok_or(SetError::NoVersion)?;
-                if !self.versions.iter().any(|version| version.digest == digest) {
-                    return Err(SetError::NoVersion);
-                }
+            RuleChange::Promote { to, digest, .. } => {
+                let digest = self.promoted(digest)?;
                 self.stage((to, digest), asked);
+            }
+            RuleChange::Withdraw { digest, stage } => {
+                self.withdraw(&digest, stage)?;
+                self.note("withdraw", Some(digest), asked);
             }
             RuleChange::RollBack => {
                 let is_tried = self.canary.take().is_some() | self.shadow.take().is_some();
@@ -294,6 +306,47 @@ impl DeployedRule {
             }
         }
         Ok(())
+    }
+
+    /// Which version is promoted if this one, or none, is named.
+    pub(super) fn promoted(&self, digest: Option<String>) -> Result<String, SetError> {
+        let tried = || self.canary.as_ref().or(self.shadow.as_ref()).map(|(d, _)| d.clone());
+        let last = || self.versions.last().map(|version| version.digest.clone());
+        let digest = digest.or_else(tried).or_else(last).ok_or(SetError::NoVersion)?;
+        let is_known = self.versions.iter().any(|version| version.digest == digest);
+        if is_known { Ok(digest) } else { Err(SetError::NoVersion) }
+    }
+
+    fn withdraw(&mut self, digest: &str, stage: &str) -> Result<(), SetError> {
+        let is_it = |tried: &(String, u16)| tried.0 == digest;
+        let is_gone = match stage {
+            "shadow" => self.shadow.take_if(|tried| is_it(tried)).is_some(),
+            "canary" => self.canary.take_if(|tried| is_it(tried)).is_some(),
+            _ if self.active.as_deref() == Some(digest) => {
+                self.active = Some(self.before.pop().ok_or(SetError::NothingBefore)?);
+                true
+            }
+            _ => false,
+        };
+        // Somebody was faster.
+        if is_gone { Ok(()) } else { Err(SetError::NoVersion) }
+    }
+
+    /// The versions that judge or watch, with their stages.
+    pub(super) fn staged(&self) -> impl Iterator<Item = (&str, Stage)> {
+        let active = self.active.as_deref().map(|digest| (digest, Stage::Active));
+        let canary = self.canary.as_ref().map(|(digest, n)| (digest.as_str(), Stage::Canary(*n)));
+        let shadow = self.shadow.as_ref().map(|(digest, n)| (digest.as_str(), Stage::Shadow(*n)));
+        active.into_iter().chain(canary).chain(shadow)
+    }
+
+    /// When a version came to the stage where it is; 0 if that is forgotten.
+    pub(super) fn since(&self, digest: &str, stage: Stage) -> u64 {
+        let is_it = |one: &&Transition| {
+            one.digest.as_deref() == Some(digest)
+                && [stage.as_str(), "rollback"].contains(&one.what.as_str())
+        };
+        self.history.iter().rev().find(is_it).map_or(0, |one| one.at)
     }
 
     fn stage(&mut self, (stage, digest): (Stage, String), asked: Asked) {
@@ -355,6 +408,7 @@ mod tests {
         Upload {
             name: "quiet".into(),
             org: None,
+            home: OrganizationId(1),
             order: 300,
             required: false,
             version: RuleVersion {
@@ -372,7 +426,7 @@ mod tests {
     }
 
     fn promote(to: &str) -> RuleChange {
-        RuleChange::Promote { to: to.parse().unwrap(), digest: None }
+        RuleChange::Promote { to: to.parse().unwrap(), digest: None, is_forced: false }
     }
 
     #[test]
@@ -413,6 +467,24 @@ mod tests {
         let set = change(set, RuleChange::RollBack).unwrap();
         let rule = set.rule(None, "quiet").unwrap();
         assert_eq!((rule.active.as_deref(), &rule.canary), (Some("d1.0.0"), &None));
+    }
+
+    #[test]
+    fn what_is_withdrawn_is_given_up_and_nothing_else() {
+        let set = RuleSet::default().with(upload("1.0.0", Stage::Active), asked()).unwrap();
+        let set = set.with(upload("1.1.0", Stage::Canary(500)), asked()).unwrap();
+        let set = set.with(upload("1.2.0", Stage::Shadow(500)), asked()).unwrap();
+        let withdraw = |set, version: &str, stage| {
+            let digest = format!("d{version}");
+            change(set, RuleChange::Withdraw { digest, stage })
+        };
+        assert_eq!(withdraw(set.clone(), "1.1.0", "shadow"), Err(SetError::NoVersion));
+        assert_eq!(withdraw(set.clone(), "1.0.0", "active"), Err(SetError::NothingBefore));
+        let set = withdraw(set, "1.2.0", "shadow").unwrap();
+        let stages: Vec<_> = set.rules[0].staged().collect();
+        assert_eq!(stages, [("d1.0.0", Stage::Active), ("d1.1.0", Stage::Canary(500))]);
+        let set = withdraw(change(set, promote("active")).unwrap(), "1.1.0", "active").unwrap();
+        assert_eq!(set.rules[0].active.as_deref(), Some("d1.0.0"));
     }
 
     #[test]

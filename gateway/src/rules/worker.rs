@@ -2,24 +2,26 @@
 
 use crate::BoxFuture;
 use crate::model::{Millis, OrganizationId};
-use crate::rules::chain::{Chain, Memory, Rule, Slot};
+use crate::rules::chain::{Chain, Memory, Rule};
 use crate::rules::component::ComponentSummary;
 use crate::rules::deployed::{DeployedRule, RuleSet, Stage};
 use crate::rules::engine::Sandbox;
 use crate::rules::error::RuleError;
 use crate::rules::hooks::{AuthorizeItem, Hook, TransformItem};
 use crate::rules::limits::RuleLimits;
-use crate::rules::manifest::Manifest;
+use crate::rules::manifest::{Deploy, Manifest};
 use crate::rules::recorder::Recorder;
 use crate::rules::registry::{self, Memories};
 use crate::rules::settings::{RuleConfig, RuleSettings};
-use crate::rules::shadow::{ShadowCount, Watched};
+use crate::rules::shadow::Watched;
+use crate::rules::slot::Slot;
+use crate::rules::stats::{Counts, Stats};
 use crate::rules::{
     Authorized, NoRules, RouteItem, Routed, RuleEngine, Shown, Transformed, Verdict,
 };
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -54,6 +56,8 @@ struct Kept {
     fixed: Vec<Arc<Rule>>,
     /// Components that were deployed, by digest.
     library: HashMap<String, Learned>,
+    /// By rule, version and stage.
+    stats: HashMap<String, Arc<Stats>>,
     set: Arc<RuleSet>,
 }
 
@@ -171,10 +175,17 @@ impl WasmRules {
         self.chain.store(Arc::new(kept.chain(self.limits())));
     }
 
-    /// What the shadow with this digest said so far.
-    pub(super) fn shadowed(&self, digest: &str) -> Option<ShadowCount> {
+    /// What a version did so far at this stage, on this node.
+    pub(super) fn counts(&self, of: &DeployedRule, digest: &str, stage: Stage) -> Counts {
         let kept = self.kept.lock();
-        kept.memories.get(&shadow_key(digest)).map(|memory| memory.tally.count())
+        let stats = kept.stats.get(&stats_key(of, digest, stage));
+        stats.map(|stats| stats.counts()).unwrap_or_default()
+    }
+
+    /// What the manifest of a component that is in force says of its deploys.
+    pub(super) fn deploy_of(&self, digest: &str) -> Deploy {
+        let kept = self.kept.lock();
+        kept.library.get(digest).map(|learned| learned.manifest.deploy).unwrap_or_default()
     }
 
     /// Has each group answered by one thread, and puts the answers in the order of the items.
@@ -297,21 +308,30 @@ impl Job {
         // Nobody listens any more if the caller was cancelled.
         match asked {
             Asked::Authorize(items, reply) => {
-                drop(reply.send(chain.authorize(sandbox, now, &items)));
+                let (answers, watched) = chain.authorize(sandbox, now, &items);
+                drop(reply.send(answers));
+                show(watched, shadows);
             }
             Asked::Route(items, reply) => {
                 let (routed, watched) = chain.route(sandbox, now, &items);
                 drop(reply.send(routed));
-                for one in watched {
-                    let (memory, count) = (Arc::clone(&one.rule.memory), one.items.len());
-                    if shadows.try_send(one).is_err() {
-                        memory.tally.shed(count);
-                    }
-                }
+                show(watched, shadows);
             }
             Asked::Transform(items, reply) => {
-                drop(reply.send(chain.transform(sandbox, now, &items)));
+                let (shown, watched) = chain.transform(sandbox, now, &items);
+                drop(reply.send(shown));
+                show(watched, shadows);
             }
+        }
+    }
+}
+
+/// What shadows have no time for is counted and forgotten.
+fn show(watched: Vec<Watched>, shadows: &mpsc::Sender<Watched>) {
+    for one in watched {
+        let (stats, count) = (Arc::clone(&one.rule.stats), one.len());
+        if shadows.try_send(one).is_err() {
+            stats.shed(count);
         }
     }
 }
@@ -353,6 +373,8 @@ impl Kept {
             (_, None) => format!("*/{}", of.name),
         };
         let memory = Arc::clone(self.memories.entry(key).or_default());
+        let stats = self.stats.entry(stats_key(of, digest, stage)).or_default();
+        let stats = Arc::clone(stats);
         Some(Arc::new(Rule {
             config: Arc::new(RuleConfig::of(&learned.manifest)),
             compiled: learned.rule.compiled.clone(),
@@ -361,6 +383,7 @@ impl Kept {
             digest: digest.to_owned(),
             stage,
             memory,
+            stats,
         }))
     }
 
@@ -371,12 +394,24 @@ impl Kept {
             rules.iter().any(|rule| rule.versions.iter().any(|one| one.digest == *digest))
         };
         self.library.retain(|digest, _| versions(digest));
+        let of = rules.iter().flat_map(|rule| {
+            let staged = rule.staged();
+            staged.map(|(digest, stage)| stats_key(rule, digest, stage)).collect::<Vec<_>>()
+        });
+        let of: HashSet<String> = of.collect();
+        self.stats.retain(|key, _| of.contains(key));
         self.memories.retain(|key, _| {
             key.strip_prefix(SHADOW).is_none_or(|digest| {
                 rules.iter().any(|rule| rule.shadow.as_ref().is_some_and(|(own, _)| own == digest))
             })
         });
     }
+}
+
+/// A version that is given another share of the same stage goes on counting.
+fn stats_key(of: &DeployedRule, digest: &str, stage: Stage) -> String {
+    let org = of.org.map_or_else(|| String::from("*"), |org| org.to_string());
+    format!("{org}/{}/{digest}/{}", of.name, stage.as_str())
 }
 
 const SHADOW: &str = "shadow:";
