@@ -2,7 +2,9 @@
 
 use crate::model::{Millis, OrganizationId};
 use crate::rules::hooks::Hook;
+use crate::rules::manifest::{ManifestError, check_settings};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 /// Versions of one rule that are kept for a roll back, besides those in force.
@@ -11,6 +13,8 @@ const HISTORY_MAX: usize = 50;
 /// Rules of one organization, and of all.
 const RULES_MAX: usize = 32;
 const MESSAGE_BYTES_MAX: usize = 256;
+/// Settings of one rule, all organizations together.
+const SETTINGS_MAX: usize = 4_096;
 /// All of it, in hundredths of a percent.
 const WHOLE: u16 = 10_000;
 
@@ -31,6 +35,10 @@ pub enum SetError {
     TooMany,
     #[error("the stage must be \"active\", \"shadow\", \"shadow:5%\" or \"canary:5%\"")]
     Stage,
+    #[error("organizations have set 4096 values of this rule; take some away first")]
+    Settings,
+    #[error("{0}")]
+    Setting(String),
     #[error("the message must be at most 256 printable bytes")]
     Message,
     #[error("the gates in rule.toml are not met: {missing}; wait, or promote with \"force\": true")]
@@ -119,6 +127,9 @@ pub struct DeployedRule {
     pub canary: Option<(String, u16)>,
     pub shadow: Option<(String, u16)>,
     pub history: Vec<Transition>,
+    /// What organizations set for themselves, over the manifest's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<i32, BTreeMap<String, String>>,
 }
 
 /// One content, for good.
@@ -172,6 +183,11 @@ pub enum RuleChange {
     },
     Resume,
     Order(u32),
+    /// Sets values of one organization, or takes them away.
+    Configure {
+        org: OrganizationId,
+        settings: BTreeMap<String, Option<String>>,
+    },
 }
 
 /// A version that is to be deployed.
@@ -219,6 +235,7 @@ impl RuleSet {
                     canary: None,
                     shadow: None,
                     history: Vec::new(),
+                    settings: BTreeMap::new(),
                 });
                 self.rules.len() - 1
             }
@@ -304,8 +321,29 @@ impl DeployedRule {
                 self.order = order;
                 self.note(&format!("order:{order}"), None, asked);
             }
+            RuleChange::Configure { org, settings } => self.configure(org, settings)?,
         }
         Ok(())
+    }
+
+    /// The history is read by all whom the rule judges; who set what is in the audit trail.
+    fn configure(
+        &mut self,
+        org: OrganizationId,
+        settings: BTreeMap<String, Option<String>>,
+    ) -> Result<(), SetError> {
+        let own = self.settings.entry(org.0).or_default();
+        for (key, value) in settings {
+            match value {
+                Some(value) => own.insert(key, value),
+                None => own.remove(&key),
+            };
+        }
+        let refused = |error: ManifestError| SetError::Setting(error.to_string());
+        check_settings(own).map_err(refused)?;
+        self.settings.retain(|_, own| !own.is_empty());
+        let count: usize = self.settings.values().map(BTreeMap::len).sum();
+        if count > SETTINGS_MAX { Err(SetError::Settings) } else { Ok(()) }
     }
 
     /// Which version is promoted if this one, or none, is named.

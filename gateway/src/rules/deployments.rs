@@ -14,7 +14,7 @@ use crate::rules::probe::Probe;
 use crate::rules::stats::Counts;
 use crate::rules::worker::WasmRules;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex as Turn;
@@ -131,6 +131,13 @@ impl Deployments {
     #[must_use]
     pub fn counts(&self, rule: &DeployedRule, digest: &str, stage: Stage) -> Counts {
         self.engine.counts(rule, digest, stage)
+    }
+
+    /// Settings as the manifest of the version in force has them, else of the one that is tried.
+    #[must_use]
+    pub fn defaults(&self, rule: &DeployedRule) -> BTreeMap<String, String> {
+        let first = rule.staged().next();
+        first.map(|(digest, _)| self.engine.settings_of(digest)).unwrap_or_default()
     }
 
     /// What a version that is tried has to show yet before it goes on; empty: nothing.

@@ -25,6 +25,7 @@ mod hooks;
 mod host;
 pub mod input;
 mod items;
+mod keeping;
 mod limits;
 mod localtime;
 mod manifest;

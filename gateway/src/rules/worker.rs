@@ -8,6 +8,7 @@ use crate::rules::deployed::{DeployedRule, RuleSet, Stage};
 use crate::rules::engine::Sandbox;
 use crate::rules::error::RuleError;
 use crate::rules::hooks::{AuthorizeItem, Hook, TransformItem};
+use crate::rules::keeping::Keeper;
 use crate::rules::limits::RuleLimits;
 use crate::rules::manifest::{Deploy, Manifest};
 use crate::rules::recorder::Recorder;
@@ -21,11 +22,12 @@ use crate::rules::{
 };
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Deepest guest recursion plus the host's own frames, with room to spare.
@@ -34,6 +36,8 @@ const STACK_BYTES: usize = 2 << 20;
 const ENGINE: &str = "engine";
 /// Batches that wait to be shown to shadows; what comes while they wait is not shown.
 const SHADOWED_MAX: usize = 8;
+/// A process that is killed forgets what was counted since.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// Rules that are deployed come after those of the configuration.
 const DEPLOYED_FROM: u64 = 1_000;
 
@@ -43,6 +47,7 @@ pub struct WasmRules {
     sandbox: Arc<Sandbox>,
     chain: ArcSwap<Chain>,
     kept: Mutex<Kept>,
+    keeper: Option<Keeper>,
     jobs: mpsc::Sender<Job>,
     /// Requests do not wait behind batches of the dispatcher: somebody waits for them.
     requests: mpsc::Sender<Job>,
@@ -59,6 +64,8 @@ struct Kept {
     /// By rule, version and stage.
     stats: HashMap<String, Arc<Stats>>,
     set: Arc<RuleSet>,
+    /// Keys whose memory was looked for on disk.
+    recalled: HashSet<String>,
 }
 
 #[derive(Debug)]
@@ -106,8 +113,28 @@ impl WasmRules {
             Ok::<_, RuleError>(jobs)
         };
         let (jobs, requests) = (start("rules")?, start("rules-asked")?);
+        let keeper = settings.state_dir.map(Keeper::new);
+        kept.recall(keeper.as_ref());
         let chain = ArcSwap::from_pointee(Chain::fixed(&kept.fixed));
-        Ok(Arc::new(Self { sandbox, chain, kept: Mutex::new(kept), jobs, requests }))
+        let kept = Mutex::new(kept);
+        let rules = Arc::new(Self { sandbox, chain, kept, keeper, jobs, requests });
+        if rules.keeper.is_some() {
+            let own = Arc::downgrade(&rules);
+            thread("rules-keeper", move || keep(&own))?;
+        }
+        Ok(rules)
+    }
+
+    /// Writes what rules counted and kept since the last time; otherwise done once a second.
+    pub fn keep(&self) {
+        let Some(keeper) = &self.keeper else { return };
+        let states: Vec<_> = {
+            let kept = self.kept.lock();
+            let is_kept = |key: &str| !key.starts_with(SHADOW);
+            let memories = kept.memories.iter().filter(|(key, _)| is_kept(key));
+            memories.map(|(key, memory)| (key.clone(), Arc::clone(&memory.state))).collect()
+        };
+        keeper.keep(&states);
     }
 
     /// Puts other rules of one's own configuration in force. Each batch is judged by exactly one chain:
@@ -118,6 +145,7 @@ impl WasmRules {
     pub fn replace(&self, rules: Vec<RuleConfig>) -> Result<(), RuleError> {
         let mut kept = self.kept.lock();
         kept.fixed = registry::load(&self.sandbox, rules, &mut kept.memories)?;
+        kept.recall(self.keeper.as_ref());
         self.chain.store(Arc::new(kept.chain(self.limits())));
         Ok(())
     }
@@ -172,7 +200,9 @@ impl WasmRules {
         let mut kept = self.kept.lock();
         kept.set = Arc::clone(set);
         kept.forget();
-        self.chain.store(Arc::new(kept.chain(self.limits())));
+        let chain = kept.chain(self.limits());
+        kept.recall(self.keeper.as_ref());
+        self.chain.store(Arc::new(chain));
     }
 
     /// What a version did so far at this stage, on this node.
@@ -180,6 +210,13 @@ impl WasmRules {
         let kept = self.kept.lock();
         let stats = kept.stats.get(&stats_key(of, digest, stage));
         stats.map(|stats| stats.counts()).unwrap_or_default()
+    }
+
+    /// The settings in the manifest of a component that is in force.
+    pub(super) fn settings_of(&self, digest: &str) -> BTreeMap<String, String> {
+        let kept = self.kept.lock();
+        let learned = kept.library.get(digest);
+        learned.map(|learned| learned.manifest.config.clone()).unwrap_or_default()
     }
 
     /// What the manifest of a component that is in force says of its deploys.
@@ -293,6 +330,24 @@ fn work(sandbox: &Sandbox, queue: &Mutex<mpsc::Receiver<Job>>, watched: &mpsc::S
     }
 }
 
+/// Keeps what rules remember for as long as there are any. Writing takes one part in fifty of the time.
+fn keep(rules: &Weak<WasmRules>) {
+    let mut pause = KEEP_EVERY;
+    loop {
+        thread::sleep(pause);
+        let Some(rules) = rules.upgrade() else { return };
+        let begun = Instant::now();
+        rules.keep();
+        pause = KEEP_EVERY.max(begun.elapsed().saturating_mul(50));
+    }
+}
+
+impl Drop for WasmRules {
+    fn drop(&mut self) {
+        self.keep();
+    }
+}
+
 /// Shows batches to shadows, one after the other.
 fn watch(sandbox: &Sandbox, mut watching: mpsc::Receiver<Watched>) {
     while let Some(watched) = watching.blocking_recv() {
@@ -375,8 +430,11 @@ impl Kept {
         let memory = Arc::clone(self.memories.entry(key).or_default());
         let stats = self.stats.entry(stats_key(of, digest, stage)).or_default();
         let stats = Arc::clone(stats);
+        let mut config = RuleConfig::of(&learned.manifest);
+        let own = of.settings.iter().map(|(org, own)| (org.to_string(), own.clone()));
+        config.config_for_org = own.collect();
         Some(Arc::new(Rule {
-            config: Arc::new(RuleConfig::of(&learned.manifest)),
+            config: Arc::new(config),
             compiled: learned.rule.compiled.clone(),
             limits: Arc::new(limits.capped(&learned.manifest.limits)),
             hooks: learned.rule.hooks.clone(),
@@ -385,6 +443,16 @@ impl Kept {
             memory,
             stats,
         }))
+    }
+
+    /// Gives new memories what an earlier process had.
+    fn recall(&mut self, keeper: Option<&Keeper>) {
+        let Some(keeper) = keeper else { return };
+        for (key, memory) in &self.memories {
+            if !key.starts_with(SHADOW) && self.recalled.insert(key.clone()) {
+                keeper.recall(key, &memory.state);
+            }
+        }
     }
 
     /// Drops what no roll back can bring back.

@@ -202,6 +202,7 @@ fn action(change: &RuleChange) -> &'static str {
         RuleChange::Pause { .. } => "rule.pause",
         RuleChange::Resume => "rule.resume",
         RuleChange::Order(_) => "rule.order",
+        RuleChange::Configure { .. } => "rule.config",
     }
 }
 
@@ -268,7 +269,7 @@ fn summary(rule: &DeployedRule, deployments: &Deployments) -> Value {
     })
 }
 
-fn refused(error: DeployError) -> Failure {
+pub(super) fn refused(error: DeployError) -> Failure {
     match error {
         DeployError::Rule(RuleError::Engine(_) | RuleError::Thread(_) | RuleError::Probe(_))
         | DeployError::Shelf(_)
@@ -283,6 +284,9 @@ fn refused(error: DeployError) -> Failure {
         DeployError::Set(
             error @ (SetError::Changed | SetError::Gates { .. } | SetError::SameVersion { .. }),
         ) => Failure::new(FailureClass::Exists, error.to_string()),
+        DeployError::Set(error @ (SetError::Settings | SetError::Setting(_))) => {
+            Failure::field("config", error.to_string())
+        }
         DeployError::Set(error) => Failure::field("stage", error.to_string()),
     }
 }

@@ -249,6 +249,7 @@ async fn a_thousand_organizations_with_rules_of_their_own_share_a_component() {
         canary: None,
         shadow: None,
         history: Vec::new(),
+        settings: BTreeMap::new(),
     });
     let set = RuleSet { revision: 1, rules: rules.collect() };
     node.engine.enforce(&Arc::new(set));
@@ -272,4 +273,29 @@ async fn a_set_that_can_not_be_put_in_force_leaves_the_one_before_and_does_not_s
     let (engine, shelf) = (start(Vec::new()), shelf as Arc<dyn Shelf>);
     let opened = Deployments::open(engine, shelf, None, Arc::new(SystemClock)).await;
     assert!(matches!(opened, Err(DeployError::Damaged { .. })), "nobody is let in unjudged");
+}
+
+#[tokio::test]
+async fn an_organization_sets_values_of_everybodys_rule_for_itself() {
+    let node = node(&Arc::default()).await;
+    let rest = "[config]\nword = \"general\"";
+    node.deploy(None, component("hooks", "1.0.0", rest), "active").await.unwrap();
+    let set = |org, value: Option<&str>| {
+        let settings = BTreeMap::from([("word".to_owned(), value.map(str::to_owned))]);
+        RuleChange::Configure { org: OrganizationId(org), settings }
+    };
+    let said = async || {
+        let items = vec![item(1, "config"), item(2, "config")];
+        let routed = node.engine.route(NOON, items).await;
+        routed.iter().map(|one| one.decisions[0].code.clone()).collect::<Vec<_>>()
+    };
+    node.change(set(2, Some("own"))).await.unwrap();
+    assert_eq!(said().await, ["general", "own"]);
+    node.deploy(None, component("hooks", "1.0.1", rest), "active").await.unwrap();
+    assert_eq!(said().await, ["general", "own"], "they outlive versions");
+    let secret = node.change(set(2, Some("xoxb-1"))).await.unwrap_err();
+    assert!(secret.to_string().contains("looks like a secret"), "{secret}");
+    node.change(set(2, None)).await.unwrap();
+    assert_eq!(said().await, ["general", "general"]);
+    assert!(node.deployments.set().rules[0].settings.is_empty());
 }
