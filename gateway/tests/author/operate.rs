@@ -86,6 +86,15 @@ fn a_rule_goes_from_its_shadow_into_force_and_back_by_command() {
         let said = served.run(&[&["rule"], arguments].concat());
         assert_eq!((said.code, said.out.contains(word)), (Some(0), true), "{arguments:?} {said:?}");
     }
+    for (arguments, line) in [
+        (["after=5s"].as_slice(), "after = \"5s\""),
+        (&[], "after = \"5s\""),
+        (&["--unset", "after"], "after = \"30s\"  (rule.toml)"),
+    ] {
+        let said = served.run(&[&["rule", "config", "fallback"], arguments].concat());
+        let has_line = said.out.lines().any(|said| said == line);
+        assert_eq!((said.code, has_line), (Some(0), true), "{arguments:?} {said:?}");
+    }
     let shown = served.run(&["rule", "show", "fallback", "-o", "json"]);
     assert_eq!(shown.json()["active"]["version"], "0.1.0");
     assert_eq!(served.run(&["rule", "show", "nobody"]).code, Some(6));

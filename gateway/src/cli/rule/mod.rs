@@ -65,6 +65,8 @@ pub(super) enum Rule {
     Pause(operate::Change),
     /// Ask a paused rule again.
     Resume(operate::Change),
+    /// Show or set what the rule reads as its settings, for one organization.
+    Config(operate::Config),
     /// Once a second: what is in force, and how the shadow does.
     Watch(operate::Watch),
     /// What a rule may use.
@@ -139,6 +141,7 @@ impl Rule {
             Self::Rollback(change) => change.run(operate::Turn::RollBack, out),
             Self::Pause(change) => change.run(operate::Turn::Pause, out),
             Self::Resume(change) => change.run(operate::Turn::Resume, out),
+            Self::Config(config) => config.run(out),
             Self::Watch(watch) => watch.run(out),
             Self::Limits => limits(out),
             Self::Wrap { core, component, manifest } => {

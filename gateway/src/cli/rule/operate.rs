@@ -1,4 +1,4 @@
-//! `bugler rule deploy`, `list`, `show`, `promote`, `rollback`, `pause`, `resume`, `watch`: rules of a running gateway.
+//! `bugler rule deploy`, `list`, `show`, `promote`, `rollback`, `pause`, `resume`, `config`, `watch`: rules in force.
 
 use crate::cli::client::{Gateway, Reply};
 use crate::cli::rule::Output;
@@ -71,6 +71,9 @@ pub(in crate::cli) struct Promote {
     /// The version; left out, the one furthest on.
     #[arg(long)]
     digest: Option<String>,
+    /// Past gates of `rule.toml` that are not met.
+    #[arg(long)]
+    force: bool,
     #[arg(short, long, default_value = "")]
     message: String,
     #[command(flatten)]
@@ -85,6 +88,18 @@ pub(in crate::cli) struct Change {
     force: bool,
     #[arg(short, long, default_value = "")]
     message: String,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Config {
+    name: String,
+    /// `from=21:30` sets a value; without any the settings are shown.
+    values: Vec<String>,
+    /// Takes a value away, so that the manifest's holds again.
+    #[arg(long)]
+    unset: Vec<String>,
     #[command(flatten)]
     at: At,
 }
@@ -120,11 +135,14 @@ impl At {
 
     /// Sends `body`, or asks, and answers what the gateway says.
     fn send(&self, method: Method, name: Option<&str>, body: &Value) -> Result<Value, CliError> {
-        let path = self.path(name)?;
+        self.send_to(method, &self.path(name)?, body)
+    }
+
+    fn send_to(&self, method: Method, path: &str, body: &Value) -> Result<Value, CliError> {
         let gateway = Gateway::new(&self.url, &self.token)?;
         let body =
             if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string().into_bytes()) };
-        let reply = runtime()?.block_on(gateway.send(method, &path, "application/json", body))?;
+        let reply = runtime()?.block_on(gateway.send(method, path, "application/json", body))?;
         accepted(&reply)
     }
 }
@@ -201,7 +219,7 @@ impl Show {
 
 impl Promote {
     pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
-        let mut body = json!({ "stage": self.to, "message": self.message });
+        let mut body = json!({ "stage": self.to, "message": self.message, "force": self.force });
         if let Some(digest) = &self.digest {
             body["digest"] = json!(digest.trim_start_matches("sha256:"));
         }
@@ -221,6 +239,42 @@ impl Change {
         body["message"] = json!(self.message);
         let shown = self.at.send(Method::PATCH, Some(&self.name), &body)?;
         writeln!(out, "{}", line(&shown))?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Config {
+    pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
+        if self.at.global {
+            let text =
+                "an organization sets values for itself; those of everybody are in rule.toml";
+            return Err(CliError::new(Exit::RuleRejected, text));
+        }
+        let path = format!("{}/config", self.at.path(Some(&self.name))?);
+        let mut body = json!({});
+        for value in &self.values {
+            let Some((key, value)) = value.split_once('=') else {
+                let text = format!("{value:?} sets nothing; write key=value, or --unset key");
+                return Err(CliError::new(Exit::RuleRejected, text));
+            };
+            body[key] = json!(value);
+        }
+        for key in &self.unset {
+            body[key.as_str()] = Value::Null;
+        }
+        let is_change = body.as_object().is_some_and(|settings| !settings.is_empty());
+        let (method, body) =
+            if is_change { (Method::PATCH, body) } else { (Method::GET, Value::Null) };
+        let shown = self.at.send_to(method, &path, &body)?;
+        let own = shown["config"].as_object();
+        for (key, value) in own.into_iter().flatten() {
+            writeln!(out, "{key} = {value}")?;
+        }
+        for (key, value) in shown["defaults"].as_object().into_iter().flatten() {
+            if !own.is_some_and(|own| own.contains_key(key)) {
+                writeln!(out, "{key} = {value}  (rule.toml)")?;
+            }
+        }
         Ok(Exit::Done)
     }
 }
