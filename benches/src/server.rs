@@ -14,6 +14,7 @@ use bugler_gateway::journal::Journal;
 use bugler_gateway::journal::disk::{DiskJournal, DiskOptions};
 use bugler_gateway::lifecycle::Shutdown;
 use bugler_gateway::model::OrganizationId;
+use bugler_gateway::rules::NoRules;
 use bugler_gateway::server::{self, Refusal, ReplyBody, Request, Response, ServerLimits, Service};
 use bugler_gateway::store::Store;
 use std::error::Error;
@@ -103,6 +104,8 @@ pub fn api_over(
         blynk: Blynk::new(BlynkSettings::default()),
         identity: Identity::new(Some(minter), identity),
         passwords: PasswordPool::default(),
+        rules: Arc::new(NoRules),
+        deployments: None,
     })))
 }
 

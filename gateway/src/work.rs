@@ -24,7 +24,7 @@ pub const CANCELED_TARGET: &str = "notification";
 pub const ENTRY_TARGET: &str = "entry";
 
 /// One recipient, named without secrets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum RecipientRef {
     User(UserId),
     Subscription(SubscriptionId),
@@ -73,6 +73,10 @@ pub enum Work {
         attempts: u16,
         overrides: Overrides,
     },
+    /// One recipient whose rules collect under `key`: at its time it goes out with the others of it.
+    Collected { notification: Notification, recipient: RecipientRef, key: String },
+    /// A digest for one recipient, ready to go out: rules are not asked again.
+    Digested { notification: Notification, recipient: RecipientRef },
 }
 
 impl Work {
@@ -82,6 +86,8 @@ impl Work {
             Self::Notification(notification)
             | Self::Chunk { notification, .. }
             | Self::Recipient { notification, .. }
+            | Self::Collected { notification, .. }
+            | Self::Digested { notification, .. }
             | Self::Step { notification, .. }
             | Self::Retry { notification, .. } => notification,
         }
@@ -182,5 +188,8 @@ pub fn encode_event(event: &TimelineEvent) -> Bytes {
 #[must_use]
 pub fn decode_event(bytes: &[u8]) -> Option<TimelineEvent> {
     let (format, rest) = bytes.split_first()?;
-    (*format == FORMAT).then(|| postcard::from_bytes(rest).ok()).flatten()
+    (*format == FORMAT)
+        .then(|| postcard::from_bytes(rest).ok())
+        .flatten()
+        .map(TimelineEvent::renewed)
 }

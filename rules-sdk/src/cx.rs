@@ -1,6 +1,8 @@
-//! What a rule may ask the gateway: its settings, the frozen clock, time zones, the log.
+//! What a rule may ask the gateway: its settings, the frozen clock, time zones, counters, values, the log.
 
 use crate::bindings::bugler::rules::clock::{LocalTime, TzError};
+use crate::bindings::bugler::rules::counters::CounterError;
+use crate::bindings::bugler::rules::kv::KvError;
 use crate::bindings::bugler::rules::log::Level;
 use std::str::FromStr;
 
@@ -11,6 +13,17 @@ pub trait Host {
     fn next_local(&self, after: u64, tz: &str, at: TimeOfDay) -> Result<u64, TzError>;
     fn config_for(&self, org_id: &str, key: &str) -> Option<String>;
     fn log(&self, level: Level, message: &str);
+    fn count(&self, key: &str, by: u32, window_ms: u32) -> Result<u64, CounterError>;
+    fn peek(&self, key: &str, window_ms: u32) -> Result<u64, CounterError>;
+    fn take(
+        &self,
+        key: &str,
+        per_window: u32,
+        window_ms: u32,
+        burst: u32,
+    ) -> Result<bool, CounterError>;
+    fn get(&self, key: &str) -> Option<Vec<u8>>;
+    fn set(&self, key: &str, value: &[u8], ttl_ms: u32) -> Result<(), KvError>;
 }
 
 /// The context of one item: the gateway, seen from the item's organization.
@@ -71,8 +84,90 @@ impl<'a> Cx<'a> {
         })
     }
 
+    /// The setting `key` in milliseconds, or `default`; written `500ms`, `30s`, `15m`, `12h` or `7d`.
+    ///
+    /// # Errors
+    /// The setting is present and is no such time, or longer than 49 days; the log names the key.
+    pub fn millis(&self, key: &str, default: u32) -> Result<u32, BadSetting> {
+        self.setting(key, Span(default)).map(|span| span.0)
+    }
+
     pub fn log(&self, level: Level, message: &str) {
         self.host.log(level, message);
+    }
+
+    /// The rule's counters for the item's organization.
+    #[must_use]
+    pub fn counters(&self) -> Counters<'a> {
+        Counters { host: self.host }
+    }
+
+    /// The rule's own small values for the item's organization.
+    #[must_use]
+    pub fn kv(&self) -> Kv<'a> {
+        Kv { host: self.host }
+    }
+}
+
+/// Counters, kept by the gateway. Keys have 1 to 128 bytes, windows 1 second to 30 days; 8 operations
+/// for each item of the batch.
+#[derive(Clone, Copy)]
+pub struct Counters<'a> {
+    host: &'a dyn Host,
+}
+
+impl Counters<'_> {
+    /// The count in the window of `window_ms` that ends now, after adding `by`.
+    ///
+    /// # Errors
+    /// A quota is used up, or key or window are out of bounds.
+    pub fn add(&self, key: &str, by: u32, window_ms: u32) -> Result<u64, CounterError> {
+        self.host.count(key, by, window_ms)
+    }
+
+    /// The count in the window of `window_ms` that ends now.
+    ///
+    /// # Errors
+    /// A quota is used up, or key or window are out of bounds.
+    pub fn peek(&self, key: &str, window_ms: u32) -> Result<u64, CounterError> {
+        self.host.peek(key, window_ms)
+    }
+
+    /// Takes a token from the bucket `key`, which holds at most `burst` and gets `per_window` new ones
+    /// each `window_ms`; true if there was one.
+    ///
+    /// # Errors
+    /// A quota is used up, or key or window are out of bounds.
+    pub fn take(
+        &self,
+        key: &str,
+        per_window: u32,
+        window_ms: u32,
+        burst: u32,
+    ) -> Result<bool, CounterError> {
+        self.host.take(key, per_window, window_ms, burst)
+    }
+}
+
+/// Small values, kept by the gateway. Keys have 1 to 128 bytes, values at most 4 KiB; 4 operations for
+/// each item of the batch.
+#[derive(Clone, Copy)]
+pub struct Kv<'a> {
+    host: &'a dyn Host,
+}
+
+impl Kv<'_> {
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        self.host.get(key)
+    }
+
+    /// Keeps `value` for `ttl_ms`, at most 30 days.
+    ///
+    /// # Errors
+    /// A quota is used up, or key or value are too long.
+    pub fn set(&self, key: &str, value: &[u8], ttl_ms: u32) -> Result<(), KvError> {
+        self.host.set(key, value, ttl_ms)
     }
 }
 
@@ -127,6 +222,21 @@ impl FromStr for TimeOfDay {
     }
 }
 
+/// Milliseconds, written with a unit.
+struct Span(u32);
+
+impl FromStr for Span {
+    type Err = BadSetting;
+    fn from_str(text: &str) -> Result<Self, BadSetting> {
+        const UNITS: [(&str, u32); 5] =
+            [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+        let cut = |(unit, ms): &(&str, u32)| Some((text.strip_suffix(unit)?, *ms));
+        let (number, unit) = UNITS.iter().find_map(cut).ok_or(BadSetting)?;
+        let number: u32 = number.trim().parse().map_err(|_| BadSetting)?;
+        number.checked_mul(unit).map(Self).ok_or(BadSetting)
+    }
+}
+
 impl LocalTime {
     /// The reading without date and seconds.
     #[must_use]
@@ -149,6 +259,19 @@ mod tests {
         assert_eq!(TimeOfDay::from_str("23:59"), Ok(TimeOfDay { hour: 23, minute: 59 }));
         for bad in ["24:00", "12:60", "12", "", ":", "+1:00", "1:0x", "001:00", "-1:00"] {
             assert_eq!(TimeOfDay::from_str(bad), Err(BadSetting), "{bad}");
+        }
+    }
+
+    #[test]
+    fn reads_a_time_with_its_unit() {
+        let ms = |text: &str| Span::from_str(text).map(|span| span.0);
+        for (text, expected) in
+            [("500ms", 500), ("30s", 30_000), ("15 m", 900_000), ("1d", 86_400_000)]
+        {
+            assert_eq!(ms(text), Ok(expected), "{text}");
+        }
+        for bad in ["", "30", "s", "-1s", "1.5h", "50d"] {
+            assert_eq!(ms(bad), Err(BadSetting), "{bad}");
         }
     }
 

@@ -1,13 +1,20 @@
-//! Native unit tests of a rule: a gateway whose clock and settings the test writes, and a sample batch.
+//! Native unit tests of a rule: a gateway whose clock, settings and counters the test writes, and samples.
 
+use crate::bindings::authorizer::Request as RequestRow;
 use crate::bindings::bugler::rules::clock::{LocalTime, TzError};
+use crate::bindings::bugler::rules::counters::CounterError;
+use crate::bindings::bugler::rules::kv::KvError;
 use crate::bindings::bugler::rules::log::Level;
 use crate::bindings::bugler::rules::types::{
-    Channel, Notification, Plan, Priority, Recipient, RecipientKind, Step, Target, UserStatus,
+    Channel, Notification, Plan, Principal, PrincipalKind, Priority, Recipient, RecipientKind,
+    Step, Target, UserStatus, Verdict,
 };
-use crate::bindings::exports::bugler::rules::router::{Batch, Item as Row, Routed};
-use crate::guest::{Route, answer_with};
-use crate::{Host, TimeOfDay};
+use crate::bindings::router::{Batch, Item as Row, Routed};
+use crate::bindings::transformer::{Batch as Payloads, Item as PayloadRow, Transformed};
+use crate::guest::{Authorize, Route, Transform, answer_with, authorize_with, transform_with};
+use crate::{Authorized, Host, TimeOfDay};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 const MINUTE: u64 = 60_000;
 const DAY: u64 = 24 * 60 * MINUTE;
@@ -17,6 +24,11 @@ const DAY: u64 = 24 * 60 * MINUTE;
 pub struct FakeHost {
     pub time: TimeOfDay,
     pub settings: Vec<(String, String)>,
+    /// What was counted under each key; time stands still, so nothing leaves a window.
+    pub counts: RefCell<BTreeMap<String, u64>>,
+    /// Tokens taken from each bucket; none comes back.
+    pub taken: RefCell<BTreeMap<String, u32>>,
+    pub values: RefCell<BTreeMap<String, Vec<u8>>>,
 }
 
 impl FakeHost {
@@ -27,6 +39,9 @@ impl FakeHost {
         Self {
             time: time.parse().expect("the test writes the time as HH:MM"),
             settings: settings.iter().map(own).collect(),
+            counts: RefCell::default(),
+            taken: RefCell::default(),
+            values: RefCell::default(),
         }
     }
 
@@ -35,6 +50,30 @@ impl FakeHost {
     pub fn ask(&self, route: Route, notification: Notification, recipient: Recipient) -> Routed {
         let batch = one(notification, recipient);
         answer_with(self, &batch, route).swap_remove(0)
+    }
+
+    /// The rule's answer to one request.
+    #[must_use]
+    pub fn may(&self, authorize: Authorize, request: RequestRow) -> Authorized {
+        authorize_with(self, &[request], authorize).swap_remove(0)
+    }
+
+    /// The rule's answer to one payload for `recipient` on `channel`.
+    #[must_use]
+    pub fn show(
+        &self,
+        transform: Transform,
+        (notification, recipient): (Notification, Recipient),
+        (channel, payload_json): (Channel, &str),
+    ) -> Transformed {
+        let payload_json = payload_json.to_owned();
+        let row = PayloadRow { notification: 0, recipient: 0, channel, payload_json };
+        let batch = Payloads {
+            notifications: vec![notification],
+            recipients: vec![recipient],
+            items: vec![row],
+        };
+        transform_with(self, &batch, transform).swap_remove(0)
     }
 }
 
@@ -75,6 +114,62 @@ impl Host for FakeHost {
     }
 
     fn log(&self, _level: Level, _message: &str) {}
+
+    fn count(&self, key: &str, by: u32, _window_ms: u32) -> Result<u64, CounterError> {
+        let mut counts = self.counts.borrow_mut();
+        let count = counts.entry(key.to_owned()).or_default();
+        *count += u64::from(by);
+        Ok(*count)
+    }
+
+    fn peek(&self, key: &str, _window_ms: u32) -> Result<u64, CounterError> {
+        Ok(self.counts.borrow().get(key).copied().unwrap_or_default())
+    }
+
+    fn take(
+        &self,
+        key: &str,
+        _per_window: u32,
+        _window_ms: u32,
+        burst: u32,
+    ) -> Result<bool, CounterError> {
+        let mut taken = self.taken.borrow_mut();
+        let taken = taken.entry(key.to_owned()).or_default();
+        let is_left = *taken < burst;
+        *taken += u32::from(is_left);
+        Ok(is_left)
+    }
+
+    fn get(&self, key: &str) -> Option<Vec<u8>> {
+        self.values.borrow().get(key).cloned()
+    }
+
+    fn set(&self, key: &str, value: &[u8], _ttl_ms: u32) -> Result<(), KvError> {
+        self.values.borrow_mut().insert(key.to_owned(), value.to_vec());
+        Ok(())
+    }
+}
+
+/// A request of a user of organization 101 with `permissions`, which the built-in check allows if
+/// `required` is among them.
+#[must_use]
+pub fn request(action: &str, permissions: &[&str], required: &str) -> RequestRow {
+    let permissions: Vec<String> = permissions.iter().map(ToString::to_string).collect();
+    let is_granted = permissions.iter().any(|own| own == required);
+    RequestRow {
+        principal: Principal {
+            kind: PrincipalKind::User,
+            id: "7".into(),
+            org_id: "101".into(),
+            roles: Vec::new(),
+            permissions,
+        },
+        action: action.into(),
+        org_id: "101".into(),
+        resource_id: None,
+        required: vec![required.into()],
+        baseline: if is_granted { Verdict::Allow } else { Verdict::Deny },
+    }
 }
 
 /// An ordinary notification of event `event`.

@@ -5,9 +5,7 @@
 #![cfg(target_arch = "wasm32")]
 
 use bugler_rules_sdk::bindings::bugler::rules::{clock, config, log};
-use bugler_rules_sdk::bindings::exports::bugler::rules::router::{
-    Batch, Decision, Digest, Guest, Routed,
-};
+use bugler_rules_sdk::bindings::router::{Batch, Guest, Routed};
 use bugler_rules_sdk::guest;
 use bugler_rules_sdk::prelude::*;
 use std::hint::black_box;
@@ -49,10 +47,7 @@ fn one(item: &Item<'_>, _cx: &Cx<'_>) -> Routed {
         "foreign_setting" => {
             abstain(&config::get_for_org("202", "word").unwrap_or_else(|| "nothing".into()))
         }
-        "digest" => {
-            let digest = Digest { key: "k".into(), flush_at: clock::now() + 1, max_items: 2 };
-            Routed { decision: Decision::Digest(digest), ..abstain("digest") }
-        }
+        "digest" => digest("k", clock::now(), 2, "digest"),
         "past_hold" => hold(clock::now(), "past"),
         "far_hold" => hold(u64::MAX, "far"),
         "bad_code" => abstain("Not A Word"),
@@ -112,4 +107,4 @@ fn storm() -> Routed {
     }
 }
 
-bugler_rules_sdk::bindings::export!(Hostile with_types_in bugler_rules_sdk::bindings);
+bugler_rules_sdk::bindings::route_world::export!(Hostile with_types_in bugler_rules_sdk::bindings::route_world);

@@ -15,6 +15,7 @@ mod documents;
 mod hooks;
 mod identity;
 mod jigx;
+mod judged;
 mod language;
 mod limit;
 mod native;

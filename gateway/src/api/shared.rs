@@ -7,6 +7,7 @@ use crate::intake::{
     Answer, ChangeError, Class, Intake, KeyState, RecordChange, RequestKey, Running,
 };
 use crate::model::{AuditNote, Organization, OrganizationId};
+use crate::rules::{Deployments, RuleEngine};
 use crate::server::Request;
 use crate::store::{OrganizationRef, Store, StoreError, TREE_DEPTH_MAX};
 use crate::telemetry::metrics;
@@ -44,6 +45,10 @@ pub struct Shared {
     pub limit: Arc<ArcSwapOption<SendLimit>>,
     pub identity: Identity,
     pub blynk: Blynk,
+    /// Has the last word on what callers may do.
+    pub rules: Arc<dyn RuleEngine>,
+    /// Rules that come by this API; a gateway may take none.
+    pub deployments: Option<Arc<Deployments>>,
     /// Slack hooks and webhooks, for operations on subscriptions.
     pub hooks: Arc<dyn Hooks>,
     pub passwords: PasswordPool,

@@ -3,7 +3,8 @@
 use crate::api::Shared;
 use crate::api::failure::{Failure, FailureClass};
 use crate::auth::{Caller, Permission, PermissionSet, Rights, Scope};
-use crate::model::{MemberRole, OrganizationId, Role, RoleId, User, UserStatus};
+use crate::model::{MemberRole, Millis, OrganizationId, Role, RoleId, User, UserStatus};
+use crate::rules::RuleEngine;
 use crate::store::UserRef;
 use crate::store::directory::built_in_roles;
 use std::ops::Deref;
@@ -23,6 +24,9 @@ pub(crate) struct Signed {
     caller: Arc<Caller>,
     /// The user of a user-scoped token, and its role if that is there.
     user: Option<(User, Option<Role>)>,
+    /// Who has the last word on what it may do, and when it asked.
+    pub(in crate::api) rules: Arc<dyn RuleEngine>,
+    pub(in crate::api) asked_at: Millis,
 }
 
 impl Deref for Signed {
@@ -72,22 +76,17 @@ impl Signed {
         self.granted().contains(permission)
     }
 
-    /// Refuses a caller that lacks `permission`.
-    pub(crate) fn require(&self, permission: Permission) -> Result<(), Failure> {
-        if self.may(permission) {
-            return Ok(());
-        }
-        let text = format!("this needs the permission {}", permission.as_str());
-        Err(Failure::new(FailureClass::Forbidden, text))
+    /// True if it lacks no right.
+    pub(crate) fn has_every_right(&self) -> bool {
+        self.granted() == PermissionSet::all()
     }
 
     /// Refuses a caller that lacks any right: whoever makes credentials could give itself them all.
-    pub(crate) fn require_every_right(&self) -> Result<(), Failure> {
-        if self.granted() == PermissionSet::all() {
-            return Ok(());
-        }
+    pub(crate) async fn require_every_right(&self) -> Result<(), Failure> {
         let text = "this needs every permission: an Admin, or an organization's own token";
-        Err(Failure::new(FailureClass::Forbidden, text))
+        let refusal = || Failure::new(FailureClass::Forbidden, text);
+        let asked = ("credentials.manage", self.has_every_right());
+        self.judge(asked, self.organization, refusal).await
     }
 
     /// True if it has every one of `rights`: whoever can act as somebody gets no more by it.
@@ -115,7 +114,10 @@ pub(crate) fn rights_of_member(role: MemberRole) -> &'static [Permission] {
 impl Shared {
     /// The caller with its user, if it has one that still counts.
     pub(super) async fn signed_by(&self, caller: Arc<Caller>) -> Result<Signed, Failure> {
-        let Scope::User(id) = caller.scope else { return Ok(Signed { caller, user: None }) };
+        let (rules, asked_at) = (Arc::clone(&self.rules), self.intake.now());
+        let Scope::User(id) = caller.scope else {
+            return Ok(Signed { caller, user: None, rules, asked_at });
+        };
         let found = self.store.user(UserRef::Id(id)).await?;
         // Transferred and suspended users keep their tokens and lose what these open.
         let is_current = |user: &User| {
@@ -127,7 +129,7 @@ impl Shared {
             return Err(Failure::new(FailureClass::BadToken, "the token's user is gone"));
         };
         let role = self.role_of(user.org, user.role).await?;
-        Ok(Signed { caller, user: Some((user, role)) })
+        Ok(Signed { caller, user: Some((user, role)), rules, asked_at })
     }
 
     /// A role of an organization; the built-in ones are there even before they are stored.
@@ -189,7 +191,12 @@ mod tests {
             profile: UserProfile::default(),
             account: AccountState::default(),
         };
-        Signed { caller: Arc::new(caller), user: role.map(|role| (user, Some(role))) }
+        Signed {
+            caller: Arc::new(caller),
+            user: role.map(|role| (user, Some(role))),
+            rules: Arc::new(crate::rules::NoRules),
+            asked_at: Millis(1),
+        }
     }
 
     #[test]
@@ -202,8 +209,8 @@ mod tests {
         assert!(limited.may(UserView) && !limited.may(UserEdit) && !limited.may(UserTransfer));
         let organization = signed(None, Some(&[UserView, UserTransfer]));
         assert!(organization.may(UserTransfer) && !organization.may(UserEdit));
-        assert!(signed(None, None).require_every_right().is_ok());
-        assert!(organization.require_every_right().is_err());
+        assert!(signed(None, None).has_every_right());
+        assert!(!organization.has_every_right());
     }
 
     #[test]

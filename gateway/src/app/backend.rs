@@ -1,7 +1,7 @@
 //! Journal and records of this process: files of its own, or Redis servers shared with others.
 
 use super::nodes::Nodes;
-use super::{AppError, build, pressure};
+use super::{AppError, build, pressure, shelf};
 use crate::clock::Clock;
 use crate::config::{Backend, Config, StoreSettings};
 use crate::intake::{Admission, Vitals};
@@ -11,6 +11,7 @@ use crate::journal::redis::RedisJournal;
 use crate::lifecycle::{Readiness, Shutdown, TaskKind, Tasks};
 use crate::model::ShardId;
 use crate::redis::Redis;
+use crate::rules::Shelf;
 use crate::store::Store;
 use crate::store::disk::DiskStore;
 use crate::store::redis::RedisStore;
@@ -102,6 +103,14 @@ impl Kept {
             journal.keep_in(tokio::task::spawn_blocking(open).await??, options);
         }
         Ok(())
+    }
+
+    /// Where deployed rules are kept.
+    pub(super) fn shelf(&self, config: &Config) -> Arc<dyn Shelf> {
+        match &self.own {
+            Own::Disk(_) => Arc::new(shelf::Files::under(config.store.dir.join("rules"))),
+            Own::Redis { redis, .. } => Arc::new(shelf::Shared::on(redis.clone())),
+        }
     }
 
     /// Takes this process's share of the work from now on.

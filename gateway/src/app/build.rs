@@ -22,8 +22,8 @@ use crate::providers::webhook::{Webhook, WebhookConfig};
 use crate::redis::owners::OwnerOptions;
 use crate::redis::{Class, Redis, RedisOptions};
 use crate::rules::{
-    NoRules, OnError, RecipientKind, RuleConfig, RuleEngine, RuleLimits, RuleMatch, RuleSettings,
-    WasmRules,
+    OnError, Probe, RecipientKind, Recorder, RuleConfig, RuleError, RuleLimits, RuleMatch,
+    RuleSettings, WasmRules,
 };
 use crate::server::ServerLimits;
 use parking_lot::Mutex;
@@ -170,13 +170,17 @@ pub(super) fn server_limits(config: &Config) -> ServerLimits {
     limits
 }
 
-/// The rule chain, compiled and started.
-pub(super) fn rules(config: &Config) -> Result<Arc<dyn RuleEngine>, AppError> {
-    if config.rules.chain.is_empty() {
-        return Ok(Arc::new(NoRules));
-    }
+/// How a component that is deployed is compiled first: by this program, in a process of its own.
+pub(super) fn probe() -> Option<Probe> {
+    let program = std::env::current_exe().ok()?;
+    Some(Probe { program, args: vec!["rule".into(), "probe".into()] })
+}
+
+/// The rule engine with the chain of the configuration, compiled and started.
+pub(super) fn rules(config: &Config) -> Result<Arc<WasmRules>, AppError> {
     let limits = &config.rules.limits;
     let threads = config.rules.threads;
+    let recorder = Recorder::start(config.store.dir.join("rules")).map_err(RuleError::Thread)?;
     let settings = RuleSettings {
         rules: config.rules.chain.iter().map(rule).collect(),
         limits: RuleLimits {
@@ -188,6 +192,8 @@ pub(super) fn rules(config: &Config) -> Result<Arc<dyn RuleEngine>, AppError> {
         },
         threads,
         queue: 2 * threads,
+        recorder: Some(recorder),
+        state_dir: Some(config.store.dir.join("rules").join("state")),
     };
     Ok(WasmRules::start(settings)?)
 }
@@ -201,20 +207,20 @@ fn rule(rule: &config::ChainRule) -> RuleConfig {
         name: rule.name.clone(),
         version: rule.version.clone(),
         path: rule.path.clone(),
-        on_error: match rule.on_error {
+        on_error: rule.on_error.map(|mode| match mode {
             config::OnError::Closed => OnError::Closed,
             config::OnError::Open => OnError::Open,
             config::OnError::DefaultPlan => OnError::DefaultPlan,
-        },
+        }),
         required: rule.required,
         matches: RuleMatch {
             events: rule.matches.events.clone(),
             channels: rule.matches.channels.clone(),
-            priorities: Vec::new(),
             recipients: recipients.collect(),
+            ..RuleMatch::default()
         },
         config: rule.config.clone(),
-        config_for_org: BTreeMap::new(),
+        ..RuleConfig::default()
     }
 }
 

@@ -14,6 +14,7 @@ mod moving;
 mod nodes;
 mod pressure;
 mod reload;
+mod shelf;
 
 #[cfg(test)]
 mod tests;
@@ -39,7 +40,7 @@ use crate::lifecycle::{Readiness, Shutdown, TaskKind, Tasks};
 use crate::model::Millis;
 use crate::openapi::Viewer;
 use crate::redis::RedisError;
-use crate::rules::RuleError;
+use crate::rules::{DeployError, Deployments, RuleEngine, RuleError, WasmRules};
 use crate::server::{self, ServerLimits, Service};
 use crate::store::directory::{self, DirectoryError};
 use crate::store::disk::DiskError;
@@ -82,6 +83,8 @@ pub enum AppError {
     Vault(#[from] VaultError),
     #[error("a rule cannot be loaded")]
     Rules(#[from] RuleError),
+    #[error("the deployed rules cannot be put in force")]
+    Deployed(#[from] DeployError),
     #[error("[{section}] cannot be used")]
     Provider {
         section: String,
@@ -132,6 +135,8 @@ pub enum SeedError {
 
 /// Connections of the operator's listener: a few tools, never more descriptors than are kept.
 const ADMIN_CONNECTIONS: usize = 32;
+/// How often the versions of rules are judged.
+const JUDGE_EVERY: Duration = Duration::from_secs(1);
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 const FORGET_AFTER_MS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -182,6 +187,10 @@ impl App {
         if config.server.role != Role::Dispatch {
             kept.keep(&config, &clock).await?;
         }
+        let (engine, shelf) = (Arc::clone(&rules), kept.shelf(&config));
+        let opened = Deployments::open(engine, shelf, build::probe(), Arc::clone(&clock));
+        let deployments = opened.await?;
+        let rules: Arc<dyn RuleEngine> = rules;
         if let Some(path) = seed {
             apply_seed(&path, kept.store.as_ref(), clock.as_ref())
                 .await
@@ -190,7 +199,7 @@ impl App {
         let parts = DispatcherParts {
             journal: Arc::clone(&kept.journal),
             store: Arc::clone(&kept.store),
-            rules,
+            rules: Arc::clone(&rules),
             providers: build::providers(&config, &hooked, &apps)?,
             clock: Arc::clone(&clock),
             settings: build::dispatch_settings(&config),
@@ -214,8 +223,9 @@ impl App {
         let is_tls = tls.is_some();
         if let Some(api) = api {
             let hooks = hooked.for_api(&config, &clock)?;
-            let records = (Arc::clone(&kept.store), keys, hooks);
-            let service = service(&config, (intake, send_limit), records, &clock);
+            let records = (Arc::clone(&kept.store), keys);
+            let judged = (hooks, rules, Arc::clone(&deployments));
+            let service = service(&config, (intake, send_limit), records, judged, &clock);
             let limits = build::server_limits(&config);
             let serving = server::serve(api, tls, limits, service, shutdown.clone());
             tasks.spawn(TaskKind::Critical, "api", serving);
@@ -224,6 +234,8 @@ impl App {
         let admin_shutdown =
             serve_admin(admin, admin_service(&kept, readiness, &metrics, viewer), &tasks);
         upkeep(&tasks, metrics);
+        let following = follow(deployments, Arc::clone(&kept.store), shutdown.clone());
+        tasks.spawn(TaskKind::Background, "rules", following);
         let forget = forget_ended(Arc::clone(&kept.store), Arc::clone(&clock), shutdown.clone());
         tasks.spawn(TaskKind::Background, "forget", forget);
         kept.log_opened();
@@ -289,6 +301,26 @@ fn admin_service(
     }
 }
 
+/// Follows what other nodes put in force and takes back what goes wrong, until draining begins.
+async fn follow(deployments: Arc<Deployments>, store: Arc<dyn Store>, shutdown: Shutdown) {
+    tokio::select! {
+        () = Arc::clone(&deployments).follow() => {}
+        () = guard(deployments, store) => {}
+        () = shutdown.draining() => {}
+    }
+}
+
+async fn guard(deployments: Arc<Deployments>, store: Arc<dyn Store>) {
+    loop {
+        tokio::time::sleep(JUDGE_EVERY).await;
+        for withdrawal in deployments.judge().await {
+            if let Err(error) = store.apply(vec![Change::Audit(withdrawal.note)]).await {
+                tracing::error!(error = %crate::telemetry::chain(&error), "a change of the rules is missing in the audit trail");
+            }
+        }
+    }
+}
+
 fn upkeep(tasks: &Tasks, metrics: PrometheusHandle) {
     let draining = tasks.shutdown().clone();
     tasks.spawn(TaskKind::Background, "metrics", async move {
@@ -338,7 +370,7 @@ fn local(listener: &TcpListener) -> SocketAddr {
 }
 
 struct Compiled {
-    rules: Arc<dyn crate::rules::RuleEngine>,
+    rules: Arc<WasmRules>,
     keys: Arc<KeyRing>,
 }
 
@@ -379,7 +411,8 @@ fn intake(config: &Config, journal: &Arc<dyn Journal>, clock: &Arc<dyn Clock>) -
 fn service(
     config: &Config,
     (intake, limit): (Intake, Arc<ArcSwapOption<SendLimit>>),
-    (store, keys, hooks): (Arc<dyn Store>, Arc<KeyRing>, Arc<dyn Hooks>),
+    (store, keys): (Arc<dyn Store>, Arc<KeyRing>),
+    (hooks, rules, deployments): (Arc<dyn Hooks>, Arc<dyn RuleEngine>, Arc<Deployments>),
     clock: &Arc<dyn Clock>,
 ) -> Arc<dyn Service> {
     let (issuer, audience) = (&config.auth.issuer, &config.auth.audience);
@@ -402,6 +435,8 @@ fn service(
         identity: Identity::new(minter.ok(), identity),
         blynk: Blynk::new(blynk_settings(config)),
         passwords: PasswordPool::default(),
+        rules,
+        deployments: Some(deployments),
         jigx: NotificationStates::default(),
         limit,
     }))

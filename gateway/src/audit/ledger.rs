@@ -76,7 +76,11 @@ fn carries(work: &Work) -> Vec<DeliveryId> {
             let targets = steps.iter().flat_map(|(targets, _)| targets);
             targets.map(|target| DeliveryId::derive(id, &target.key())).collect()
         }
-        Work::Notification(_) | Work::Chunk { .. } | Work::Recipient { .. } => Vec::new(),
+        Work::Notification(_)
+        | Work::Chunk { .. }
+        | Work::Recipient { .. }
+        | Work::Collected { .. }
+        | Work::Digested { .. } => Vec::new(),
     }
 }
 
@@ -190,9 +194,13 @@ impl Ledger {
             Some(work @ Work::Step { .. }) => {
                 Owed::Targets(u32::try_from(carries(work).len()).unwrap_or(u32::MAX))
             }
-            Some(Work::Notification(_) | Work::Chunk { .. } | Work::Recipient { .. }) => {
-                Owed::Announced
-            }
+            Some(
+                Work::Notification(_)
+                | Work::Chunk { .. }
+                | Work::Recipient { .. }
+                | Work::Collected { .. }
+                | Work::Digested { .. },
+            ) => Owed::Announced,
             None => Owed::Nothing,
         };
         (owed, work)

@@ -23,6 +23,7 @@ mod token;
 #[cfg(feature = "harness")]
 mod torture;
 mod trace;
+mod why;
 
 use clap::{Args, Parser, Subcommand};
 use std::io::{self, Write};
@@ -43,7 +44,10 @@ pub enum Exit {
     Unreachable,
     NotAllowed,
     NotFound,
+    Conflict,
+    RuleTestFailed,
     RuleRejected,
+    OutsideGate,
     ThresholdMissed,
     /// As the gateway itself ended.
     Served(u8),
@@ -60,7 +64,10 @@ impl Exit {
             Self::Unreachable => 4,
             Self::NotAllowed => 5,
             Self::NotFound => 6,
+            Self::Conflict => 7,
+            Self::RuleTestFailed => 10,
             Self::RuleRejected => 11,
+            Self::OutsideGate => 12,
             Self::ThresholdMissed => 99,
             Self::Served(code) => code,
         }
@@ -116,6 +123,8 @@ enum Command {
     Torture(torture::Torture),
     /// Show what became of a notification: every decision, try and outcome.
     Trace(trace::Trace),
+    /// Say in a sentence why a notification went where it went.
+    Why(why::Why),
     /// Deliveries that ended, by state and time.
     Outcomes(outcomes::Outcomes),
     /// Dead letters: list, show, replay, discard.
@@ -135,7 +144,7 @@ enum Command {
     /// Make the first OAuth client of a gateway.
     #[command(subcommand)]
     Client(oauth_client::ClientCommand),
-    /// Check and wrap rules.
+    /// Write, test, measure, replay and deploy rules.
     #[command(subcommand)]
     Rule(rule::Rule),
     /// Look at the configuration.
@@ -189,6 +198,7 @@ pub fn run() -> u8 {
         #[cfg(feature = "harness")]
         Command::Torture(torture) => torture.run(&mut out),
         Command::Trace(trace) => trace.run(&mut out),
+        Command::Why(why) => why.run(&mut out),
         Command::Outcomes(outcomes) => outcomes.run(&mut out),
         Command::Dead(dead) => dead.run(&mut out),
         Command::Resend(resend) => resend.run(&mut out),

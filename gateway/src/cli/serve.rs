@@ -86,6 +86,7 @@ pub(super) fn start_logging(config: &Config) -> Result<logging::Logging, CliErro
 pub(super) fn start_error(error: &AppError) -> CliError {
     let exit = match error {
         AppError::Rules(_)
+        | AppError::Deployed(_)
         | AppError::Provider { .. }
         | AppError::Tls(_)
         | AppError::Vault(_)

@@ -330,7 +330,8 @@ pub struct ChainRule {
     pub version: String,
     /// The component file.
     pub path: PathBuf,
-    pub on_error: OnError,
+    /// Unset: as the manifest in the component says, else `default-plan`; for authorize rules `closed`.
+    pub on_error: Option<OnError>,
     /// If the rule cannot be loaded, the server does not start.
     pub required: bool,
     /// Handed to the rule as it is.

@@ -101,7 +101,7 @@ fn the_examples_in_the_reference_are_valid_and_complete() {
     let files = Files::new(&everything());
     let config = Config::load(files.sources()).unwrap();
     let rule = config.rules.chain.first().unwrap();
-    assert_eq!((rule.name.as_str(), rule.on_error), ("quiet-hours", OnError::DefaultPlan));
+    assert_eq!((rule.name.as_str(), rule.on_error), ("quiet-hours", Some(OnError::DefaultPlan)));
     assert_eq!(rule.config.get("from").map(String::as_str), Some("22:00"));
     assert_eq!(rule.matches.channels, [ProviderName::Apns, ProviderName::Fcm]);
     let apns = config.providers.apns.get("main").unwrap();

@@ -273,6 +273,19 @@ impl Setting for Option<String> {
     }
 }
 
+/// Unset: as the rule's manifest says.
+impl Setting for Option<OnError> {
+    const FORM: &'static str = OnError::FORM;
+
+    fn from_toml(value: &Value) -> Option<Self> {
+        OnError::from_toml(value).map(Some)
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        self.as_ref().and_then(Setting::to_toml)
+    }
+}
+
 impl Setting for Option<PathBuf> {
     const FORM: &'static str = r#"a path, or "" for none"#;
 

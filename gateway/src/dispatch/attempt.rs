@@ -4,8 +4,9 @@ use crate::crash::{self, Stage};
 use crate::dispatch::counters;
 use crate::dispatch::finish::{self, Ended, Finisher};
 use crate::dispatch::line::{Channel, Going, Line};
+use crate::dispatch::shape::{self, Shaped};
 use crate::lifecycle::{Caught, report_panic};
-use crate::model::{Attempt, Outcome};
+use crate::model::{Attempt, Millis, Outcome, RuleDecision, TimelineEvent};
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -16,21 +17,50 @@ const ENDED_MAX: usize = 256;
 
 /// Sends one batch; a provider that panics has told nothing of what it did not report.
 pub(super) async fn send(line: Arc<Line>, channel: Arc<Channel>, batch: Vec<Going>) {
+    let merged = |going: &Going| finish::merged(&going.queued.delivery, &going.merged);
+    let shown = batch.iter().map(merged).collect();
+    let shaped = match Caught::new(shape::shape(&line.context, shown)).await {
+        Ok(shaped) => shaped,
+        // Whoever made it panic must not go out as it is: unreported below, each is tried again.
+        Err(panic) => {
+            report_panic("shaping", panic.as_ref());
+            Vec::new()
+        }
+    };
     let mut deliveries = Vec::with_capacity(batch.len());
     let mut rest = Vec::with_capacity(batch.len());
-    for going in batch {
-        deliveries.push(finish::merged(&going.queued.delivery, &going.merged));
-        rest.push(Mutex::new(Some(going)));
-        channel.metrics.started();
-    }
-    let report = |index: usize, attempt: Attempt| {
-        let going = rest.get(index).and_then(|slot| slot.lock().take());
-        let Some(Going { queued, merged, ticket, slot }) = going else { return };
+    let finish_one = |(going, ruled): (Going, Option<TimelineEvent>), attempt: Attempt| {
+        let Going { queued, merged, ticket, slot } = going;
         channel.metrics.ended(counters::word(&attempt), attempt.elapsed);
-        let ended = Ended { queued, merged, ticket, slot, attempt };
+        let ended = Ended { queued, merged, ticket, slot, attempt, ruled };
         // There is room for every slot.
         if line.results.try_send(ended).is_err() {
             tracing::debug!("a result came after the dispatcher stopped; it is sent again");
+        }
+    };
+    let mut shaped = shaped.into_iter();
+    for going in batch {
+        channel.metrics.started();
+        let Some(Shaped { delivery, decisions }) = shaped.next() else {
+            finish_one((going, None), unreported(finish::PANICKED));
+            continue;
+        };
+        let ruled = ruled(&going, decisions, line.context.clock.now());
+        match delivery {
+            Ok(delivery) => {
+                deliveries.push(delivery);
+                rest.push(Mutex::new(Some((going, ruled))));
+            }
+            Err(attempt) => finish_one((going, ruled), attempt),
+        }
+    }
+    if deliveries.is_empty() {
+        return;
+    }
+    let report = |index: usize, attempt: Attempt| {
+        let going = rest.get(index).and_then(|slot| slot.lock().take());
+        if let Some(going) = going {
+            finish_one(going, attempt);
         }
     };
     let sending = channel.provider.send(&deliveries, &report);
@@ -45,6 +75,14 @@ pub(super) async fn send(line: Arc<Line>, channel: Arc<Channel>, batch: Vec<Goin
         // The provider broke its promise to report; the receiver may have it.
         report(index, unreported(cause));
     }
+}
+
+/// What the transform rules did, where they did more than look: most deliveries they leave alone.
+fn ruled(going: &Going, decisions: Vec<RuleDecision>, at: Millis) -> Option<TimelineEvent> {
+    let is_telling = |one: &RuleDecision| !matches!(one.decision.as_str(), "keep" | "skipped");
+    let recipient = going.queued.delivery.target.key();
+    let is_told = decisions.iter().any(is_telling);
+    is_told.then_some(TimelineEvent::Ruled { at, recipient, decisions })
 }
 
 fn unreported(cause: &'static str) -> Attempt {

@@ -8,9 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The words of the rule ABI; labels come from here, never from a rule.
-const DECISIONS: [&str; 7] =
-    ["abstain", "deliver", "hold-until", "digest", "drop", "error", "skipped"];
-const RULE_FAULTS: [&str; 6] = ["trap", "deadline", "fuel", "memory", "output", "engine"];
+const DECISIONS: [&str; 10] = [
+    "abstain",
+    "deliver",
+    "hold-until",
+    "digest",
+    "drop",
+    "keep",
+    "patch",
+    "replace",
+    "error",
+    "skipped",
+];
+const RULE_FAULTS: [&str; 7] =
+    ["trap", "deadline", "fuel", "memory", "output", "breaker", "engine"];
 /// Rule versions counted one by one in the life of a process.
 const RULES_MAX: usize = 256;
 
@@ -62,6 +73,7 @@ impl Counters {
                 }
             }
             TimelineEvent::Expanded { .. }
+            | TimelineEvent::FirstRuled { .. }
             | TimelineEvent::Held { .. }
             | TimelineEvent::Noted { .. }
             | TimelineEvent::Replayed { .. }
@@ -124,6 +136,7 @@ pub(super) fn word(attempt: &Attempt) -> &'static str {
         Outcome::Unknown { .. } => "unknown",
         Outcome::Gone { .. } => "gone",
         Outcome::Rejected { .. } => "rejected",
+        Outcome::Withheld { .. } => "withheld",
         Outcome::Hold { .. } => "hold",
     }
 }

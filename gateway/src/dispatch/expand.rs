@@ -194,6 +194,8 @@ fn user(found: Recipient, mails: bool, known: Option<Known<'_>>) -> Expanded {
             provider: target.provider(),
             handle: target.key(),
             app: target.credential(),
+            last_ok_at: None,
+            recent_failures: 0,
         });
         let mut view = user_view(&user, role, views.collect());
         if view.tz.is_none() {
@@ -255,7 +257,13 @@ fn subscriber(subscription: &Subscription, vault: &Vault, for_rules: bool) -> Ex
         status: "active",
         roles: Vec::new(),
         prefs: Vec::new(),
-        targets: vec![TargetView { provider, handle: target.key(), app }],
+        targets: vec![TargetView {
+            provider,
+            handle: target.key(),
+            app,
+            last_ok_at: None,
+            recent_failures: 0,
+        }],
     };
     Expanded { recipient, view: Some(view), targets: vec![target] }
 }

@@ -30,7 +30,7 @@ pub(super) const CANCELED: &str = "canceled";
 const FAILING: &str = "failing";
 /// Titles shown of the messages that go out within another.
 const MERGED_SHOWN: usize = 20;
-const MERGED_CHARS: usize = 120;
+pub(super) const MERGED_CHARS: usize = 120;
 
 /// A try that ended, with everything that went out in it.
 pub(super) struct Ended {
@@ -39,6 +39,8 @@ pub(super) struct Ended {
     pub(super) ticket: Ticket,
     pub(super) slot: Slot,
     pub(super) attempt: Attempt,
+    /// What the transform rules said of it, if they did more than look.
+    pub(super) ruled: Option<TimelineEvent>,
 }
 
 /// What follows from it.
@@ -78,7 +80,7 @@ impl Finisher {
     /// Decides what becomes of a try's deliveries.
     pub(super) fn judge(&self, ended: Ended) -> Judged {
         crash::point(Stage::Answered);
-        let Ended { queued, merged, ticket, slot, attempt } = ended;
+        let Ended { queued, merged, ticket, slot, attempt, ruled } = ended;
         let now = self.context.clock.now();
         let course = self.course(&queued.delivery, &attempt, now);
         let mut changes = Vec::new();
@@ -112,7 +114,11 @@ impl Finisher {
             }
             reports.push(self.report(other, &attempt, own, None, now));
         }
-        reports.push(self.report(queued, &attempt, course, Some(slot), now));
+        let mut own = self.report(queued, &attempt, course, Some(slot), now);
+        if let Some(ruled) = ruled {
+            own.2.events.insert(0, ruled);
+        }
+        reports.push(own);
         Judged { ticket, finished, put_away, reports, changes, notice }
     }
 
@@ -224,6 +230,7 @@ fn cause(attempt: &Attempt) -> Option<&'static str> {
         | Outcome::Unknown { cause }
         | Outcome::Gone { cause }
         | Outcome::Rejected { cause }
+        | Outcome::Withheld { cause }
         | Outcome::Hold { cause } => Some(cause),
     }
 }
@@ -290,6 +297,9 @@ fn signal(provider: ProviderName, attempt: &Attempt) -> Signal {
         (Outcome::Delivered | Outcome::Gone { .. } | Outcome::Rejected { .. }, None) => {
             Signal::Nothing
         }
+        (Outcome::Withheld { .. }, _) => Signal::Nothing,
+        // The credential is well: a rule of ours failed.
+        (Outcome::Hold { cause: crate::dispatch::shape::FAILED }, None) => Signal::Nothing,
         (Outcome::Hold { .. }, _) => Signal::Refused,
         (Outcome::Unknown { .. }, _) => Signal::Overloaded,
         (Outcome::Retry { .. }, None) if is_unsent(attempt) => Signal::Nothing,

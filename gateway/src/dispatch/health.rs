@@ -63,7 +63,9 @@ impl Health {
                 all.remove(&subscription);
                 Noted::default()
             }
-            Outcome::Rejected { .. } | Outcome::Hold { .. } => Noted::default(),
+            Outcome::Rejected { .. } | Outcome::Withheld { .. } | Outcome::Hold { .. } => {
+                Noted::default()
+            }
             Outcome::Retry { .. } | Outcome::Unknown { .. } => {
                 let before = all.get(&subscription).copied();
                 let since = before.map_or(now, |known| known.failing.since);

@@ -41,7 +41,7 @@ pub(super) fn entries(jobs: &mut [Job], answers: &[Routed], now: Millis) -> Vec<
                     to.push(InboxRecipient { user, open });
                 }
                 Verdict::Drop { .. } => deliveries = deliveries.saturating_add(count),
-                Verdict::HoldUntil(_) | Verdict::Failed { .. } => {}
+                Verdict::HoldUntil(_) | Verdict::Digest(_) | Verdict::Failed { .. } => {}
             }
         }
         note(job, now, to.len(), (alone, deliveries));

@@ -110,6 +110,21 @@ impl Job {
 
     /// Sets a whole recipient aside until `until`.
     pub(super) fn hold(&mut self, now: Millis, recipient: &Expanded, until: Millis, cause: String) {
+        let work = Work::Recipient {
+            notification: (*self.notification).clone(),
+            recipient: recipient.recipient,
+        };
+        self.hold_as(now, recipient, (until, cause), &work);
+    }
+
+    /// Sets a whole recipient aside until an instant, when it is to be gone on with as `work`.
+    pub(super) fn hold_as(
+        &mut self,
+        now: Millis,
+        recipient: &Expanded,
+        (until, cause): (Millis, String),
+        work: &Work,
+    ) {
         let key = recipient.recipient.key();
         // Counted when it is resumed, with the targets it has then.
         let held = u32::try_from(recipient.targets.len()).unwrap_or(u32::MAX);
@@ -121,10 +136,6 @@ impl Job {
         let marker = self.marker(&format!("hold:{key}"));
         self.report.resolved.push((marker, Resolution::Moved));
         self.report.events.push(TimelineEvent::Held { at: now, recipient: key, until, cause });
-        let work = Work::Recipient {
-            notification: (*self.notification).clone(),
-            recipient: recipient.recipient,
-        };
         self.report.follow_ups.push(work.follow_up(until));
     }
 

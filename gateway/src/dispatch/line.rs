@@ -118,6 +118,7 @@ pub(super) struct Line {
     pub(super) results: mpsc::Sender<Ended>,
     clock: Arc<dyn Clock>,
     journal: Arc<dyn Journal>,
+    pub(super) context: Arc<Context>,
     metrics: SchedulerMetrics,
 }
 
@@ -143,7 +144,7 @@ pub(super) struct Going {
 impl Line {
     /// The line and its loop for ended tries, which the caller runs.
     pub(super) fn new(
-        context: &Context,
+        context: &Arc<Context>,
         finisher: Finisher,
     ) -> (Arc<Self>, impl Future<Output = ()> + use<>) {
         let settings = &context.settings;
@@ -169,6 +170,7 @@ impl Line {
             results,
             clock: Arc::clone(&context.clock),
             journal: Arc::clone(&context.journal),
+            context: Arc::clone(context),
             metrics: SchedulerMetrics::default(),
         });
         let finishing = attempt::finish_all(Arc::downgrade(&line), finisher, from);

@@ -11,6 +11,7 @@ pub mod sched;
 
 mod attempt;
 mod counters;
+mod digest;
 mod expand;
 mod finish;
 mod health;
@@ -21,6 +22,7 @@ mod notices;
 mod pulse;
 mod route;
 mod settle;
+mod shape;
 mod shard;
 
 #[cfg(test)]

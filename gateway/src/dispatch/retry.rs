@@ -98,6 +98,7 @@ impl RetryPolicy {
         let asked = match attempt.outcome {
             Outcome::Delivered => return Next::Final(FinalState::Delivered),
             Outcome::Rejected { .. } => return Next::Final(FinalState::Rejected),
+            Outcome::Withheld { .. } => return Next::Final(FinalState::Suppressed),
             Outcome::Gone { .. } => return Next::Gone,
             Outcome::Retry { after, .. } => after,
             Outcome::Unknown { cause: PANICKED } if made >= PANICS_MAX => {

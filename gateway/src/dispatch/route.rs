@@ -40,6 +40,9 @@ impl Shard {
             Verdict::HoldUntil(until) => {
                 job.hold(now, &recipient, until.max(now.plus(1)), String::from("rule"));
             }
+            Verdict::Digest(digest) => {
+                self.collect(job, &recipient, (digest, now));
+            }
             Verdict::Drop { rule, code } => {
                 let cause = format!("{rule}:{code}");
                 job.finish_all(now, &recipient, FinalState::Suppressed, &cause);
@@ -52,7 +55,7 @@ impl Shard {
     }
 
     /// Sends the first step of a plan and leaves the later ones to a timer.
-    fn deliver(
+    pub(super) fn deliver(
         &self,
         job: &mut Job,
         line: &Line,

@@ -1,6 +1,7 @@
 //! One shard's loop: claim, expand, ask the rules, line up.
 
 use crate::crash::{self, Stage};
+use crate::dispatch::digest::Digests;
 use crate::dispatch::expand::{self, Expanded, Expansion, Sources};
 use crate::dispatch::job::{EXPANDED, Job, Outgoing, PLANNED, Portion};
 use crate::dispatch::line::{Line, Queued, Share};
@@ -12,10 +13,11 @@ use crate::model::{
     Delivery, DeliveryId, FinalState, Millis, Notification, Part, ShardId, TargetRef,
     TimelineEvent, UserId,
 };
-use crate::rules::{RouteItem, Routed};
+use crate::rules::{Plan, RouteItem, Routed};
 use crate::store::{Change, InboxChange, StoreError};
 use crate::work::{ENTRY_TARGET, Overrides, RecipientRef, Work, decode_changes, decode_event};
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -43,7 +45,7 @@ pub(super) async fn run(
     let mut renewing = JoinSet::new();
     renewing.spawn(renew(Arc::clone(&context), shard, settler.clone()));
     let mut share = Share { line, shard, per_entry: 1 };
-    let worker = Shard { context, settler, shard };
+    let worker = Shard { context, settler, shard, digests: Mutex::default() };
     while !*stop.borrow() {
         let max = worker.context.settings.claim_batch;
         let claims = tokio::select! {
@@ -83,6 +85,7 @@ pub(super) struct Shard {
     pub(super) context: Arc<Context>,
     settler: Settler,
     shard: ShardId,
+    pub(super) digests: Mutex<Digests>,
 }
 
 /// Claims that were read, and what they come to. Nothing of it has happened yet.
@@ -98,6 +101,8 @@ enum Read {
     Ready(Job),
     /// The rules are asked first.
     Asking(Job),
+    /// Of a digest of this recipient and key.
+    Collected(RecipientRef, String, Job),
     Unreadable,
 }
 
@@ -151,15 +156,18 @@ impl Shard {
     async fn plan(&self, claims: &[Claim], line: &Line) -> Planned {
         let mut planned = Planned::default();
         let mut asking = Vec::new();
+        let mut collected = Vec::new();
         // Together, so that records far away are read for all of them at once.
         let read = join_all(claims.iter().map(|claim| self.read(claim, line))).await;
         for (claim, read) in claims.iter().zip(read) {
             match read {
                 Read::Ready(job) => planned.jobs.push(job),
                 Read::Asking(job) => asking.push(job),
+                Read::Collected(recipient, key, job) => collected.push((recipient, key, job)),
                 Read::Unreadable => planned.unreadable.push(claim.clone()),
             }
         }
+        planned.jobs.extend(self.flush(collected));
         planned.jobs.extend(self.route(asking, line).await);
         planned
     }
@@ -174,6 +182,20 @@ impl Shard {
             Some(Work::Step { notification, unless, steps, overrides }) => {
                 let job = Job::new(claim, notification);
                 Read::Ready(self.step(job, line, unless, (steps, overrides)).await)
+            }
+            Some(Work::Collected { notification, recipient, key }) => {
+                let work = Work::Recipient { notification, recipient };
+                Read::Collected(recipient, key, self.expand(claim, work, line).await)
+            }
+            Some(Work::Digested { notification, recipient }) => {
+                let work = Work::Recipient { notification, recipient };
+                let mut job = self.expand(claim, work, line).await;
+                let now = self.context.clock.now();
+                for one in std::mem::take(&mut job.recipients) {
+                    let plan = Plan::all_targets(one.targets.len());
+                    self.deliver(&mut job, line, one, (plan, now));
+                }
+                Read::Ready(job)
             }
             Some(work) => Read::Asking(self.expand(claim, work, line).await),
             None => Read::Unreadable,
@@ -278,6 +300,9 @@ impl Shard {
         let (part, after, only) = match &work {
             Work::Chunk { after, .. } => (Part::Chunk, Some(*after), None),
             Work::Recipient { recipient, .. } => (Part::Resumed, None, Some(*recipient)),
+            Work::Collected { recipient, .. } | Work::Digested { recipient, .. } => {
+                (Part::Resumed, None, Some(*recipient))
+            }
             Work::Notification(_) | Work::Step { .. } | Work::Retry { .. } => {
                 (Part::Root, None, None)
             }
@@ -329,7 +354,7 @@ impl Shard {
     ) -> Expansion {
         let store = self.context.store.as_ref();
         let can_mail = self.context.providers.email.is_some();
-        let for_rules = !self.context.rules.is_empty();
+        let for_rules = self.context.rules.routes(notification.org);
         let sources = Sources { store, can_mail, for_rules };
         loop {
             let answer = match only {
@@ -371,12 +396,19 @@ impl Shard {
 
     /// An answer for each recipient, in order.
     async fn ask(&self, jobs: &mut [Job], now: Millis) -> Vec<Routed> {
-        if self.context.rules.is_empty() {
-            let recipients = jobs.iter().flat_map(|job| &job.recipients);
-            return recipients.map(|one| Routed::unruled(one.targets.len())).collect();
-        }
+        // Who has no view is of an organization for which no rule routes.
+        let recipients = jobs.iter().flat_map(|job| &job.recipients);
+        let unasked = |one: &Expanded| one.view.is_none().then_some(one.targets.len());
+        let unasked: Vec<_> = recipients.map(unasked).collect();
         let items = questions(jobs);
-        if items.is_empty() { Vec::new() } else { self.context.rules.route(now, items).await }
+        let answers =
+            if items.is_empty() { Vec::new() } else { self.context.rules.route(now, items).await };
+        let mut answers = answers.into_iter();
+        let answer = |unasked| match unasked {
+            None => answers.next(),
+            Some(targets) => Some(Routed::unruled(targets)),
+        };
+        unasked.into_iter().map_while(answer).collect()
     }
 
     async fn put_entries(&self, changes: Vec<InboxChange>) {
@@ -456,6 +488,7 @@ fn questions(jobs: &mut [Job]) -> Vec<RouteItem> {
             notification: Arc::clone(&job.notification),
             recipient,
             attempt: 1,
+            last_outcome: None,
         }));
     }
     items

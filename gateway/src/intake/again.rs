@@ -104,6 +104,7 @@ pub fn ended(events: &[Bytes]) -> HashMap<DeliveryId, (String, Option<FinalState
                 states.insert(delivery, (target, None));
             }
             TimelineEvent::Expanded { .. }
+            | TimelineEvent::FirstRuled { .. }
             | TimelineEvent::Ruled { .. }
             | TimelineEvent::Held { .. }
             | TimelineEvent::Noted { .. }

@@ -25,6 +25,10 @@ pub enum Outcome {
     Rejected {
         cause: &'static str,
     },
+    /// A transform rule drops it: nothing was sent, and nothing will be.
+    Withheld {
+        cause: &'static str,
+    },
     /// Our credential or configuration is wrong: wait long, nothing is the target's fault.
     Hold {
         cause: &'static str,
@@ -80,18 +84,49 @@ impl FinalState {
 }
 
 /// One answer of one rule about one recipient, as the timeline shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleDecision {
+    /// `authorize`, `route` or `transform`.
+    pub hook: String,
     pub rule: String,
     pub version: String,
-    /// `abstain`, `deliver`, `hold-until`, `digest`, `drop`, `error` or `skipped`.
+    /// SHA-256 of the component, lower-case hex; empty in what releases before rules had it wrote.
+    pub digest: String,
+    /// `active` or `canary`.
+    pub stage: String,
+    /// `allow`, `deny`, `abstain`, `deliver`, `hold-until`, `digest`, `drop`, `keep`, `patch`, `replace`,
+    /// `error` or `skipped`.
     pub decision: String,
-    /// The rule's stable machine word; for `error` the kind: `trap`, `deadline`, `fuel`, `memory`, `output`.
+    /// The rule's stable machine word; for `error` the kind: `trap`, `deadline`, `fuel`, `memory`,
+    /// `output`, `breaker`.
     pub code: String,
     pub detail: Option<String>,
     pub fuel: u64,
     pub micros: u32,
+    /// Items the rule was asked about together.
+    pub batch: u16,
+}
+
+/// A rule's answer as the first releases wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FirstDecision {
+    pub rule: String,
+    pub version: String,
+    pub decision: String,
+    pub code: String,
+    pub detail: Option<String>,
+    pub fuel: u64,
+    pub micros: u32,
+}
+
+impl From<FirstDecision> for RuleDecision {
+    fn from(first: FirstDecision) -> Self {
+        let FirstDecision { rule, version, decision, code, detail, fuel, micros } = first;
+        let (hook, stage) = (String::from("route"), String::from("active"));
+        Self { hook, rule, version, stage, decision, code, detail, fuel, micros, ..Self::default() }
+    }
 }
 
 /// Which part of a notification's audience an expansion covered.
@@ -121,15 +156,16 @@ pub enum TimelineEvent {
         no_device: u32,
         more: bool,
     },
-    /// The rules' answers for one recipient.
-    Ruled { at: Millis, recipient: String, decisions: Vec<RuleDecision> },
+    /// What the first releases wrote for `Ruled`; read as that, and never written.
+    #[serde(rename = "ruledBefore")]
+    FirstRuled { at: Millis, recipient: String, decisions: Vec<FirstDecision> },
     /// One try; `state` is set when it was the last.
     Attempted {
         at: Millis,
         delivery: DeliveryId,
         target: String,
         attempt: u16,
-        /// `delivered`, `retry`, `unknown`, `gone`, `rejected`, `hold`.
+        /// `delivered`, `retry`, `unknown`, `gone`, `rejected`, `withheld`, `hold`.
         outcome: String,
         cause: Option<String>,
         status: Option<u16>,
@@ -168,9 +204,23 @@ pub enum TimelineEvent {
         /// Those with the same overrides that stand together share them.
         to: Vec<(Overrides, Vec<TargetRef>)>,
     },
+    /// The rules' answers for one recipient, or for one payload to a target.
+    Ruled { at: Millis, recipient: String, decisions: Vec<RuleDecision> },
 }
 
 impl TimelineEvent {
+    /// The event as this release would have written it.
+    #[must_use]
+    pub fn renewed(self) -> Self {
+        match self {
+            Self::FirstRuled { at, recipient, decisions } => {
+                let decisions = decisions.into_iter().map(RuleDecision::from).collect();
+                Self::Ruled { at, recipient, decisions }
+            }
+            other => other,
+        }
+    }
+
     /// The event as one JSON object with its kind in `type`.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
@@ -194,6 +244,7 @@ impl TimelineEvent {
             | Self::Settled { delivery, state, .. } => Some((*delivery, *state)),
             Self::Attempted { .. }
             | Self::Expanded { .. }
+            | Self::FirstRuled { .. }
             | Self::Ruled { .. }
             | Self::Held { .. }
             | Self::Noted { .. }

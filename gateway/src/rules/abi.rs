@@ -1,7 +1,8 @@
 //! The WIT interface as the host sees it, and the gateway's questions in its terms.
 
 use crate::model::{Notification, NotificationId, Priority, ProviderName};
-use crate::rules::{Plan, RecipientKind, RecipientView, RouteItem, TargetView};
+use crate::rules::hooks::{AuthorizeItem, PrincipalKind, TransformItem};
+use crate::rules::{LastOutcome, Plan, RecipientKind, RecipientView, RouteItem, TargetView};
 use serde_json::Value;
 use std::collections::HashMap;
 
@@ -9,14 +10,14 @@ mod bindings {
     //! Generated from `rules-sdk/wit`.
     wasmtime::component::bindgen!({
         path: "../rules-sdk/wit",
-        world: "route-rule",
+        world: "full-rule",
         imports: { default: trappable },
     });
 }
 
-pub(super) use bindings::bugler::rules::{clock, config, log, types};
-pub(super) use bindings::exports::bugler::rules::router;
-pub(super) use bindings::{RouteRule, RouteRulePre};
+pub(super) use bindings::FullRule;
+pub(super) use bindings::bugler::rules::{clock, config, counters, kv, log, types};
+pub(super) use bindings::exports::bugler::rules::{authorizer, router, transformer};
 
 const ATTRS_MAX: usize = 64;
 const ATTR_DEPTH_MAX: usize = 8;
@@ -43,7 +44,7 @@ impl Questions {
                 notification,
                 recipient: index(position),
                 attempt: item.attempt,
-                last_outcome: None,
+                last_outcome: item.last_outcome.map(outcome),
                 plan: plan(&Plan::all_targets(0)),
             }
         };
@@ -126,19 +127,86 @@ fn recipient(from: &RecipientView) -> types::Recipient {
 
 fn target(from: &TargetView) -> types::Target {
     types::Target {
-        channel: match from.provider {
-            ProviderName::Apns => types::Channel::Apns,
-            ProviderName::Fcm => types::Channel::Fcm,
-            ProviderName::Slack => types::Channel::Slack,
-            // WIT 0.1 has no word for mail, and one more would make strangers of all rules that
-            // exist. No user has webhooks, so `webhook` with the app `email` means nothing else.
-            ProviderName::Webhook | ProviderName::Email => types::Channel::Webhook,
-        },
+        channel: channel(from.provider),
         handle: from.handle.clone(),
         app: from.app.clone(),
-        last_ok_at: None,
-        recent_failures: 0,
+        last_ok_at: from.last_ok_at.map(|at| at.0),
+        recent_failures: from.recent_failures,
     }
+}
+
+fn channel(from: ProviderName) -> types::Channel {
+    match from {
+        ProviderName::Apns => types::Channel::Apns,
+        ProviderName::Fcm => types::Channel::Fcm,
+        ProviderName::Slack => types::Channel::Slack,
+        // WIT 0.1 has no word for mail, and one more would make strangers of all rules that
+        // exist. No user has webhooks, so `webhook` with the app `email` means nothing else.
+        ProviderName::Webhook | ProviderName::Email => types::Channel::Webhook,
+    }
+}
+
+fn outcome(from: LastOutcome) -> types::Outcome {
+    match from {
+        LastOutcome::Accepted => types::Outcome::Accepted,
+        LastOutcome::Rejected => types::Outcome::Rejected,
+        LastOutcome::TimedOut => types::Outcome::TimedOut,
+        LastOutcome::Unregistered => types::Outcome::Unregistered,
+        LastOutcome::Throttled => types::Outcome::Throttled,
+    }
+}
+
+/// The requests at `asked`.
+pub(super) fn requests(items: &[AuthorizeItem], asked: &[usize]) -> Vec<authorizer::Request> {
+    asked.iter().filter_map(|at| items.get(*at)).map(request).collect()
+}
+
+fn request(from: &AuthorizeItem) -> authorizer::Request {
+    let principal = &from.principal;
+    authorizer::Request {
+        principal: types::Principal {
+            kind: match principal.kind {
+                PrincipalKind::User => types::PrincipalKind::User,
+                PrincipalKind::Organization => types::PrincipalKind::Organization,
+                PrincipalKind::Service => types::PrincipalKind::Service,
+            },
+            id: principal.id.clone(),
+            org_id: principal.org.clone(),
+            roles: principal.roles.clone(),
+            permissions: principal.permissions.clone(),
+        },
+        action: from.action.clone(),
+        org_id: from.org.to_string(),
+        resource_id: from.resource.clone(),
+        required: from.required.clone(),
+        baseline: if from.is_allowed { types::Verdict::Allow } else { types::Verdict::Deny },
+    }
+}
+
+/// The payloads at `asked`, as the rules before left them.
+pub(super) fn payloads(
+    items: &[TransformItem],
+    so_far: &[String],
+    asked: &[usize],
+) -> transformer::Batch {
+    let mut batch =
+        transformer::Batch { notifications: Vec::new(), recipients: Vec::new(), items: Vec::new() };
+    let mut known: HashMap<NotificationId, u32> = HashMap::new();
+    for at in asked {
+        let (Some(item), Some(payload)) = (items.get(*at), so_far.get(*at)) else { continue };
+        let row = *known.entry(item.notification.id).or_insert_with(|| {
+            batch.notifications.push(notification(&item.notification));
+            index(batch.notifications.len() - 1)
+        });
+        batch.recipients.push(recipient(&item.recipient));
+        batch.items.push(transformer::Item {
+            notification: row,
+            recipient: index(batch.recipients.len() - 1),
+            channel: channel(item.channel),
+            payload_json: payload.clone(),
+        });
+    }
+    batch
 }
 
 fn plan(from: &Plan) -> types::Plan {
@@ -170,7 +238,7 @@ fn index(position: usize) -> u32 {
 
 /// The scalars of a JSON object under dotted names, in its order. Null, what is too long or too
 /// deep, and all after the first 64 are left out: a rule gets a whole value or none.
-fn attrs(json: &str) -> Vec<types::Attr> {
+pub(super) fn attrs(json: &str) -> Vec<types::Attr> {
     let mut found = Vec::new();
     if let Ok(value @ Value::Object(_)) = serde_json::from_str(json) {
         flatten(String::new(), &value, 0, &mut found);

@@ -1,225 +1,417 @@
-//! Asks the rules of a chain in order: each sees the plan so far, and one that breaks hits only its item.
+//! The rules in force, in order, and what all of them together say: each sees what the one before left.
 
-use crate::model::{Millis, RuleDecision};
-use crate::rules::abi::Questions;
-use crate::rules::answer::{Answer, Decision};
-use crate::rules::engine::{Compiled, Evaluation, Sandbox};
-use crate::rules::host::Host;
-use crate::rules::limits::{Breach, BreachKind};
+use crate::model::{Millis, OrganizationId, RuleDecision};
+use crate::rules::asking::{Asker, Part};
+use crate::rules::breaker::{Breaker, hash};
+use crate::rules::deployed::Stage;
+use crate::rules::engine::{Compiled, Sandbox};
+use crate::rules::hooks::{Answer, AuthorizeItem, Decision, Hook, TransformItem};
+use crate::rules::items::{Payloads, Requests, Routes};
+use crate::rules::limits::RuleLimits;
+use crate::rules::manifest::Sticky;
 use crate::rules::settings::RuleConfig;
-use crate::rules::{Plan, RouteItem, Routed, Verdict};
+use crate::rules::shadow::{Said, Seen, Watched};
+use crate::rules::slot::Slot;
+use crate::rules::state::RuleState;
+use crate::rules::stats::Stats;
+use crate::rules::{Authorized, Plan, RouteItem, Routed, Shown, Transformed, Verdict};
+use parking_lot::Mutex;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-/// Asking the items of a broken batch one by one may take this many deadlines, then the rest
-/// counts as past the deadline too: a batch of nothing but poison must not keep a thread for long.
-const ISOLATION_DEADLINES: u32 = 20;
+/// Reason codes of one rule that are told apart.
+const CODES_MAX: usize = 32;
+const OTHER: &str = "other";
 
-/// The rules in force, in the order they are asked.
+/// The rules in force: for all organizations, and for single ones, each in the order they are asked.
 #[derive(Debug, Default)]
 pub(super) struct Chain {
-    rules: Vec<Rule>,
+    all: Vec<Slot>,
+    own: HashMap<OrganizationId, Vec<Slot>>,
 }
 
+/// One version of a rule, ready to be asked.
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) config: Arc<RuleConfig>,
     pub(super) compiled: Compiled,
+    pub(super) limits: Arc<RuleLimits>,
+    pub(super) hooks: Vec<Hook>,
+    /// Lower-case hex SHA-256 of the component.
+    pub(super) digest: String,
+    pub(super) stage: Stage,
+    pub(super) memory: Arc<Memory>,
+    pub(super) stats: Arc<Stats>,
+}
+
+/// What outlives a rule's versions.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) state: Arc<RuleState>,
+    pub(super) breaker: Breaker,
+    codes: Mutex<BTreeSet<String>>,
 }
 
 /// How far one item got.
 struct Progress {
-    plan: Plan,
     end: Option<Verdict>,
     decisions: Vec<RuleDecision>,
 }
 
-/// One rule's part in one item.
-struct Part {
-    answer: Result<Answer, Breach>,
-    fuel: u64,
-    micros: u32,
-}
-
 impl Chain {
-    pub(super) fn new(rules: Vec<Rule>) -> Self {
-        Self { rules }
+    /// The rules of one's own configuration, in order.
+    pub(super) fn fixed(rules: &[Arc<Rule>]) -> Self {
+        let mut chain = Self::default();
+        for (order, rule) in (0..).zip(rules) {
+            let order = (order, rule.config.name.clone());
+            let active = Some(Arc::clone(rule));
+            chain.put(None, Slot { order, active, canary: None, shadow: None });
+        }
+        chain
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.rules.is_empty()
-    }
-
-    /// Answers every item, in order. All items must belong to one organization: they share
-    /// instances.
-    pub(super) fn route(&self, sandbox: &Sandbox, now: Millis, items: &[RouteItem]) -> Vec<Routed> {
-        let mut batch = Batch { sandbox, now, items, questions: Questions::new(items) };
-        let start = |item: &RouteItem| Progress {
-            plan: Plan::all_targets(item.recipient.targets.len()),
-            end: None,
-            decisions: Vec::with_capacity(self.rules.len()),
+    pub(super) fn put(&mut self, org: Option<OrganizationId>, slot: Slot) {
+        let slots = match org {
+            None => &mut self.all,
+            Some(org) => self.own.entry(org).or_default(),
         };
-        let mut progress: Vec<Progress> = items.iter().map(start).collect();
-        for rule in &self.rules {
-            let asked = select(rule, items, &mut progress);
-            for (position, part) in batch.ask(rule, &asked, &progress) {
-                if let Some(progress) = progress.get_mut(position) {
-                    progress.take(rule, part);
+        let at = slots.partition_point(|other| other.order <= slot.order);
+        slots.insert(at, slot);
+    }
+
+    fn slots(&self, org: OrganizationId) -> Vec<&Slot> {
+        let own = self.own.get(&org).map(Vec::as_slice).unwrap_or_default();
+        let mut slots: Vec<_> = self.all.iter().chain(own).collect();
+        if !own.is_empty() {
+            slots.sort_by(|one, other| one.order.cmp(&other.order));
+        }
+        slots
+    }
+
+    /// True if some rule with this hook may apply to `org`.
+    pub(super) fn has(&self, hook: Hook, org: OrganizationId) -> bool {
+        let own = self.own.get(&org).map(Vec::as_slice).unwrap_or_default();
+        self.all.iter().chain(own).any(|slot| slot.has(hook))
+    }
+
+    /// True if a rule called `name` judges something of `org`.
+    pub(super) fn has_rule(&self, org: OrganizationId, name: &str) -> bool {
+        let own = self.own.get(&org).map(Vec::as_slice).unwrap_or_default();
+        self.all.iter().chain(own).any(|slot| slot.order.1 == name)
+    }
+
+    /// Answers every item, in order, and what shadows are to be asked. All items must belong to one
+    /// organization: they share instances.
+    pub(super) fn route(
+        &self,
+        sandbox: &Sandbox,
+        now: Millis,
+        items: &[RouteItem],
+    ) -> (Vec<Routed>, Vec<Watched>) {
+        let Some(first) = items.first() else { return (Vec::new(), Vec::new()) };
+        let (org, slots) = (first.notification.org.to_string(), self.slots(first.notification.org));
+        let asker = Asker { sandbox, now, org: &org, is_recorded: false };
+        let plans = items.iter().map(|item| Plan::all_targets(item.recipient.targets.len()));
+        let mut asked = Routes::new(items, plans.collect());
+        let mut progress: Vec<_> = items.iter().map(|_| Progress::new(slots.len())).collect();
+        let mut watched = Vec::new();
+        for slot in slots {
+            let watching = slot.watch(Hook::Route, items.len(), |at| {
+                let is_open = progress.get(at).is_some_and(|progress| progress.end.is_none());
+                items.get(at).filter(|_| is_open).map(|item| hash(&item.notification.id))
+            });
+            let seen = Seen::Route(pick(items, &watching), pick(&asked.plans, &watching));
+            let key = |at: usize, sticky| {
+                items.get(at).map_or(0, |item| match sticky {
+                    Sticky::Org => hash(&item.notification.org),
+                    Sticky::Recipient => hash(&item.recipient.id),
+                })
+            };
+            for (rule, among) in slot.split(Hook::Route, items.len(), key) {
+                let applies = |at: usize| {
+                    let (item, plan) = items.get(at).zip(asked.plans.get(at))?;
+                    Some(rule.config.matches.applies(item, plan))
+                };
+                let positions = select((rule, Hook::Route), &mut progress, &among, applies);
+                for (at, part) in asker.ask(rule, &mut asked, &positions) {
+                    let Some(progress) = progress.get_mut(at) else { continue };
+                    match progress.take(rule, Hook::Route, part) {
+                        Ok(answer) => progress.end = asked.apply(at, &rule.config.name, answer),
+                        Err(kind) if rule.config.fails_closed(Hook::Route) => {
+                            let rule = rule.config.name.clone();
+                            progress.end = Some(Verdict::Failed { rule, kind });
+                        }
+                        Err(_) => {}
+                    }
                 }
             }
+            if !watching.is_empty() {
+                let said = |at: &usize| said(slot, &progress.get(*at)?.decisions);
+                watched.extend(slot.compared(now, seen, watching.iter().map(said).collect()));
+            }
         }
-        progress.into_iter().map(Progress::finish).collect()
+        let finish = |(progress, plan): (Progress, Plan)| Routed {
+            verdict: progress.end.unwrap_or(Verdict::Deliver(plan)),
+            decisions: progress.decisions,
+        };
+        (progress.into_iter().zip(asked.plans).map(finish).collect(), watched)
+    }
+
+    /// Answers every request, in order. All must act in one organization.
+    pub(super) fn authorize(
+        &self,
+        sandbox: &Sandbox,
+        now: Millis,
+        items: &[AuthorizeItem],
+    ) -> (Vec<Authorized>, Vec<Watched>) {
+        let Some(first) = items.first() else { return (Vec::new(), Vec::new()) };
+        let org = first.org.to_string();
+        let asker = Asker { sandbox, now, org: &org, is_recorded: false };
+        let mut asked = Requests { items };
+        let start = |item: &AuthorizeItem| Authorized {
+            is_allowed: item.is_allowed,
+            denied: None,
+            decisions: Vec::new(),
+        };
+        let mut answers: Vec<_> = items.iter().map(start).collect();
+        let mut watched = Vec::new();
+        for slot in self.slots(first.org) {
+            let watching = slot.watch(Hook::Authorize, items.len(), |at| {
+                let is_open = answers.get(at).is_some_and(|answer| answer.denied.is_none());
+                let key = |item: &AuthorizeItem| hash(&(&item.principal.id, &item.action));
+                items.get(at).filter(|_| is_open).map(key)
+            });
+            let key = |at: usize, sticky| {
+                items.get(at).map_or(0, |item| match sticky {
+                    Sticky::Org => hash(&item.org),
+                    Sticky::Recipient => hash(&item.principal.id),
+                })
+            };
+            for (rule, among) in slot.split(Hook::Authorize, items.len(), key) {
+                let mut positions = Vec::with_capacity(among.len());
+                for at in among {
+                    let Some((item, answer)) = items.get(at).zip(answers.get_mut(at)) else {
+                        continue;
+                    };
+                    if answer.denied.is_some() {
+                        continue;
+                    }
+                    if rule.config.matches.applies_to_request(item) {
+                        positions.push(at);
+                    } else {
+                        answer.decisions.push(rule.skipped(Hook::Authorize));
+                    }
+                }
+                for (at, part) in asker.ask(rule, &mut asked, &positions) {
+                    if let Some(answer) = answers.get_mut(at) {
+                        answer.take(rule, part);
+                    }
+                }
+            }
+            if !watching.is_empty() {
+                let said = |at: &usize| said(slot, &answers.get(*at)?.decisions);
+                let real = watching.iter().map(said).collect();
+                watched.extend(slot.compared(now, Seen::Authorize(pick(items, &watching)), real));
+            }
+        }
+        (answers, watched)
+    }
+
+    /// Answers every payload, in order. All must belong to one organization.
+    pub(super) fn transform(
+        &self,
+        sandbox: &Sandbox,
+        now: Millis,
+        items: &[TransformItem],
+    ) -> (Vec<Transformed>, Vec<Watched>) {
+        let Some(first) = items.first() else { return (Vec::new(), Vec::new()) };
+        let (org, slots) = (first.notification.org.to_string(), self.slots(first.notification.org));
+        let asker = Asker { sandbox, now, org: &org, is_recorded: false };
+        let mut asked = Payloads::new(items);
+        let mut ends: Vec<Option<Shown>> = items.iter().map(|_| None).collect();
+        let mut progress: Vec<_> = items.iter().map(|_| Progress::new(slots.len())).collect();
+        let mut watched = Vec::new();
+        for slot in slots {
+            let key = |at: usize, sticky| {
+                items.get(at).map_or(0, |item| match sticky {
+                    Sticky::Org => hash(&item.notification.org),
+                    Sticky::Recipient => hash(&item.recipient.id),
+                })
+            };
+            let watching = slot.watch(Hook::Transform, items.len(), |at| {
+                let is_open = ends.get(at).is_some_and(Option::is_none);
+                items.get(at).filter(|_| is_open).map(|item| hash(&item.notification.id))
+            });
+            let seen = Seen::Transform(asked.so_far(&watching));
+            for (rule, among) in slot.split(Hook::Transform, items.len(), key) {
+                let applies = |at: usize| {
+                    let is_open = ends.get(at).is_some_and(Option::is_none);
+                    let item = items.get(at).filter(|_| is_open)?;
+                    Some(rule.config.matches.applies_to_payload(item))
+                };
+                let positions = select((rule, Hook::Transform), &mut progress, &among, applies);
+                for (at, part) in asker.ask(rule, &mut asked, &positions) {
+                    let (Some(progress), Some(end)) = (progress.get_mut(at), ends.get_mut(at))
+                    else {
+                        continue;
+                    };
+                    let name = || rule.config.name.clone();
+                    match progress.take(rule, Hook::Transform, part) {
+                        Ok(Answer { decision: Decision::Drop, code, .. }) => {
+                            *end = Some(Shown::Drop { rule: name(), code });
+                        }
+                        Ok(answer) => asked.apply(at, answer),
+                        Err(kind) if rule.config.fails_closed(Hook::Transform) => {
+                            *end = Some(Shown::Failed { rule: name(), kind });
+                        }
+                        Err(_) => {}
+                    }
+                }
+            }
+            if !watching.is_empty() {
+                let said = |at: &usize| said(slot, &progress.get(*at)?.decisions);
+                watched.extend(slot.compared(now, seen, watching.iter().map(said).collect()));
+            }
+        }
+        let payloads = asked.payloads.into_iter().zip(asked.is_changed);
+        let finish = |((progress, end), (payload, is_changed)): ((Progress, _), (String, bool))| {
+            let unended = || if is_changed { Shown::Payload(payload) } else { Shown::Keep };
+            let shown = Option::unwrap_or_else(end, unended);
+            Transformed { shown, decisions: progress.decisions }
+        };
+        let shown = progress.into_iter().zip(ends).zip(payloads).map(finish).collect();
+        (shown, watched)
     }
 }
 
-/// Positions of the items `rule` is asked about; those its pre-filter leaves out are recorded.
-fn select(rule: &Rule, items: &[RouteItem], progress: &mut [Progress]) -> Vec<usize> {
-    let mut asked = Vec::with_capacity(items.len());
-    for (position, (item, progress)) in items.iter().zip(progress).enumerate() {
-        if progress.end.is_some() {
+fn pick<T: Clone>(from: &[T], positions: &[usize]) -> Vec<T> {
+    positions.iter().filter_map(|at| from.get(*at).cloned()).collect()
+}
+
+/// What the version in force said, if it was there to say something.
+fn said(slot: &Slot, decisions: &[RuleDecision]) -> Said {
+    let last = decisions.last().filter(|last| last.rule == slot.order.1)?;
+    Some((last.decision.clone(), last.code.clone()))
+}
+
+/// Those of `among` that `rule` is asked about; those its pre-filter leaves out are recorded. `None`
+/// and items that have come to their end are neither.
+fn select(
+    (rule, hook): (&Rule, Hook),
+    progress: &mut [Progress],
+    among: &[usize],
+    applies: impl Fn(usize) -> Option<bool>,
+) -> Vec<usize> {
+    let mut asked = Vec::with_capacity(among.len());
+    for at in among {
+        let Some(progress) = progress.get_mut(*at).filter(|one| one.end.is_none()) else {
             continue;
-        }
-        if rule.config.matches.applies(item, &progress.plan) {
-            asked.push(position);
-        } else {
-            progress.decisions.push(rule.decision("skipped", "no_match"));
+        };
+        match applies(*at) {
+            Some(true) => asked.push(*at),
+            Some(false) => progress.decisions.push(rule.skipped(hook)),
+            None => {}
         }
     }
     asked
 }
 
-/// Items of one organization on their way through the chain.
-struct Batch<'a> {
-    sandbox: &'a Sandbox,
-    now: Millis,
-    items: &'a [RouteItem],
-    questions: Questions,
-}
-
-impl Batch<'_> {
-    fn ask(&mut self, rule: &Rule, asked: &[usize], progress: &[Progress]) -> Vec<(usize, Part)> {
-        if asked.is_empty() {
-            return Vec::new();
-        }
-        let together = self.evaluate(rule, asked, progress);
-        if asked.len() == 1 || together.answers.is_ok() {
-            return self.read(asked, together);
-        }
-        let begun = Instant::now();
-        let patience = self.sandbox.limits().deadline.saturating_mul(ISOLATION_DEADLINES);
-        let mut parts = Vec::with_capacity(asked.len());
-        for position in asked.chunks(1) {
-            let alone = if begun.elapsed() < patience {
-                self.evaluate(rule, position, progress)
-            } else {
-                out_of_patience()
-            };
-            parts.extend(self.read(position, alone));
-        }
-        parts
-    }
-
-    /// One call in a fresh instance. An answer of the wrong length is no answer.
-    fn evaluate(&mut self, rule: &Rule, asked: &[usize], progress: &[Progress]) -> Evaluation {
-        let plans = asked.iter().filter_map(|at| Some((*at, &progress.get(*at)?.plan)));
-        let some;
-        let batch = if asked.len() == self.items.len() {
-            self.questions.whole(plans.map(|(_, plan)| plan))
-        } else {
-            some = self.questions.some(plans);
-            &some
-        };
-        let org = batch.notifications.first().map_or_else(String::new, |n| n.org_id.clone());
-        let limits = (self.sandbox.limits(), asked.len());
-        let zones = self.sandbox.zones().clone();
-        let host = Host::new(Arc::clone(&rule.config), org, self.now, zones, limits);
-        let mut evaluation = self.sandbox.evaluate(&rule.compiled, host, batch);
-        if let Ok(answers) = &evaluation.answers
-            && answers.len() != asked.len()
-        {
-            let text = format!("{} answers for {} items", answers.len(), asked.len());
-            evaluation.answers = Err(Breach::output(text));
-        }
-        evaluation
-    }
-
-    /// Checks the answers to the items at `asked` one by one: a bad one spoils no other.
-    fn read(&self, asked: &[usize], evaluation: Evaluation) -> Vec<(usize, Part)> {
-        let count = u64::try_from(asked.len().max(1)).unwrap_or(u64::MAX);
-        let fuel = evaluation.fuel / count;
-        let micros = evaluation.elapsed.as_micros() / u128::from(count);
-        let micros = u32::try_from(micros).unwrap_or(u32::MAX);
-        let answers: Vec<Result<Answer, Breach>> = match evaluation.answers {
-            Ok(answers) => {
-                let asked_items = asked.iter().filter_map(|at| self.items.get(*at));
-                let pairs = answers.into_iter().zip(asked_items);
-                pairs.map(|(answer, item)| Answer::read(answer, item, self.now)).collect()
-            }
-            Err(breach) => asked.iter().map(|_| Err(breach.clone())).collect(),
-        };
-        let parts = answers.into_iter().map(|answer| Part { answer, fuel, micros });
-        asked.iter().copied().zip(parts).collect()
-    }
-}
-
-fn out_of_patience() -> Evaluation {
-    let text = "too many items of this batch broke the rule; this one was not asked";
-    Evaluation {
-        answers: Err(Breach::new(BreachKind::Deadline, text)),
-        fuel: 0,
-        elapsed: Duration::ZERO,
-    }
-}
-
 impl Rule {
-    fn decision(&self, decision: &str, code: impl Into<String>) -> RuleDecision {
+    fn decision(&self, hook: Hook, decision: &str, code: impl Into<String>) -> RuleDecision {
         RuleDecision {
+            hook: hook.as_str().to_owned(),
             rule: self.config.name.clone(),
             version: self.config.version.clone(),
+            digest: self.digest.clone(),
+            stage: self.stage.as_str().to_owned(),
             decision: decision.to_owned(),
             code: code.into(),
             detail: None,
             fuel: 0,
             micros: 0,
+            batch: 0,
         }
+    }
+
+    fn skipped(&self, hook: Hook) -> RuleDecision {
+        self.decision(hook, "skipped", "no_match")
+    }
+
+    /// The record of `part`, and the answer or the kind of breach.
+    fn record(&self, hook: Hook, part: Part) -> (RuleDecision, Result<Answer, &'static str>) {
+        let Part { answer, fuel, micros, batch } = part;
+        let (record, answer) = match answer {
+            Ok(mut answer) => {
+                if !self.memory.knows(&answer.code) {
+                    let code = std::mem::replace(&mut answer.code, String::from(OTHER));
+                    answer.detail.get_or_insert(code);
+                }
+                let record = self.decision(hook, answer.decision.as_str(), answer.code.clone());
+                (RuleDecision { detail: answer.detail.clone(), ..record }, Ok(answer))
+            }
+            Err(breach) => {
+                let kind = breach.kind.as_str();
+                let rule_name = &self.config.name;
+                tracing::debug!(target: "rules", %rule_name, kind, text = ?breach.text, "a rule broke");
+                let record = self.decision(hook, "error", kind);
+                (RuleDecision { detail: Some(breach.text), ..record }, Err(kind))
+            }
+        };
+        let batch = u16::try_from(batch).unwrap_or(u16::MAX);
+        (RuleDecision { fuel, micros, batch, ..record }, answer)
+    }
+}
+
+impl Memory {
+    pub(super) fn with_state(state: RuleState) -> Self {
+        Self { state: Arc::new(state), ..Self::default() }
+    }
+
+    /// True for the first words a rule uses as codes; the rest would grow without end.
+    fn knows(&self, code: &str) -> bool {
+        let mut codes = self.codes.lock();
+        if codes.contains(code) {
+            return true;
+        }
+        let has_room = codes.len() < CODES_MAX;
+        if has_room {
+            codes.insert(code.to_owned());
+        }
+        has_room
     }
 }
 
 impl Progress {
+    fn new(rules: usize) -> Self {
+        Self { end: None, decisions: Vec::with_capacity(rules) }
+    }
+
+    fn take(&mut self, rule: &Rule, hook: Hook, part: Part) -> Result<Answer, &'static str> {
+        let (record, answer) = rule.record(hook, part);
+        self.decisions.push(record);
+        answer
+    }
+}
+
+impl Authorized {
     fn take(&mut self, rule: &Rule, part: Part) {
-        let recorded = match part.answer {
-            Ok(Answer { decision, code, detail }) => {
-                let record = rule.decision(decision.as_str(), code.clone());
-                self.apply(rule, decision, code);
-                RuleDecision { detail, ..record }
+        let (record, answer) = rule.record(Hook::Authorize, part);
+        match answer {
+            Ok(Answer { decision: Decision::Deny, code, .. }) => self.deny(rule, code),
+            Ok(Answer { decision: Decision::Allow, .. }) => {
+                self.is_allowed |= rule.config.may_grant;
             }
-            Err(breach) => {
-                let kind = breach.kind.as_str();
-                let rule_name = &rule.config.name;
-                tracing::debug!(target: "rules", %rule_name, kind, text = ?breach.text, "a rule broke");
-                if rule.config.fails_closed() {
-                    self.end = Some(Verdict::Failed { rule: rule.config.name.clone(), kind });
-                }
-                RuleDecision { detail: Some(breach.text), ..rule.decision("error", kind) }
+            Ok(_) => {}
+            Err(kind) if rule.config.fails_closed(Hook::Authorize) => {
+                self.deny(rule, kind.to_owned());
             }
-        };
-        let (fuel, micros) = (part.fuel, part.micros);
-        self.decisions.push(RuleDecision { fuel, micros, ..recorded });
-    }
-
-    fn apply(&mut self, rule: &Rule, decision: Decision, code: String) {
-        match decision {
-            Decision::Abstain => {}
-            Decision::Deliver(plan) => self.plan = plan,
-            Decision::HoldUntil(until) => self.end = Some(Verdict::HoldUntil(until)),
-            Decision::Drop => {
-                self.end = Some(Verdict::Drop { rule: rule.config.name.clone(), code });
-            }
+            Err(_) => {}
         }
+        self.decisions.push(record);
     }
 
-    fn finish(self) -> Routed {
-        let verdict = self.end.unwrap_or(Verdict::Deliver(self.plan));
-        Routed { verdict, decisions: self.decisions }
+    fn deny(&mut self, rule: &Rule, code: String) {
+        self.is_allowed = false;
+        self.denied = Some((rule.config.name.clone(), code));
     }
 }

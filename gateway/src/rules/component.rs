@@ -1,21 +1,24 @@
-//! Looks at a component before it is compiled, and makes a component of a core module.
+//! Looks at a component before it is compiled, and makes a component of a core module and a manifest.
 
 use crate::rules::error::RuleError;
+use crate::rules::hooks::Hook;
 use crate::rules::limits::{BODY_BYTES_MAX, FUNCTIONS_MAX};
+use crate::rules::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, SECTION};
 use sha2::{Digest, Sha256};
 use wasmparser::{CanonicalFunction, CanonicalOption, Encoding, Parser, Payload};
 use wit_component::ComponentEncoder;
 
-const IMPORTS: [&str; 4] = [
+const IMPORTS: [&str; 6] = [
     "bugler:rules/types@0.1.",
     "bugler:rules/log@0.1.",
     "bugler:rules/clock@0.1.",
+    "bugler:rules/counters@0.1.",
+    "bugler:rules/kv@0.1.",
     "bugler:rules/config@0.1.",
 ];
-const ROUTER: &str = "bugler:rules/router@0.1.";
 
 /// What a usable component is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ComponentSummary {
     /// Lower-case hex SHA-256 of the file: the rule's identity.
     pub digest: String,
@@ -24,13 +27,16 @@ pub struct ComponentSummary {
     pub functions: usize,
     pub imports: Vec<String>,
     pub exports: Vec<String>,
+    pub hooks: Vec<Hook>,
+    /// The `rule.toml` it was wrapped with.
+    pub manifest: Option<Manifest>,
 }
 
 /// Reads the outline of a component of at most `bytes_max` bytes; compiles nothing.
 ///
 /// # Errors
 /// It is no component, too big, or asks for what a rule cannot have.
-pub(super) fn inspect(component: &[u8], bytes_max: usize) -> Result<ComponentSummary, RuleError> {
+pub fn inspect(component: &[u8], bytes_max: usize) -> Result<ComponentSummary, RuleError> {
     if component.len() > bytes_max {
         return Err(RuleError::TooLarge { limit: bytes_max });
     }
@@ -45,8 +51,14 @@ pub(super) fn inspect(component: &[u8], bytes_max: usize) -> Result<ComponentSum
     for payload in Parser::new(0).parse_all(component) {
         outline.read(payload.map_err(malformed)?)?;
     }
-    if !outline.exports.iter().any(|name| name.starts_with(ROUTER)) {
-        return Err(RuleError::NoRouter);
+    let exports = |hook: &Hook| outline.exports.iter().any(|n| n.starts_with(hook.export()));
+    let hooks: Vec<_> = Hook::ALL.into_iter().filter(exports).collect();
+    if hooks.is_empty() {
+        return Err(RuleError::NoHook);
+    }
+    let manifest = outline.manifest.as_deref().map(Manifest::parse).transpose()?;
+    if let Some(manifest) = &manifest {
+        check_hooks(manifest, &hooks)?;
     }
     Ok(ComponentSummary {
         digest: Sha256::digest(component).iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -54,7 +66,21 @@ pub(super) fn inspect(component: &[u8], bytes_max: usize) -> Result<ComponentSum
         functions: outline.functions,
         imports: outline.imports,
         exports: outline.exports,
+        hooks,
+        manifest,
     })
+}
+
+/// What a manifest says of hooks is what the component has.
+fn check_hooks(manifest: &Manifest, has: &[Hook]) -> Result<(), RuleError> {
+    let mut said = manifest.hooks.clone();
+    said.sort_unstable();
+    if said.is_empty() || said == has {
+        return Ok(());
+    }
+    let names =
+        |hooks: &[Hook]| hooks.iter().map(|hook| hook.as_str()).collect::<Vec<_>>().join(", ");
+    Err(RuleError::OtherHooks { said: names(&said), has: names(has) })
 }
 
 /// Makes a component of a core module built with `bugler-rules-sdk` for `wasm32-unknown-unknown`.
@@ -74,6 +100,36 @@ pub fn wrap_component(core: &[u8]) -> Result<Vec<u8>, RuleError> {
     Ok(component)
 }
 
+/// `component` with the text of its `rule.toml` inside, in a custom section.
+///
+/// # Errors
+/// The manifest is refused, or does not fit the component, or there is one already.
+pub fn embed_manifest(component: &[u8], manifest: &str) -> Result<Vec<u8>, RuleError> {
+    Manifest::parse(manifest)?;
+    let mut section = Vec::new();
+    leb(SECTION.len(), &mut section);
+    section.extend_from_slice(SECTION.as_bytes());
+    section.extend_from_slice(manifest.as_bytes());
+    let mut whole = component.to_vec();
+    whole.push(0);
+    leb(section.len(), &mut whole);
+    whole.extend(section);
+    inspect(&whole, usize::MAX)?;
+    Ok(whole)
+}
+
+/// A length as WebAssembly writes it: seven bits a byte, lowest first.
+fn leb(mut number: usize, out: &mut Vec<u8>) {
+    loop {
+        let low = u8::try_from(number & 0x7f).unwrap_or_default();
+        number >>= 7;
+        out.push(if number == 0 { low } else { low | 0x80 });
+        if number == 0 {
+            return;
+        }
+    }
+}
+
 #[derive(Default)]
 struct Outline {
     /// Modules and components around what is being read; the outermost component is 1.
@@ -81,6 +137,7 @@ struct Outline {
     functions: usize,
     imports: Vec<String>,
     exports: Vec<String>,
+    manifest: Option<String>,
 }
 
 impl Outline {
@@ -121,9 +178,23 @@ impl Outline {
                     self.exports.push(export.map_err(malformed)?.name.name.to_owned());
                 }
             }
+            Payload::CustomSection(section) if self.depth == 1 && section.name() == SECTION => {
+                self.manifest(section.data())?;
+            }
             _ => {}
         }
         Ok(())
+    }
+
+    fn manifest(&mut self, text: &[u8]) -> Result<(), RuleError> {
+        if text.len() > MANIFEST_BYTES_MAX {
+            return Err(ManifestError::TooLong.into());
+        }
+        let text = std::str::from_utf8(text).map_err(|_| RuleError::ManifestEncoding)?;
+        match self.manifest.replace(text.to_owned()) {
+            None => Ok(()),
+            Some(_) => Err(RuleError::TwoManifests),
+        }
     }
 
     fn import(&mut self, name: &str) -> Result<(), RuleError> {

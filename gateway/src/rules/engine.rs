@@ -1,15 +1,18 @@
 //! The sandbox: one WebAssembly engine, its memory pool, its deadline ticker, one bounded evaluation.
 
-use crate::rules::abi::{RouteRule, RouteRulePre, router};
+use crate::rules::abi::{FullRule, authorizer, router, transformer};
 use crate::rules::error::RuleError;
-use crate::rules::host::Host;
+use crate::rules::hooks::Hook;
+use crate::rules::host::{Host, Record, Setting};
 use crate::rules::limits::{Breach, INSTANCES_MAX, RuleLimits, TABLES_MAX};
 use crate::rules::localtime::Zones;
+use crate::rules::recorder::Recorder;
+use crate::rules::state::Effects;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::component::{Component, HasSelf, Instance, InstancePre, Linker};
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store,
     WasmFeatures,
@@ -30,16 +33,33 @@ pub(super) struct Sandbox {
     limits: RuleLimits,
     zones: Zones,
     ticker: Ticker,
+    recorder: Option<Arc<Recorder>>,
 }
 
 /// A compiled rule, ready to be instantiated.
-pub(super) struct Compiled(RouteRulePre<Host>);
+#[derive(Clone)]
+pub(super) struct Compiled {
+    pre: InstancePre<Host>,
+    hooks: Exports,
+}
+
+/// Where the hooks are that a component has.
+#[derive(Clone)]
+pub(super) struct Exports {
+    pub(super) authorize: Option<authorizer::GuestIndices>,
+    pub(super) route: Option<router::GuestIndices>,
+    pub(super) transform: Option<transformer::GuestIndices>,
+}
 
 /// What came of one call.
-pub(super) struct Evaluation {
-    pub(super) answers: Result<Vec<router::Routed>, Breach>,
+pub(super) struct Evaluation<T> {
+    pub(super) answers: Result<T, Breach>,
     pub(super) fuel: u64,
     pub(super) elapsed: Duration,
+    pub(super) memory_bytes: usize,
+    /// To be committed once the answers are accepted.
+    pub(super) effects: Effects,
+    pub(super) record: Record,
 }
 
 impl Sandbox {
@@ -53,66 +73,94 @@ impl Sandbox {
         });
         let engine = engine.map_err(|error| RuleError::Engine(error.into()))?;
         let mut linker = Linker::new(&engine);
-        RouteRule::add_to_linker::<_, HasSelf<_>>(&mut linker, |host| host)
+        FullRule::add_to_linker::<_, HasSelf<_>>(&mut linker, |host| host)
             .map_err(|error| RuleError::Engine(error.into()))?;
         let ticker = Ticker::start(engine.clone()).map_err(RuleError::Thread)?;
-        Ok(Self { engine, linker, limits, zones: Zones::bundled(), ticker })
+        let zones = Zones::bundled();
+        Ok(Self { engine, linker, limits, zones, ticker, recorder: None })
+    }
+
+    /// The same, recording what rules decide and log.
+    pub(super) fn recording(self, recorder: Option<Arc<Recorder>>) -> Self {
+        Self { recorder, ..self }
+    }
+
+    pub(super) fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.recorder.as_ref()
     }
 
     pub(super) fn limits(&self) -> &RuleLimits {
         &self.limits
     }
 
-    pub(super) fn zones(&self) -> &Zones {
-        &self.zones
-    }
-
-    /// Compiles a component that was inspected before. Takes about 0.1 s for 40 kB.
-    pub(super) fn compile(&self, component: &[u8]) -> Result<Compiled, RuleError> {
+    /// Compiles a component that was inspected before and has these hooks. Takes about 0.1 s for 40 kB.
+    pub(super) fn compile(&self, component: &[u8], hooks: &[Hook]) -> Result<Compiled, RuleError> {
         let component = Component::from_binary(&self.engine, component)
             .map_err(|error| RuleError::Malformed(error.into()))?;
-        let linked = self.linker.instantiate_pre(&component).and_then(RouteRulePre::new);
-        linked.map(Compiled).map_err(|error| RuleError::WrongWorld(error.into()))
+        self.link(&component, hooks)
+    }
+
+    fn link(&self, component: &Component, hooks: &[Hook]) -> Result<Compiled, RuleError> {
+        let link = || {
+            let pre = self.linker.instantiate_pre(component)?;
+            let has = |hook| hooks.contains(&hook);
+            let find = |hook| has(hook).then_some(&pre);
+            let hooks = Exports {
+                authorize: find(Hook::Authorize).map(authorizer::GuestIndices::new).transpose()?,
+                route: find(Hook::Route).map(router::GuestIndices::new).transpose()?,
+                transform: find(Hook::Transform).map(transformer::GuestIndices::new).transpose()?,
+            };
+            Ok(Compiled { pre, hooks })
+        };
+        link().map_err(|error: wasmtime::Error| RuleError::WrongWorld(error.into()))
     }
 
     /// Starts an instance and throws it away: what cannot start is found before it is deployed.
-    pub(super) fn try_start(&self, rule: &Compiled, host: Host) -> Result<(), RuleError> {
-        let mut store = self.store(host, 1);
+    pub(super) fn try_start(&self, rule: &Compiled, setting: Setting) -> Result<(), RuleError> {
+        let mut store = self.store(setting, Hook::Route);
         let _running = self.ticker.run();
-        let started = rule.0.instantiate(&mut store);
+        let started = rule.pre.instantiate(&mut store);
         started.map(drop).map_err(|error| RuleError::CannotStart(error.into()))
     }
 
-    /// Asks `rule` about a batch in a fresh instance.
-    pub(super) fn evaluate(
+    /// Has a fresh instance of `rule` answer one batch.
+    pub(super) fn evaluate<T>(
         &self,
         rule: &Compiled,
-        host: Host,
-        batch: &router::Batch,
-    ) -> Evaluation {
+        (setting, hook): (Setting, Hook),
+        call: impl FnOnce(&Exports, &mut Store<Host>, &Instance) -> wasmtime::Result<T>,
+    ) -> Evaluation<T> {
         let started = Instant::now();
-        let mut store = self.store(host, batch.items.len());
+        let mut store = self.store(setting, hook);
         let running = self.ticker.run();
         let called = rule
-            .0
+            .pre
             .instantiate(&mut store)
-            .and_then(|instance| instance.bugler_rules_router().call_route(&mut store, batch));
+            .and_then(|instance| call(&rule.hooks, &mut store, &instance));
         drop(running);
         let left = store.get_fuel().unwrap_or(0);
-        Evaluation {
-            answers: called.map_err(|e| Breach::of_call(&e, store.data().memory_refused())),
-            fuel: self.limits.fuel(batch.items.len()).saturating_sub(left),
-            elapsed: started.elapsed(),
-        }
+        let host = store.into_data();
+        let answers = called.map_err(|e| Breach::of_call(&e, host.memory_refused()));
+        let fuel = host.limits().fuel(host.items()).saturating_sub(left);
+        let memory_bytes = host.memory_bytes();
+        let (effects, record) = host.finish();
+        let elapsed = started.elapsed();
+        Evaluation { answers, fuel, elapsed, memory_bytes, effects, record }
     }
 
-    fn store(&self, host: Host, items: usize) -> Store<Host> {
+    fn store(&self, setting: Setting, hook: Hook) -> Store<Host> {
+        let (items, limits) = (setting.items, Arc::clone(&setting.limits));
+        let host = Host::new(setting, self.zones.clone(), self.recorder.clone());
         let mut store = Store::new(&self.engine, host);
         store.limiter(|host| host);
-        store.set_fuel(self.limits.fuel(items)).expect("the engine is configured to meter fuel");
-        store.set_hostcall_fuel(self.limits.output_bytes(items));
+        store.set_fuel(limits.fuel(items)).expect("the engine is configured to meter fuel");
+        store.set_hostcall_fuel(limits.output_bytes(items));
+        let deadline = match hook {
+            Hook::Authorize => limits.authorize_deadline,
+            Hook::Route | Hook::Transform => limits.deadline,
+        };
         // The tick under way may end at once, so it does not count.
-        let ticks = self.limits.deadline.as_millis() / TICK.as_millis() + 1;
+        let ticks = deadline.as_millis() / TICK.as_millis() + 1;
         store.set_epoch_deadline(u64::try_from(ticks).unwrap_or(u64::MAX));
         store
     }

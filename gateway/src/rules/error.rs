@@ -1,5 +1,6 @@
 //! Why rules cannot be loaded, checked or wrapped, and what to change.
 
+use crate::rules::manifest::ManifestError;
 use std::error::Error;
 use std::path::PathBuf;
 
@@ -36,12 +37,29 @@ pub enum RuleError {
     #[error("the component imports {name}; {}", advice(name))]
     ForeignImport { name: String },
     #[error(
-        "the component does not export bugler:rules/router@0.1; export a function with \
-         `bugler_rules_sdk::export_route!`"
+        "the component exports none of authorizer, router and transformer of bugler:rules@0.1; \
+         export a function with `export_authorize!`, `export_route!` or `export_transform!` of \
+         bugler_rules_sdk"
     )]
-    NoRouter,
-    #[error("the component does not fit the world bugler:rules/route-rule@0.1")]
+    NoHook,
+    #[error("the component does not fit the worlds of bugler:rules@0.1; build it against this WIT")]
     WrongWorld(#[source] Cause),
+    #[error("rule.toml says hooks = {said}, the component exports {has}; make them agree")]
+    OtherHooks { said: String, has: String },
+    #[error("the manifest in the component is no text; build the component again")]
+    ManifestEncoding,
+    #[error("the component carries two manifests; build it again from the core module")]
+    TwoManifests,
+    #[error(
+        "the component carries no rule.toml; wrap it with `bugler rule build` or name a manifest"
+    )]
+    NoManifest,
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(
+        "limits.{key} in rule.toml is looser than this gateway allows; lower it or leave it out"
+    )]
+    LooserLimit { key: &'static str },
     #[error("the component cannot start within the memory, fuel and time a rule has")]
     CannotStart(#[source] Cause),
     #[error(
@@ -50,6 +68,15 @@ pub enum RuleError {
     Wrap(#[source] Cause),
     #[error("the WebAssembly engine cannot start")]
     Engine(#[source] Cause),
+    #[error("the process that compiles a rule first cannot be started")]
+    Probe(#[source] std::io::Error),
+    #[error("the component was refused: {text}")]
+    ProbeRefused { text: String },
+    #[error(
+        "compiling the component took more memory or time than a rule may take; link less code \
+         into it and split large functions"
+    )]
+    ProbeKilled,
     #[error("a thread for rules cannot start")]
     Thread(#[source] std::io::Error),
 }
@@ -59,6 +86,6 @@ fn advice(import: &str) -> &'static str {
         "rules have no WASI: build for wasm32-unknown-unknown, with `--stub-wasi` in \
          componentize-py or with `disableFeatures` in componentize-js"
     } else {
-        "a rule may import only types, log, clock and config of bugler:rules@0.1"
+        "a rule may import only types, log, clock, counters, kv and config of bugler:rules@0.1"
     }
 }

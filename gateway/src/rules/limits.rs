@@ -1,6 +1,8 @@
 //! Ceilings on what one evaluation may use, and how a breach of them is named.
 
+use crate::rules::error::RuleError;
 use crate::rules::host::CallStorm;
+use crate::rules::manifest::Caps;
 use std::time::Duration;
 use wasmtime::Trap;
 
@@ -19,6 +21,11 @@ pub(super) const HOLD_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
 pub(super) const COLLAPSE_KEY_BYTES_MAX: usize = 64;
 pub(super) const CODE_BYTES_MAX: usize = 64;
 pub(super) const DETAIL_BYTES_MAX: usize = 256;
+/// What a transform rule may leave of a payload.
+pub(super) const PAYLOAD_BYTES_MAX: usize = 64 << 10;
+/// A digest may collect this many; its key is as long as a counter's.
+pub(super) const DIGEST_ITEMS_MAX: u16 = 1_000;
+pub(super) const DIGEST_KEY_BYTES_MAX: usize = 128;
 /// Core instances of one component: its module and the adapters around it.
 pub(super) const INSTANCES_MAX: usize = 8;
 pub(super) const TABLES_MAX: usize = 4;
@@ -36,6 +43,8 @@ pub struct RuleLimits {
     pub fuel_per_batch: u64,
     /// Wall time of one batch, accurate to about 1 ms.
     pub deadline: Duration,
+    /// The same for authorize, where a caller waits.
+    pub authorize_deadline: Duration,
     /// Bytes a rule may hand back for each item of a batch.
     pub output_bytes_per_item: usize,
     /// Questions to the clock, the settings and the log for each item of a batch.
@@ -57,6 +66,7 @@ impl Default for RuleLimits {
             fuel_per_item: 1_000_000,
             fuel_per_batch: 50_000,
             deadline: Duration::from_millis(50),
+            authorize_deadline: Duration::from_millis(10),
             output_bytes_per_item: 64 << 10,
             calls_per_item: 256,
             log_lines_per_batch: 16,
@@ -73,6 +83,32 @@ impl RuleLimits {
         self.fuel_per_item.saturating_mul(items).saturating_add(self.fuel_per_batch)
     }
 
+    /// These limits, tightened by what a rule allows itself.
+    pub(super) fn tightened(&self, caps: &Caps) -> Result<Self, RuleError> {
+        let mut own = self.clone();
+        if let Some(fuel) = caps.fuel_per_item {
+            tighten("fuel_per_item", &mut own.fuel_per_item, fuel)?;
+        }
+        if let Some(memory) = caps.memory {
+            tighten("memory", &mut own.memory_bytes, memory)?;
+        }
+        if let Some(deadline) = caps.deadline {
+            tighten("deadline", &mut own.deadline, deadline)?;
+            own.authorize_deadline = own.authorize_deadline.min(deadline);
+        }
+        Ok(own)
+    }
+
+    /// The same where `caps` may be looser: a gateway's limits may have been lowered since.
+    pub(super) fn capped(&self, caps: &Caps) -> Self {
+        let mut own = self.clone();
+        own.fuel_per_item = own.fuel_per_item.min(caps.fuel_per_item.unwrap_or(u64::MAX));
+        own.memory_bytes = own.memory_bytes.min(caps.memory.unwrap_or(usize::MAX));
+        own.deadline = own.deadline.min(caps.deadline.unwrap_or(Duration::MAX));
+        own.authorize_deadline = own.authorize_deadline.min(own.deadline);
+        own
+    }
+
     /// A whole batch of the largest answers is not worth its memory: 1 MiB is enough for any batch.
     pub(super) fn output_bytes(&self, items: usize) -> usize {
         let most = self.output_bytes_per_item.max(1 << 20);
@@ -84,32 +120,44 @@ impl RuleLimits {
     }
 }
 
-/// Why an evaluation has no usable answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Breach {
-    pub(super) kind: BreachKind,
-    /// For the rule's author, at most [`DETAIL_BYTES_MAX`] bytes.
-    pub(super) text: String,
+fn tighten<T: PartialOrd>(key: &'static str, own: &mut T, cap: T) -> Result<(), RuleError> {
+    if cap > *own {
+        return Err(RuleError::LooserLimit { key });
+    }
+    *own = cap;
+    Ok(())
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BreachKind {
+/// Why an evaluation has no usable answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breach {
+    pub kind: BreachKind,
+    /// For the rule's author, at most 256 bytes.
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BreachKind {
     Trap,
     Deadline,
     Fuel,
     Memory,
     Output,
+    /// The rule was not asked: it broke in the same way too often just before.
+    Breaker,
 }
 
 impl BreachKind {
     /// The code of the `error` decision.
-    pub(super) fn as_str(self) -> &'static str {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Trap => "trap",
             Self::Deadline => "deadline",
             Self::Fuel => "fuel",
             Self::Memory => "memory",
             Self::Output => "output",
+            Self::Breaker => "breaker",
         }
     }
 }

@@ -4,30 +4,68 @@
 //! an endless loop or a memory hog hits only the evaluation that caused it.
 
 use crate::BoxFuture;
-use crate::model::{Millis, Notification, Priority, ProviderName, RuleDecision};
-use serde::Deserialize;
+use crate::model::{Millis, Notification, OrganizationId, Priority, ProviderName, RuleDecision};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 mod abi;
 mod answer;
+mod asking;
+mod at;
+mod bench;
+mod breaker;
 mod chain;
 mod component;
+mod deployed;
+mod deployments;
 mod engine;
 mod error;
+mod gates;
+mod hooks;
 mod host;
+pub mod input;
+mod items;
+mod keeping;
 mod limits;
 mod localtime;
+mod manifest;
+mod patch;
+mod payload;
+mod probe;
+pub mod record;
+mod recorder;
 mod registry;
 mod settings;
+mod shadow;
+mod slot;
+mod state;
+mod stats;
 #[cfg(test)]
 mod tests;
+mod trail;
 mod worker;
 
-pub use component::{ComponentSummary, wrap_component};
+pub use at::{At, AtError};
+pub use bench::{Batch, Bench, BenchRule, Question, Report};
+pub use component::{ComponentSummary, embed_manifest, inspect, wrap_component};
+pub use deployed::{DeployedRule, RuleChange, RuleSet, RuleVersion, SetError, Stage, Transition};
+pub use deployments::{DeployError, Deployment, Deployments, Shelf, ShelfError, Withdrawal};
 pub use error::RuleError;
-pub use limits::RuleLimits;
+pub use hooks::{
+    Answer, AuthorizeItem, Decision, Digest, Hook, PrincipalKind, PrincipalView, TransformItem,
+};
+pub use host::{HostCall, LogLevel, LogLine};
+pub use limits::{Breach, BreachKind, RuleLimits};
+pub use manifest::{Build, Caps, Deploy, Gates, Manifest, ManifestError, Sticky};
+pub use patch::Edit;
+pub use payload::{payload, showing};
+pub use probe::Probe;
+pub use recorder::{Capture, CaptureError, Kept, Recorder, Search};
 pub use registry::check_component;
 pub use settings::{OnError, RuleConfig, RuleMatch, RuleSettings};
+pub use state::State;
+pub use stats::Counts;
+pub use trail::{Page, Place};
 pub use worker::WasmRules;
 
 /// One target as a rule sees it: an opaque handle, never a token, URL or secret.
@@ -38,9 +76,22 @@ pub struct TargetView {
     pub handle: String,
     /// APNs/FCM credential name, Slack team, webhook host.
     pub app: String,
+    pub last_ok_at: Option<Millis>,
+    pub recent_failures: u16,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// How the try before ended, as a rule sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LastOutcome {
+    Accepted,
+    Rejected,
+    TimedOut,
+    Unregistered,
+    Throttled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RecipientKind {
     User,
@@ -70,6 +121,7 @@ pub struct RouteItem {
     pub recipient: RecipientView,
     /// 1 for the first try.
     pub attempt: u16,
+    pub last_outcome: Option<LastOutcome>,
 }
 
 /// Where to send, and with what: the chain's answer when nothing holds or drops.
@@ -93,6 +145,8 @@ pub struct Step {
 pub enum Verdict {
     Deliver(Plan),
     HoldUntil(Millis),
+    /// Collected with others of its key.
+    Digest(Digest),
     /// Final state suppressed, with the code of the rule that dropped it.
     Drop {
         rule: String,
@@ -112,15 +166,74 @@ pub struct Routed {
     pub decisions: Vec<RuleDecision>,
 }
 
+/// What the authorize rules and the built-in check together say to one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorized {
+    pub is_allowed: bool,
+    /// The rule that said no, and its code; `None` where only the built-in check did.
+    pub denied: Option<(String, String)>,
+    pub decisions: Vec<RuleDecision>,
+}
+
+/// What the transform rules left of one payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Nothing was changed.
+    Keep,
+    Payload(String),
+    Drop {
+        rule: String,
+        code: String,
+    },
+    /// A rule that fails closed failed: the payload must not go out, and this is why.
+    Failed {
+        rule: String,
+        kind: &'static str,
+    },
+}
+
+/// The transform chain's answer for one payload and every rule's part in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transformed {
+    pub shown: Shown,
+    pub decisions: Vec<RuleDecision>,
+}
+
 /// Evaluates the active rule chain.
 pub trait RuleEngine: Send + Sync + std::fmt::Debug {
     /// Answers every item, in order. `now` is frozen for the batch. Never fails as a whole: an
     /// item whose rule broke gets that rule's declared failure mode and an `error` decision.
     fn route(&self, now: Millis, items: Vec<RouteItem>) -> BoxFuture<'_, Vec<Routed>>;
 
-    /// True if it answers [`Routed::unruled`] whatever it is asked, and so need not be.
-    fn is_empty(&self) -> bool {
+    /// False if it answers [`Routed::unruled`] whatever it is asked of `_org`, and so need not be.
+    fn routes(&self, _org: OrganizationId) -> bool {
+        true
+    }
+
+    /// False if no rule with this hook can apply to this organization: then it need not be asked.
+    fn has(&self, _hook: Hook, _org: OrganizationId) -> bool {
         false
+    }
+
+    /// Answers every request, in order, within the deadline of authorize rules and what waits
+    /// before them. Without rules the built-in check stands.
+    fn authorize(&self, _now: Millis, items: Vec<AuthorizeItem>) -> BoxFuture<'_, Vec<Authorized>> {
+        let baseline = |item: AuthorizeItem| Authorized {
+            is_allowed: item.is_allowed,
+            denied: None,
+            decisions: Vec::new(),
+        };
+        Box::pin(std::future::ready(items.into_iter().map(baseline).collect()))
+    }
+
+    /// Answers every payload, in order. Never fails as a whole, like `route`.
+    fn transform(
+        &self,
+        _now: Millis,
+        items: Vec<TransformItem>,
+    ) -> BoxFuture<'_, Vec<Transformed>> {
+        let keep = |_| Transformed { shown: Shown::Keep, decisions: Vec::new() };
+        Box::pin(std::future::ready(items.into_iter().map(keep).collect()))
     }
 }
 
@@ -134,8 +247,8 @@ impl RuleEngine for NoRules {
         Box::pin(std::future::ready(all.collect()))
     }
 
-    fn is_empty(&self) -> bool {
-        true
+    fn routes(&self, _org: OrganizationId) -> bool {
+        false
     }
 }
 

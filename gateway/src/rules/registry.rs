@@ -1,14 +1,16 @@
-//! Loads the configured chain: every rule is read, inspected, compiled and started once, or refused.
+//! Loads rules: each is read, inspected, compiled and started once, or refused.
 
 use crate::model::Millis;
-use crate::rules::chain::{Chain, Rule};
+use crate::rules::chain::{Memory, Rule};
 use crate::rules::component::{ComponentSummary, inspect};
+use crate::rules::deployed::Stage;
 use crate::rules::engine::Sandbox;
 use crate::rules::error::RuleError;
-use crate::rules::host::Host;
+use crate::rules::host::Setting;
 use crate::rules::limits::{RULES_MAX, RuleLimits};
+use crate::rules::manifest::{SETTING_BYTES_MAX, SETTINGS_MAX, is_name};
 use crate::rules::settings::RuleConfig;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -16,8 +18,9 @@ use std::sync::Arc;
 
 const NAME_BYTES_MAX: usize = 40;
 const VERSION_BYTES_MAX: usize = 40;
-const SETTINGS_MAX: usize = 1024;
-const SETTING_BYTES_MAX: usize = 4096;
+
+/// What rules remember, by name: it outlives their versions.
+pub(super) type Memories = HashMap<String, Arc<Memory>>;
 
 /// Says whether `component` would be accepted as a rule under the default limits, and what it is
 /// made of. Compiles it, so it takes about 0.1 s for 40 kB.
@@ -26,22 +29,17 @@ const SETTING_BYTES_MAX: usize = 4096;
 /// The reason why it would be refused.
 pub fn check_component(component: &[u8]) -> Result<ComponentSummary, RuleError> {
     let sandbox = Sandbox::start(RuleLimits::default(), 1)?;
-    let probe = RuleConfig {
-        name: "check".into(),
-        version: String::new(),
-        path: "".into(),
-        on_error: crate::rules::OnError::default(),
-        required: false,
-        matches: crate::rules::RuleMatch::default(),
-        config: std::collections::BTreeMap::new(),
-        config_for_org: std::collections::BTreeMap::new(),
-    };
-    let (summary, _) = prepare(&sandbox, &Arc::new(probe), component)?;
+    let probe = RuleConfig { name: String::from("check"), ..RuleConfig::default() };
+    let (summary, _) = prepare(&sandbox, probe, component, Arc::new(Memory::default()))?;
     Ok(summary)
 }
 
 /// Loads all of `configs`, in order, or none.
-pub(super) fn load(sandbox: &Sandbox, configs: Vec<RuleConfig>) -> Result<Chain, RuleError> {
+pub(super) fn load(
+    sandbox: &Sandbox,
+    configs: Vec<RuleConfig>,
+    memories: &mut Memories,
+) -> Result<Vec<Arc<Rule>>, RuleError> {
     if configs.len() > RULES_MAX {
         return Err(RuleError::TooManyRules { count: configs.len() });
     }
@@ -52,38 +50,56 @@ pub(super) fn load(sandbox: &Sandbox, configs: Vec<RuleConfig>) -> Result<Chain,
             return Err(bad(config, "the chain has another rule of this name"));
         }
     }
-    let load_one = |config: RuleConfig| {
-        let config = Arc::new(config);
-        load_rule(sandbox, &config).map_err(|error| RuleError::InRule {
-            rule: config.name.clone(),
-            path: config.path.clone(),
-            source: Box::new(error),
-        })
+    let mut load_one = |config: RuleConfig| {
+        let (rule, path) = (config.name.clone(), config.path.clone());
+        let memory = Arc::clone(memories.entry(rule.clone()).or_default());
+        let loaded = load_rule(sandbox, config, memory);
+        loaded.map_err(|error| RuleError::InRule { rule, path, source: Box::new(error) })
     };
-    Ok(Chain::new(configs.into_iter().map(load_one).collect::<Result<_, _>>()?))
+    configs.into_iter().map(&mut load_one).collect()
 }
 
-fn load_rule(sandbox: &Sandbox, config: &Arc<RuleConfig>) -> Result<Rule, RuleError> {
+fn load_rule(
+    sandbox: &Sandbox,
+    config: RuleConfig,
+    memory: Arc<Memory>,
+) -> Result<Arc<Rule>, RuleError> {
     let limit = sandbox.limits().component_bytes;
     let component = read_bounded(&config.path, limit).map_err(RuleError::Read)?;
-    let (summary, rule) = prepare(sandbox, config, &component)?;
-    let (rule_name, version, digest) = (&config.name, &config.version, &summary.digest);
-    tracing::info!(%rule_name, %version, %digest, "rule loaded");
-    Ok(rule)
+    let (summary, rule) = prepare(sandbox, config, &component, memory)?;
+    let (rule_name, version) = (&rule.config.name, &rule.config.version);
+    tracing::info!(%rule_name, %version, digest = %summary.digest, "rule loaded");
+    Ok(Arc::new(rule))
 }
 
-fn prepare(
+/// Inspects, compiles and starts a component; what `config` leaves open is as its manifest says.
+pub(super) fn prepare(
     sandbox: &Sandbox,
-    config: &Arc<RuleConfig>,
+    config: RuleConfig,
     component: &[u8],
+    memory: Arc<Memory>,
 ) -> Result<(ComponentSummary, Rule), RuleError> {
     let summary = inspect(component, sandbox.limits().component_bytes)?;
-    let compiled = sandbox.compile(component)?;
-    let zones = sandbox.zones().clone();
-    let limits = (sandbox.limits(), 1);
-    let host = Host::new(Arc::clone(config), String::new(), Millis(0), zones, limits);
-    sandbox.try_start(&compiled, host)?;
-    Ok((summary, Rule { config: Arc::clone(config), compiled }))
+    let config = match &summary.manifest {
+        Some(manifest) => config.completed(manifest),
+        None => config,
+    };
+    let limits = Arc::new(sandbox.limits().tightened(&config.caps)?);
+    let config = Arc::new(config);
+    let compiled = sandbox.compile(component, &summary.hooks)?;
+    let setting = Setting {
+        rule: Arc::clone(&config),
+        limits: Arc::clone(&limits),
+        state: Arc::default(),
+        org: String::new(),
+        now: Millis(0),
+        items: 1,
+        is_recorded: false,
+    };
+    sandbox.try_start(&compiled, setting)?;
+    let (hooks, digest) = (summary.hooks.clone(), summary.digest.clone());
+    let (stage, stats) = (Stage::Active, Arc::default());
+    Ok((summary, Rule { config, compiled, limits, hooks, digest, stage, memory, stats }))
 }
 
 /// One byte more than `limit` at most, so that the size check after it can tell.
@@ -95,9 +111,7 @@ fn read_bounded(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
 }
 
 fn check_config(config: &RuleConfig) -> Result<(), RuleError> {
-    let is_letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    let name = &config.name;
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_letter) {
+    if !is_name(&config.name) {
         return Err(bad(config, "its name must be 1 to 40 of a-z, 0-9 and -"));
     }
     if config.version.len() > VERSION_BYTES_MAX || config.version.contains(char::is_control) {

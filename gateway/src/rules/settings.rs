@@ -1,11 +1,15 @@
 //! What configuration says about the rules: the chain, each rule's failure mode, pre-filter and settings.
 
-use crate::model::{Priority, ProviderName};
+use crate::model::{Notification, Priority, ProviderName};
+use crate::rules::hooks::{AuthorizeItem, Hook, TransformItem};
 use crate::rules::limits::RuleLimits;
+use crate::rules::manifest::{Caps, Manifest, Sticky};
+use crate::rules::recorder::Recorder;
 use crate::rules::{Plan, RecipientKind, RouteItem};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Everything [`WasmRules`](crate::rules::WasmRules) needs to start.
 #[derive(Clone, Debug)]
@@ -17,58 +21,106 @@ pub struct RuleSettings {
     pub threads: usize,
     /// Batches that may wait for a thread; at least 1. Callers wait when it is full.
     pub queue: usize,
+    /// Where decisions and log lines are kept; `None`: nowhere.
+    pub recorder: Option<Arc<Recorder>>,
+    /// Where counters and values are kept over a restart; `None`: nowhere.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for RuleSettings {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { rules: Vec::new(), limits: RuleLimits::default(), threads, queue: 2 * threads }
+        Self {
+            rules: Vec::new(),
+            limits: RuleLimits::default(),
+            threads,
+            queue: 2 * threads,
+            recorder: None,
+            state_dir: None,
+        }
     }
 }
 
 /// One rule of the chain.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RuleConfig {
     /// 1 to 40 of a-z, 0-9 and `-`, once in a chain.
     pub name: String,
-    /// For people; recorded with every decision.
+    /// For people; recorded with every decision. Empty: the manifest's.
     pub version: String,
     /// The component file.
     pub path: PathBuf,
-    #[serde(default)]
-    pub on_error: OnError,
+    /// Unset: the manifest's, else `closed` for authorize, `default-plan` for route, `open` for transform.
+    pub on_error: Option<OnError>,
     /// An item this rule could not judge must not go out, whatever `on_error` says.
-    #[serde(default)]
     pub required: bool,
-    #[serde(default, rename = "match")]
+    /// Its `allow` lifts a deny of the built-in check.
+    pub may_grant: bool,
     pub matches: RuleMatch,
     /// What the rule reads through `config`.
-    #[serde(default)]
     pub config: BTreeMap<String, String>,
     /// Values of single organizations, which win over `config`; the key is the organization's id.
-    #[serde(default)]
     pub config_for_org: BTreeMap<String, BTreeMap<String, String>>,
+    /// What the rule allows itself at most.
+    pub caps: Caps,
+    pub sticky: Sticky,
 }
 
 /// What happens to an item whose rule broke.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnError {
     /// The item goes out with the plan the rules before left.
-    #[default]
     DefaultPlan,
-    /// For a route rule the same as `default-plan`.
+    /// As if the rule were not there; for a route rule the same as `default-plan`.
     Open,
-    /// The item does not go out.
+    /// The item does not go out; the request is denied.
     Closed,
 }
 
 impl RuleConfig {
+    /// What `manifest` says.
+    #[must_use]
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            path: PathBuf::new(),
+            on_error: manifest.on_error,
+            required: manifest.required,
+            may_grant: manifest.may_grant,
+            matches: manifest.matches.clone(),
+            config: manifest.config.clone(),
+            config_for_org: BTreeMap::new(),
+            caps: manifest.limits,
+            sticky: manifest.deploy.sticky,
+        }
+    }
+
+    /// What this leaves open, as `manifest` says it.
+    pub(super) fn completed(mut self, manifest: &Manifest) -> Self {
+        let from = Self::of(manifest);
+        if self.version.is_empty() {
+            self.version = from.version;
+        }
+        if self.matches == RuleMatch::default() {
+            self.matches = from.matches;
+        }
+        for (key, value) in from.config {
+            self.config.entry(key).or_insert(value);
+        }
+        self.on_error = self.on_error.or(from.on_error);
+        self.required |= from.required;
+        self.may_grant |= from.may_grant;
+        (self.caps, self.sticky) = (from.caps, from.sticky);
+        self
+    }
+
     /// The failure mode in force.
     #[must_use]
-    pub fn fails_closed(&self) -> bool {
-        self.required || self.on_error == OnError::Closed
+    pub fn fails_closed(&self, hook: Hook) -> bool {
+        let of_hook = if hook == Hook::Authorize { OnError::Closed } else { OnError::DefaultPlan };
+        self.required || self.on_error.unwrap_or(of_hook) == OnError::Closed
     }
 }
 
@@ -76,22 +128,50 @@ impl RuleConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuleMatch {
-    /// Event types; `*` stands for any text, a leading `!` excludes. `["*", "!security.*"]`.
+    /// Event types, for authorize rules actions; `*` stands for any text, a leading `!` excludes:
+    /// `["*", "!security.*"]`.
     pub events: Vec<String>,
+    pub orgs: Vec<i32>,
     /// The plan so far has a target on at least one of these.
     pub channels: Vec<ProviderName>,
     pub priorities: Vec<Priority>,
     pub recipients: Vec<RecipientKind>,
+    /// Custom data that must all be there, by flattened name: `device.id`.
+    pub attributes: Vec<String>,
 }
 
 impl RuleMatch {
     pub(super) fn applies(&self, item: &RouteItem, plan: &Plan) -> bool {
-        let among = |list: &[RecipientKind]| list.is_empty() || list.contains(&item.recipient.kind);
         let priority = plan.priority.unwrap_or(item.notification.priority);
-        among(&self.recipients)
-            && (self.priorities.is_empty() || self.priorities.contains(&priority))
+        self.meets(item.recipient.kind, priority)
             && (self.channels.is_empty() || self.reaches(item, plan))
-            && self.selects(&item.notification.event)
+            && self.concerns(&item.notification)
+    }
+
+    pub(super) fn applies_to_request(&self, item: &AuthorizeItem) -> bool {
+        (self.orgs.is_empty() || self.orgs.contains(&item.org.0)) && self.selects(&item.action)
+    }
+
+    pub(super) fn applies_to_payload(&self, item: &TransformItem) -> bool {
+        self.meets(item.recipient.kind, item.notification.priority)
+            && (self.channels.is_empty() || self.channels.contains(&item.channel))
+            && self.concerns(&item.notification)
+    }
+
+    fn meets(&self, recipient: RecipientKind, priority: Priority) -> bool {
+        (self.recipients.is_empty() || self.recipients.contains(&recipient))
+            && (self.priorities.is_empty() || self.priorities.contains(&priority))
+    }
+
+    fn concerns(&self, notification: &Notification) -> bool {
+        (self.orgs.is_empty() || self.orgs.contains(&notification.org.0))
+            && self.selects(&notification.event)
+            && (self.attributes.is_empty() || self.finds(&notification.content.data))
+    }
+
+    fn finds(&self, data: &str) -> bool {
+        let known = crate::rules::abi::attrs(data);
+        self.attributes.iter().all(|wanted| known.iter().any(|attr| attr.key == *wanted))
     }
 
     fn reaches(&self, item: &RouteItem, plan: &Plan) -> bool {

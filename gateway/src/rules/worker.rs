@@ -2,38 +2,89 @@
 
 use crate::BoxFuture;
 use crate::model::{Millis, OrganizationId};
-use crate::rules::chain::Chain;
+use crate::rules::chain::{Chain, Memory, Rule};
+use crate::rules::component::ComponentSummary;
+use crate::rules::deployed::{DeployedRule, RuleSet, Stage};
 use crate::rules::engine::Sandbox;
 use crate::rules::error::RuleError;
+use crate::rules::hooks::{AuthorizeItem, Hook, TransformItem};
+use crate::rules::keeping::Keeper;
 use crate::rules::limits::RuleLimits;
-use crate::rules::registry;
+use crate::rules::manifest::{Deploy, Manifest};
+use crate::rules::recorder::Recorder;
+use crate::rules::registry::{self, Memories};
 use crate::rules::settings::{RuleConfig, RuleSettings};
-use crate::rules::{NoRules, RouteItem, Routed, RuleEngine, Verdict};
+use crate::rules::shadow::Watched;
+use crate::rules::slot::Slot;
+use crate::rules::stats::{Counts, Stats};
+use crate::rules::{
+    Authorized, NoRules, RouteItem, Routed, RuleEngine, Shown, Transformed, Verdict,
+};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::Hash;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Deepest guest recursion plus the host's own frames, with room to spare.
 const STACK_BYTES: usize = 2 << 20;
+/// What the engine says when it is not a rule that broke.
+const ENGINE: &str = "engine";
+/// Batches that wait to be shown to shadows; what comes while they wait is not shown.
+const SHADOWED_MAX: usize = 8;
+/// A process that is killed forgets what was counted since.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// Rules that are deployed come after those of the configuration.
+const DEPLOYED_FROM: u64 = 1_000;
 
 /// The rule engine on wasmtime. Dropping it ends its threads once their batches are answered.
 #[derive(Debug)]
 pub struct WasmRules {
     sandbox: Arc<Sandbox>,
     chain: ArcSwap<Chain>,
+    kept: Mutex<Kept>,
+    keeper: Option<Keeper>,
     jobs: mpsc::Sender<Job>,
+    /// Requests do not wait behind batches of the dispatcher: somebody waits for them.
+    requests: mpsc::Sender<Job>,
+}
+
+/// What chains are made of.
+#[derive(Debug, Default)]
+struct Kept {
+    memories: Memories,
+    /// The rules of one's own configuration.
+    fixed: Vec<Arc<Rule>>,
+    /// Components that were deployed, by digest.
+    library: HashMap<String, Learned>,
+    /// By rule, version and stage.
+    stats: HashMap<String, Arc<Stats>>,
+    set: Arc<RuleSet>,
+    /// Keys whose memory was looked for on disk.
+    recalled: HashSet<String>,
+}
+
+#[derive(Debug)]
+struct Learned {
+    manifest: Manifest,
+    rule: Rule,
 }
 
 /// Items of one organization, asked together.
 struct Job {
     chain: Arc<Chain>,
     now: Millis,
-    items: Vec<RouteItem>,
-    reply: oneshot::Sender<Vec<Routed>>,
+    asked: Asked,
+}
+
+enum Asked {
+    Authorize(Vec<AuthorizeItem>, oneshot::Sender<Vec<Authorized>>),
+    Route(Vec<RouteItem>, oneshot::Sender<Vec<Routed>>),
+    Transform(Vec<TransformItem>, oneshot::Sender<Vec<Transformed>>),
 }
 
 impl WasmRules {
@@ -43,102 +94,428 @@ impl WasmRules {
     /// A rule was refused, and which and why; or the engine or a thread could not start.
     pub fn start(settings: RuleSettings) -> Result<Arc<Self>, RuleError> {
         let threads = settings.threads.max(1);
-        let sandbox = Arc::new(Sandbox::start(settings.limits, threads)?);
-        let chain = registry::load(&sandbox, settings.rules)?;
-        let (jobs, queue) = mpsc::channel(settings.queue.max(1));
-        let queue = Arc::new(Mutex::new(queue));
-        for number in 0..threads {
-            let (sandbox, queue) = (Arc::clone(&sandbox), Arc::clone(&queue));
-            thread::Builder::new()
-                .name(format!("rules-{number}"))
-                .stack_size(STACK_BYTES)
-                .spawn(move || work(&sandbox, &queue))
-                .map_err(RuleError::Thread)?;
+        let sandbox = Sandbox::start(settings.limits, 2 * threads + 1)?;
+        let sandbox = Arc::new(sandbox.recording(settings.recorder));
+        let mut kept = Kept::default();
+        kept.fixed = registry::load(&sandbox, settings.rules, &mut kept.memories)?;
+        let (watched, watching) = mpsc::channel(SHADOWED_MAX);
+        let own = Arc::clone(&sandbox);
+        thread("rules-shadow", move || watch(&own, watching))?;
+        let start = |name: &str| {
+            let (jobs, queue) = mpsc::channel(settings.queue.max(1));
+            let queue = Arc::new(Mutex::new(queue));
+            for number in 0..threads {
+                let (sandbox, queue) = (Arc::clone(&sandbox), Arc::clone(&queue));
+                let watched = watched.clone();
+                let work = move || work(&sandbox, &queue, &watched);
+                thread(&format!("{name}-{number}"), work)?;
+            }
+            Ok::<_, RuleError>(jobs)
+        };
+        let (jobs, requests) = (start("rules")?, start("rules-asked")?);
+        let keeper = settings.state_dir.map(Keeper::new);
+        kept.recall(keeper.as_ref());
+        let chain = ArcSwap::from_pointee(Chain::fixed(&kept.fixed));
+        let kept = Mutex::new(kept);
+        let rules = Arc::new(Self { sandbox, chain, kept, keeper, jobs, requests });
+        if rules.keeper.is_some() {
+            let own = Arc::downgrade(&rules);
+            thread("rules-keeper", move || keep(&own))?;
         }
-        Ok(Arc::new(Self { sandbox, chain: ArcSwap::from_pointee(chain), jobs }))
+        Ok(rules)
     }
 
-    /// Puts another chain in force. Each batch is judged by exactly one chain: those under way
-    /// finish with theirs. Compiles on the calling thread.
+    /// Writes what rules counted and kept since the last time; otherwise done once a second.
+    pub fn keep(&self) {
+        let Some(keeper) = &self.keeper else { return };
+        let states: Vec<_> = {
+            let kept = self.kept.lock();
+            let is_kept = |key: &str| !key.starts_with(SHADOW);
+            let memories = kept.memories.iter().filter(|(key, _)| is_kept(key));
+            memories.map(|(key, memory)| (key.clone(), Arc::clone(&memory.state))).collect()
+        };
+        keeper.keep(&states);
+    }
+
+    /// Puts other rules of one's own configuration in force. Each batch is judged by exactly one chain:
+    /// those under way finish with theirs. Compiles on the calling thread.
     ///
     /// # Errors
     /// A rule was refused; the chain before stays in force.
     pub fn replace(&self, rules: Vec<RuleConfig>) -> Result<(), RuleError> {
-        let chain = registry::load(&self.sandbox, rules)?;
-        self.chain.store(Arc::new(chain));
+        let mut kept = self.kept.lock();
+        kept.fixed = registry::load(&self.sandbox, rules, &mut kept.memories)?;
+        kept.recall(self.keeper.as_ref());
+        self.chain.store(Arc::new(kept.chain(self.limits())));
         Ok(())
     }
 
-    async fn ask(&self, now: Millis, items: Vec<RouteItem>) -> Vec<Routed> {
-        let chain = self.chain.load_full();
-        if chain.is_empty() {
-            return NoRules.route(now, items).await;
+    /// The ceilings of every rule.
+    #[must_use]
+    pub fn limits(&self) -> &RuleLimits {
+        self.sandbox.limits()
+    }
+
+    /// Where decisions and log lines are kept.
+    #[must_use]
+    pub fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.sandbox.recorder()
+    }
+
+    /// True if a rule called `name` judges something of `org`.
+    #[must_use]
+    pub fn has_rule(&self, org: OrganizationId, name: &str) -> bool {
+        self.chain.load().has_rule(org, name)
+    }
+
+    /// True if a component was compiled here before.
+    pub(super) fn knows(&self, digest: &str) -> bool {
+        self.kept.lock().library.contains_key(digest)
+    }
+
+    /// Compiles a component, so that a set may name it. Compiles on the calling thread.
+    pub(super) fn learn(
+        &self,
+        summary: &ComponentSummary,
+        component: &[u8],
+    ) -> Result<(), RuleError> {
+        if self.knows(&summary.digest) {
+            return Ok(());
         }
-        let count = items.len();
+        let manifest = summary.manifest.clone().ok_or(RuleError::NoManifest)?;
+        let config = RuleConfig::of(&manifest);
+        let memory = Arc::new(Memory::default());
+        let (summary, rule) = registry::prepare(&self.sandbox, config, component, memory)?;
+        self.kept.lock().library.insert(summary.digest, Learned { manifest, rule });
+        Ok(())
+    }
+
+    /// Refuses limits in a manifest that are looser than the gateway's.
+    pub(super) fn check_caps(&self, manifest: &Manifest) -> Result<(), RuleError> {
+        self.limits().tightened(&manifest.limits).map(drop)
+    }
+
+    /// Puts a set in force whose components are all known: one pointer is exchanged.
+    pub(super) fn enforce(&self, set: &Arc<RuleSet>) {
+        let mut kept = self.kept.lock();
+        kept.set = Arc::clone(set);
+        kept.forget();
+        let chain = kept.chain(self.limits());
+        kept.recall(self.keeper.as_ref());
+        self.chain.store(Arc::new(chain));
+    }
+
+    /// What a version did so far at this stage, on this node.
+    pub(super) fn counts(&self, of: &DeployedRule, digest: &str, stage: Stage) -> Counts {
+        let kept = self.kept.lock();
+        let stats = kept.stats.get(&stats_key(of, digest, stage));
+        stats.map(|stats| stats.counts()).unwrap_or_default()
+    }
+
+    /// The settings in the manifest of a component that is in force.
+    pub(super) fn settings_of(&self, digest: &str) -> BTreeMap<String, String> {
+        let kept = self.kept.lock();
+        let learned = kept.library.get(digest);
+        learned.map(|learned| learned.manifest.config.clone()).unwrap_or_default()
+    }
+
+    /// What the manifest of a component that is in force says of its deploys.
+    pub(super) fn deploy_of(&self, digest: &str) -> Deploy {
+        let kept = self.kept.lock();
+        kept.library.get(digest).map(|learned| learned.manifest.deploy).unwrap_or_default()
+    }
+
+    /// Has each group answered by one thread, and puts the answers in the order of the items.
+    async fn ask<I, A>(
+        &self,
+        queue: &mpsc::Sender<Job>,
+        (chain, now): (Arc<Chain>, Millis),
+        (count, groups): (usize, Vec<Group<I>>),
+        asked: fn(Vec<I>, oneshot::Sender<Vec<A>>) -> Asked,
+    ) -> Vec<Option<A>> {
         let mut waiting = Vec::new();
-        for group in split(items, self.sandbox.limits()) {
+        for group in groups {
             let (reply, answer) = oneshot::channel();
-            let job = Job { chain: Arc::clone(&chain), now, items: group.items, reply };
+            let job = Job { chain: Arc::clone(&chain), now, asked: asked(group.items, reply) };
             // A job that could not be queued drops its reply, which is what the loop below sees.
-            if self.jobs.send(job).await.is_err() {
+            if queue.send(job).await.is_err() {
                 tracing::error!("no thread is left to run rules");
             }
             waiting.push((group.positions, answer));
         }
-        let mut routed: Vec<Option<Routed>> = Vec::new();
-        routed.resize_with(count, || None);
+        let mut answers: Vec<Option<A>> = Vec::new();
+        answers.resize_with(count, || None);
         for (positions, answer) in waiting {
-            let answers = answer.await.unwrap_or_default();
-            for (position, answer) in positions.into_iter().zip(answers) {
-                if let Some(slot) = routed.get_mut(position) {
+            for (position, answer) in positions.into_iter().zip(answer.await.unwrap_or_default()) {
+                if let Some(slot) = answers.get_mut(position) {
                     *slot = Some(answer);
                 }
             }
         }
-        routed.into_iter().map(|answer| answer.unwrap_or_else(unanswered)).collect()
+        answers
     }
 }
 
 impl RuleEngine for WasmRules {
     fn route(&self, now: Millis, items: Vec<RouteItem>) -> BoxFuture<'_, Vec<Routed>> {
-        Box::pin(self.ask(now, items))
+        let chain = self.chain.load_full();
+        if !items.iter().any(|item| chain.has(Hook::Route, item.notification.org)) {
+            return NoRules.route(now, items);
+        }
+        Box::pin(async move {
+            let key = |item: &RouteItem| (item.notification.org, item.recipient.org.clone());
+            let count = items.len();
+            let groups = split(items, self.sandbox.limits(), key, text_bytes);
+            let answers = self.ask(&self.jobs, (chain, now), (count, groups), Asked::Route).await;
+            // The engine itself broke, not a rule: without a judgement nothing goes out.
+            let unanswered = || Routed {
+                verdict: Verdict::Failed { rule: String::from(ENGINE), kind: ENGINE },
+                decisions: Vec::new(),
+            };
+            answers.into_iter().map(|answer| answer.unwrap_or_else(unanswered)).collect()
+        })
+    }
+
+    fn has(&self, hook: Hook, org: OrganizationId) -> bool {
+        self.chain.load().has(hook, org)
+    }
+
+    fn routes(&self, org: OrganizationId) -> bool {
+        self.has(Hook::Route, org)
+    }
+
+    fn authorize(&self, now: Millis, items: Vec<AuthorizeItem>) -> BoxFuture<'_, Vec<Authorized>> {
+        let chain = self.chain.load_full();
+        Box::pin(async move {
+            let count = items.len();
+            let weigh = |_: &AuthorizeItem, _: Option<&AuthorizeItem>| 0;
+            let groups = split(items, self.sandbox.limits(), |item| item.org, weigh);
+            let answers =
+                self.ask(&self.requests, (chain, now), (count, groups), Asked::Authorize).await;
+            let unanswered = || Authorized {
+                is_allowed: false,
+                denied: Some((String::from(ENGINE), String::from(ENGINE))),
+                decisions: Vec::new(),
+            };
+            answers.into_iter().map(|answer| answer.unwrap_or_else(unanswered)).collect()
+        })
+    }
+
+    fn transform(&self, now: Millis, items: Vec<TransformItem>) -> BoxFuture<'_, Vec<Transformed>> {
+        let chain = self.chain.load_full();
+        Box::pin(async move {
+            let key = |item: &TransformItem| (item.notification.org, item.recipient.org.clone());
+            let weigh = |item: &TransformItem, _: Option<&TransformItem>| item.payload.len();
+            let count = items.len();
+            let groups = split(items, self.sandbox.limits(), key, weigh);
+            let answers =
+                self.ask(&self.jobs, (chain, now), (count, groups), Asked::Transform).await;
+            let unanswered = || Transformed {
+                shown: Shown::Failed { rule: String::from(ENGINE), kind: ENGINE },
+                decisions: Vec::new(),
+            };
+            answers.into_iter().map(|answer| answer.unwrap_or_else(unanswered)).collect()
+        })
     }
 }
 
-/// The engine itself broke, not a rule: without a judgement nothing goes out.
-fn unanswered() -> Routed {
-    let verdict = Verdict::Failed { rule: String::from("engine"), kind: "engine" };
-    Routed { verdict, decisions: Vec::new() }
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), RuleError> {
+    let builder = thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
+    builder.spawn(work).map(drop).map_err(RuleError::Thread)
 }
 
-fn work(sandbox: &Sandbox, queue: &Mutex<mpsc::Receiver<Job>>) {
+fn work(sandbox: &Sandbox, queue: &Mutex<mpsc::Receiver<Job>>, watched: &mpsc::Sender<Watched>) {
     loop {
         // Whoever holds the lock waits for the next job; the others wait for the lock.
         let Some(job) = queue.lock().blocking_recv() else { return };
-        let route = || job.chain.route(sandbox, job.now, &job.items);
-        match panic::catch_unwind(AssertUnwindSafe(route)) {
-            // Nobody listens any more if the caller was cancelled.
-            Ok(routed) => drop(job.reply.send(routed)),
-            Err(_) => tracing::error!("the rule engine panicked; the batch is not sent"),
+        if panic::catch_unwind(AssertUnwindSafe(|| job.run(sandbox, watched))).is_err() {
+            tracing::error!("the rule engine panicked; the batch is not sent");
         }
     }
 }
 
-#[derive(Default)]
-struct Group {
+/// Keeps what rules remember for as long as there are any. Writing takes one part in fifty of the time.
+fn keep(rules: &Weak<WasmRules>) {
+    let mut pause = KEEP_EVERY;
+    loop {
+        thread::sleep(pause);
+        let Some(rules) = rules.upgrade() else { return };
+        let begun = Instant::now();
+        rules.keep();
+        pause = KEEP_EVERY.max(begun.elapsed().saturating_mul(50));
+    }
+}
+
+impl Drop for WasmRules {
+    fn drop(&mut self) {
+        self.keep();
+    }
+}
+
+/// Shows batches to shadows, one after the other.
+fn watch(sandbox: &Sandbox, mut watching: mpsc::Receiver<Watched>) {
+    while let Some(watched) = watching.blocking_recv() {
+        if panic::catch_unwind(AssertUnwindSafe(|| watched.run(sandbox))).is_err() {
+            tracing::error!("the rule engine panicked while a shadow was asked");
+        }
+    }
+}
+
+impl Job {
+    fn run(self, sandbox: &Sandbox, shadows: &mpsc::Sender<Watched>) {
+        let Self { chain, now, asked } = self;
+        // Nobody listens any more if the caller was cancelled.
+        match asked {
+            Asked::Authorize(items, reply) => {
+                let (answers, watched) = chain.authorize(sandbox, now, &items);
+                drop(reply.send(answers));
+                show(watched, shadows);
+            }
+            Asked::Route(items, reply) => {
+                let (routed, watched) = chain.route(sandbox, now, &items);
+                drop(reply.send(routed));
+                show(watched, shadows);
+            }
+            Asked::Transform(items, reply) => {
+                let (shown, watched) = chain.transform(sandbox, now, &items);
+                drop(reply.send(shown));
+                show(watched, shadows);
+            }
+        }
+    }
+}
+
+/// What shadows have no time for is counted and forgotten.
+fn show(watched: Vec<Watched>, shadows: &mpsc::Sender<Watched>) {
+    for one in watched {
+        let (stats, count) = (Arc::clone(&one.rule.stats), one.len());
+        if shadows.try_send(one).is_err() {
+            stats.shed(count);
+        }
+    }
+}
+
+impl Kept {
+    /// The chain of the configuration's rules and of those that were deployed.
+    fn chain(&mut self, limits: &RuleLimits) -> Chain {
+        let mut chain = Chain::fixed(&self.fixed);
+        let set = Arc::clone(&self.set);
+        for rule in set.rules.iter().filter(|rule| !rule.is_paused) {
+            let mut version = |digest: &str, stage| self.version(rule, digest, stage, limits);
+            let slot = Slot {
+                order: (DEPLOYED_FROM + u64::from(rule.order), rule.name.clone()),
+                active: rule.active.as_deref().and_then(|digest| version(digest, Stage::Active)),
+                canary: rule.canary.as_ref().and_then(|(digest, share)| {
+                    Some((version(digest, Stage::Canary(*share))?, *share))
+                }),
+                shadow: rule.shadow.as_ref().and_then(|(digest, share)| {
+                    Some((version(digest, Stage::Shadow(*share))?, *share))
+                }),
+            };
+            chain.put(rule.org.map(OrganizationId), slot);
+        }
+        chain
+    }
+
+    fn version(
+        &mut self,
+        of: &DeployedRule,
+        digest: &str,
+        stage: Stage,
+        limits: &RuleLimits,
+    ) -> Option<Arc<Rule>> {
+        let learned = self.library.get(digest)?;
+        // What a shadow counts and keeps is nobody else's.
+        let key = match (stage, of.org) {
+            (Stage::Shadow(_), _) => shadow_key(digest),
+            (_, Some(org)) => format!("{org}/{}", of.name),
+            (_, None) => format!("*/{}", of.name),
+        };
+        let memory = Arc::clone(self.memories.entry(key).or_default());
+        let stats = self.stats.entry(stats_key(of, digest, stage)).or_default();
+        let stats = Arc::clone(stats);
+        let mut config = RuleConfig::of(&learned.manifest);
+        let own = of.settings.iter().map(|(org, own)| (org.to_string(), own.clone()));
+        config.config_for_org = own.collect();
+        Some(Arc::new(Rule {
+            config: Arc::new(config),
+            compiled: learned.rule.compiled.clone(),
+            limits: Arc::new(limits.capped(&learned.manifest.limits)),
+            hooks: learned.rule.hooks.clone(),
+            digest: digest.to_owned(),
+            stage,
+            memory,
+            stats,
+        }))
+    }
+
+    /// Gives new memories what an earlier process had.
+    fn recall(&mut self, keeper: Option<&Keeper>) {
+        let Some(keeper) = keeper else { return };
+        for (key, memory) in &self.memories {
+            if !key.starts_with(SHADOW) && self.recalled.insert(key.clone()) {
+                keeper.recall(key, &memory.state);
+            }
+        }
+    }
+
+    /// Drops what no roll back can bring back.
+    fn forget(&mut self) {
+        let rules = &self.set.rules;
+        let versions = |digest: &String| {
+            rules.iter().any(|rule| rule.versions.iter().any(|one| one.digest == *digest))
+        };
+        self.library.retain(|digest, _| versions(digest));
+        let of = rules.iter().flat_map(|rule| {
+            let staged = rule.staged();
+            staged.map(|(digest, stage)| stats_key(rule, digest, stage)).collect::<Vec<_>>()
+        });
+        let of: HashSet<String> = of.collect();
+        self.stats.retain(|key, _| of.contains(key));
+        self.memories.retain(|key, _| {
+            key.strip_prefix(SHADOW).is_none_or(|digest| {
+                rules.iter().any(|rule| rule.shadow.as_ref().is_some_and(|(own, _)| own == digest))
+            })
+        });
+    }
+}
+
+/// A version that is given another share of the same stage goes on counting.
+fn stats_key(of: &DeployedRule, digest: &str, stage: Stage) -> String {
+    let org = of.org.map_or_else(|| String::from("*"), |org| org.to_string());
+    format!("{org}/{}/{digest}/{}", of.name, stage.as_str())
+}
+
+const SHADOW: &str = "shadow:";
+
+fn shadow_key(digest: &str) -> String {
+    format!("{SHADOW}{digest}")
+}
+
+struct Group<I> {
     positions: Vec<usize>,
-    items: Vec<RouteItem>,
+    items: Vec<I>,
     bytes: usize,
 }
 
+impl<I> Default for Group<I> {
+    fn default() -> Self {
+        Self { positions: Vec::new(), items: Vec::new(), bytes: 0 }
+    }
+}
+
 /// Items of different organizations never share an instance, so they never share a group.
-fn split(items: Vec<RouteItem>, limits: &RuleLimits) -> Vec<Group> {
-    let mut open: HashMap<(OrganizationId, String), Group> = HashMap::new();
+fn split<I, K: Hash + Eq>(
+    items: Vec<I>,
+    limits: &RuleLimits,
+    key: impl Fn(&I) -> K,
+    weigh: impl Fn(&I, Option<&I>) -> usize,
+) -> Vec<Group<I>> {
+    let mut open: HashMap<K, Group<I>> = HashMap::new();
     let mut full = Vec::new();
     for (position, item) in items.into_iter().enumerate() {
-        let key = (item.notification.org, item.recipient.org.clone());
-        let group = open.entry(key).or_default();
-        let bytes = text_bytes(&item, group.items.last());
+        let group = open.entry(key(&item)).or_default();
+        let bytes = weigh(&item, group.items.last());
         let is_full = group.items.len() >= limits.batch_items
             || group.bytes.saturating_add(bytes) > limits.batch_bytes;
         if is_full && !group.items.is_empty() {

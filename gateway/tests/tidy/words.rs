@@ -26,11 +26,19 @@ fn marks(source: &Source) -> Vec<String> {
             }
         }
     }
-    for offset in source.uses("allow(") {
+    for offset in source.uses("allow(").filter(|offset| is_in_attribute(source, *offset)) {
         let what = "use #[expect(lint, reason = \"…\")] on the smallest item";
         findings.push(source.finding(offset, what));
     }
     findings
+}
+
+/// A function may be called `allow`; an attribute silences a lint.
+fn is_in_attribute(source: &Source, offset: usize) -> bool {
+    let before = source.code.get(..offset).unwrap_or_default();
+    let opened = before.rfind("#[").max(before.rfind("#!["));
+    let inside = opened.and_then(|at| before.get(at..)).unwrap_or_default();
+    inside.matches('[').count() > inside.matches(']').count()
 }
 
 fn is_whole_word(text: &str, offset: usize, length: usize) -> bool {
@@ -111,7 +119,9 @@ mod tests {
         for bad in ["// TODO: later", "/* FIXME */", "#[allow(dead_code)]", "#![allow(unused)]"] {
             assert_eq!(marks(&sample(bad)).len(), 1, "{bad}");
         }
+        assert_eq!(marks(&sample("#[cfg_attr(test,\n    allow(unused))]")).len(), 1);
         expect_none(&marks(&sample("fn may_allow() {} // TODOS, allow(x)\n#[expect(x)]")));
+        expect_none(&marks(&sample("#[must_use]\nfn allow(code: &str) {}\nallow(\"fine\")")));
     }
 
     #[test]

@@ -5,8 +5,8 @@
 use bugler_rules_sdk::prelude::*;
 
 /// Narrows the plan to the chosen channels; without a choice the plan stays.
-#[must_use]
-pub fn route(item: &Item<'_>, cx: &Cx<'_>) -> Routed {
+#[route]
+fn event_routing(item: &Item<'_>, cx: &Cx<'_>) -> Routed {
     let own = cx.config(&format!("route.{}", item.event()));
     let Some(choice) = own.or_else(|| cx.config("route.*")) else { return abstain("no_rule") };
     if choice.trim() == "none" {
@@ -44,17 +44,15 @@ fn channel(name: &str) -> Option<Chosen> {
     }
 }
 
-bugler_rules_sdk::export_route!(route);
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bugler_rules_sdk::bindings::exports::bugler::rules::router::Decision;
+    use bugler_rules_sdk::bindings::router::Decision;
     use bugler_rules_sdk::testing::{FakeHost, notification, user};
 
     fn ask(settings: &[(&str, &str)], event: &str) -> Routed {
         let recipient = user(&[Channel::Apns, Channel::Slack, Channel::Fcm]);
-        FakeHost::at("12:00", settings).ask(route, notification(event), recipient)
+        FakeHost::at("12:00", settings).ask(event_routing, notification(event), recipient)
     }
 
     fn targets(answer: Routed) -> Vec<u32> {
@@ -85,7 +83,7 @@ mod tests {
         recipient.targets[2].app = "email".into();
         let ask = |route: &str| {
             let host = FakeHost::at("12:00", &[("route.build", route)]);
-            targets(host.ask(super::route, notification("build"), recipient.clone()))
+            targets(host.ask(event_routing, notification("build"), recipient.clone()))
         };
         assert_eq!(ask("email"), [2]);
         assert_eq!(ask("webhook"), [1]);

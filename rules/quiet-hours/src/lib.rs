@@ -8,9 +8,9 @@ const FROM: TimeOfDay = TimeOfDay::new(22, 0).expect("22:00 is a time");
 const TO: TimeOfDay = TimeOfDay::new(7, 0).expect("07:00 is a time");
 
 /// Holds until `to`, or drops what would expire before that.
-#[must_use]
-pub fn route(item: &Item<'_>, cx: &Cx<'_>) -> Routed {
-    if item.notification().priority == Priority::Critical {
+#[route]
+fn quiet_hours(item: &Item<'_>, cx: &Cx<'_>) -> Routed {
+    if item.priority() == Priority::Critical {
         return abstain("critical");
     }
     let Some(tz) = &item.recipient().tz else { return abstain("no_tz") };
@@ -29,8 +29,6 @@ pub fn route(item: &Item<'_>, cx: &Cx<'_>) -> Routed {
     hold(wake, "quiet_hours")
 }
 
-bugler_rules_sdk::export_route!(route);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,7 +37,7 @@ mod tests {
     const HOUR: u64 = 3_600_000;
 
     fn at(time: &str) -> Routed {
-        FakeHost::at(time, &[]).ask(route, notification("build"), user(&[Channel::Apns]))
+        FakeHost::at(time, &[]).ask(quiet_hours, notification("build"), user(&[Channel::Apns]))
     }
 
     #[test]
@@ -57,14 +55,14 @@ mod tests {
     #[test]
     fn lets_critical_pass_at_night() {
         let critical = Notification { priority: Priority::Critical, ..notification("alarm") };
-        let answer = FakeHost::at("03:00", &[]).ask(route, critical, user(&[Channel::Apns]));
+        let answer = FakeHost::at("03:00", &[]).ask(quiet_hours, critical, user(&[Channel::Apns]));
         assert_eq!(answer, abstain("critical"));
     }
 
     #[test]
     fn drops_what_expires_before_the_morning() {
         let short = Notification { expires_at: Some(6 * HOUR), ..notification("build") };
-        let answer = FakeHost::at("03:00", &[]).ask(route, short, user(&[Channel::Apns]));
+        let answer = FakeHost::at("03:00", &[]).ask(quiet_hours, short, user(&[Channel::Apns]));
         assert_eq!(answer, drop_("expires_asleep"));
     }
 
@@ -72,9 +70,12 @@ mod tests {
     fn abstains_without_a_usable_zone_or_setting() {
         let night = FakeHost::at("03:00", &[]);
         let with_tz = |tz: Option<&str>| Recipient { tz: tz.map(Into::into), ..user(&[]) };
-        assert_eq!(night.ask(route, notification("b"), with_tz(None)), abstain("no_tz"));
-        assert_eq!(night.ask(route, notification("b"), with_tz(Some("Mars"))), abstain("bad_tz"));
+        assert_eq!(night.ask(quiet_hours, notification("b"), with_tz(None)), abstain("no_tz"));
+        assert_eq!(
+            night.ask(quiet_hours, notification("b"), with_tz(Some("Mars"))),
+            abstain("bad_tz")
+        );
         let broken = FakeHost::at("03:00", &[("to", "late")]);
-        assert_eq!(broken.ask(route, notification("b"), user(&[])), abstain("bad_setting"));
+        assert_eq!(broken.ask(quiet_hours, notification("b"), user(&[])), abstain("bad_setting"));
     }
 }

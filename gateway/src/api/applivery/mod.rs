@@ -62,7 +62,12 @@ async fn enter(
         }
     }
     let organization = found.ok_or_else(not_found)?;
-    caller.require(permission)?;
+    let refusal = || {
+        let text = format!("this needs the permission {}", permission.as_str());
+        Failure::new(FailureClass::Forbidden, text)
+    };
+    let asked = (permission.as_str(), caller.may(permission));
+    caller.judge(asked, organization.id, refusal).await?;
     Ok(Entered { caller, organization })
 }
 

@@ -46,17 +46,19 @@ impl Actor {
     }
 
     /// Refuses a caller without every one of `permissions`.
-    pub(super) fn require(&self, permissions: &[Permission]) -> Result<(), Failure> {
-        match permissions.iter().find(|one| !self.caller.may(**one)) {
-            None => Ok(()),
-            Some(one) => Err(lacks(one.dialect_name().unwrap_or_else(|| one.as_str()))),
+    pub(super) async fn require(&self, permissions: &[Permission]) -> Result<(), Failure> {
+        for one in permissions {
+            let refusal = || lacks(one.dialect_name().unwrap_or_else(|| one.as_str()));
+            let asked = (one.as_str(), self.caller.may(*one));
+            self.caller.judge(asked, self.org(), refusal).await?;
         }
+        Ok(())
     }
 
     /// As `require`, for a right that only Blynk has. Limited tokens never have such a one.
-    pub(super) fn require_named(&self, permission: &str) -> Result<(), Failure> {
+    pub(super) async fn require_named(&self, permission: &str) -> Result<(), Failure> {
         let is_held = self.caller.rights().is_none_or(|rights| rights.hold(permission));
-        if is_held { Ok(()) } else { Err(lacks(permission)) }
+        self.caller.judge((permission, is_held), self.org(), || lacks(permission)).await
     }
 
     /// True if `role` has higher permissions than the caller: all of them and more.

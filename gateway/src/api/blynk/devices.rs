@@ -74,7 +74,7 @@ pub(super) async fn register(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let actor = Actor::of(&shared, &request.headers).await?;
     if actor.is_organization() {
-        actor.require(&[Permission::UserEdit])?;
+        actor.require(&[Permission::UserEdit]).await?;
     }
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let new = Register::parse(&body, actor.is_organization())?;

@@ -25,7 +25,7 @@ const TOKEN: HeaderName = HeaderName::from_static("bugler-invitation-token");
 pub(super) async fn invite(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let actor = Actor::of(&shared, &request.headers).await?;
-    actor.require(&[Permission::UserInvite])?;
+    actor.require(&[Permission::UserInvite]).await?;
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let new = Invite::parse(&body)?;
     let org = new.org.unwrap_or(actor.org());
@@ -70,7 +70,7 @@ pub(super) async fn register(call: Call) -> Result<Answered, Failure> {
     if !actor.is_organization() {
         return Err(forbidden("User-scoped authentication is not allowed for this endpoint."));
     }
-    actor.require(&[Permission::UserInvite])?;
+    actor.require(&[Permission::UserInvite]).await?;
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let new = Register::parse(&body)?;
     let mut begun = match shared.turn(head.key(actor.org(), &body)?).await? {

@@ -88,7 +88,7 @@ pub(super) async fn profile(call: Call) -> Result<Answered, Failure> {
 pub(super) async fn get(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let actor = Actor::of(&shared, &request.headers).await?;
-    actor.require(&[Permission::UserView])?;
+    actor.require(&[Permission::UserView]).await?;
     let query = Query::of_uri(&request.uri)?;
     let mut faults = Faults::default();
     let id = query.required_integer("userId", i64::MIN..=i64::MAX, &mut faults);
@@ -102,7 +102,7 @@ pub(super) async fn get(call: Call) -> Result<Answered, Failure> {
 pub(super) async fn list(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let actor = Actor::of(&shared, &request.headers).await?;
-    actor.require(&[Permission::UserView])?;
+    actor.require(&[Permission::UserView]).await?;
     let query = Query::of_uri(&request.uri)?;
     let mut faults = Faults::default();
     let below = query.boolean("includeSubOrgUsers", &mut faults).unwrap_or_default();
@@ -116,7 +116,7 @@ pub(super) async fn list(call: Call) -> Result<Answered, Failure> {
 pub(super) async fn search(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let actor = Actor::of(&shared, &request.headers).await?;
-    actor.require(&[Permission::UserView])?;
+    actor.require(&[Permission::UserView]).await?;
     let query = Query::of_uri(&request.uri)?;
     let mut faults = Faults::default();
     let text = searched(&query, &mut faults).to_owned();

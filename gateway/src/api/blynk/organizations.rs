@@ -60,7 +60,7 @@ pub(super) async fn profile(call: Call) -> Result<Answered, Failure> {
 pub(super) async fn get(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let actor = Actor::of(&shared, &request.headers).await?;
-    actor.require_named(VIEW)?;
+    actor.require_named(VIEW).await?;
     let query = Query::of_uri(&request.uri)?;
     let mut faults = Faults::default();
     let id = query.required_integer("orgId", i32::MIN..=i32::MAX, &mut faults);
@@ -74,7 +74,7 @@ pub(super) async fn get(call: Call) -> Result<Answered, Failure> {
 pub(super) async fn children(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let actor = Actor::of(&shared, &request.headers).await?;
-    actor.require_named(VIEW)?;
+    actor.require_named(VIEW).await?;
     let query = Query::of_uri(&request.uri)?;
     let mut faults = Faults::default();
     let id = query.integer("orgId", i32::MIN..=i32::MAX, &mut faults);
@@ -90,7 +90,7 @@ pub(super) async fn children(call: Call) -> Result<Answered, Failure> {
 pub(super) async fn search(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let actor = Actor::of(&shared, &request.headers).await?;
-    actor.require_named(VIEW)?;
+    actor.require_named(VIEW).await?;
     let query = Query::of_uri(&request.uri)?;
     let mut faults = Faults::default();
     let text = searched(&query, &mut faults).to_lowercase();
@@ -183,7 +183,7 @@ fn word<T: Copy>(
 pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let actor = Actor::of(&shared, &request.headers).await?;
-    actor.require_named(CREATE)?;
+    actor.require_named(CREATE).await?;
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let new = Create::parse(&body)?;
     let parent = new.parent.unwrap_or(actor.org());

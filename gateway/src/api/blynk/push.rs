@@ -53,7 +53,7 @@ pub(super) async fn push(call: Call) -> Result<Answered, Failure> {
             "This endpoint is available only when organization-scoped authentication is used.";
         return Err(forbidden(text));
     }
-    actor.require(&[Permission::NotificationSend])?;
+    actor.require(&[Permission::NotificationSend]).await?;
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let push = Push::parse(&body)?;
     let user = shared.reached_user(&actor, push.user).await?;

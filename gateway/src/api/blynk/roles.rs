@@ -26,7 +26,7 @@ pub(super) const LAST_ADMIN: &str = "The organization must keep at least one adm
 pub(super) async fn change(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let actor = Actor::of(&shared, &request.headers).await?;
-    actor.require(&[Permission::UserView, Permission::UserEdit])?;
+    actor.require(&[Permission::UserView, Permission::UserEdit]).await?;
     let (id, role) = parameters(&Query::of_uri(&request.uri)?)?;
     let head = Head::of(request);
     let mut begun = Begun::unkeyed();

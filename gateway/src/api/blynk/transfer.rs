@@ -27,7 +27,7 @@ const USER_ABOVE: &str =
 pub(super) async fn transfer(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let actor = Actor::of(&shared, &request.headers).await?;
-    actor.require(&[Permission::UserView, Permission::UserTransfer])?;
+    actor.require(&[Permission::UserView, Permission::UserTransfer]).await?;
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let wanted = Transfer::parse(&body)?;
     let mut begun = match shared.turn(head.key(actor.org(), &body)?).await? {

@@ -25,7 +25,7 @@ pub(crate) const NO_SEAT: &str = "The organization has reached its user limit.";
 pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let actor = Actor::of(&shared, &request.headers).await?;
-    actor.require(&[Permission::UserInvite])?;
+    actor.require(&[Permission::UserInvite]).await?;
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let new = Create::parse(&body)?;
     let mut begun = match shared.turn(shared.slow_key(&head, actor.org(), &body).await?).await? {
@@ -80,7 +80,7 @@ async fn created(
 pub(super) async fn create_in_org(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let actor = Actor::of(&shared, &request.headers).await?;
-    actor.require(&[Permission::UserInvite])?;
+    actor.require(&[Permission::UserInvite]).await?;
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let new = CreateInOrg::parse(&body)?;
     let organization = shared.reached_organization(&actor, new.org, NO_ORGANIZATION).await?;

@@ -81,7 +81,7 @@ async fn require_of_solution(
     {
         return Ok(());
     }
-    who.require_send()
+    who.require_send().await
 }
 
 async fn refuse_denied(

@@ -98,7 +98,7 @@ fn invite(fields: &Fields<'_>, faults: &mut Faults) -> (bool, Option<String>) {
 pub(super) async fn create(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, params, .. } = call;
     let (who, organization) = enter(&shared, &request.headers, params.get("org")).await?;
-    who.require_invite()?;
+    who.require_invite().await?;
     let (head, body) = shared.json_body(request).await?;
     let wish = Wish::parse(&body)?;
     let key = match wish.password {

@@ -58,7 +58,7 @@ impl Filter {
 pub(super) async fn list(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, params, .. } = call;
     let (who, organization) = enter(&shared, &request.headers, params.get("org")).await?;
-    who.require_send()?;
+    who.require_send().await?;
     let query = Query::of_uri(&request.uri)?;
     let wanted = Wanted::parse(&query, |token| matches!(token, Token::Notifications(_)))?;
     let filter = Filter::named(query.get("filterMode"));
@@ -160,7 +160,7 @@ async fn named(
 pub(super) async fn get(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, params, .. } = call;
     let (who, organization) = enter(&shared, &request.headers, params.get("org")).await?;
-    who.require_send()?;
+    who.require_send().await?;
     let (_, item) = named(&shared, &organization, params.get("notification")).await?;
     Ok(Answered::Other(reply::json(200, item.to_string())))
 }
@@ -169,7 +169,7 @@ pub(super) async fn get(call: Call) -> Result<Answered, Failure> {
 pub(super) async fn delete(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, params, .. } = call;
     let (who, organization) = enter(&shared, &request.headers, params.get("org")).await?;
-    who.require_send()?;
+    who.require_send().await?;
     let (notification, _) = named(&shared, &organization, params.get("notification")).await?;
     let is_canceled = shared.intake.cancel(&notification).await?;
     let mut begun = Begun::unkeyed();

@@ -114,7 +114,8 @@ impl Sums {
                 }
                 at
             }
-            TimelineEvent::Ruled { at, .. }
+            TimelineEvent::FirstRuled { at, .. }
+            | TimelineEvent::Ruled { at, .. }
             | TimelineEvent::Discarded { at, .. }
             | TimelineEvent::Canceled { at, .. } => at,
             TimelineEvent::Planned { .. } => return,

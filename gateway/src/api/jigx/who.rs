@@ -93,20 +93,26 @@ impl Who {
         self.has(Permission::NotificationSend, MemberRole::Maker)
     }
 
-    pub(super) fn require_send(&self) -> Result<(), Failure> {
-        if self.may_send() {
-            Ok(())
-        } else {
-            Err(forbidden("this needs role OWNER, ADMIN or MAKER"))
-        }
+    pub(super) async fn require_send(&self) -> Result<(), Failure> {
+        let refusal = || forbidden("this needs role OWNER, ADMIN or MAKER");
+        self.judge(Permission::NotificationSend, self.may_send(), refusal).await
+    }
+
+    async fn judge(
+        &self,
+        permission: Permission,
+        is_held: bool,
+        refusal: impl FnOnce() -> Failure + Send,
+    ) -> Result<(), Failure> {
+        let asked = (permission.as_str(), is_held);
+        self.caller.judge(asked, self.caller.organization, refusal).await
     }
 
     /// May make users of the organization.
-    pub(super) fn require_invite(&self) -> Result<(), Failure> {
-        if self.has(Permission::UserInvite, MemberRole::Admin) {
-            return Ok(());
-        }
-        Err(forbidden("this needs role OWNER or ADMIN, or the permission user.invite"))
+    pub(super) async fn require_invite(&self) -> Result<(), Failure> {
+        let is_held = self.has(Permission::UserInvite, MemberRole::Admin);
+        let text = "this needs role OWNER or ADMIN, or the permission user.invite";
+        self.judge(Permission::UserInvite, is_held, || forbidden(text)).await
     }
 
     /// The caller's role among the members of a solution, where it is higher than in the
@@ -135,7 +141,9 @@ impl Who {
     ) -> Result<bool, Failure> {
         let role = self.in_solution(shared, org, solution).await?;
         let is_maker = rank(role) >= rank(MemberRole::Maker);
-        Ok(is_maker && allows(&self.caller, Permission::NotificationSend))
+        let is_held = is_maker && allows(&self.caller, Permission::NotificationSend);
+        let refusal = || forbidden("the role in this solution does not allow it");
+        Ok(self.judge(Permission::NotificationSend, is_held, refusal).await.is_ok())
     }
 
     /// May see the members of a solution; answers the caller's role in it.
@@ -168,10 +176,10 @@ impl Who {
         let role = self.in_solution(shared, org, solution).await?;
         let by_role = rank(role) >= rank(least) && allows(&self.caller, permission);
         let is_denied = role == MemberRole::Deny;
-        if by_role || (!is_denied && self.caller.may(permission)) {
-            return Ok(role);
-        }
-        Err(forbidden("the role in this solution does not allow it"))
+        let is_held = by_role || (!is_denied && self.caller.may(permission));
+        let refusal = || forbidden("the role in this solution does not allow it");
+        self.judge(permission, is_held, refusal).await?;
+        Ok(role)
     }
 
     /// True if `named` is the caller itself.
@@ -190,8 +198,9 @@ impl Who {
     ) -> Result<User, Failure> {
         // One's own, as long as one is not shut out.
         let is_own = self.is(named) && self.role != MemberRole::Deny;
-        if !is_own && !self.may_send() {
-            return Err(forbidden("an inbox is its member's"));
+        if !is_own {
+            let refusal = || forbidden("an inbox is its member's");
+            self.judge(Permission::UserView, self.may_send(), refusal).await?;
         }
         member(shared, org, named).await
     }

@@ -46,7 +46,7 @@ pub(super) async fn administered(
     named: &str,
 ) -> Result<Arc<Organization>, Failure> {
     let organization = reached(shared, caller, named).await?;
-    caller.require_every_right()?;
+    caller.require_every_right().await?;
     Ok(organization)
 }
 

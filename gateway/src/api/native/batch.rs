@@ -40,7 +40,7 @@ pub(super) async fn batch(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, intake: counters, .. } = call;
     let caller = shared.caller(&request.headers).await?;
     check_type(&request.headers)?;
-    let created_by = sender(&caller)?;
+    let created_by = sender(&caller).await?;
     let key = batch_key(&request.headers)?;
     let class = class_of(&request.headers, Load::Bulk);
     let path = request.path().to_owned();

@@ -36,7 +36,7 @@ pub(crate) async fn create_for_blynk(call: Call) -> Result<Answered, Failure> {
     let caller = shared.caller(&request.headers).await?;
     shared.blynk.request(caller.organization)?;
     shared.throttle(caller.organization)?;
-    caller.require_every_right()?;
+    caller.require_every_right().await?;
     let (head, body) = Shared::json_body_of(request, BLYNK_BODY_MAX).await?;
     let parsed = json::body(&body)?;
     let fields = Fields::of_body(&parsed)?;

@@ -64,7 +64,7 @@ pub(super) async fn raise(call: Call) -> Result<Answered, Failure> {
     let caller = shared.caller(&request.headers).await?;
     shared.throttle(caller.organization)?;
     let organization = reached(&shared, &caller, params.get("org")).await?;
-    let created_by = sender(&caller)?;
+    let created_by = sender(&caller).await?;
     let (head, body) = shared.json_body(request).await?;
     let org = organization.id;
     let wire = Wire::parse(&body)?;

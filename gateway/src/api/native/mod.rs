@@ -12,6 +12,9 @@ mod keys;
 mod outcomes;
 mod password;
 pub(crate) mod render;
+mod rulelog;
+mod rules;
+mod rulesettings;
 mod select;
 mod timeline;
 mod wire;
@@ -140,6 +143,61 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         work: |call| Box::pin(audit::verify(call)),
     },
     Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/rules"],
+        work: |call| Box::pin(rules::list(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/organizations/{org}/rules"],
+        work: |call| Box::pin(rules::deploy(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}"],
+        work: |call| Box::pin(rules::get(call)),
+    },
+    Endpoint {
+        method: Method::PATCH,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}"],
+        work: |call| Box::pin(rules::change(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/config"],
+        work: |call| Box::pin(rulesettings::get(call)),
+    },
+    Endpoint {
+        method: Method::PATCH,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/config"],
+        work: |call| Box::pin(rulesettings::change(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/decisions"],
+        work: |call| Box::pin(rulelog::decisions(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/logs"],
+        work: |call| Box::pin(rulelog::logs(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/capture"],
+        work: |call| Box::pin(rulelog::captured(call)),
+    },
+    Endpoint {
+        method: Method::POST,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/capture"],
+        work: |call| Box::pin(rulelog::capture(call)),
+    },
+    Endpoint {
+        method: Method::DELETE,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/capture"],
+        work: |call| Box::pin(rulelog::end_capture(call)),
+    },
+    Endpoint {
         method: Method::POST,
         patterns: &["/bugler/v1/invitations/accept"],
         work: |call| Box::pin(invitation::accept(call)),
@@ -156,7 +214,7 @@ async fn send(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, .. } = call;
     let caller = shared.caller(&request.headers).await?;
     shared.throttle(caller.organization)?;
-    let created_by = sender(&caller)?;
+    let created_by = sender(&caller).await?;
     let (head, body) = shared.json_body(request).await?;
     let wire = Wire::parse(&body)?;
     let org = organization(&shared, &caller, wire.organization.map(|named| named.0)).await?;
@@ -173,8 +231,8 @@ async fn send(call: Call) -> Result<Answered, Failure> {
 }
 
 /// Checks that the caller may send; answers what `created by` records.
-fn sender(caller: &Signed) -> Result<String, Failure> {
-    caller.require(Permission::NotificationSend)?;
+async fn sender(caller: &Signed) -> Result<String, Failure> {
+    caller.require(Permission::NotificationSend).await?;
     Ok(caller.name())
 }
 

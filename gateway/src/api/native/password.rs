@@ -95,7 +95,7 @@ async fn check(shared: &Shared, caller: &Signed, user: &User) -> Result<bool, Fa
         let text = "a limited token cannot change the password of its user";
         return Err(Failure::new(FailureClass::Forbidden, text));
     }
-    caller.require(Permission::UserEdit)?;
+    caller.require(Permission::UserEdit).await?;
     // Who sets a password can sign in with it: nobody gets more rights that way than it has.
     if caller.covers(&shared.rights_of(user).await?) {
         return Ok(false);

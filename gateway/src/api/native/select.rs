@@ -29,7 +29,7 @@ pub(super) async fn asked(
 ) -> Result<(Asked, Query), Failure> {
     let caller = shared.caller(headers).await?;
     shared.throttle(caller.organization)?;
-    let by = sender(&caller)?;
+    let by = sender(&caller).await?;
     let query = Query::of_uri(uri)?;
     let mut faults = Faults::default();
     let named = query.integer("organization", 1..=i32::MAX, &mut faults);
@@ -135,7 +135,7 @@ fn target(text: Option<String>, faults: &mut Faults) -> Option<String> {
 }
 
 /// An instant in RFC 3339, or in milliseconds since 1970.
-fn instant(name: &str, text: Option<&str>, faults: &mut Faults) -> Option<Millis> {
+pub(super) fn instant(name: &str, text: Option<&str>, faults: &mut Faults) -> Option<Millis> {
     let text = text?;
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let parsed = if is_number {
@@ -226,6 +226,7 @@ pub(super) fn describe(event: &TimelineEvent, line: &mut Value) {
         }
         TimelineEvent::Settled { at, target, cause, .. } => (target, Some(cause.as_str()), at),
         TimelineEvent::Expanded { .. }
+        | TimelineEvent::FirstRuled { .. }
         | TimelineEvent::Ruled { .. }
         | TimelineEvent::Held { .. }
         | TimelineEvent::Noted { .. }

@@ -130,7 +130,8 @@ impl Progress {
                 {
                     progress.is_given_up = true;
                 }
-                TimelineEvent::Ruled { .. }
+                TimelineEvent::FirstRuled { .. }
+                | TimelineEvent::Ruled { .. }
                 | TimelineEvent::Attempted { .. }
                 | TimelineEvent::Settled { .. }
                 | TimelineEvent::Noted { .. }

@@ -36,19 +36,18 @@ pub(super) async fn access(
     let caller = shared.caller(headers).await?;
     shared.throttle(caller.organization)?;
     let organization = organization(shared, &caller, headers).await?;
-    let is_allowed = match needs {
-        Needs::Nothing => true,
-        Needs::Organization(permission) => caller.may(permission),
+    let (asked, is_held) = match needs {
+        Needs::Nothing => return Ok(Access { caller, organization }),
+        Needs::Organization(permission) => (permission, caller.may(permission)),
         Needs::Instance(permission) => {
             let is_admin = caller.user().is_none_or(|user| user.role == ADMIN);
             let is_instance = instance(shared).await?.id == caller.organization;
-            is_admin && is_instance && caller.may(permission)
+            (permission, is_admin && is_instance && caller.may(permission))
         }
     };
-    if is_allowed {
-        return Ok(Access { caller, organization });
-    }
-    Err(Failure::new(FailureClass::Forbidden, "this needs another permission").into())
+    let refusal = || Failure::new(FailureClass::Forbidden, "this needs another permission");
+    caller.judge((asked.as_str(), is_held), organization.id, refusal).await?;
+    Ok(Access { caller, organization })
 }
 
 /// The organization of `x-zitadel-orgid`, or the caller's own. One that is not there and one the

@@ -124,7 +124,7 @@ fn wrap_rules(data: &Path, rules: Option<&Path>) -> Result<Vec<PathBuf>, CliErro
             return Err(CliError::new(Exit::NotFound, text));
         }
         let component = to.join(format!("{name}.wasm"));
-        rule::wrap(&core, &component)?;
+        rule::wrap(&core, &component, None)?;
         components.push(component);
     }
     Ok(components)

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use uuid::Uuid;
 
+mod digest;
 mod doubt;
 mod fair;
 mod inbox;

@@ -207,6 +207,7 @@ fn kind(outcome: Outcome) -> &'static str {
         Outcome::Unknown { .. } => "unknown",
         Outcome::Gone { .. } => "gone",
         Outcome::Rejected { .. } => "rejected",
+        Outcome::Withheld { .. } => "withheld",
         Outcome::Hold { .. } => "hold",
     }
 }

@@ -10,7 +10,7 @@ const TRIPLE: &str = "wasm32-unknown-unknown";
 
 static GUESTS: OnceLock<HashMap<&'static str, PathBuf>> = OnceLock::new();
 
-/// File of the component `guest`: a shipped rule, or `hostile`.
+/// File of the component `guest`: a shipped rule, `hooks` or `hostile`.
 pub(super) fn component(guest: &str) -> PathBuf {
     GUESTS.get_or_init(build)[guest].clone()
 }
@@ -30,7 +30,7 @@ fn build() -> HashMap<&'static str, PathBuf> {
     // The script's profile, so that the two builds share their dependencies.
     run(Command::new(cargo)
         .args(["build", "--locked", "--release", "--target", TRIPLE])
-        .args(["-p", "bugler-rules-sdk", "--example", "hostile"])
+        .args(["-p", "bugler-rules-sdk", "--example", "hostile", "--example", "hooks"])
         .current_dir(root)
         .env("CARGO_TARGET_DIR", &own_dir)
         .env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "false")
@@ -41,6 +41,7 @@ fn build() -> HashMap<&'static str, PathBuf> {
     HashMap::from([
         ("event-routing", wrap(&shipped("event-routing"))),
         ("quiet-hours", wrap(&shipped("quiet-hours"))),
+        ("hooks", wrap(&own_dir.join(TRIPLE).join("release/examples/hooks.wasm"))),
         ("hostile", wrap(&own_dir.join(TRIPLE).join("release/examples/hostile.wasm"))),
     ])
 }

@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::rules::abi::log::{Host as _, Level};
+use crate::rules::chain::Chain;
 use crate::rules::engine::Sandbox;
-use crate::rules::host::Host;
+use crate::rules::host::{Host, Setting};
 use crate::rules::localtime::Zones;
+use crate::rules::registry::Memories;
 use std::time::Duration;
 
 /// Title of the notification, and the kind of breach it makes of the rule.
@@ -54,7 +56,14 @@ fn only_deadline() -> Arc<WasmRules> {
     let deadline = Duration::from_millis(10);
     let limits = RuleLimits { fuel_per_item: 1 << 48, deadline, ..RuleLimits::default() };
     let rules = vec![hostile()];
-    WasmRules::start(RuleSettings { rules, limits, threads: 2, queue: 4 }).unwrap()
+    WasmRules::start(RuleSettings {
+        rules,
+        limits,
+        threads: 2,
+        queue: 4,
+        ..RuleSettings::default()
+    })
+    .unwrap()
 }
 
 #[tokio::test]
@@ -74,16 +83,33 @@ async fn a_batch_of_nothing_but_poison_is_given_up() {
     let mut items: Vec<RouteItem> = (0..100).map(|_| item(1, "loop")).collect();
     items.push(item(2, "fine"));
     let routed = rules.route(NOON, items).await;
-    assert!(routed[..100].iter().all(|r| words(r) == ["error/deadline"]));
+    let gave_up =
+        |routed: &Routed| matches!(words(routed)[0].as_str(), "error/deadline" | "error/breaker");
+    assert!(routed[..100].iter().all(gave_up));
     assert_eq!(routed[99].decisions[0].fuel, 0, "the last was not asked any more");
-    assert_eq!(words(&routed[100]), ["abstain/calls_1"]);
-    assert_eq!(words(&ask_one(&rules, item(1, "fine")).await), ["abstain/calls_1"]);
+    assert_eq!(words(&routed[100]), ["abstain/calls_1"], "another organization");
+}
+
+#[tokio::test]
+async fn three_items_that_break_a_rule_alike_open_its_breaker_for_their_organization() {
+    // With a deadline that no load of the machine reaches.
+    let limits = RuleLimits { deadline: Duration::from_secs(60), ..RuleLimits::default() };
+    let settings =
+        RuleSettings { rules: vec![hostile()], limits, threads: 2, ..RuleSettings::default() };
+    let rules = WasmRules::start(settings).unwrap();
+    let routed = rules.route(NOON, (0..10).map(|_| item(1, "trap")).collect()).await;
+    assert!(routed[..3].iter().all(|r| words(r) == ["error/trap"]));
+    assert!(routed[3..].iter().all(|r| words(r) == ["error/breaker"]));
+    assert_eq!(words(&ask_one(&rules, item(1, "fine")).await), ["error/breaker"]);
+    assert_eq!(words(&ask_one(&rules, item(2, "fine")).await), ["abstain/calls_1"]);
+    let later = rules.route(NOON.plus(60_000), vec![item(1, "fine")]).await;
+    assert_eq!(words(&later[0]), ["abstain/calls_1"]);
 }
 
 #[tokio::test]
 async fn a_rule_that_fails_closed_keeps_its_item_from_going_out() {
-    let closed = RuleConfig { on_error: OnError::Closed, ..hostile() };
-    let required = RuleConfig { required: true, on_error: OnError::Open, ..hostile() };
+    let closed = RuleConfig { on_error: Some(OnError::Closed), ..hostile() };
+    let required = RuleConfig { required: true, on_error: Some(OnError::Open), ..hostile() };
     for config in [closed, required] {
         let rules = start(vec![config]);
         let routed = rules.route(NOON, vec![item(1, "trap"), item(1, "fine")]).await;
@@ -149,9 +175,16 @@ async fn a_flood_of_log_lines_is_no_breach() {
 
 #[test]
 fn the_log_of_a_batch_is_bounded_and_quoted() {
-    let limits = RuleLimits::default();
-    let config = Arc::new(hostile());
-    let mut host = Host::new(config, "1".into(), NOON, Zones::bundled(), (&limits, 1));
+    let setting = Setting {
+        rule: Arc::new(hostile()),
+        limits: Arc::default(),
+        state: Arc::default(),
+        org: "1".into(),
+        now: NOON,
+        items: 1,
+        is_recorded: false,
+    };
+    let mut host = Host::new(setting, Zones::bundled(), None);
     let (file, subscriber) = captured();
     tracing::subscriber::with_default(subscriber, || {
         for _ in 0..40 {
@@ -167,7 +200,8 @@ fn the_log_of_a_batch_is_bounded_and_quoted() {
 #[test]
 fn a_panic_is_logged_with_its_place_and_without_its_text() {
     let sandbox = Sandbox::start(RuleLimits::default(), 1).unwrap();
-    let chain = registry::load(&sandbox, vec![hostile()]).unwrap();
+    let rules = registry::load(&sandbox, vec![hostile()], &mut Memories::new()).unwrap();
+    let chain = Chain::fixed(&rules);
     let (file, subscriber) = captured();
     tracing::subscriber::with_default(subscriber, || {
         chain.route(&sandbox, NOON, &[item(1, "trap")]);
@@ -184,8 +218,10 @@ fn rules_run_without_a_memory_pool_where_address_space_is_short() {
     let sandbox = tracing::subscriber::with_default(subscriber, start);
     let written = std::fs::read_to_string(file.path()).unwrap();
     assert!(written.contains("no memory pool"), "{written}");
-    let chain = registry::load(&sandbox, vec![hostile()]).unwrap();
-    let routed = chain.route(&sandbox, NOON, &[item(1, "a"), item(1, "memory"), item(1, "b")]);
+    let rules = registry::load(&sandbox, vec![hostile()], &mut Memories::new()).unwrap();
+    let chain = Chain::fixed(&rules);
+    let items = [item(1, "a"), item(1, "memory"), item(1, "b")];
+    let (routed, _) = chain.route(&sandbox, NOON, &items);
     assert_eq!(words(&routed[0]), ["abstain/calls_1"]);
     assert_eq!(words(&routed[1]), ["error/memory"]);
     assert_eq!(words(&routed[2]), ["abstain/calls_1"]);

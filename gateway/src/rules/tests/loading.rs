@@ -52,7 +52,9 @@ fn refuses_imports_a_rule_can_not_have() {
     let error = refusal(&wasi);
     assert!(matches!(&error, RuleError::ForeignImport { name } if name.starts_with("wasi:cli")));
     assert!(error.to_string().contains("wasm32-unknown-unknown"));
-    for name in ["acme:rules/log@0.1.0", "bugler:rules/kv@0.1.0", "bugler:rules/log@0.2.0", "env"] {
+    for name in
+        ["acme:rules/log@0.1.0", "bugler:rules/secrets@0.1.0", "bugler:rules/log@0.2.0", "env"]
+    {
         let text = format!(r#"(component (import "{name}" (instance)))"#);
         assert!(matches!(refusal(&wat(&text)), RuleError::ForeignImport { .. }), "{name}");
     }
@@ -60,7 +62,7 @@ fn refuses_imports_a_rule_can_not_have() {
 
 #[test]
 fn refuses_another_world() {
-    assert!(matches!(refusal(&wat("(component)")), RuleError::NoRouter));
+    assert!(matches!(refusal(&wat("(component)")), RuleError::NoHook));
     assert!(matches!(refusal(&with_router("")), RuleError::WrongWorld(_)));
 }
 
@@ -126,7 +128,7 @@ fn a_damaged_component_is_refused_and_never_panics() {
             damaged[position] ^= u8::try_from(seed >> 56).unwrap();
         }
         if inspect(&damaged, ANY_SIZE).is_ok() && round % 25 == 0 {
-            drop(sandbox.compile(&damaged));
+            drop(sandbox.compile(&damaged, &[Hook::Route]));
         }
     }
 }
@@ -178,7 +180,7 @@ fn wraps_core_modules_of_the_sdk_and_nothing_else() {
     let component = component_bytes("quiet-hours");
     assert!(matches!(wrap_component(&component), Err(RuleError::NotCoreModule)));
     assert!(matches!(wrap_component(b"text"), Err(RuleError::NotWasm)));
-    assert!(matches!(wrap_component(&wat("(module)")), Err(RuleError::NoRouter)));
+    assert!(matches!(wrap_component(&wat("(module)")), Err(RuleError::NoHook)));
     let foreign = wat(r#"(module (import "env" "f" (func)))"#);
     assert!(matches!(wrap_component(&foreign), Err(RuleError::Wrap(_))));
 }

@@ -1,8 +1,13 @@
 //! The rule engine with real components: the shipped rules and one that breaks every promise.
 
+mod abi;
+mod deploying;
+mod gating;
 mod guests;
+mod hooks;
 mod hostile;
 mod loading;
+mod recording;
 mod shipped;
 
 use super::*;
@@ -22,11 +27,8 @@ fn rule(guest: &str, settings: &[(&str, &str)]) -> RuleConfig {
         name: guest.to_owned(),
         version: "1.0.0".to_owned(),
         path: component(guest),
-        on_error: OnError::DefaultPlan,
-        required: false,
-        matches: RuleMatch::default(),
         config: settings.iter().map(setting).collect(),
-        config_for_org: BTreeMap::new(),
+        ..RuleConfig::default()
     }
 }
 
@@ -57,6 +59,8 @@ fn item(org: i32, title: &str) -> RouteItem {
         provider,
         handle: format!("{}:1", provider.as_str()),
         app: "main".into(),
+        last_ok_at: None,
+        recent_failures: 0,
     };
     let recipient = RecipientView {
         kind: RecipientKind::User,
@@ -70,7 +74,7 @@ fn item(org: i32, title: &str) -> RouteItem {
         prefs: Vec::new(),
         targets: vec![target(ProviderName::Apns), target(ProviderName::Slack)],
     };
-    RouteItem { notification: Arc::new(notification), recipient, attempt: 1 }
+    RouteItem { notification: Arc::new(notification), recipient, attempt: 1, last_outcome: None }
 }
 
 async fn ask_one(rules: &WasmRules, item: RouteItem) -> Routed {

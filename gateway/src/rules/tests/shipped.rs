@@ -71,7 +71,9 @@ async fn a_mailbox_is_no_webhook_to_rules_that_know_mail_and_to_the_settings() {
     let mail = || {
         let mut asked = item(1, "x");
         let (provider, app) = (ProviderName::Email, String::from("email"));
-        asked.recipient.targets.push(TargetView { provider, handle: "email:7".into(), app });
+        let handle = String::from("email:7");
+        let view = TargetView { provider, handle, app, last_ok_at: None, recent_failures: 0 };
+        asked.recipient.targets.push(view);
         asked
     };
     for (route, expected) in [("email", vec![2]), ("apns,email", vec![0, 2]), ("slack", vec![1])] {
@@ -104,6 +106,7 @@ async fn a_rule_is_not_asked_where_it_does_not_apply() {
         channels: vec![ProviderName::Slack],
         priorities: vec![Priority::Normal],
         recipients: vec![RecipientKind::User],
+        ..RuleMatch::default()
     };
     let off = RuleConfig { matches, ..rule("event-routing", &[("route.*", "none")]) };
     let rules = start(vec![off]);

@@ -56,7 +56,10 @@ mod recipients;
 mod revoked;
 mod scripts;
 mod searches;
+mod shelf;
 mod wire;
+
+pub use shelf::RedisShelf;
 
 #[cfg(test)]
 mod tests;

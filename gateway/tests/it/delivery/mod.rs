@@ -1,6 +1,7 @@
 //! Deliveries seen from the providers' side and in the timeline.
 
 mod again;
+mod deployed;
 mod hung;
 mod inbox;
 mod mail;

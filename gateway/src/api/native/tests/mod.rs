@@ -73,6 +73,8 @@ async fn world() -> World {
         jigx: NotificationStates::default(),
         hooks: Arc::new(NoHooks),
         passwords: PasswordPool::default(),
+        rules: Arc::new(crate::rules::NoRules),
+        deployments: None,
         blynk: Blynk::new(BlynkSettings::default()),
     });
     World { _dir: dir, api, store, journal, shard, clock }

@@ -1,0 +1,60 @@
+//! `bugler rule diff`: two components, the same questions, and where their answers differ.
+
+use crate::cli::rule::Output;
+use crate::cli::rule::ask::ask;
+use crate::cli::rule::cases;
+use crate::cli::rule::project::Subject;
+use crate::cli::rule::report::Changes;
+use crate::cli::rule::traffic::Traffic;
+use crate::cli::{CliError, Exit};
+use crate::rules::input::Input;
+use clap::Args;
+use std::io::Write;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Diff {
+    /// A component or the folder of a rule: how it is.
+    before: PathBuf,
+    /// A component or the folder of a rule: how it would be.
+    after: PathBuf,
+    /// Ask what the test cases of this folder ask.
+    #[arg(long)]
+    cases: Option<PathBuf>,
+    /// Without `--cases`: ask so many generated questions.
+    #[arg(long, default_value_t = 1_000)]
+    generate: usize,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Exit with 12 if more percent of the answers differ.
+    #[arg(long, value_name = "PERCENT")]
+    max_changed: Option<f64>,
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    output: Output,
+}
+
+impl Diff {
+    pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
+        let before = Subject::open(&self.before)?.load()?;
+        let after = Subject::open(&self.after)?.load()?;
+        let inputs: Vec<(String, Input)> = match &self.cases {
+            Some(dir) => cases::all(dir)?.into_iter().map(|case| (case.name, case.input)).collect(),
+            None => {
+                let mut traffic = Traffic::new(self.seed, before.hook(None)?);
+                let named = |(number, input)| (format!("#{number}"), input);
+                traffic.batch(self.generate).into_iter().enumerate().map(named).collect()
+            }
+        };
+        let mut changes = Changes::default();
+        for (name, input) in &inputs {
+            let (was, is) = (ask(&before, input)?, ask(&after, input)?);
+            changes.note(name, &was.decided, &is.decided);
+        }
+        match self.output {
+            Output::Json => writeln!(out, "{:#}", changes.json())?,
+            Output::Text | Output::Junit => write!(out, "{}", changes.text())?,
+        }
+        let is_outside = self.max_changed.is_some_and(|percent| changes.exceeds(percent));
+        Ok(if is_outside { Exit::OutsideGate } else { Exit::Done })
+    }
+}

@@ -1,0 +1,327 @@
+//! `bugler rule deploy`, `list`, `show`, `promote`, `rollback`, `pause`, `resume`, `config`, `watch`: rules in force.
+
+use crate::cli::client::{Gateway, Reply};
+use crate::cli::rule::Output;
+use crate::cli::rule::project::Subject;
+use crate::cli::{CliError, Exit, runtime};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use clap::Args;
+use http::Method;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Which gateway, whose rules.
+#[derive(Clone, Debug, Args)]
+pub(in crate::cli) struct At {
+    /// Where the gateway serves.
+    #[arg(long, env = "BUGLER_URL", default_value = "http://127.0.0.1:2845")]
+    url: String,
+    /// A bearer token of the organization, or of one above it.
+    #[arg(long, env = "BUGLER_TOKEN", hide_env_values = true)]
+    token: String,
+    /// The organization whose rules these are.
+    #[arg(long, env = "BUGLER_ORG")]
+    org: i32,
+    /// Rules of everybody; for an organization without one above it.
+    #[arg(long)]
+    global: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Deploy {
+    /// A component, or the folder of a rule, which is built.
+    rule: PathBuf,
+    /// `shadow`, `shadow:P%`, `canary:P%` or `active`.
+    #[arg(long, default_value = "shadow")]
+    stage: String,
+    /// Why, for the history.
+    #[arg(short, long, default_value = "")]
+    message: String,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct List {
+    #[command(flatten)]
+    at: At,
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Show {
+    name: String,
+    #[command(flatten)]
+    at: At,
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Promote {
+    name: String,
+    /// `shadow`, `shadow:P%`, `canary:P%` or `active`.
+    #[arg(long)]
+    to: String,
+    /// The version; left out, the one furthest on.
+    #[arg(long)]
+    digest: Option<String>,
+    /// Past gates of `rule.toml` that are not met.
+    #[arg(long)]
+    force: bool,
+    #[arg(short, long, default_value = "")]
+    message: String,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Change {
+    name: String,
+    /// Pause a rule that is required.
+    #[arg(long)]
+    force: bool,
+    #[arg(short, long, default_value = "")]
+    message: String,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Config {
+    name: String,
+    /// `from=21:30` sets a value; without any the settings are shown.
+    values: Vec<String>,
+    /// Takes a value away, so that the manifest's holds again.
+    #[arg(long)]
+    unset: Vec<String>,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Watch {
+    name: String,
+    /// Stop after so many lines.
+    #[arg(long)]
+    lines: Option<u32>,
+    #[command(flatten)]
+    at: At,
+}
+
+/// What becomes of a rule that is in force.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Turn {
+    RollBack,
+    Pause,
+    Resume,
+}
+
+impl At {
+    fn path(&self, name: Option<&str>) -> Result<String, CliError> {
+        let is_plain = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if !name.is_none_or(is_plain) {
+            return Err(CliError::new(Exit::NotFound, "a rule's name is of a-z, 0-9 and -"));
+        }
+        let name = name.map(|name| format!("/{name}")).unwrap_or_default();
+        let query = if self.global { "?global=true" } else { "" };
+        Ok(format!("/bugler/v1/organizations/{}/rules{name}{query}", self.org))
+    }
+
+    /// Sends `body`, or asks, and answers what the gateway says.
+    fn send(&self, method: Method, name: Option<&str>, body: &Value) -> Result<Value, CliError> {
+        self.send_to(method, &self.path(name)?, body)
+    }
+
+    fn send_to(&self, method: Method, path: &str, body: &Value) -> Result<Value, CliError> {
+        let gateway = Gateway::new(&self.url, &self.token)?;
+        let body =
+            if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string().into_bytes()) };
+        let reply = runtime()?.block_on(gateway.send(method, path, "application/json", body))?;
+        accepted(&reply)
+    }
+}
+
+/// The body of a good answer; otherwise the gateway's own words.
+fn accepted(reply: &Reply) -> Result<Value, CliError> {
+    let exit = match reply.status {
+        200 | 201 => return reply.json(),
+        401 | 403 => Exit::NotAllowed,
+        404 => Exit::NotFound,
+        409 | 412 => Exit::Conflict,
+        400 | 413 | 422 => Exit::RuleRejected,
+        _ => Exit::Failed,
+    };
+    let code = reply.header("bugler-error").unwrap_or("no code").to_owned();
+    let said = String::from_utf8_lossy(&reply.body).into_owned();
+    let text = format!("{} {code}: {said} (see `bugler explain {code}`)", reply.status);
+    Err(CliError::new(exit, text))
+}
+
+impl Deploy {
+    pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
+        let subject = Subject::open(&self.rule)?;
+        let shown = deploy(&self.at, &subject.component, &self.stage, &self.message)?;
+        writeln!(out, "{}", line(&shown))?;
+        writeln!(out, "watch: bugler rule watch {}", text(&shown["name"]))?;
+        Ok(Exit::Done)
+    }
+}
+
+pub(super) fn deploy(
+    at: &At,
+    component: &[u8],
+    stage: &str,
+    message: &str,
+) -> Result<Value, CliError> {
+    let body =
+        json!({ "component": STANDARD.encode(component), "stage": stage, "message": message });
+    at.send(Method::POST, None, &body)
+}
+
+impl List {
+    pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
+        let set = self.at.send(Method::GET, None, &Value::Null)?;
+        if self.output == Output::Json {
+            writeln!(out, "{set:#}")?;
+            return Ok(Exit::Done);
+        }
+        writeln!(out, "revision {}", set["revision"])?;
+        for rule in set["rules"].as_array().into_iter().flatten() {
+            writeln!(out, "{:>5}  {}", rule["order"], line(rule))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl Show {
+    pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
+        let rule = self.at.send(Method::GET, Some(&self.name), &Value::Null)?;
+        if self.output == Output::Json {
+            writeln!(out, "{rule:#}")?;
+            return Ok(Exit::Done);
+        }
+        writeln!(out, "{}", line(&rule))?;
+        for name in ["versions", "history"] {
+            writeln!(out, "{name}")?;
+            for entry in rule[name].as_array().into_iter().flatten() {
+                writeln!(out, "  {entry}")?;
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl Promote {
+    pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
+        let mut body = json!({ "stage": self.to, "message": self.message, "force": self.force });
+        if let Some(digest) = &self.digest {
+            body["digest"] = json!(digest.trim_start_matches("sha256:"));
+        }
+        let shown = self.at.send(Method::PATCH, Some(&self.name), &body)?;
+        writeln!(out, "{}", line(&shown))?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Change {
+    pub(super) fn run(self, turn: Turn, out: &mut impl Write) -> Result<Exit, CliError> {
+        let mut body = match turn {
+            Turn::RollBack => json!({ "rollback": true }),
+            Turn::Pause => json!({ "paused": true, "force": self.force }),
+            Turn::Resume => json!({ "paused": false }),
+        };
+        body["message"] = json!(self.message);
+        let shown = self.at.send(Method::PATCH, Some(&self.name), &body)?;
+        writeln!(out, "{}", line(&shown))?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Config {
+    pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
+        if self.at.global {
+            let text =
+                "an organization sets values for itself; those of everybody are in rule.toml";
+            return Err(CliError::new(Exit::RuleRejected, text));
+        }
+        let path = format!("{}/config", self.at.path(Some(&self.name))?);
+        let mut body = json!({});
+        for value in &self.values {
+            let Some((key, value)) = value.split_once('=') else {
+                let text = format!("{value:?} sets nothing; write key=value, or --unset key");
+                return Err(CliError::new(Exit::RuleRejected, text));
+            };
+            body[key] = json!(value);
+        }
+        for key in &self.unset {
+            body[key.as_str()] = Value::Null;
+        }
+        let is_change = body.as_object().is_some_and(|settings| !settings.is_empty());
+        let (method, body) =
+            if is_change { (Method::PATCH, body) } else { (Method::GET, Value::Null) };
+        let shown = self.at.send_to(method, &path, &body)?;
+        let own = shown["config"].as_object();
+        for (key, value) in own.into_iter().flatten() {
+            writeln!(out, "{key} = {value}")?;
+        }
+        for (key, value) in shown["defaults"].as_object().into_iter().flatten() {
+            if !own.is_some_and(|own| own.contains_key(key)) {
+                writeln!(out, "{key} = {value}  (rule.toml)")?;
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl Watch {
+    pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
+        let mut left = self.lines.unwrap_or(u32::MAX);
+        loop {
+            let rule = self.at.send(Method::GET, Some(&self.name), &Value::Null)?;
+            let shadow = &rule["shadow"];
+            let number = |name: &str| shadow[name].as_u64().unwrap_or_default();
+            let (items, same) = (number("compared"), number("same"));
+            writeln!(
+                out,
+                "{}  shadow: {items} items, {} changed, {} errors, {} shed",
+                line(&rule),
+                items.saturating_sub(same),
+                number("errors"),
+                number("shed")
+            )?;
+            left -= 1;
+            if left == 0 {
+                return Ok(Exit::Done);
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+}
+
+/// One rule in a line: which version is in force, which is tried.
+fn line(rule: &Value) -> String {
+    let stage = |name: &str| {
+        let version = &rule[name];
+        let digest = version["digest"].as_str()?.get(..8)?;
+        let share = version["percent"].as_f64().map(|percent| format!(" on {percent} %"));
+        let share = share.unwrap_or_default();
+        Some(format!("{name} {} ({digest}…){share}", text(&version["version"])))
+    };
+    let stages: Vec<_> = ["active", "canary", "shadow"].into_iter().filter_map(stage).collect();
+    let stages =
+        if stages.is_empty() { String::from("nothing in force") } else { stages.join(", ") };
+    let whose =
+        rule["organization"].as_i64().map_or_else(|| "all".to_owned(), |org| org.to_string());
+    let paused = if rule["paused"] == true { "  PAUSED" } else { "" };
+    format!("{}  org {whose}  {stages}{paused}", text(&rule["name"]))
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or("-").to_owned()
+}

@@ -1,0 +1,2 @@
+-- What is kept under a name.
+return redis.call('GET', KEYS[1])

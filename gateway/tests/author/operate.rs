@@ -1,0 +1,113 @@
+//! A running gateway and the commands that change its rules.
+
+use super::{Said, said, shipped_rule, target};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_bugler");
+
+/// A gateway of one organization, ended when dropped.
+struct Served {
+    process: Child,
+    url: String,
+    token: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+fn serve() -> Served {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let seed = dir.path().join("directory.json");
+    let directory = json!({
+        "organizations": [{ "id": 101, "name": "Acme", "tz": "Europe/Kyiv" }],
+        "users": [{ "id": 7, "organization": 101, "role": 1, "status": "active",
+                    "email": "ann@example.com", "name": "Ann" }],
+        "subscriptions": [], "clients": [],
+    });
+    std::fs::write(&seed, directory.to_string()).expect("the directory is written");
+    let store = format!("store.dir={}", dir.path().join("store").display());
+    let mut command = Command::new(BINARY);
+    command.args(["serve", "--seed"]).arg(&seed).args(["--set", &store]);
+    command.args(["--set", "server.listen=127.0.0.1:0"]);
+    command.args(["--set", "server.admin_listen=127.0.0.1:0"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut process = command.spawn().expect("the binary can be started");
+    let mut lines = BufReader::new(process.stderr.take().expect("stderr is piped")).lines();
+    let ready = lines.by_ref().map_while(Result::ok).find_map(|line| {
+        let line: Value = serde_json::from_str(&line).ok()?;
+        (line["message"] == "ready").then(|| line["api"].as_str().map(str::to_owned)).flatten()
+    });
+    let api = ready.expect("the gateway says where it serves");
+    // Nobody reads on; a full pipe would stop it.
+    std::thread::spawn(move || lines.map_while(Result::ok).count());
+    let mut mint = Command::new(BINARY);
+    let minted = mint.args(["token", "--org", "101", "--set", &store]).output();
+    let minted = said(&minted.expect("the binary can be started"));
+    assert_eq!(minted.code, Some(0), "{minted:?}");
+    Served { process, url: format!("http://{api}"), token: minted.out.trim().to_owned(), _dir: dir }
+}
+
+impl Served {
+    fn run(&self, arguments: &[&str]) -> Said {
+        let mut command = Command::new(BINARY);
+        command.args(arguments).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")));
+        command.env("CARGO_TARGET_DIR", target()).env("BUGLER_ORG", "101");
+        command.env("BUGLER_URL", &self.url).env("BUGLER_TOKEN", &self.token);
+        said(&command.output().expect("the binary can be started"))
+    }
+}
+
+#[test]
+fn a_rule_goes_from_its_shadow_into_force_and_back_by_command() {
+    let served = serve();
+    let rule = shipped_rule("fallback");
+    let rule = rule.to_str().expect("a path of plain letters");
+    let deployed = served.run(&["rule", "deploy", rule, "--stage", "shadow", "-m", "first"]);
+    assert_eq!(deployed.code, Some(0), "{deployed:?}");
+    assert!(deployed.out.contains("shadow 0.1.0"), "{deployed:?}");
+    let watched = served.run(&["rule", "watch", "fallback", "--lines", "1"]);
+    assert!(watched.out.contains("0 items, 0 changed"), "{watched:?}");
+    for (arguments, word) in [
+        (["promote", "fallback", "--to", "canary:5%"].as_slice(), "canary 0.1.0"),
+        (&["promote", "fallback", "--to", "active"], "active 0.1.0"),
+        (&["pause", "fallback"], "PAUSED"),
+        (&["resume", "fallback"], "active 0.1.0"),
+        (&["list"], "active 0.1.0"),
+    ] {
+        let said = served.run(&[&["rule"], arguments].concat());
+        assert_eq!((said.code, said.out.contains(word)), (Some(0), true), "{arguments:?} {said:?}");
+    }
+    for (arguments, line) in [
+        (["after=5s"].as_slice(), "after = \"5s\""),
+        (&[], "after = \"5s\""),
+        (&["--unset", "after"], "after = \"30s\"  (rule.toml)"),
+    ] {
+        let said = served.run(&[&["rule", "config", "fallback"], arguments].concat());
+        let has_line = said.out.lines().any(|said| said == line);
+        assert_eq!((said.code, has_line), (Some(0), true), "{arguments:?} {said:?}");
+    }
+    let shown = served.run(&["rule", "show", "fallback", "-o", "json"]);
+    assert_eq!(shown.json()["active"]["version"], "0.1.0");
+    assert_eq!(served.run(&["rule", "show", "nobody"]).code, Some(6));
+}
+
+#[test]
+fn what_the_gateway_refuses_says_so_and_a_token_that_is_none_is_not_allowed() {
+    let served = serve();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("none.wasm");
+    std::fs::write(&file, "no component").unwrap();
+    let refused = served.run(&["rule", "deploy", file.to_str().unwrap()]);
+    assert_eq!(refused.code, Some(11), "{refused:?}");
+    let stranger = served.run(&["rule", "list", "--token", "none"]);
+    assert_eq!(stranger.code, Some(5), "{stranger:?}");
+}
