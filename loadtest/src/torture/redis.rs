@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::gateway::tool;
 use super::mount::Mount;
 use super::proxy::{Proxy, Way};
 use super::stage::Stage;
@@ -253,6 +254,12 @@ impl RedisSite {
             Err(RedisTrouble::Ended { .. } | RedisTrouble::NotReady { .. }) => Ok(false),
             Err(trouble) => Err(trouble.into()),
         }
+    }
+
+    /// What the servers have written is on their disk.
+    pub(super) async fn sync(&self) -> Result<(), Trouble> {
+        let place = self.place()?.to_string_lossy().into_owned();
+        tool(&["sync", "-f", &place]).await.map(drop)
     }
 
     /// The power fails under all servers.

@@ -67,6 +67,8 @@ pub(super) struct Stage {
     pub(super) plots: Vec<(String, String)>,
     pub(super) healed: Option<Instant>,
     pub(super) redis: Option<RedisSite>,
+    /// The key that faults of a cluster are aimed at, once one was looked for.
+    pub(super) aim: String,
     /// When Redis was told what it lost.
     pub(super) gaps: Vec<Gap>,
     /// The last field: it goes after the gateway.
@@ -150,6 +152,7 @@ impl Stage {
             plots: Vec::new(),
             healed: None,
             redis,
+            aim: String::new(),
             gaps: Vec::new(),
             mount,
         };

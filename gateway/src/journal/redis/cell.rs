@@ -16,6 +16,8 @@ use tokio::time::Instant;
 
 /// Organizations of which a node that does not own the shard remembers the backlog.
 const TOLD_MAX: usize = 65_536;
+/// Blocks whose marks are remembered: more than are under way at once.
+const RECENT_MAX: usize = 64;
 
 /// The right to work on a shard.
 #[derive(Clone, Debug)]
@@ -51,12 +53,29 @@ pub(super) struct State {
     pub(super) is_loaded: bool,
     /// The mark of the last block that was taken in: another one there is another history.
     pub(super) mark: Bytes,
+    /// Marks of the last blocks that were taken in, by their positions.
+    recent: VecDeque<(u64, Bytes)>,
     pub(super) taken: HashMap<Place, Taken>,
     /// Timers that ended while due ones were being read.
     pub(super) ended: Option<HashSet<Place>>,
 }
 
 impl State {
+    pub(super) fn note_mark(&mut self, position: u64, mark: &Bytes) {
+        self.mark.clone_from(mark);
+        if self.recent.len() >= RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((position, mark.clone()));
+    }
+
+    /// True if the block at `position` was taken in, and is this one. Another may have been there
+    /// that Redis lost since.
+    pub(super) fn has_taken_in(&self, position: u64, mark: &Bytes) -> bool {
+        let mut recent = self.recent.iter().rev();
+        recent.find(|(at, _)| *at == position).is_some_and(|(_, known)| known == mark)
+    }
+
     /// True while entries may be claimed.
     pub(super) fn is_working(&self) -> bool {
         self.is_loaded && self.tenure.as_ref().is_some_and(|tenure| tenure.may_claim)
@@ -183,6 +202,7 @@ impl Cell {
                 tenure: None,
                 is_loaded: false,
                 mark: Bytes::new(),
+                recent: VecDeque::new(),
                 taken: HashMap::new(),
                 ended: None,
             }),

@@ -193,13 +193,15 @@ impl Core {
         (blocks, sizes): (Vec<Laid>, Vec<(Place, u64)>),
         (at, mark, is_repeated): (Millis, &Bytes, bool),
     ) {
-        let expected = {
+        let (expected, is_known) = {
             let state = cell.state.lock();
-            state.is_loaded.then_some(state.shard.applied_end)
+            let is_known = is_repeated && state.has_taken_in(first, mark);
+            (state.is_loaded.then_some(state.shard.applied_end), is_known)
         };
         match expected {
-            // Its answer was lost, and it was read as a block of another node meanwhile.
-            Some(end) if first < end && is_repeated => return,
+            // Its answer was lost, and it was read as a block of another node meanwhile. If another
+            // was read in its place, Redis has lost that one.
+            Some(end) if first < end && is_known => return,
             Some(end) if first < end => cell.unload("its log is shorter than it was"),
             Some(end) if first > end => {
                 if let Err(error) = self.catch_up(cell, first).await {
@@ -292,7 +294,7 @@ impl Core {
         if !state.is_loaded {
             return;
         }
-        state.mark.clone_from(mark);
+        state.note_mark(position, mark);
         let hot = HOT_BYTES_MAX / self.cells.len().max(1);
         let block = BlockRef { position, hot: Some((payload, at)) };
         let measure = &mut |place: Place| sizes.get(&place).copied();

@@ -13,8 +13,8 @@ use crate::redis::{Cluster, Persistence};
 use crate::torture::books::Gap;
 use crate::torture::redis::{FLOOR, RedisShape};
 
-/// A key of the shard that faults are aimed at.
-const KEY: &str = "bugler:{s003}:m";
+/// Shards of a run.
+const SHARDS: u16 = 16;
 /// How soon a replica takes over: the nodes wait a second for each other.
 const FAILOVER_MAX: Duration = Duration::from_secs(30);
 /// What was in the pipe when a replica was cut off may not have been read.
@@ -136,9 +136,32 @@ fn proxied(shape: Shape) -> Shape {
     of(shape, RedisShape { is_proxied: true, lines, ..with_copies() })
 }
 
-/// The node that has [`KEY`] now.
-fn primary(cluster: &Cluster) -> Result<usize, Trouble> {
-    tokio::task::block_in_place(|| cluster.primary_of(KEY)).map_err(Trouble::from)
+/// A key of the shard with the most blocks: what strikes its node strikes somebody.
+fn busiest(cluster: &Cluster) -> Result<String, Trouble> {
+    let mut found = (0, String::new());
+    for shard in 0..SHARDS {
+        let key = format!("bugler:{{s{shard:03}}}:m");
+        let node = cluster.nodes().get(cluster.primary_of(&key)?);
+        let reply = node.map(|node| node.ask(&["HGET", &key, "pos"])).transpose()?;
+        let blocks = reply.map_or(0, |reply| reply.number());
+        if blocks >= found.0 {
+            found = (blocks, key);
+        }
+    }
+    Ok(found.1)
+}
+
+/// The node that has the key faults are aimed at.
+fn primary(stage: &mut Stage) -> Result<usize, Trouble> {
+    let known = stage.aim.clone();
+    let cluster = site(stage)?.cluster()?;
+    let (key, node) = tokio::task::block_in_place(|| {
+        let key = if known.is_empty() { busiest(cluster)? } else { known };
+        let node = cluster.primary_of(&key)?;
+        Ok::<_, Trouble>((key, node))
+    })?;
+    stage.aim = key;
+    Ok(node)
 }
 
 fn whole(stage: &mut Stage) -> Result<(), Trouble> {
@@ -146,11 +169,11 @@ fn whole(stage: &mut Stage) -> Result<(), Trouble> {
     tokio::task::block_in_place(|| cluster.wait_until_whole()).map_err(Trouble::from)
 }
 
-/// Waits until somebody else has [`KEY`].
+/// Waits until somebody else has what faults are aimed at.
 async fn taken_over(stage: &mut Stage, from: usize) -> Result<usize, Trouble> {
     let begun = Instant::now();
     loop {
-        let now = primary(site(stage)?.cluster()?);
+        let now = primary(stage);
         match now {
             Ok(now) if now != from => {
                 let took = begun.elapsed().as_millis();
@@ -187,7 +210,7 @@ fn start(stage: &mut Stage, at: usize) -> Result<(), Trouble> {
 async fn lose_primary(stage: &mut Stage) -> Result<(), Trouble> {
     for _ in 0..stage.shape.times(2, 40) {
         stage.wait(300..1_200).await;
-        let lost = primary(site(stage)?.cluster()?)?;
+        let lost = primary(stage)?;
         node(stage, lost)?.kill();
         stage.note(format_args!("node {lost}: kill -9"));
         taken_over(stage, lost).await?;
@@ -224,6 +247,8 @@ async fn lose_all(stage: &mut Stage) -> Result<(), Trouble> {
 
 async fn cut_power(stage: &mut Stage) -> Result<(), Trouble> {
     for _ in 0..stage.shape.times(2, 60) {
+        // Who is whose replica is on the disk when somebody says so, data when it is answered.
+        site(stage)?.sync().await?;
         stage.wait(300..1_200).await;
         site(stage)?.cut_power().await?;
         stage.note("all nodes: power cut");
@@ -235,7 +260,7 @@ async fn cut_power(stage: &mut Stage) -> Result<(), Trouble> {
 
 async fn damage(stage: &mut Stage) -> Result<(), Trouble> {
     stage.wait(500..1_200).await;
-    let lost = primary(site(stage)?.cluster()?)?;
+    let lost = primary(stage)?;
     node(stage, lost)?.kill();
     let log = super::redis::append_only_file(node(stage, lost)?)?;
     let intact = super::redis::damage_middle(&log)?;
@@ -262,7 +287,7 @@ async fn fail_over_behind(stage: &mut Stage) -> Result<(), Trouble> {
         // What is sent at once is not lost; what waits is.
         stage.providers_up(false);
     }
-    let lost = primary(site(stage)?.cluster()?)?;
+    let lost = primary(stage)?;
     let behind = replica_of(stage, lost)?;
     let cut_at = Stage::now_ms();
     node(stage, behind)?.freeze();
@@ -297,7 +322,7 @@ async fn fail_over_behind(stage: &mut Stage) -> Result<(), Trouble> {
 async fn hand_over(stage: &mut Stage, command: &[&str]) -> Result<(), Trouble> {
     for _ in 0..stage.shape.times(3, 60) {
         stage.wait(500..1_200).await;
-        let from = primary(site(stage)?.cluster()?)?;
+        let from = primary(stage)?;
         let to = replica_of(stage, from)?;
         ask(stage, to, command)?;
         taken_over(stage, from).await?;
@@ -308,9 +333,10 @@ async fn hand_over(stage: &mut Stage, command: &[&str]) -> Result<(), Trouble> {
 
 async fn move_slot(stage: &mut Stage) -> Result<(), Trouble> {
     stage.wait(500..1_200).await;
-    let from = primary(site(stage)?.cluster()?)?;
+    let from = primary(stage)?;
     let to = (0..3).find(|node| *node != from).unwrap_or_default();
-    let slot = ask(stage, from, &["CLUSTER", "KEYSLOT", KEY])?;
+    let key = stage.aim.clone();
+    let slot = ask(stage, from, &["CLUSTER", "KEYSLOT", &key])?;
     let ids = [ask(stage, from, &["CLUSTER", "MYID"])?, ask(stage, to, &["CLUSTER", "MYID"])?];
     let [from_id, to_id] = &ids;
     ask(stage, to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", from_id])?;
@@ -342,7 +368,7 @@ async fn move_slot(stage: &mut Stage) -> Result<(), Trouble> {
 async fn go_down(stage: &mut Stage) -> Result<(), Trouble> {
     for _ in 0..stage.shape.times(1, 20) {
         stage.wait(500..1_200).await;
-        let lost = primary(site(stage)?.cluster()?)?;
+        let lost = primary(stage)?;
         let behind = replica_of(stage, lost)?;
         for at in [behind, lost] {
             node(stage, at)?.kill();
@@ -370,14 +396,14 @@ async fn slow_down(stage: &mut Stage) -> Result<(), Trouble> {
     ask_all(stage, &["CLIENT", "PAUSE", "4000"])?;
     refuses(stage, "paused clients").await;
     recovers(stage, "a pause of clients").await;
-    let asleep = primary(site(stage)?.cluster()?)?;
+    let asleep = primary(stage)?;
     // Its replica may take over meanwhile.
     ask(stage, asleep, &["DEBUG", "SLEEP", "3"])?;
     whole(stage)?;
     recovers(stage, "a sleep").await;
     for _ in 0..stage.shape.times(2, 30) {
         stage.wait(500..1_200).await;
-        let frozen = primary(site(stage)?.cluster()?)?;
+        let frozen = primary(stage)?;
         node(stage, frozen)?.freeze();
         stage.note(format_args!("node {frozen}: SIGSTOP"));
         // Its replica may take over before anybody is refused.
