@@ -99,6 +99,8 @@ impl Work {
             Self::Notification(notification)
             | Self::Chunk { notification, .. }
             | Self::Recipient { notification, .. }
+            | Self::Collected { notification, .. }
+            | Self::Digested { notification, .. }
             | Self::Step { notification, .. }
             | Self::Retry { notification, .. } => notification,
         }
