@@ -67,7 +67,8 @@ impl Role {
         let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e6;
         if report.accepted != report.sent {
             let refused = report.sent - report.accepted;
-            return Err(format!("{refused} of {} refused", report.sent).into());
+            let answers = report.by_status;
+            return Err(format!("{refused} of {} refused: {answers:?}", report.sent).into());
         }
         #[expect(clippy::cast_precision_loss, reason = "a count shown with three digits")]
         let accepted = report.accepted.max(1) as f64;

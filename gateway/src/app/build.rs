@@ -193,6 +193,7 @@ pub(super) fn rules(config: &Config) -> Result<Arc<WasmRules>, AppError> {
         threads,
         queue: 2 * threads,
         recorder: Some(recorder),
+        state_dir: Some(config.store.dir.join("rules").join("state")),
     };
     Ok(WasmRules::start(settings)?)
 }

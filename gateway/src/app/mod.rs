@@ -135,6 +135,8 @@ pub enum SeedError {
 
 /// Connections of the operator's listener: a few tools, never more descriptors than are kept.
 const ADMIN_CONNECTIONS: usize = 32;
+/// How often the versions of rules are judged.
+const JUDGE_EVERY: Duration = Duration::from_secs(1);
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 const FORGET_AFTER_MS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -232,7 +234,7 @@ impl App {
         let admin_shutdown =
             serve_admin(admin, admin_service(&kept, readiness, &metrics, viewer), &tasks);
         upkeep(&tasks, metrics);
-        let following = follow(deployments, shutdown.clone());
+        let following = follow(deployments, Arc::clone(&kept.store), shutdown.clone());
         tasks.spawn(TaskKind::Background, "rules", following);
         let forget = forget_ended(Arc::clone(&kept.store), Arc::clone(&clock), shutdown.clone());
         tasks.spawn(TaskKind::Background, "forget", forget);
@@ -299,11 +301,23 @@ fn admin_service(
     }
 }
 
-/// Follows what other nodes put in force, until draining begins.
-async fn follow(deployments: Arc<Deployments>, shutdown: Shutdown) {
+/// Follows what other nodes put in force and takes back what goes wrong, until draining begins.
+async fn follow(deployments: Arc<Deployments>, store: Arc<dyn Store>, shutdown: Shutdown) {
     tokio::select! {
-        () = deployments.follow() => {}
+        () = Arc::clone(&deployments).follow() => {}
+        () = guard(deployments, store) => {}
         () = shutdown.draining() => {}
+    }
+}
+
+async fn guard(deployments: Arc<Deployments>, store: Arc<dyn Store>) {
+    loop {
+        tokio::time::sleep(JUDGE_EVERY).await;
+        for withdrawal in deployments.judge().await {
+            if let Err(error) = store.apply(vec![Change::Audit(withdrawal.note)]).await {
+                tracing::error!(error = %crate::telemetry::chain(&error), "a change of the rules is missing in the audit trail");
+            }
+        }
     }
 }
 

@@ -21,7 +21,8 @@ const SETTINGS_EVERY: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Commands that everything here is made of; those of a family with their second word.
-const NEEDED: [&str; 45] = [
+const NEEDED: [&str; 46] = [
+    "APPEND",
     "DEL",
     "EVAL",
     "EVALSHA",

@@ -86,6 +86,7 @@ impl Asker<'_> {
         asked: &[usize],
     ) -> Vec<(usize, Part)> {
         let parts = self.parts(rule, questions, asked);
+        rule.stats.note(&parts);
         if let Some(recorder) = self.sandbox.recorder() {
             recorder.note((rule, self.org, self.now), questions, &parts);
         }

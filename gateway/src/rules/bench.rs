@@ -190,6 +190,7 @@ impl BenchRule {
             digest: self.rule.digest.clone(),
             stage: self.rule.stage,
             memory,
+            stats: Arc::default(),
         }
     }
 

@@ -10,8 +10,10 @@ use crate::rules::items::{Payloads, Requests, Routes};
 use crate::rules::limits::RuleLimits;
 use crate::rules::manifest::Sticky;
 use crate::rules::settings::RuleConfig;
-use crate::rules::shadow::{Tally, Watched};
+use crate::rules::shadow::{Said, Seen, Watched};
+use crate::rules::slot::Slot;
 use crate::rules::state::RuleState;
+use crate::rules::stats::Stats;
 use crate::rules::{Authorized, Plan, RouteItem, Routed, Shown, Transformed, Verdict};
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
@@ -20,23 +22,12 @@ use std::sync::Arc;
 /// Reason codes of one rule that are told apart.
 const CODES_MAX: usize = 32;
 const OTHER: &str = "other";
-const WHOLE: u64 = 10_000;
 
 /// The rules in force: for all organizations, and for single ones, each in the order they are asked.
 #[derive(Debug, Default)]
 pub(super) struct Chain {
     all: Vec<Slot>,
     own: HashMap<OrganizationId, Vec<Slot>>,
-}
-
-/// A rule's place, with the versions of it that judge something.
-#[derive(Debug)]
-pub(super) struct Slot {
-    pub(super) order: (u64, String),
-    pub(super) active: Option<Arc<Rule>>,
-    /// With hundredths of a percent.
-    pub(super) canary: Option<(Arc<Rule>, u16)>,
-    pub(super) shadow: Option<(Arc<Rule>, u16)>,
 }
 
 /// One version of a rule, ready to be asked.
@@ -50,6 +41,7 @@ pub(super) struct Rule {
     pub(super) digest: String,
     pub(super) stage: Stage,
     pub(super) memory: Arc<Memory>,
+    pub(super) stats: Arc<Stats>,
 }
 
 /// What outlives a rule's versions.
@@ -57,7 +49,6 @@ pub(super) struct Rule {
 pub(super) struct Memory {
     pub(super) state: Arc<RuleState>,
     pub(super) breaker: Breaker,
-    pub(super) tally: Tally,
     codes: Mutex<BTreeSet<String>>,
 }
 
@@ -125,7 +116,11 @@ impl Chain {
         let mut progress: Vec<_> = items.iter().map(|_| Progress::new(slots.len())).collect();
         let mut watched = Vec::new();
         for slot in slots {
-            let watching = slot.watch(now, items, &asked.plans, &progress);
+            let watching = slot.watch(Hook::Route, items.len(), |at| {
+                let is_open = progress.get(at).is_some_and(|progress| progress.end.is_none());
+                items.get(at).filter(|_| is_open).map(|item| hash(&item.notification.id))
+            });
+            let seen = Seen::Route(pick(items, &watching), pick(&asked.plans, &watching));
             let key = |at: usize, sticky| {
                 items.get(at).map_or(0, |item| match sticky {
                     Sticky::Org => hash(&item.notification.org),
@@ -150,7 +145,10 @@ impl Chain {
                     }
                 }
             }
-            watched.extend(watching.map(|watching| slot.compared(watching, &progress)));
+            if !watching.is_empty() {
+                let said = |at: &usize| said(slot, &progress.get(*at)?.decisions);
+                watched.extend(slot.compared(now, seen, watching.iter().map(said).collect()));
+            }
         }
         let finish = |(progress, plan): (Progress, Plan)| Routed {
             verdict: progress.end.unwrap_or(Verdict::Deliver(plan)),
@@ -165,8 +163,8 @@ impl Chain {
         sandbox: &Sandbox,
         now: Millis,
         items: &[AuthorizeItem],
-    ) -> Vec<Authorized> {
-        let Some(first) = items.first() else { return Vec::new() };
+    ) -> (Vec<Authorized>, Vec<Watched>) {
+        let Some(first) = items.first() else { return (Vec::new(), Vec::new()) };
         let org = first.org.to_string();
         let asker = Asker { sandbox, now, org: &org, is_recorded: false };
         let mut asked = Requests { items };
@@ -176,7 +174,13 @@ impl Chain {
             decisions: Vec::new(),
         };
         let mut answers: Vec<_> = items.iter().map(start).collect();
+        let mut watched = Vec::new();
         for slot in self.slots(first.org) {
+            let watching = slot.watch(Hook::Authorize, items.len(), |at| {
+                let is_open = answers.get(at).is_some_and(|answer| answer.denied.is_none());
+                let key = |item: &AuthorizeItem| hash(&(&item.principal.id, &item.action));
+                items.get(at).filter(|_| is_open).map(key)
+            });
             let key = |at: usize, sticky| {
                 items.get(at).map_or(0, |item| match sticky {
                     Sticky::Org => hash(&item.org),
@@ -204,8 +208,13 @@ impl Chain {
                     }
                 }
             }
+            if !watching.is_empty() {
+                let said = |at: &usize| said(slot, &answers.get(*at)?.decisions);
+                let real = watching.iter().map(said).collect();
+                watched.extend(slot.compared(now, Seen::Authorize(pick(items, &watching)), real));
+            }
         }
-        answers
+        (answers, watched)
     }
 
     /// Answers every payload, in order. All must belong to one organization.
@@ -214,13 +223,14 @@ impl Chain {
         sandbox: &Sandbox,
         now: Millis,
         items: &[TransformItem],
-    ) -> Vec<Transformed> {
-        let Some(first) = items.first() else { return Vec::new() };
+    ) -> (Vec<Transformed>, Vec<Watched>) {
+        let Some(first) = items.first() else { return (Vec::new(), Vec::new()) };
         let (org, slots) = (first.notification.org.to_string(), self.slots(first.notification.org));
         let asker = Asker { sandbox, now, org: &org, is_recorded: false };
         let mut asked = Payloads::new(items);
         let mut ends: Vec<Option<Shown>> = items.iter().map(|_| None).collect();
         let mut progress: Vec<_> = items.iter().map(|_| Progress::new(slots.len())).collect();
+        let mut watched = Vec::new();
         for slot in slots {
             let key = |at: usize, sticky| {
                 items.get(at).map_or(0, |item| match sticky {
@@ -228,6 +238,11 @@ impl Chain {
                     Sticky::Recipient => hash(&item.recipient.id),
                 })
             };
+            let watching = slot.watch(Hook::Transform, items.len(), |at| {
+                let is_open = ends.get(at).is_some_and(Option::is_none);
+                items.get(at).filter(|_| is_open).map(|item| hash(&item.notification.id))
+            });
+            let seen = Seen::Transform(asked.so_far(&watching));
             for (rule, among) in slot.split(Hook::Transform, items.len(), key) {
                 let applies = |at: usize| {
                     let is_open = ends.get(at).is_some_and(Option::is_none);
@@ -253,6 +268,10 @@ impl Chain {
                     }
                 }
             }
+            if !watching.is_empty() {
+                let said = |at: &usize| said(slot, &progress.get(*at)?.decisions);
+                watched.extend(slot.compared(now, seen, watching.iter().map(said).collect()));
+            }
         }
         let payloads = asked.payloads.into_iter().zip(asked.is_changed);
         let finish = |((progress, end), (payload, is_changed)): ((Progress, _), (String, bool))| {
@@ -260,81 +279,19 @@ impl Chain {
             let shown = Option::unwrap_or_else(end, unended);
             Transformed { shown, decisions: progress.decisions }
         };
-        progress.into_iter().zip(ends).zip(payloads).map(finish).collect()
+        let shown = progress.into_iter().zip(ends).zip(payloads).map(finish).collect();
+        (shown, watched)
     }
 }
 
-impl Slot {
-    fn has(&self, hook: Hook) -> bool {
-        let canary = self.canary.as_ref().map(|(rule, _)| rule);
-        let watching = self.shadow.as_ref().map(|(rule, _)| rule);
-        let mut versions = self.active.iter().chain(canary).chain(watching);
-        versions.any(|rule| rule.hooks.contains(&hook))
-    }
+fn pick<T: Clone>(from: &[T], positions: &[usize]) -> Vec<T> {
+    positions.iter().filter_map(|at| from.get(*at).cloned()).collect()
+}
 
-    /// Which version judges which of `count` items: the same bucket always the same.
-    fn split(
-        &self,
-        hook: Hook,
-        count: usize,
-        key: impl Fn(usize, Sticky) -> u64,
-    ) -> Vec<(&Rule, Vec<usize>)> {
-        let (mut tried, mut rest) = (Vec::new(), Vec::new());
-        for at in 0..count {
-            let is_tried = self.canary.as_ref().is_some_and(|(rule, share)| {
-                let bucket = hash(&(&rule.config.name, key(at, rule.config.sticky))) % WHOLE;
-                bucket < u64::from(*share)
-            });
-            if is_tried { tried.push(at) } else { rest.push(at) }
-        }
-        let canary = self.canary.as_ref().map(|(rule, _)| (rule.as_ref(), tried));
-        let active = self.active.as_ref().map(|rule| (rule.as_ref(), rest));
-        let versions = canary.into_iter().chain(active);
-        versions.filter(|(rule, _)| rule.hooks.contains(&hook)).collect()
-    }
-
-    /// What the shadow is to be asked about, before the version in force answers.
-    fn watch(
-        &self,
-        now: Millis,
-        items: &[RouteItem],
-        plans: &[Plan],
-        progress: &[Progress],
-    ) -> Option<(Vec<usize>, Watched)> {
-        let (rule, share) = self.shadow.as_ref()?;
-        let is_watched = |at: &usize| {
-            let is_open = progress.get(*at).is_some_and(|progress| progress.end.is_none());
-            let bucket = items.get(*at).map_or(0, |item| hash(&item.notification.id) % WHOLE);
-            is_open && bucket < u64::from(*share)
-        };
-        let positions: Vec<usize> = (0..items.len()).filter(is_watched).collect();
-        if positions.is_empty() || !rule.hooks.contains(&Hook::Route) {
-            return None;
-        }
-        let watched = Watched {
-            rule: Arc::clone(rule),
-            now,
-            items: positions.iter().filter_map(|at| items.get(*at).cloned()).collect(),
-            plans: positions.iter().filter_map(|at| plans.get(*at).cloned()).collect(),
-            real: Vec::new(),
-        };
-        Some((positions, watched))
-    }
-
-    /// With what the version in force said.
-    fn compared(
-        &self,
-        (positions, mut watched): (Vec<usize>, Watched),
-        progress: &[Progress],
-    ) -> Watched {
-        let name = watched.rule.config.name.as_str();
-        let real = |at: &usize| {
-            let said = progress.get(*at)?.decisions.last().filter(|one| one.rule == name)?;
-            Some((said.decision.clone(), said.code.clone()))
-        };
-        watched.real = positions.iter().map(real).collect();
-        watched
-    }
+/// What the version in force said, if it was there to say something.
+fn said(slot: &Slot, decisions: &[RuleDecision]) -> Said {
+    let last = decisions.last().filter(|last| last.rule == slot.order.1)?;
+    Some((last.decision.clone(), last.code.clone()))
 }
 
 /// Those of `among` that `rule` is asked about; those its pre-filter leaves out are recorded. `None`

@@ -2,7 +2,9 @@
 
 use crate::model::{Millis, OrganizationId};
 use crate::rules::hooks::Hook;
+use crate::rules::manifest::{ManifestError, check_settings};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 /// Versions of one rule that are kept for a roll back, besides those in force.
@@ -11,6 +13,8 @@ const HISTORY_MAX: usize = 50;
 /// Rules of one organization, and of all.
 const RULES_MAX: usize = 32;
 const MESSAGE_BYTES_MAX: usize = 256;
+/// Settings of one rule, all organizations together.
+const SETTINGS_MAX: usize = 4_096;
 /// All of it, in hundredths of a percent.
 const WHOLE: u16 = 10_000;
 
@@ -31,8 +35,14 @@ pub enum SetError {
     TooMany,
     #[error("the stage must be \"active\", \"shadow\", \"shadow:5%\" or \"canary:5%\"")]
     Stage,
+    #[error("organizations have set 4096 values of this rule; take some away first")]
+    Settings,
+    #[error("{0}")]
+    Setting(String),
     #[error("the message must be at most 256 printable bytes")]
     Message,
+    #[error("the gates in rule.toml are not met: {missing}; wait, or promote with \"force\": true")]
+    Gates { missing: String },
     #[error("the rules were changed by somebody else meanwhile; look and ask again")]
     Changed,
 }
@@ -103,6 +113,9 @@ pub struct DeployedRule {
     pub name: String,
     /// Whose it is; none: everybody's.
     pub org: Option<i32>,
+    /// The organization that deployed it last: its trail has what the gates do.
+    #[serde(default)]
+    pub home: i32,
     pub order: u32,
     pub required: bool,
     pub is_paused: bool,
@@ -114,6 +127,9 @@ pub struct DeployedRule {
     pub canary: Option<(String, u16)>,
     pub shadow: Option<(String, u16)>,
     pub history: Vec<Transition>,
+    /// What organizations set for themselves, over the manifest's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<i32, BTreeMap<String, String>>,
 }
 
 /// One content, for good.
@@ -152,6 +168,13 @@ pub enum RuleChange {
     Promote {
         to: Stage,
         digest: Option<String>,
+        /// Past gates that are not met.
+        is_forced: bool,
+    },
+    /// Gives up the version with this digest at the stage with this word, and nothing else.
+    Withdraw {
+        digest: String,
+        stage: &'static str,
     },
     /// Gives up what is being tried; if nothing is, the version before is in force again.
     RollBack,
@@ -160,6 +183,11 @@ pub enum RuleChange {
     },
     Resume,
     Order(u32),
+    /// Sets values of one organization, or takes them away.
+    Configure {
+        org: OrganizationId,
+        settings: BTreeMap<String, Option<String>>,
+    },
 }
 
 /// A version that is to be deployed.
@@ -167,6 +195,7 @@ pub enum RuleChange {
 pub(super) struct Upload {
     pub name: String,
     pub org: Option<OrganizationId>,
+    pub home: OrganizationId,
     pub order: u32,
     pub required: bool,
     pub version: RuleVersion,
@@ -184,7 +213,7 @@ impl RuleSet {
     /// The set with a version more.
     pub(super) fn with(mut self, upload: Upload, asked: Asked) -> Result<Self, SetError> {
         check(&asked)?;
-        let Upload { name, org, order, required, version, stage } = upload;
+        let Upload { name, org, home, order, required, version, stage } = upload;
         let org = org.map(|org| org.0);
         let known = self.rules.iter().position(|rule| rule.org == org && rule.name == name);
         let at = match known {
@@ -196,6 +225,7 @@ impl RuleSet {
                 self.rules.push(DeployedRule {
                     name,
                     org,
+                    home: home.0,
                     order,
                     required,
                     is_paused: false,
@@ -205,6 +235,7 @@ impl RuleSet {
                     canary: None,
                     shadow: None,
                     history: Vec::new(),
+                    settings: BTreeMap::new(),
                 });
                 self.rules.len() - 1
             }
@@ -217,7 +248,7 @@ impl RuleSet {
             }
             rule.versions.push(version);
         }
-        rule.required = required;
+        (rule.required, rule.home) = (required, home.0);
         rule.stage((stage, digest), asked);
         self.revision += 1;
         Ok(self)
@@ -260,15 +291,13 @@ impl DeployedRule {
 
     fn change(&mut self, change: RuleChange, asked: Asked) -> Result<(), SetError> {
         match change {
-            RuleChange::Promote { to, digest } => {
-                let tried =
-                    || self.canary.as_ref().or(self.shadow.as_ref()).map(|(d, _)| d.clone());
-                let last = || self.versions.last().map(|version| version.digest.clone());
-                let digest = digest.or_else(tried).or_else(last).ok_or(SetError::NoVersion)?;
-                if !self.versions.iter().any(|version| version.digest == digest) {
-                    return Err(SetError::NoVersion);
-                }
+            RuleChange::Promote { to, digest, .. } => {
+                let digest = self.promoted(digest)?;
                 self.stage((to, digest), asked);
+            }
+            RuleChange::Withdraw { digest, stage } => {
+                self.withdraw(&digest, stage)?;
+                self.note("withdraw", Some(digest), asked);
             }
             RuleChange::RollBack => {
                 let is_tried = self.canary.take().is_some() | self.shadow.take().is_some();
@@ -292,8 +321,70 @@ impl DeployedRule {
                 self.order = order;
                 self.note(&format!("order:{order}"), None, asked);
             }
+            RuleChange::Configure { org, settings } => self.configure(org, settings)?,
         }
         Ok(())
+    }
+
+    /// The history is read by all whom the rule judges; who set what is in the audit trail.
+    fn configure(
+        &mut self,
+        org: OrganizationId,
+        settings: BTreeMap<String, Option<String>>,
+    ) -> Result<(), SetError> {
+        let own = self.settings.entry(org.0).or_default();
+        for (key, value) in settings {
+            match value {
+                Some(value) => own.insert(key, value),
+                None => own.remove(&key),
+            };
+        }
+        let refused = |error: ManifestError| SetError::Setting(error.to_string());
+        check_settings(own).map_err(refused)?;
+        self.settings.retain(|_, own| !own.is_empty());
+        let count: usize = self.settings.values().map(BTreeMap::len).sum();
+        if count > SETTINGS_MAX { Err(SetError::Settings) } else { Ok(()) }
+    }
+
+    /// Which version is promoted if this one, or none, is named.
+    pub(super) fn promoted(&self, digest: Option<String>) -> Result<String, SetError> {
+        let tried = || self.canary.as_ref().or(self.shadow.as_ref()).map(|(d, _)| d.clone());
+        let last = || self.versions.last().map(|version| version.digest.clone());
+        let digest = digest.or_else(tried).or_else(last).ok_or(SetError::NoVersion)?;
+        let is_known = self.versions.iter().any(|version| version.digest == digest);
+        if is_known { Ok(digest) } else { Err(SetError::NoVersion) }
+    }
+
+    fn withdraw(&mut self, digest: &str, stage: &str) -> Result<(), SetError> {
+        let is_it = |tried: &(String, u16)| tried.0 == digest;
+        let is_gone = match stage {
+            "shadow" => self.shadow.take_if(|tried| is_it(tried)).is_some(),
+            "canary" => self.canary.take_if(|tried| is_it(tried)).is_some(),
+            _ if self.active.as_deref() == Some(digest) => {
+                self.active = Some(self.before.pop().ok_or(SetError::NothingBefore)?);
+                true
+            }
+            _ => false,
+        };
+        // Somebody was faster.
+        if is_gone { Ok(()) } else { Err(SetError::NoVersion) }
+    }
+
+    /// The versions that judge or watch, with their stages.
+    pub(super) fn staged(&self) -> impl Iterator<Item = (&str, Stage)> {
+        let active = self.active.as_deref().map(|digest| (digest, Stage::Active));
+        let canary = self.canary.as_ref().map(|(digest, n)| (digest.as_str(), Stage::Canary(*n)));
+        let shadow = self.shadow.as_ref().map(|(digest, n)| (digest.as_str(), Stage::Shadow(*n)));
+        active.into_iter().chain(canary).chain(shadow)
+    }
+
+    /// When a version came to the stage where it is; 0 if that is forgotten.
+    pub(super) fn since(&self, digest: &str, stage: Stage) -> u64 {
+        let is_it = |one: &&Transition| {
+            one.digest.as_deref() == Some(digest)
+                && [stage.as_str(), "rollback"].contains(&one.what.as_str())
+        };
+        self.history.iter().rev().find(is_it).map_or(0, |one| one.at)
     }
 
     fn stage(&mut self, (stage, digest): (Stage, String), asked: Asked) {
@@ -355,6 +446,7 @@ mod tests {
         Upload {
             name: "quiet".into(),
             org: None,
+            home: OrganizationId(1),
             order: 300,
             required: false,
             version: RuleVersion {
@@ -372,7 +464,7 @@ mod tests {
     }
 
     fn promote(to: &str) -> RuleChange {
-        RuleChange::Promote { to: to.parse().unwrap(), digest: None }
+        RuleChange::Promote { to: to.parse().unwrap(), digest: None, is_forced: false }
     }
 
     #[test]
@@ -413,6 +505,24 @@ mod tests {
         let set = change(set, RuleChange::RollBack).unwrap();
         let rule = set.rule(None, "quiet").unwrap();
         assert_eq!((rule.active.as_deref(), &rule.canary), (Some("d1.0.0"), &None));
+    }
+
+    #[test]
+    fn what_is_withdrawn_is_given_up_and_nothing_else() {
+        let set = RuleSet::default().with(upload("1.0.0", Stage::Active), asked()).unwrap();
+        let set = set.with(upload("1.1.0", Stage::Canary(500)), asked()).unwrap();
+        let set = set.with(upload("1.2.0", Stage::Shadow(500)), asked()).unwrap();
+        let withdraw = |set, version: &str, stage| {
+            let digest = format!("d{version}");
+            change(set, RuleChange::Withdraw { digest, stage })
+        };
+        assert_eq!(withdraw(set.clone(), "1.1.0", "shadow"), Err(SetError::NoVersion));
+        assert_eq!(withdraw(set.clone(), "1.0.0", "active"), Err(SetError::NothingBefore));
+        let set = withdraw(set, "1.2.0", "shadow").unwrap();
+        let stages: Vec<_> = set.rules[0].staged().collect();
+        assert_eq!(stages, [("d1.0.0", Stage::Active), ("d1.1.0", Stage::Canary(500))]);
+        let set = withdraw(change(set, promote("active")).unwrap(), "1.1.0", "active").unwrap();
+        assert_eq!(set.rules[0].active.as_deref(), Some("d1.0.0"));
     }
 
     #[test]

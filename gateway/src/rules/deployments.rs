@@ -2,21 +2,27 @@
 
 use crate::BoxFuture;
 use crate::clock::Clock;
-use crate::model::OrganizationId;
+use crate::model::{AuditNote, Millis, OrganizationId};
 use crate::rules::component::inspect;
-use crate::rules::deployed::{Asked, RuleChange, RuleSet, RuleVersion, SetError, Stage, Upload};
+use crate::rules::deployed::{
+    Asked, DeployedRule, RuleChange, RuleSet, RuleVersion, SetError, Stage, Upload,
+};
 use crate::rules::error::RuleError;
-use crate::rules::manifest::Manifest;
+use crate::rules::gates::{Case, Hour, Minute, Recent};
+use crate::rules::manifest::{Gates, Manifest};
 use crate::rules::probe::Probe;
-use crate::rules::shadow::ShadowCount;
+use crate::rules::stats::Counts;
 use crate::rules::worker::WasmRules;
 use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex as Turn;
 
 /// How often a node that shares the set with others looks whether it changed.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Who takes versions back.
+const GATES: &str = "gates";
 
 /// Where the set and the components are kept.
 pub trait Shelf: Send + Sync + std::fmt::Debug {
@@ -65,6 +71,8 @@ pub struct Deployment {
     pub component: Vec<u8>,
     /// Whose rule it is; `None`: everybody's.
     pub org: Option<OrganizationId>,
+    /// Whose audit trail has what becomes of it by itself.
+    pub home: OrganizationId,
     pub stage: Stage,
     pub by: String,
     pub message: String,
@@ -78,6 +86,7 @@ pub struct Deployments {
     probe: Option<Probe>,
     clock: Arc<dyn Clock>,
     set: Mutex<Arc<RuleSet>>,
+    minutes: Mutex<Minutes>,
     /// One change at a time on this node; on others, revisions decide.
     turn: Turn<()>,
 }
@@ -93,9 +102,9 @@ impl Deployments {
         probe: Option<Probe>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, DeployError> {
-        let set = Mutex::new(Arc::default());
+        let (set, minutes) = (Mutex::new(Arc::default()), Mutex::default());
         let turn = Turn::new(());
-        let opened = Arc::new(Self { engine, shelf, probe, clock, set, turn });
+        let opened = Arc::new(Self { engine, shelf, probe, clock, set, minutes, turn });
         opened.refresh().await?;
         Ok(opened)
     }
@@ -118,10 +127,41 @@ impl Deployments {
         self.engine.limits().component_bytes
     }
 
-    /// What shadows said so far on this node, by digest.
+    /// What a version did so far at its stage, on this node.
     #[must_use]
-    pub fn shadowed(&self, digest: &str) -> Option<ShadowCount> {
-        self.engine.shadowed(digest)
+    pub fn counts(&self, rule: &DeployedRule, digest: &str, stage: Stage) -> Counts {
+        self.engine.counts(rule, digest, stage)
+    }
+
+    /// Settings as the manifest of the version in force has them, else of the one that is tried.
+    #[must_use]
+    pub fn defaults(&self, rule: &DeployedRule) -> BTreeMap<String, String> {
+        let first = rule.staged().next();
+        first.map(|(digest, _)| self.engine.settings_of(digest)).unwrap_or_default()
+    }
+
+    /// What a version that is tried has to show yet before it goes on; empty: nothing.
+    #[must_use]
+    pub fn missing(&self, rule: &DeployedRule, digest: &str, stage: Stage) -> Vec<String> {
+        let gates = self.engine.deploy_of(digest).gates.unwrap_or_default();
+        self.case(rule, (digest, stage), (&gates, Recent::default())).missing()
+    }
+
+    fn case<'a>(
+        &self,
+        rule: &DeployedRule,
+        (digest, stage): (&str, Stage),
+        (gates, recent): (&'a Gates, Recent),
+    ) -> Case<'a> {
+        let other = rule.active.as_deref().filter(|_| stage != Stage::Active);
+        Case {
+            stage,
+            age_ms: self.clock.now().0.saturating_sub(rule.since(digest, stage)),
+            gates,
+            counts: self.counts(rule, digest, stage),
+            recent,
+            active: other.map(|active| self.counts(rule, active, Stage::Active)),
+        }
     }
 
     /// Checks a component, keeps it and puts it in force at a stage. What was in force stays in force
@@ -133,7 +173,7 @@ impl Deployments {
         self: &Arc<Self>,
         deployment: Deployment,
     ) -> Result<(Manifest, RuleVersion), DeployError> {
-        let Deployment { component, org, stage, by, message } = deployment;
+        let Deployment { component, org, home, stage, by, message } = deployment;
         let most = self.engine.limits().component_bytes;
         let component = Arc::new(component);
         let checked = Arc::clone(&component);
@@ -159,6 +199,7 @@ impl Deployments {
         let upload = Upload {
             name: manifest.name.clone(),
             org,
+            home,
             order: manifest.order,
             required: manifest.required,
             version: version.clone(),
@@ -186,8 +227,31 @@ impl Deployments {
         let asked = Asked { at: self.clock.now(), by, message };
         let _turn = self.turn.lock().await;
         let before = self.set();
+        if let Some(rule) = before.rule(org, name) {
+            self.hold_against(rule, &change)?;
+        }
         let after = RuleSet::clone(&before).changed((org, name), change, asked)?;
         self.keep(&before, after).await
+    }
+
+    /// Gates that a manifest declares keep a version that is tried from going on.
+    fn hold_against(&self, rule: &DeployedRule, change: &RuleChange) -> Result<(), SetError> {
+        let RuleChange::Promote { to, digest, is_forced: false } = change else { return Ok(()) };
+        let digest = rule.promoted(digest.clone())?;
+        let is_further = |stage: &Stage| match (stage, to) {
+            (Stage::Shadow(_), Stage::Canary(_) | Stage::Active)
+            | (Stage::Canary(_), Stage::Active) => true,
+            (Stage::Canary(is), Stage::Canary(next)) => next > is,
+            _ => false,
+        };
+        let mut staged = rule.staged();
+        let found = staged.find(|(own, stage)| *own == digest && is_further(stage));
+        let Some((_, stage)) = found else { return Ok(()) };
+        if self.engine.deploy_of(&digest).gates.is_none() {
+            return Ok(());
+        }
+        let missing = self.missing(rule, &digest, stage).join(", ");
+        if missing.is_empty() { Ok(()) } else { Err(SetError::Gates { missing }) }
     }
 
     /// Compiles what the new set needs, keeps it, and puts it in force here at once.
@@ -256,6 +320,102 @@ impl Deployments {
             }
         }
     }
+}
+
+/// What the versions did of late.
+#[derive(Debug, Default)]
+struct Minutes {
+    versions: HashMap<(Option<i32>, String, String, &'static str), Minute>,
+    rules: HashMap<(Option<i32>, String), Hour>,
+}
+
+/// A version that went back by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Withdrawal {
+    pub org: Option<OrganizationId>,
+    pub rule: String,
+    pub digest: String,
+    pub stage: &'static str,
+    pub reason: String,
+    /// For the audit trail.
+    pub note: AuditNote,
+}
+
+impl Deployments {
+    /// Looks once at what every version did within the last minute, and takes back those that went
+    /// wrong. Answers what was taken back.
+    pub async fn judge(self: &Arc<Self>) -> Vec<Withdrawal> {
+        let now = self.clock.now();
+        let mut done = Vec::new();
+        for fault in self.faults(now) {
+            let (by, message) = (String::from(GATES), fault.reason.clone());
+            let (digest, stage) = (fault.digest.clone(), fault.stage);
+            let change = RuleChange::Withdraw { digest, stage };
+            let (rule_name, reason) = (&fault.rule, &fault.reason);
+            match self.change((fault.org, rule_name), change, (by, message)).await {
+                Ok(()) => {
+                    tracing::error!(%rule_name, digest = %fault.digest, stage, %reason, "a version of a rule went back by itself");
+                    done.push(fault);
+                }
+                Err(error) => {
+                    let error = crate::telemetry::chain(&error);
+                    tracing::error!(%rule_name, stage, %reason, %error, "a version of a rule went wrong and stays in force");
+                }
+            }
+        }
+        done
+    }
+
+    fn faults(&self, now: Millis) -> Vec<Withdrawal> {
+        let set = self.set();
+        let mut guard = self.minutes.lock();
+        let Minutes { versions, rules } = &mut *guard;
+        rules.retain(|(org, name), _| set.rule(org.map(OrganizationId), name).is_some());
+        versions.retain(|(org, name, digest, word), _| {
+            let rule = set.rule(org.map(OrganizationId), name);
+            let is_it = |(own, stage): (&str, Stage)| own == digest && stage.as_str() == *word;
+            rule.is_some_and(|rule| rule.staged().any(is_it))
+        });
+        let mut faults = Vec::new();
+        for rule in set.rules.iter().filter(|rule| !rule.is_paused) {
+            let hour = rules.entry((rule.org, rule.name.clone())).or_default();
+            for (digest, stage) in rule.staged() {
+                let word = stage.as_str();
+                let key = (rule.org, rule.name.clone(), digest.to_owned(), word);
+                let minute = versions.entry(key).or_default();
+                let counts = self.counts(rule, digest, stage);
+                let (recent, added) = minute.note(now, counts);
+                if !matches!(stage, Stage::Shadow(_)) {
+                    hour.note(now, added);
+                }
+                let gates = self.engine.deploy_of(digest).gates.unwrap_or_default();
+                let case = self.case(rule, (digest, stage), (&gates, recent));
+                if let Some(reason) = case.fault(hour, now) {
+                    minute.forgive(now, counts);
+                    faults.push(withdrawal(rule, (digest, word), reason, now));
+                }
+            }
+        }
+        faults
+    }
+}
+
+fn withdrawal(
+    rule: &DeployedRule,
+    (digest, stage): (&str, &'static str),
+    reason: String,
+    now: Millis,
+) -> Withdrawal {
+    let note = AuditNote {
+        at: now,
+        org: OrganizationId(rule.org.unwrap_or(rule.home)),
+        actor: String::from(GATES),
+        peer: None,
+        action: String::from("rule.withdraw"),
+        object: format!("rule:{} {digest} {stage}: {reason}", rule.name),
+    };
+    let (org, digest) = (rule.org.map(OrganizationId), digest.to_owned());
+    Withdrawal { org, rule: rule.name.clone(), digest, stage, reason, note }
 }
 
 async fn blocking<T: Send + 'static>(

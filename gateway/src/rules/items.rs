@@ -146,6 +146,15 @@ impl<'a> Payloads<'a> {
         }
     }
 
+    /// Those at `positions` with the payloads as they are by now.
+    pub(super) fn so_far(&self, positions: &[usize]) -> Vec<TransformItem> {
+        let item = |at: &usize| {
+            let (item, payload) = self.items.get(*at).zip(self.payloads.get(*at))?;
+            Some(TransformItem { payload: payload.clone(), ..item.clone() })
+        };
+        positions.iter().filter_map(item).collect()
+    }
+
     pub(super) fn apply(&mut self, at: usize, answer: Answer) {
         let (Some(payload), Some(is_changed)) =
             (self.payloads.get_mut(at), self.is_changed.get_mut(at))
@@ -201,10 +210,8 @@ impl Questions for Payloads<'_> {
     }
 
     fn input(&self, at: usize, now: Millis) -> Input {
-        let Some((item, payload)) = self.items.get(at).zip(self.payloads.get(at)) else {
-            return Input::default();
-        };
-        Input::of_transform(now, &TransformItem { payload: payload.clone(), ..item.clone() })
+        let item = self.so_far(&[at]).pop();
+        item.map_or_else(Input::default, |item| Input::of_transform(now, &item))
     }
 
     fn payload(&self, at: usize) -> Option<&str> {

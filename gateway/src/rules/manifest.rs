@@ -75,7 +75,8 @@ pub struct Caps {
 #[serde(deny_unknown_fields, default)]
 pub struct Deploy {
     pub sticky: Sticky,
-    pub gates: Gates,
+    /// Left out: the usual ones, and a person may promote without them.
+    pub gates: Option<Gates>,
 }
 
 /// Who always meets the same version while two are in force.
@@ -87,11 +88,13 @@ pub enum Sticky {
     Recipient,
 }
 
-/// What a version has to show before it goes a stage further by itself.
+/// What a version has to show while it is tried, and before it goes a stage further.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Gates {
     pub min_items: u64,
+    /// At its stage.
+    pub min_minutes: u64,
     /// Share of answers that differ from the active version's; text like `1%`.
     #[serde(deserialize_with = "share")]
     pub max_diff: f64,
@@ -110,6 +113,7 @@ impl Default for Gates {
     fn default() -> Self {
         Self {
             min_items: 10_000,
+            min_minutes: 10,
             max_diff: 1.0,
             max_errors: 0,
             max_fuel_p99: 1.5,
@@ -410,7 +414,7 @@ mod tests {
         assert_eq!(manifest.limits.memory, Some(4 << 20));
         assert_eq!(manifest.limits.deadline, Some(Duration::from_millis(20)));
         assert_eq!(manifest.deploy.sticky, Sticky::Recipient);
-        let gates = manifest.deploy.gates;
+        let gates = manifest.deploy.gates.unwrap();
         assert!((gates.max_diff - 0.01).abs() < 1e-9 && (gates.max_fuel_p99 - 1.5).abs() < 1e-9);
         assert_eq!((gates.min_items, gates.max_errors), (100, 0));
     }

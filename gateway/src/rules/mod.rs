@@ -20,10 +20,12 @@ mod deployed;
 mod deployments;
 mod engine;
 mod error;
+mod gates;
 mod hooks;
 mod host;
 pub mod input;
 mod items;
+mod keeping;
 mod limits;
 mod localtime;
 mod manifest;
@@ -35,7 +37,9 @@ mod recorder;
 mod registry;
 mod settings;
 mod shadow;
+mod slot;
 mod state;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod trail;
@@ -45,7 +49,7 @@ pub use at::{At, AtError};
 pub use bench::{Batch, Bench, BenchRule, Question, Report};
 pub use component::{ComponentSummary, embed_manifest, inspect, manifest_of, wrap_component};
 pub use deployed::{DeployedRule, RuleChange, RuleSet, RuleVersion, SetError, Stage, Transition};
-pub use deployments::{DeployError, Deployment, Deployments, Shelf, ShelfError};
+pub use deployments::{DeployError, Deployment, Deployments, Shelf, ShelfError, Withdrawal};
 pub use error::RuleError;
 pub use hooks::{
     Answer, AuthorizeItem, Decision, Digest, Hook, PrincipalKind, PrincipalView, TransformItem,
@@ -59,8 +63,8 @@ pub use probe::Probe;
 pub use recorder::{Capture, CaptureError, Kept, Recorder, Search};
 pub use registry::check_component;
 pub use settings::{OnError, RuleConfig, RuleMatch, RuleSettings};
-pub use shadow::ShadowCount;
 pub use state::State;
+pub use stats::Counts;
 pub use trail::{Page, Place};
 pub use worker::WasmRules;
 

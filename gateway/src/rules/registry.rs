@@ -99,7 +99,8 @@ pub(super) fn prepare(
     };
     sandbox.try_start(&compiled, setting)?;
     let (hooks, digest) = (summary.hooks.clone(), summary.digest.clone());
-    Ok((summary, Rule { config, compiled, limits, hooks, digest, stage: Stage::Active, memory }))
+    let (stage, stats) = (Stage::Active, Arc::default());
+    Ok((summary, Rule { config, compiled, limits, hooks, digest, stage, memory, stats }))
 }
 
 /// One byte more than `limit` at most, so that the size check after it can tell.

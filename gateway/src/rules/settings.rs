@@ -23,6 +23,8 @@ pub struct RuleSettings {
     pub queue: usize,
     /// Where decisions and log lines are kept; `None`: nowhere.
     pub recorder: Option<Arc<Recorder>>,
+    /// Where counters and values are kept over a restart; `None`: nowhere.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for RuleSettings {
@@ -34,6 +36,7 @@ impl Default for RuleSettings {
             threads,
             queue: 2 * threads,
             recorder: None,
+            state_dir: None,
         }
     }
 }

@@ -1,8 +1,10 @@
-//! What rules remember: counters and small values, by rule and organization, bounded and in memory.
+//! What rules remember: counters and small values, by rule and organization, bounded.
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bounds of counters and values. Keys and bytes are those of one rule, all organizations together.
 const KEYS_MAX: usize = 100_000;
@@ -35,6 +37,7 @@ pub struct State {
 pub(super) struct RuleState {
     kept: Mutex<Kept>,
     before: State,
+    is_changed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -46,21 +49,21 @@ struct Kept {
 }
 
 /// What one organization has.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Own {
     counters: HashMap<Key, Counter>,
     values: HashMap<String, Value>,
 }
 
 /// A key has one count for each window it is counted in, and one bucket.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Key {
     name: String,
     /// 0 for a bucket.
     window_ms: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Counter {
     /// Two fixed windows, the one before weighted by how much of it still lies in the sliding one.
     Window { number: u64, now: u64, before: u64 },
@@ -68,7 +71,7 @@ enum Counter {
     Bucket { missing: u64, at: u64, until: u64 },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Value {
     bytes: Vec<u8>,
     until: u64,
@@ -113,7 +116,7 @@ pub(super) struct Effects {
 
 impl RuleState {
     pub(super) fn starting_with(before: State) -> Self {
-        Self { kept: Mutex::default(), before }
+        Self { before, ..Self::default() }
     }
 
     fn counter(&self, org: &str, key: &Key) -> Option<Counter> {
@@ -153,6 +156,23 @@ impl RuleState {
         fits(&kept)
     }
 
+    /// All of it as bytes, if it changed since this was asked last.
+    pub(super) fn changed(&self) -> Option<Vec<u8>> {
+        if !self.is_changed.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        postcard::to_allocvec(&self.kept.lock().orgs).ok()
+    }
+
+    /// Takes over what another process had; false if these are not its bytes.
+    pub(super) fn restore(&self, bytes: &[u8]) -> bool {
+        let Ok(orgs) = postcard::from_bytes::<HashMap<String, Own>>(bytes) else { return false };
+        let mut kept = self.kept.lock();
+        kept.orgs = orgs;
+        kept.count();
+        true
+    }
+
     #[cfg(test)]
     pub(super) fn keys(&self) -> usize {
         self.kept.lock().keys
@@ -162,14 +182,18 @@ impl RuleState {
 impl Kept {
     fn sweep(&mut self, now: u64) {
         self.swept_at = now;
-        (self.keys, self.bytes) = (0, 0);
         self.orgs.retain(|_, own| {
             own.counters.retain(|key, counter| !counter.is_over(key, now));
             own.values.retain(|_, value| value.until > now);
-            self.keys += own.counters.len();
-            self.bytes += own.values.iter().map(|(name, value)| weight(name, value)).sum::<usize>();
             !(own.counters.is_empty() && own.values.is_empty())
         });
+        self.count();
+    }
+
+    fn count(&mut self) {
+        let values = self.orgs.values().flat_map(|own| &own.values);
+        self.bytes = values.map(|(name, value)| weight(name, value)).sum();
+        self.keys = self.orgs.values().map(|own| own.counters.len()).sum();
     }
 }
 
@@ -296,6 +320,7 @@ impl Effects {
             }
         }
         (kept.keys, kept.bytes) = (keys, bytes);
+        state.is_changed.store(true, Ordering::Release);
     }
 
     fn may_count(&mut self, name: &str, window_ms: u32) -> Result<(), Refusal> {

@@ -73,10 +73,8 @@ impl Trail {
     pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         if self.open.as_ref().is_none_or(|(_, bytes)| *bytes >= self.keep.file_bytes) {
             fs::create_dir_all(&self.dir)?;
-            let last = files(&self.dir)?.last().map_or(0, |(number, _)| *number);
             self.trim(SystemTime::now(), self.keep.files.saturating_sub(1))?;
-            let file = File::create_new(path(&self.dir, last + 1))?;
-            self.open = Some((file, 0));
+            self.open = Some((create(&self.dir)?, 0));
         }
         let Some((file, bytes)) = &mut self.open else { return Ok(()) };
         file.write_all(lines)?;
@@ -147,6 +145,17 @@ pub(super) fn read(
     }
     page.is_end = true;
     Ok(page)
+}
+
+/// The next file. Two processes may share a directory.
+fn create(dir: &Path) -> io::Result<File> {
+    loop {
+        let last = files(dir)?.last().map_or(0, |(number, _)| *number);
+        match File::create_new(path(dir, last + 1)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => return created,
+        }
+    }
 }
 
 fn parse(line: &[u8], needles: &[String]) -> Option<Value> {

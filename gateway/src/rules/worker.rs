@@ -2,28 +2,32 @@
 
 use crate::BoxFuture;
 use crate::model::{Millis, OrganizationId};
-use crate::rules::chain::{Chain, Memory, Rule, Slot};
+use crate::rules::chain::{Chain, Memory, Rule};
 use crate::rules::component::ComponentSummary;
 use crate::rules::deployed::{DeployedRule, RuleSet, Stage};
 use crate::rules::engine::Sandbox;
 use crate::rules::error::RuleError;
 use crate::rules::hooks::{AuthorizeItem, Hook, TransformItem};
+use crate::rules::keeping::Keeper;
 use crate::rules::limits::RuleLimits;
-use crate::rules::manifest::Manifest;
+use crate::rules::manifest::{Deploy, Manifest};
 use crate::rules::recorder::Recorder;
 use crate::rules::registry::{self, Memories};
 use crate::rules::settings::{RuleConfig, RuleSettings};
-use crate::rules::shadow::{ShadowCount, Watched};
+use crate::rules::shadow::Watched;
+use crate::rules::slot::Slot;
+use crate::rules::stats::{Counts, Stats};
 use crate::rules::{
     Authorized, NoRules, RouteItem, Routed, RuleEngine, Shown, Transformed, Verdict,
 };
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Deepest guest recursion plus the host's own frames, with room to spare.
@@ -32,6 +36,8 @@ const STACK_BYTES: usize = 2 << 20;
 const ENGINE: &str = "engine";
 /// Batches that wait to be shown to shadows; what comes while they wait is not shown.
 const SHADOWED_MAX: usize = 8;
+/// A process that is killed forgets what was counted since.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// Rules that are deployed come after those of the configuration.
 const DEPLOYED_FROM: u64 = 1_000;
 
@@ -41,6 +47,7 @@ pub struct WasmRules {
     sandbox: Arc<Sandbox>,
     chain: ArcSwap<Chain>,
     kept: Mutex<Kept>,
+    keeper: Option<Keeper>,
     jobs: mpsc::Sender<Job>,
     /// Requests do not wait behind batches of the dispatcher: somebody waits for them.
     requests: mpsc::Sender<Job>,
@@ -54,7 +61,11 @@ struct Kept {
     fixed: Vec<Arc<Rule>>,
     /// Components that were deployed, by digest.
     library: HashMap<String, Learned>,
+    /// By rule, version and stage.
+    stats: HashMap<String, Arc<Stats>>,
     set: Arc<RuleSet>,
+    /// Keys whose memory was looked for on disk.
+    recalled: HashSet<String>,
 }
 
 #[derive(Debug)]
@@ -102,8 +113,28 @@ impl WasmRules {
             Ok::<_, RuleError>(jobs)
         };
         let (jobs, requests) = (start("rules")?, start("rules-asked")?);
+        let keeper = settings.state_dir.map(Keeper::new);
+        kept.recall(keeper.as_ref());
         let chain = ArcSwap::from_pointee(Chain::fixed(&kept.fixed));
-        Ok(Arc::new(Self { sandbox, chain, kept: Mutex::new(kept), jobs, requests }))
+        let kept = Mutex::new(kept);
+        let rules = Arc::new(Self { sandbox, chain, kept, keeper, jobs, requests });
+        if rules.keeper.is_some() {
+            let own = Arc::downgrade(&rules);
+            thread("rules-keeper", move || keep(&own))?;
+        }
+        Ok(rules)
+    }
+
+    /// Writes what rules counted and kept since the last time; otherwise done once a second.
+    pub fn keep(&self) {
+        let Some(keeper) = &self.keeper else { return };
+        let states: Vec<_> = {
+            let kept = self.kept.lock();
+            let is_kept = |key: &str| !key.starts_with(SHADOW);
+            let memories = kept.memories.iter().filter(|(key, _)| is_kept(key));
+            memories.map(|(key, memory)| (key.clone(), Arc::clone(&memory.state))).collect()
+        };
+        keeper.keep(&states);
     }
 
     /// Puts other rules of one's own configuration in force. Each batch is judged by exactly one chain:
@@ -114,6 +145,7 @@ impl WasmRules {
     pub fn replace(&self, rules: Vec<RuleConfig>) -> Result<(), RuleError> {
         let mut kept = self.kept.lock();
         kept.fixed = registry::load(&self.sandbox, rules, &mut kept.memories)?;
+        kept.recall(self.keeper.as_ref());
         self.chain.store(Arc::new(kept.chain(self.limits())));
         Ok(())
     }
@@ -168,13 +200,29 @@ impl WasmRules {
         let mut kept = self.kept.lock();
         kept.set = Arc::clone(set);
         kept.forget();
-        self.chain.store(Arc::new(kept.chain(self.limits())));
+        let chain = kept.chain(self.limits());
+        kept.recall(self.keeper.as_ref());
+        self.chain.store(Arc::new(chain));
     }
 
-    /// What the shadow with this digest said so far.
-    pub(super) fn shadowed(&self, digest: &str) -> Option<ShadowCount> {
+    /// What a version did so far at this stage, on this node.
+    pub(super) fn counts(&self, of: &DeployedRule, digest: &str, stage: Stage) -> Counts {
         let kept = self.kept.lock();
-        kept.memories.get(&shadow_key(digest)).map(|memory| memory.tally.count())
+        let stats = kept.stats.get(&stats_key(of, digest, stage));
+        stats.map(|stats| stats.counts()).unwrap_or_default()
+    }
+
+    /// The settings in the manifest of a component that is in force.
+    pub(super) fn settings_of(&self, digest: &str) -> BTreeMap<String, String> {
+        let kept = self.kept.lock();
+        let learned = kept.library.get(digest);
+        learned.map(|learned| learned.manifest.config.clone()).unwrap_or_default()
+    }
+
+    /// What the manifest of a component that is in force says of its deploys.
+    pub(super) fn deploy_of(&self, digest: &str) -> Deploy {
+        let kept = self.kept.lock();
+        kept.library.get(digest).map(|learned| learned.manifest.deploy).unwrap_or_default()
     }
 
     /// Has each group answered by one thread, and puts the answers in the order of the items.
@@ -282,6 +330,24 @@ fn work(sandbox: &Sandbox, queue: &Mutex<mpsc::Receiver<Job>>, watched: &mpsc::S
     }
 }
 
+/// Keeps what rules remember for as long as there are any. Writing takes one part in fifty of the time.
+fn keep(rules: &Weak<WasmRules>) {
+    let mut pause = KEEP_EVERY;
+    loop {
+        thread::sleep(pause);
+        let Some(rules) = rules.upgrade() else { return };
+        let begun = Instant::now();
+        rules.keep();
+        pause = KEEP_EVERY.max(begun.elapsed().saturating_mul(50));
+    }
+}
+
+impl Drop for WasmRules {
+    fn drop(&mut self) {
+        self.keep();
+    }
+}
+
 /// Shows batches to shadows, one after the other.
 fn watch(sandbox: &Sandbox, mut watching: mpsc::Receiver<Watched>) {
     while let Some(watched) = watching.blocking_recv() {
@@ -297,21 +363,30 @@ impl Job {
         // Nobody listens any more if the caller was cancelled.
         match asked {
             Asked::Authorize(items, reply) => {
-                drop(reply.send(chain.authorize(sandbox, now, &items)));
+                let (answers, watched) = chain.authorize(sandbox, now, &items);
+                drop(reply.send(answers));
+                show(watched, shadows);
             }
             Asked::Route(items, reply) => {
                 let (routed, watched) = chain.route(sandbox, now, &items);
                 drop(reply.send(routed));
-                for one in watched {
-                    let (memory, count) = (Arc::clone(&one.rule.memory), one.items.len());
-                    if shadows.try_send(one).is_err() {
-                        memory.tally.shed(count);
-                    }
-                }
+                show(watched, shadows);
             }
             Asked::Transform(items, reply) => {
-                drop(reply.send(chain.transform(sandbox, now, &items)));
+                let (shown, watched) = chain.transform(sandbox, now, &items);
+                drop(reply.send(shown));
+                show(watched, shadows);
             }
+        }
+    }
+}
+
+/// What shadows have no time for is counted and forgotten.
+fn show(watched: Vec<Watched>, shadows: &mpsc::Sender<Watched>) {
+    for one in watched {
+        let (stats, count) = (Arc::clone(&one.rule.stats), one.len());
+        if shadows.try_send(one).is_err() {
+            stats.shed(count);
         }
     }
 }
@@ -353,15 +428,31 @@ impl Kept {
             (_, None) => format!("*/{}", of.name),
         };
         let memory = Arc::clone(self.memories.entry(key).or_default());
+        let stats = self.stats.entry(stats_key(of, digest, stage)).or_default();
+        let stats = Arc::clone(stats);
+        let mut config = RuleConfig::of(&learned.manifest);
+        let own = of.settings.iter().map(|(org, own)| (org.to_string(), own.clone()));
+        config.config_for_org = own.collect();
         Some(Arc::new(Rule {
-            config: Arc::new(RuleConfig::of(&learned.manifest)),
+            config: Arc::new(config),
             compiled: learned.rule.compiled.clone(),
             limits: Arc::new(limits.capped(&learned.manifest.limits)),
             hooks: learned.rule.hooks.clone(),
             digest: digest.to_owned(),
             stage,
             memory,
+            stats,
         }))
+    }
+
+    /// Gives new memories what an earlier process had.
+    fn recall(&mut self, keeper: Option<&Keeper>) {
+        let Some(keeper) = keeper else { return };
+        for (key, memory) in &self.memories {
+            if !key.starts_with(SHADOW) && self.recalled.insert(key.clone()) {
+                keeper.recall(key, &memory.state);
+            }
+        }
     }
 
     /// Drops what no roll back can bring back.
@@ -371,12 +462,24 @@ impl Kept {
             rules.iter().any(|rule| rule.versions.iter().any(|one| one.digest == *digest))
         };
         self.library.retain(|digest, _| versions(digest));
+        let of = rules.iter().flat_map(|rule| {
+            let staged = rule.staged();
+            staged.map(|(digest, stage)| stats_key(rule, digest, stage)).collect::<Vec<_>>()
+        });
+        let of: HashSet<String> = of.collect();
+        self.stats.retain(|key, _| of.contains(key));
         self.memories.retain(|key, _| {
             key.strip_prefix(SHADOW).is_none_or(|digest| {
                 rules.iter().any(|rule| rule.shadow.as_ref().is_some_and(|(own, _)| own == digest))
             })
         });
     }
+}
+
+/// A version that is given another share of the same stage goes on counting.
+fn stats_key(of: &DeployedRule, digest: &str, stage: Stage) -> String {
+    let org = of.org.map_or_else(|| String::from("*"), |org| org.to_string());
+    format!("{org}/{}/{digest}/{}", of.name, stage.as_str())
 }
 
 const SHADOW: &str = "shadow:";

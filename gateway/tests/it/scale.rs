@@ -6,6 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bugler_gateway::rules::embed_manifest;
 use bugler_loadtest::ledger::{ClientLedger, Expectation, Verdict, check};
 use bugler_loadtest::load::{Dialect, Load, LoadPlan, Mode, Recipients, Stop};
 use bugler_loadtest::redis::{Cluster, Persistence, Server, ServerOptions};
@@ -14,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::{Ask, Protocol};
 use crate::support::gateway::{Gateway, Home};
+use crate::support::rules::component;
 use crate::support::{eventually, world};
 
 /// Organizations, so that every process has shards with work in them.
@@ -379,4 +383,50 @@ async fn each_role_does_its_part_only() {
     assert_eq!(dispatch.api.port(), 0, "it listens for the operator only");
     ingest.done(&token, &reply.id()).await;
     assert_eq!(site.twins.receipts_since(Some(TwinName::Fcm), 0).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_is_deployed_at_one_process_is_in_force_at_all_and_goes_back_at_all() {
+    let (_redis, site) = Site::single().await;
+    let (ingest, dispatch) = (site.start("ingest").await, site.start("dispatch").await);
+    let other = site.start("ingest").await;
+    let token = site.home.token(101).await;
+    let path = "/bugler/v1/organizations/101/rules";
+    let bytes = std::fs::read(component("event-routing")).expect("it was built");
+    let deploy = async |version: &str, route: &str| {
+        let rule = format!("[rule]\nname = \"routing\"\nversion = \"{version}\"\n");
+        let manifest = format!("{rule}[config]\n\"route.*\" = \"{route}\"");
+        let component = STANDARD.encode(embed_manifest(&bytes, &manifest).expect("a rule"));
+        let body = json!({ "component": component, "stage": "active" }).to_string();
+        let reply = ingest.ask(&Ask::post(path).bearer(&token).json(body)).await;
+        assert_eq!(reply.status, 201, "{}", reply.text());
+    };
+    let has = async |version: &str| {
+        eventually("the other process has the version", async || {
+            let listed = other.ask(&Ask::get(path).bearer(&token)).await.json();
+            (listed["rules"][0]["active"]["version"] == version).then_some(())
+        })
+        .await;
+    };
+    let body = json!({ "to": { "users": [101_000] }, "title": "t" }).to_string();
+    let send = Ask::post("/bugler/v1/notifications").bearer(&token).json(body);
+    let is_sent = async || {
+        let reply = other.ask(&send).await;
+        assert_eq!(reply.status, 201, "{}", reply.text());
+        other.done(&token, &reply.id()).await["deliveries"]["delivered"] == 1
+    };
+    deploy("1.0.0", "fcm").await;
+    has("1.0.0").await;
+    // What sends looks as often as what listens; it has the set once it judges by it.
+    eventually("notifications are sent", async || is_sent().await.then_some(())).await;
+    deploy("1.1.0", "none").await;
+    has("1.1.0").await;
+    eventually("notifications are dropped", async || (!is_sent().await).then_some(())).await;
+    let back = json!({ "rollback": true }).to_string();
+    let back = Ask::new("PATCH", format!("{path}/routing")).bearer(&token).json(back);
+    assert_eq!(other.ask(&back).await.status, 200);
+    eventually("notifications are sent again", async || is_sent().await.then_some(())).await;
+    let listed = ingest.ask(&Ask::get(path).bearer(&token)).await.json();
+    assert_eq!(listed["rules"][0]["active"]["version"], "1.0.0");
+    drop(dispatch);
 }

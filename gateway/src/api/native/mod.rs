@@ -14,6 +14,7 @@ mod password;
 pub(crate) mod render;
 mod rulelog;
 mod rules;
+mod rulesettings;
 mod select;
 mod timeline;
 mod wire;
@@ -160,6 +161,16 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         method: Method::PATCH,
         patterns: &["/bugler/v1/organizations/{org}/rules/{rule}"],
         work: |call| Box::pin(rules::change(call)),
+    },
+    Endpoint {
+        method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/config"],
+        work: |call| Box::pin(rulesettings::get(call)),
+    },
+    Endpoint {
+        method: Method::PATCH,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/config"],
+        work: |call| Box::pin(rulesettings::change(call)),
     },
     Endpoint {
         method: Method::GET,

@@ -9,7 +9,7 @@ use crate::api::signed::Signed;
 use crate::api::{Answered, Shared, json, reply};
 use crate::model::{AuditNote, Organization, OrganizationId};
 use crate::rules::{
-    DeployError, DeployedRule, Deployment, Deployments, RuleChange, RuleError, SetError,
+    DeployError, DeployedRule, Deployment, Deployments, RuleChange, RuleError, SetError, Stage,
 };
 use crate::store::Change;
 use base64::Engine as _;
@@ -124,7 +124,8 @@ pub(super) async fn deploy(call: Call) -> Result<Answered, Failure> {
     };
     let Access { caller, organization, scope, deployments } = access;
     let by = caller.name();
-    let deployment = Deployment { component, org: scope, stage, by, message };
+    let home = organization.id;
+    let deployment = Deployment { component, org: scope, home, stage, by, message };
     let (manifest, version) = deployments.deploy(deployment).await.map_err(refused)?;
     let object = format!("rule:{}@{} {}", manifest.name, version.version, version.digest);
     let note = shared.note(&head, &caller, organization.id, "rule.deploy", object);
@@ -168,7 +169,7 @@ fn wanted(body: &[u8]) -> Result<(RuleChange, String), Failure> {
     if let Some(stage) = fields.text("stage", STAGE_MAX, &mut faults) {
         let digest = fields.text("digest", DIGEST_LENGTH, &mut faults).map(str::to_owned);
         match stage.parse() {
-            Ok(to) => changes.push(RuleChange::Promote { to, digest }),
+            Ok(to) => changes.push(RuleChange::Promote { to, digest, is_forced }),
             Err(error) => faults.add("stage", SetError::to_string(&error)),
         }
     }
@@ -196,10 +197,12 @@ fn wanted(body: &[u8]) -> Result<(RuleChange, String), Failure> {
 fn action(change: &RuleChange) -> &'static str {
     match change {
         RuleChange::Promote { .. } => "rule.promote",
+        RuleChange::Withdraw { .. } => "rule.withdraw",
         RuleChange::RollBack => "rule.rollback",
         RuleChange::Pause { .. } => "rule.pause",
         RuleChange::Resume => "rule.resume",
         RuleChange::Order(_) => "rule.order",
+        RuleChange::Configure { .. } => "rule.config",
     }
 }
 
@@ -225,25 +228,33 @@ fn shown(
 }
 
 fn summary(rule: &DeployedRule, deployments: &Deployments) -> Value {
-    let version = |digest: &str| {
+    let version = |digest: &str, stage: Stage| {
         let found = rule.versions.iter().find(|version| version.digest == digest);
-        json!({ "digest": digest, "version": found.map(|version| &version.version) })
-    };
-    let tried = |tried: &Option<(String, u16)>| {
-        tried.as_ref().map(|(digest, share)| {
-            let mut shown = version(digest);
-            shown["percent"] = json!(f64::from(*share) / 100.0);
-            shown
+        let counts = deployments.counts(rule, digest, stage);
+        json!({
+            "digest": digest,
+            "version": found.map(|version| &version.version),
+            "items": counts.items,
+            "errors": counts.errors,
+            "deadlines": counts.deadlines,
+            "withheld": counts.withheld,
+            "fuelP99": counts.fuel_p99,
+            "microsP99": counts.micros_p99,
         })
     };
-    let mut shadow = tried(&rule.shadow);
-    if let (Some(shown), Some((digest, _))) = (&mut shadow, &rule.shadow)
-        && let Some(said) = deployments.shadowed(digest)
-    {
-        shown["items"] = json!(said.items);
-        shown["same"] = json!(said.same);
-        shown["errors"] = json!(said.errors);
-        shown["shed"] = json!(said.shed);
+    let tried = |tried: &Option<(String, u16)>, stage: fn(u16) -> Stage| {
+        let (digest, share) = tried.as_ref()?;
+        let mut shown = version(digest, stage(*share));
+        shown["percent"] = json!(f64::from(*share) / 100.0);
+        shown["missing"] = json!(deployments.missing(rule, digest, stage(*share)));
+        Some(shown)
+    };
+    let mut shadow = tried(&rule.shadow, Stage::Shadow);
+    if let (Some(shown), Some((digest, share))) = (&mut shadow, &rule.shadow) {
+        let counts = deployments.counts(rule, digest, Stage::Shadow(*share));
+        shown["compared"] = json!(counts.compared);
+        shown["same"] = json!(counts.same);
+        shown["shed"] = json!(counts.shed);
     }
     json!({
         "name": rule.name,
@@ -251,14 +262,14 @@ fn summary(rule: &DeployedRule, deployments: &Deployments) -> Value {
         "order": rule.order,
         "required": rule.required,
         "paused": rule.is_paused,
-        "active": rule.active.as_deref().map(version),
-        "canary": tried(&rule.canary),
+        "active": rule.active.as_deref().map(|digest| version(digest, Stage::Active)),
+        "canary": tried(&rule.canary, Stage::Canary),
         "shadow": shadow,
         "versions": rule.versions,
     })
 }
 
-fn refused(error: DeployError) -> Failure {
+pub(super) fn refused(error: DeployError) -> Failure {
     match error {
         DeployError::Rule(RuleError::Engine(_) | RuleError::Thread(_) | RuleError::Probe(_))
         | DeployError::Shelf(_)
@@ -270,8 +281,11 @@ fn refused(error: DeployError) -> Failure {
         DeployError::Set(error @ SetError::NoRule) => {
             Failure::new(FailureClass::NotFound, error.to_string())
         }
-        DeployError::Set(error @ (SetError::Changed | SetError::SameVersion { .. })) => {
-            Failure::new(FailureClass::Exists, error.to_string())
+        DeployError::Set(
+            error @ (SetError::Changed | SetError::Gates { .. } | SetError::SameVersion { .. }),
+        ) => Failure::new(FailureClass::Exists, error.to_string()),
+        DeployError::Set(error @ (SetError::Settings | SetError::Setting(_))) => {
+            Failure::field("config", error.to_string())
         }
         DeployError::Set(error) => Failure::field("stage", error.to_string()),
     }

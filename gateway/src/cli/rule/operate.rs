@@ -232,7 +232,7 @@ impl Watch {
             let rule = self.at.send(Method::GET, Some(&self.name), &Value::Null)?;
             let shadow = &rule["shadow"];
             let number = |name: &str| shadow[name].as_u64().unwrap_or_default();
-            let (items, same) = (number("items"), number("same"));
+            let (items, same) = (number("compared"), number("same"));
             writeln!(
                 out,
                 "{}  shadow: {items} items, {} changed, {} errors, {} shed",

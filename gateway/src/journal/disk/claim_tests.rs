@@ -5,7 +5,7 @@ use crate::clock::TestClock;
 use crate::journal::record::Extent;
 use crate::journal::shard::ShardSnapshot;
 use crate::journal::shard::class;
-use crate::journal::shard::line::{Class, Spot};
+use crate::journal::shard::line::{Class, Spot, Ticket};
 use crate::journal::shard::lines::{Finished, Lines, Stretch};
 use crate::journal::{Entry, EntryKind, Unlimited};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -109,6 +109,54 @@ fn lines_hold_a_bounded_number_of_places_and_serve_everybody_within_two_rounds()
         assert!(!taken.is_empty() || lines.iter().any(|(_, line)| line.has(Class::First)));
     }
     assert_eq!(lines.iter().count(), 0, "who has nothing pending is forgotten");
+}
+
+#[test]
+fn repeats_keep_to_their_share_while_first_attempts_are_read_from_the_log() {
+    const FIRST: u64 = 400;
+    let (mut lines, org) = (Lines::new(64), OrganizationId(1));
+    for n in 0..FIRST {
+        lines.count(org, 1, false);
+        lines.offer(org, spot(n));
+    }
+    for n in FIRST..2 * FIRST {
+        lines.count(org, 1, true);
+        lines.lapse(org, Ticket { spot: spot(n), due: START, class: Class::Again });
+    }
+    let (mut first, mut again) = (0, 0);
+    while first < FIRST {
+        // A claim comes while the stretch is being read.
+        let start = lines.next_hungry();
+        let taken = lines.pick(50, &Unlimited);
+        assert!(!taken.is_empty(), "somebody is always served");
+        again += taken.iter().filter(|(_, ticket)| ticket.class == Class::Again).count() as u64;
+        first += taken.iter().filter(|(_, ticket)| ticket.class == Class::First).count() as u64;
+        let Some(start) = start else { continue };
+        let entries = (start..FIRST).map(|n| (org, spot(n))).collect();
+        lines.merge(&Stretch { start, next: FIRST, entries, ..Stretch::default() }, true);
+    }
+    assert!(again * 3 <= first, "{again} repeats beside {first} first attempts");
+}
+
+#[test]
+fn repeats_take_what_is_free_when_the_log_cannot_be_read() {
+    let (mut lines, org) = (Lines::new(64), OrganizationId(1));
+    for n in 0..400 {
+        lines.count(org, 1, false);
+        lines.offer(org, spot(n));
+    }
+    lines.count(org, 1, true);
+    for n in 400..450 {
+        lines.count(org, 1, true);
+        lines.lapse(org, Ticket { spot: spot(n), due: START, class: Class::Again });
+    }
+    while lines.get(org).is_some_and(|line| line.has(Class::First)) {
+        lines.pick(50, &Unlimited);
+    }
+    let start = lines.next_hungry().expect("the line goes on in the log");
+    lines.merge(&Stretch { start, next: start, ..Stretch::default() }, false);
+    let again = lines.get(org).map_or(0, |line| line.ready());
+    assert_eq!(lines.pick(50, &Unlimited).len(), again.min(50));
 }
 
 #[test]

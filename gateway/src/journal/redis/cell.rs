@@ -11,7 +11,6 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -154,9 +153,7 @@ pub(super) struct Cell {
     pub(super) writing: Notify,
     /// The keeper has something to do.
     pub(super) keeping: Notify,
-    /// The log is being read for lines that are short.
-    pub(super) is_sweeping: AtomicBool,
-    /// It was read.
+    /// The log was read for lines that are short.
     pub(super) swept: Notify,
     /// The reader begins.
     pub(super) reading: Notify,
@@ -195,7 +192,6 @@ impl Cell {
             waiting: Mutex::default(),
             writing: Notify::new(),
             keeping: Notify::new(),
-            is_sweeping: AtomicBool::new(false),
             swept: Notify::new(),
             reading: Notify::new(),
             lost: Notify::new(),

@@ -121,12 +121,7 @@ impl Core {
     /// first attempts that are not read yet.
     async fn refill(&self, cell: &Cell, max: usize) {
         let swept = cell.swept.notified();
-        let is_short = {
-            let lines = &cell.state.lock().shard.lines;
-            let is_behind = lines.is_hungry() || cell.is_sweeping.load(Ordering::Acquire);
-            is_behind && lines.may_be_overtaken(max)
-        };
-        if is_short {
+        if cell.state.lock().shard.lines.is_worth_waiting(max) {
             cell.keeping.notify_one();
             tokio::time::timeout(SWEEP_PATIENCE, swept).await.ok();
         }

@@ -176,7 +176,6 @@ impl Core {
         let (from, until) = {
             let mut state = cell.state.lock();
             let Some(from) = state.shard.lines.next_hungry() else { return Ok(false) };
-            cell.is_sweeping.store(true, Ordering::Release);
             (from, state.shard.applied_end)
         };
         let stretch = match self.stretch(cell, from, until).await {
@@ -185,12 +184,11 @@ impl Core {
                 // Whoever was asked for is hungry still.
                 let empty = Stretch { start: from, next: from, ..Stretch::default() };
                 cell.state.lock().shard.take_in(&empty);
-                cell.is_sweeping.store(false, Ordering::Release);
+                cell.swept.notify_waiters();
                 return Err(error);
             }
         };
         let has_moved = cell.state.lock().shard.take_in(&stretch);
-        cell.is_sweeping.store(false, Ordering::Release);
         cell.swept.notify_waiters();
         cell.claimers.notify_one();
         Ok(has_moved)

@@ -147,8 +147,8 @@ struct Draft {
     blocks: Vec<Open>,
     sums: [i64; SUMS.len()],
     counts: BTreeMap<OrganizationId, [i64; 3]>,
-    /// By bucket: how much longer than usual it is kept, and its rows.
-    found: BTreeMap<u128, (u64, List)>,
+    /// By bucket: how much longer than usual it is kept, and its rows of each block.
+    found: BTreeMap<u128, (u64, BTreeMap<u64, Vec<u8>>)>,
     listed: BTreeMap<OrganizationId, List>,
     timers: BTreeMap<OrganizationId, (u64, List)>,
     changes: List,
@@ -303,8 +303,8 @@ impl Draft {
     fn tell(&mut self, at: usize, id: NotificationId, index: u32) {
         let Some(block) = self.blocks.get_mut(at) else { return };
         if block.told.insert((id, index)) {
-            let rows = self.found.entry(rows::bucket(id)).or_default();
-            rows.1.number(count(at + 1)).text(id.0.as_bytes()).text(index.to_be_bytes());
+            let (_, told) = self.found.entry(rows::bucket(id)).or_default();
+            told.entry(count(at + 1)).or_default().extend_from_slice(&rows::told(id, index));
         }
     }
 
@@ -485,8 +485,12 @@ impl Draft {
     fn tables(&self, table: &mut Table) {
         table.list("tk", &self.leased).list("dk", &self.letters).list("rk", &self.again);
         let mut found = List::default();
-        for (bucket, (longer, rows)) in &self.found {
-            found.text(bucket.to_string()).number(*longer).list(rows);
+        for (bucket, (longer, told)) in &self.found {
+            let mut blocks = List::default();
+            for (ordinal, rows) in told {
+                blocks.number(*ordinal).text(rows);
+            }
+            found.text(bucket.to_string()).number(*longer).list(&blocks);
         }
         let mut listed = List::default();
         for (org, rows) in &self.listed {

@@ -81,8 +81,10 @@ impl Core {
         id: NotificationId,
     ) -> Result<Vec<Place>, RedisError> {
         let key = self.redis.key(shard, &format!("w:{}", rows::bucket(id)));
-        let rows = self.range(&key, id.0.as_bytes(), None, usize::MAX).await?;
-        Ok(rows.iter().filter_map(|row| Some(rows::read_place(row.get(16..)?)?.0)).collect())
+        let mut command = redis::cmd("GET");
+        command.arg(&key);
+        let bucket = reply::bytes(self.redis.query(&key, command).await?).unwrap_or_default();
+        Ok(rows::places_of(id, &bucket))
     }
 
     /// Members of a sorted set that begin with `prefix`, all of one score: upwards, or downwards

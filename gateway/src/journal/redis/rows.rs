@@ -1,4 +1,5 @@
-//! The members of sorted sets by which blocks are found again, as bytes that sort as they should.
+//! The rows by which blocks are found again: members of sorted sets, as bytes that sort as they
+//! should, and what a bucket of notifications holds.
 
 use crate::journal::record::Extent;
 use crate::journal::shard::Place;
@@ -55,8 +56,33 @@ pub(super) fn read_timer(row: &[u8], due: Millis) -> Option<Ticket> {
     Some(Ticket { spot: Spot { position, index, extent }, due, class })
 }
 
-/// Notifications accepted at about the same time share a set: a version 7 UUID starts with 48 bits
-/// of milliseconds.
+/// Notifications accepted within a quarter of a second share a key: a version 7 UUID starts with 48
+/// bits of milliseconds.
 pub(super) fn bucket(id: NotificationId) -> u128 {
-    id.0.as_u128() >> 100
+    id.0.as_u128() >> 88
+}
+
+/// What a bucket says of one block: an id of 16 bytes and an index of 4 for each row. The script puts
+/// the position of the block, 8 bytes, and the number of rows, 4, before them.
+pub(super) fn told(id: NotificationId, index: u32) -> [u8; 20] {
+    let mut row = [0; 20];
+    row[..16].copy_from_slice(id.0.as_bytes());
+    row[16..].copy_from_slice(&index.to_be_bytes());
+    row
+}
+
+/// Places that a bucket gives for `id`, in order.
+pub(super) fn places_of(id: NotificationId, mut bucket: &[u8]) -> Vec<Place> {
+    let mut places = Vec::new();
+    while let Some(((position, count), rest)) = read_place(bucket) {
+        let bytes = (count as usize).saturating_mul(20).min(rest.len());
+        let (rows, next) = rest.split_at(bytes);
+        for row in rows.chunks_exact(20) {
+            let index = row.strip_prefix(id.0.as_bytes()).and_then(<[u8]>::first_chunk::<4>);
+            places.extend(index.map(|index| (position, u32::from_be_bytes(*index))));
+        }
+        bucket = next;
+    }
+    places.sort_unstable();
+    places
 }

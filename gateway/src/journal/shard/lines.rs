@@ -32,6 +32,10 @@ pub(in crate::journal) struct Lines {
     again: VecDeque<OrganizationId>,
     /// Lines that are short and go on in the log.
     hungry: VecDeque<OrganizationId>,
+    /// The log is being read for them.
+    is_sweeping: bool,
+    /// What was read last found no place.
+    is_stuck: bool,
     lowest_next: bool,
     places: usize,
     ready: usize,
@@ -210,9 +214,14 @@ impl Lines {
         !self.hungry.is_empty()
     }
 
-    /// True if a claim of `max` would take repeats for want of entries that stand in line.
-    pub(in crate::journal) fn may_be_overtaken(&self, max: usize) -> bool {
-        !self.again.is_empty() && self.places < max
+    /// True while lines are being filled from the log.
+    fn expects_more(&self) -> bool {
+        !self.is_stuck && (self.is_sweeping || self.is_hungry())
+    }
+
+    /// True if a claim of `max` would get more first attempts a moment later, and has repeats to take.
+    pub(in crate::journal) fn is_worth_waiting(&self, max: usize) -> bool {
+        self.expects_more() && self.places < max && !self.again.is_empty()
     }
 
     /// Entries known to be done although nobody has come to them yet.
@@ -242,6 +251,12 @@ impl Lines {
 
     /// Where the next line that is short goes on.
     pub(in crate::journal) fn next_hungry(&mut self) -> Option<u64> {
+        let next = self.hungriest();
+        self.is_sweeping = next.is_some();
+        next
+    }
+
+    fn hungriest(&mut self) -> Option<u64> {
         if self.hungry.is_empty() {
             return None;
         }
@@ -309,6 +324,7 @@ impl Lines {
         for org in short.into_iter().chain(full) {
             self.feed(org);
         }
+        (self.is_sweeping, self.is_stuck) = (false, !moved);
         moved
     }
 
@@ -381,20 +397,29 @@ impl Lines {
     }
 
     /// Takes up to `max` entries: organizations by turns, each as many as `room` allows, repeats a
-    /// fifth while first attempts wait.
+    /// fifth while first attempts wait, be it in the log.
     pub(in crate::journal) fn pick(
         &mut self,
         max: usize,
         room: &dyn Room,
     ) -> Vec<(OrganizationId, Ticket)> {
         let mut basket = Basket { room, left: HashMap::new(), taken: Vec::new() };
-        if !self.first.is_empty() && !self.again.is_empty() {
-            self.owed = (self.owed + max).min(max.saturating_mul(AGAIN_SHARE));
-            self.rounds(Class::Again, self.owed / AGAIN_SHARE, true, &mut basket);
+        if !self.first.is_empty() {
+            self.rounds(Class::Again, (self.owed / AGAIN_SHARE).min(max), true, &mut basket);
             self.owed -= basket.taken.len() * AGAIN_SHARE;
         }
         self.rounds(Class::First, max - basket.taken.len(), false, &mut basket);
-        self.rounds(Class::Again, max - basket.taken.len(), false, &mut basket);
+        if !self.again.is_empty() {
+            let owed = self.owed + basket.taken.len();
+            self.owed = owed.min(max.saturating_mul(AGAIN_SHARE));
+        }
+        if !self.expects_more() {
+            self.rounds(Class::Again, max - basket.taken.len(), false, &mut basket);
+        } else if basket.taken.is_empty() {
+            // On account of its share, so that repeats go on while a long log is read.
+            self.rounds(Class::Again, max.min(1), false, &mut basket);
+            self.owed = self.owed.saturating_sub(basket.taken.len() * AGAIN_SHARE);
+        }
         basket.taken
     }
 
@@ -449,7 +474,9 @@ impl Lines {
         line.out += taken - (ready - line.ready());
         *left -= taken;
         line.claimed += taken as u64;
-        self.places -= queued - line.queue.len();
+        let freed = queued - line.queue.len();
+        self.places -= freed;
+        self.is_stuck &= freed == 0;
         self.ready -= ready - line.ready();
         self.done -= line.trim_done();
         self.feed(org);

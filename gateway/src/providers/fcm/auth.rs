@@ -8,10 +8,11 @@ use arc_swap::ArcSwapOption;
 use fcm_v1::auth::ServiceAccountKey;
 use http::header::CONTENT_TYPE;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Uri};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Mutex;
 use url::{Host, Url};
 
@@ -51,11 +52,36 @@ pub(super) enum GrantError {
     #[error("the token endpoint cannot be reached")]
     Transport(#[source] Failure),
     #[error("the token endpoint answered {0}: check the service account key and the clock")]
-    Refused(http::StatusCode),
+    Refused(StatusCode),
     #[error("the token endpoint's answer holds no usable token")]
     Unreadable,
     #[error("the last fetch failed a moment ago")]
     Pausing,
+}
+
+impl GrantError {
+    /// True if the endpoint is only slow, busy or away, and the credential may be right.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Transport(_) => true,
+            Self::Refused(status) => {
+                status.is_server_error()
+                    || matches!(
+                        *status,
+                        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+                    )
+            }
+            Self::Sign(_) | Self::Unreadable | Self::Pausing => false,
+        }
+    }
+}
+
+/// Why there is no token now.
+#[derive(Debug)]
+pub(super) struct NoToken {
+    pub(super) error: GrantError,
+    /// When to ask again, where that may help by itself.
+    pub(super) wait: Option<Duration>,
 }
 
 /// A token as the header value every request carries.
@@ -72,6 +98,7 @@ pub(super) struct AccessToken {
 #[derive(Debug, Default)]
 struct Flight {
     pause_ms: u64,
+    is_passing: bool,
     /// By the steady clock: a wall clock set back must not make the pause longer.
     not_before: Millis,
 }
@@ -143,7 +170,7 @@ impl TokenSource {
 
     /// The token to use now. A token past 80 % of its life is renewed by one task while callers
     /// go on with it; without a living token callers wait for the one fetch under way.
-    pub(super) async fn current(&self) -> Result<Arc<AccessToken>, GrantError> {
+    pub(super) async fn current(&self) -> Result<Arc<AccessToken>, NoToken> {
         let now = self.0.clock.now();
         if let Some(token) = self.0.current.load_full()
             && now < token.ends_at
@@ -177,8 +204,10 @@ impl TokenSource {
         let (shared, old) = (Arc::clone(&self.0), Arc::clone(old));
         drop(tokio::spawn(async move {
             match shared.fetch(Some(&old)).await {
-                Ok(_) | Err(GrantError::Pausing) => {}
-                Err(error) => tracing::warn!(%error, "cannot renew the FCM access token"),
+                Ok(_) | Err(NoToken { error: GrantError::Pausing, .. }) => {}
+                Err(NoToken { error, .. }) => {
+                    tracing::warn!(%error, "cannot renew the FCM access token")
+                }
             }
         }));
     }
@@ -186,7 +215,7 @@ impl TokenSource {
 
 impl Shared {
     /// Fetches a token unless one other than `old` arrived while waiting for the turn.
-    async fn fetch(&self, old: Option<&Arc<AccessToken>>) -> Result<Arc<AccessToken>, GrantError> {
+    async fn fetch(&self, old: Option<&Arc<AccessToken>>) -> Result<Arc<AccessToken>, NoToken> {
         let mut flight = self.flight.lock().await;
         let now = self.clock.now();
         if let Some(token) = self.current.load_full()
@@ -195,8 +224,10 @@ impl Shared {
         {
             return Ok(token);
         }
-        if self.clock.steady() < flight.not_before {
-            return Err(GrantError::Pausing);
+        let left = flight.not_before.since(self.clock.steady());
+        if left > 0 {
+            let wait = flight.is_passing.then(|| Duration::from_millis(left));
+            return Err(NoToken { error: GrantError::Pausing, wait });
         }
         match self.request().await {
             Ok(token) => {
@@ -208,7 +239,9 @@ impl Shared {
             Err(error) => {
                 flight.pause_ms = (flight.pause_ms * 2).clamp(PAUSE_MIN_MS, PAUSE_MAX_MS);
                 flight.not_before = self.clock.steady().plus(flight.pause_ms);
-                Err(error)
+                flight.is_passing = error.is_passing();
+                let wait = flight.is_passing.then(|| Duration::from_millis(flight.pause_ms));
+                Err(NoToken { error, wait })
             }
         }
     }

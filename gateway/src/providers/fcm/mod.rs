@@ -7,7 +7,7 @@ mod payload;
 #[cfg(test)]
 mod tests;
 
-use self::auth::TokenSource;
+use self::auth::{NoToken, TokenSource};
 use self::classify::Scope;
 use self::pace::Pace;
 use crate::BoxFuture;
@@ -149,9 +149,17 @@ impl Fcm {
         let started = Instant::now();
         let token = match self.tokens.current().await {
             Ok(token) => token,
-            Err(error) => {
+            Err(NoToken { error, wait }) => {
                 tracing::debug!(%error, "no FCM access token");
-                let mut held = unsent(Outcome::Hold { cause: "oauth" });
+                // An endpoint that is only away says nothing against the credential.
+                let mut held = match wait {
+                    Some(wait) => {
+                        let cause = "oauth_unavailable";
+                        self.gate.close(wait, cause);
+                        unsent(Outcome::Retry { after: Some(wait), cause })
+                    }
+                    None => unsent(Outcome::Hold { cause: "oauth" }),
+                };
                 held.reason = Some(error.to_string());
                 held.elapsed = started.elapsed();
                 return held;

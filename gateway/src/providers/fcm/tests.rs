@@ -170,7 +170,7 @@ async fn a_token_is_renewed_at_four_fifths_of_its_life_behind_the_senders() {
 }
 
 #[tokio::test]
-async fn a_failing_token_endpoint_is_harmless_until_the_old_token_ends_and_then_holds() {
+async fn a_failing_token_endpoint_is_harmless_until_the_old_token_ends_and_then_asked_again_soon() {
     let oauth = Server::start(None, Speak::Http1, |_, n| match n {
         0 => Act::text(200, r#"{"access_token":"token-0","expires_in":1000}"#),
         _ => Act::text(503, r#"{"error":"backend"}"#),
@@ -186,10 +186,26 @@ async fn a_failing_token_endpoint_is_harmless_until_the_old_token_ends_and_then_
     time.advance(Duration::from_secs(100));
     let batch: Vec<_> = (0..50).map(|_| to("a")).collect();
     for attempt in send_all(&provider, &batch).await {
-        assert_eq!(attempt.outcome, Outcome::Hold { cause: "oauth" });
+        let Outcome::Retry { after: Some(wait), cause: "oauth_unavailable" } = attempt.outcome
+        else {
+            panic!("{attempt:?}");
+        };
+        assert!(wait <= Duration::from_secs(2), "the app is not held as for a wrong credential");
     }
     assert_eq!(oauth.seen().len(), 3, "those who queued behind a failure do not repeat it");
     assert_eq!(fcm.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_credential_that_the_token_endpoint_refuses_holds() {
+    let oauth = Server::start(None, Speak::Http1, |_, _| Act::text(401, "{}")).await;
+    let fcm = accepting().await;
+    let provider = Fcm::new(config(fcm.url(), &oauth.url()), clock()).unwrap();
+    for _ in 0..2 {
+        let attempt = send_one(&provider, to("a")).await;
+        assert_eq!(attempt.outcome, Outcome::Hold { cause: "oauth" });
+    }
+    assert_eq!((oauth.seen().len(), fcm.seen().len()), (1, 0));
 }
 
 #[tokio::test]

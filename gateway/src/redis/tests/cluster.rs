@@ -112,9 +112,6 @@ async fn named(endpoint: &str) -> (Server, RedisOptions) {
     let pem = certified.cert.pem();
     let (certificate, key) =
         (write("cert", &pem), write("key", &certified.signing_key.serialize_pem()));
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("a bound listener").port();
-    drop(listener);
     let lines = [
         "cluster-enabled yes",
         "cluster-announce-ip 127.0.0.1",
@@ -122,12 +119,23 @@ async fn named(endpoint: &str) -> (Server, RedisOptions) {
         &format!("cluster-preferred-endpoint-type {endpoint}"),
         "tls-cluster yes",
         "tls-auth-clients no",
-        &format!("tls-port {port}"),
         &format!("tls-cert-file {certificate}"),
         &format!("tls-key-file {key}"),
         &format!("tls-ca-cert-file {certificate}"),
     ];
-    let server = server(Persistence::None, &lines);
+    // A free port may be taken by somebody else before the server has it.
+    let started = std::iter::repeat_with(|| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("a bound listener").port();
+        drop(listener);
+        let lines = lines.iter().map(|line| (*line).to_owned());
+        let lines = lines.chain([format!("tls-port {port}")]).collect();
+        let persistence = Persistence::None;
+        let options = ServerOptions { persistence, lines, ..ServerOptions::default() };
+        Server::start(options).map(|server| (server, port))
+    });
+    let started = started.take(5).find_map(Result::ok);
+    let (server, port) = started.expect("redis-server starts on one of five ports");
     server.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).expect("it takes all slots");
     until(async || {
         let state = server.ask(&["CLUSTER", "INFO"]).expect("it answers");

@@ -7,7 +7,7 @@ fn all_hooks() -> RuleConfig {
     rule("hooks", &[])
 }
 
-fn request(action: &str, is_allowed: bool) -> AuthorizeItem {
+pub(super) fn request(action: &str, is_allowed: bool) -> AuthorizeItem {
     AuthorizeItem {
         principal: PrincipalView {
             kind: PrincipalKind::User,
@@ -29,7 +29,7 @@ async fn may(rules: &WasmRules, action: &str, is_allowed: bool) -> bool {
     answers[0].is_allowed
 }
 
-fn shown(title: &str) -> TransformItem {
+pub(super) fn shown(title: &str) -> TransformItem {
     let mut asked = item(1, title);
     let notification = Arc::get_mut(&mut asked.notification).unwrap();
     notification.content.body = "call 555 0100".into();

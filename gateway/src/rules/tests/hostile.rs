@@ -56,7 +56,14 @@ fn only_deadline() -> Arc<WasmRules> {
     let deadline = Duration::from_millis(10);
     let limits = RuleLimits { fuel_per_item: 1 << 48, deadline, ..RuleLimits::default() };
     let rules = vec![hostile()];
-    WasmRules::start(RuleSettings { rules, limits, threads: 2, queue: 4, recorder: None }).unwrap()
+    WasmRules::start(RuleSettings {
+        rules,
+        limits,
+        threads: 2,
+        queue: 4,
+        ..RuleSettings::default()
+    })
+    .unwrap()
 }
 
 #[tokio::test]

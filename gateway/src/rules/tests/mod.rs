@@ -2,6 +2,7 @@
 
 mod abi;
 mod deploying;
+mod gating;
 mod guests;
 mod hooks;
 mod hostile;

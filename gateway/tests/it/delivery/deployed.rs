@@ -62,7 +62,8 @@ async fn a_deployed_rule_is_in_force_at_once_and_after_a_kill_and_goes_back() {
     let world = world.restart().await;
     assert_eq!(world.delivered().await, 0);
     let listed = world.gateway.ask(&Ask::get(RULES).bearer(&world.token)).await.json();
-    assert_eq!(listed["rules"][0]["active"], json!({ "digest": digest, "version": "1.1.0" }));
+    let active = &listed["rules"][0]["active"];
+    assert_eq!((&active["digest"], &active["version"]), (&digest, &json!("1.1.0")));
 
     let reply = world.change(json!({ "rollback": true, "message": "back" })).await;
     assert_eq!(reply.json()["active"]["version"], "1.0.0", "{}", reply.text());
@@ -155,4 +156,31 @@ async fn what_a_rule_decided_is_read_by_api_and_captured_on_request() {
     {
         assert_eq!(get(bad).await.status, 400, "{bad}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_organization_sets_values_for_itself_and_they_survive_a_kill() {
+    let world = World::new(phone, &[]).await;
+    let reply = world.deploy(&routing("1.0.0", "apns"), "active").await;
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    assert_eq!(world.delivered().await, 1);
+    let path = format!("{RULES}/routing/config");
+    let patch = async |body: Value| {
+        let ask = Ask::new("PATCH", &path).bearer(&world.token).json(body.to_string());
+        world.gateway.ask(&ask).await
+    };
+    for bad in [json!([]), json!({ "route.*": [] }), json!({ "": "x" }), json!({ "x": "xoxb-1" })] {
+        assert_eq!(patch(bad.clone()).await.status, 400, "{bad}");
+    }
+    let reply = patch(json!({ "route.*": "none" })).await;
+    let shown = json!({ "config": { "route.*": "none" }, "defaults": { "route.*": "apns" } });
+    assert_eq!((reply.status, reply.json()), (200, shown.clone()), "{}", reply.text());
+    assert_eq!(world.delivered().await, 0);
+
+    let world = world.restart().await;
+    assert_eq!(world.delivered().await, 0);
+    let ask = Ask::get(&path).bearer(&world.token);
+    assert_eq!(world.gateway.ask(&ask).await.json(), shown);
+    let absent = Ask::get(format!("{RULES}/nobody/config")).bearer(&world.token);
+    assert_eq!(world.gateway.ask(&absent).await.status, 404);
 }

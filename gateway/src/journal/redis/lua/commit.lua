@@ -73,9 +73,7 @@ for _, id in ipairs(P.ob or {}) do
   end
 end
 for i = 1, #(P.ag or {}), 2 do
-  local id = P.ag[i + 1]
-  local past = '[' .. id .. string.rep('\255', 13)
-  if #call('ZRANGEBYLEX', BASE .. 'w:' .. P.ag[i], '[' .. id, past, 'LIMIT', 0, 1) > 0 then
+  if is_told(P.ag[i], P.ag[i + 1]) then
     return redis.error_reply('FENCED the notification is there already')
   end
 end
@@ -132,8 +130,11 @@ local function placed(rows)
 end
 
 for i = 1, #(P.wh or {}), 3 do
-  local key = BASE .. 'w:' .. P.wh[i]
-  add(key, placed(P.wh[i + 2]))
+  local key, told, rows = BASE .. 'w:' .. P.wh[i], P.wh[i + 2], {}
+  for j = 1, #told, 2 do
+    rows[#rows + 1] = eight[told[j]] .. struct.pack('>I4', #told[j + 1] / 20) .. told[j + 1]
+  end
+  call('APPEND', key, table.concat(rows))
   -- Never earlier than for what it told of before.
   local keep = P.keep + P.wh[i + 1]
   call('PEXPIRE', key, keep, 'NX')

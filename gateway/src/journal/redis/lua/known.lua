@@ -5,10 +5,9 @@
 local found = { call('HGET', META, 'pos') or '0' }
 for i = 1, #ARGV, 2 do
   local id = ARGV[i + 1]
-  local past = '[' .. id .. string.rep('\255', 13)
   if call('HEXISTS', BASE .. 'n', id) == 1 then
     found[#found + 1] = 'p'
-  elseif #call('ZRANGEBYLEX', BASE .. 'w:' .. ARGV[i], '[' .. id, past, 'LIMIT', 0, 1) > 0 then
+  elseif is_told(ARGV[i], id) then
     found[#found + 1] = 'e'
   else
     found[#found + 1] = 'l'

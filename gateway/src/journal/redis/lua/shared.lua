@@ -28,4 +28,26 @@ local function mark_of(id)
   return ''
 end
 
+-- True if a bucket tells of a notification: for each block its position, how many rows follow, and
+-- these, each an id of 16 bytes and an index of 4.
+local function is_told(bucket, id)
+  local rows = call('GET', BASE .. 'w:' .. bucket) or ''
+  local at = 1
+  while at <= #rows do
+    local from = at + 12
+    at = from + struct.unpack('>I4', rows, at + 8) * 20
+    local hit = string.find(rows, id, from, true)
+    if not hit then
+      return false
+    end
+    while hit and hit < at do
+      if (hit - from) % 20 == 0 then
+        return true
+      end
+      hit = string.find(rows, id, hit + 1, true)
+    end
+  end
+  return false
+end
+
 local FENCED = 'FENCED another node owns the shard'
