@@ -2,7 +2,7 @@
 
 use crate::rules::error::RuleError;
 use crate::rules::hooks::Hook;
-use crate::rules::limits::{BODY_BYTES_MAX, FUNCTIONS_MAX};
+use crate::rules::limits::Shape;
 use crate::rules::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, SECTION};
 use sha2::{Digest, Sha256};
 use wasmparser::{CanonicalFunction, CanonicalOption, Encoding, Parser, Payload};
@@ -47,7 +47,7 @@ pub fn inspect(component: &[u8], bytes_max: usize) -> Result<ComponentSummary, R
             RuleError::NotWasm
         });
     }
-    let mut outline = Outline::default();
+    let mut outline = Outline::of(Shape::of(bytes_max));
     for payload in Parser::new(0).parse_all(component) {
         outline.read(payload.map_err(malformed)?)?;
     }
@@ -130,8 +130,8 @@ fn leb(mut number: usize, out: &mut Vec<u8>) {
     }
 }
 
-#[derive(Default)]
 struct Outline {
+    shape: Shape,
     /// Modules and components around what is being read; the outermost component is 1.
     depth: usize,
     functions: usize,
@@ -141,6 +141,11 @@ struct Outline {
 }
 
 impl Outline {
+    fn of(shape: Shape) -> Self {
+        let (imports, exports) = (Vec::new(), Vec::new());
+        Self { shape, depth: 0, functions: 0, imports, exports, manifest: None }
+    }
+
     fn read(&mut self, payload: Payload<'_>) -> Result<(), RuleError> {
         match payload {
             Payload::Version { encoding, .. } => {
@@ -153,14 +158,16 @@ impl Outline {
             Payload::CodeSectionStart { count, .. } => {
                 let count = usize::try_from(count).unwrap_or(usize::MAX);
                 self.functions = self.functions.saturating_add(count);
-                if self.functions > FUNCTIONS_MAX {
-                    return Err(RuleError::TooManyFunctions);
+                if self.functions > self.shape.functions {
+                    let most = self.shape.functions;
+                    return Err(RuleError::TooManyFunctions { most });
                 }
             }
             Payload::CodeSectionEntry(body) => {
                 let bytes = body.as_bytes().len();
-                if bytes > BODY_BYTES_MAX {
-                    return Err(RuleError::FunctionTooLarge { bytes });
+                let most = self.shape.body_bytes;
+                if bytes > most {
+                    return Err(RuleError::FunctionTooLarge { bytes, most });
                 }
             }
             Payload::ComponentCanonicalSection(functions) => {
@@ -221,4 +228,10 @@ fn check_strings(function: &CanonicalFunction) -> Result<(), RuleError> {
 
 fn malformed(error: wasmparser::BinaryReaderError) -> RuleError {
     RuleError::Malformed(error.into())
+}
+
+/// The manifest in a component, if it has one that can be read.
+#[must_use]
+pub fn manifest_of(component: &[u8]) -> Option<Manifest> {
+    inspect(component, usize::MAX).ok()?.manifest
 }

@@ -4,7 +4,7 @@ use crate::rules::abi::{FullRule, authorizer, router, transformer};
 use crate::rules::error::RuleError;
 use crate::rules::hooks::Hook;
 use crate::rules::host::{Host, Record, Setting};
-use crate::rules::limits::{Breach, INSTANCES_MAX, RuleLimits, TABLES_MAX};
+use crate::rules::limits::{Breach, RuleLimits, Shape, TABLES_MAX};
 use crate::rules::localtime::Zones;
 use crate::rules::recorder::Recorder;
 use crate::rules::state::Effects;
@@ -183,12 +183,13 @@ fn config() -> Config {
 fn pool(limits: &RuleLimits, threads: usize) -> InstanceAllocationStrategy {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let slots = threads.saturating_add(SPARE_SLOTS);
+    let instances = Shape::of(limits.component_bytes).instances;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(count(slots))
-        .total_core_instances(count(slots * INSTANCES_MAX))
+        .total_core_instances(count(slots * instances))
         .total_memories(count(slots))
         .total_tables(count(slots * TABLES_MAX))
-        .max_core_instances_per_component(count(INSTANCES_MAX))
+        .max_core_instances_per_component(count(instances))
         .max_memories_per_component(1)
         .max_tables_per_component(count(TABLES_MAX))
         .max_memory_size(limits.memory_bytes)

@@ -18,7 +18,11 @@ pub enum RuleError {
     TooManyRules { count: usize },
     #[error("the file cannot be read")]
     Read(#[source] std::io::Error),
-    #[error("the component is larger than {limit} bytes; build with opt-level \"s\" and strip it")]
+    #[error(
+        "the component is larger than {limit} bytes; build with opt-level \"s\" and strip it; one in \
+         JavaScript or Python asks for limits.component = \"24MiB\" in rule.toml, and the gateway \
+         needs rules.limits.component and rules.limits.memory as large"
+    )]
     TooLarge { limit: usize },
     #[error("this is not WebAssembly in binary form; text form must be assembled first")]
     NotWasm,
@@ -28,10 +32,10 @@ pub enum RuleError {
     NotCoreModule,
     #[error("the component is malformed or uses a WebAssembly feature that is off")]
     Malformed(#[source] Cause),
-    #[error("the component has more than 5,000 functions; link less code into the rule")]
-    TooManyFunctions,
-    #[error("one function has {bytes} bytes of code, more than 65,536; split it")]
-    FunctionTooLarge { bytes: usize },
+    #[error("the component has more than {most} functions; link less code into the rule")]
+    TooManyFunctions { most: usize },
+    #[error("one function has {bytes} bytes of code, more than {most}; split it")]
+    FunctionTooLarge { bytes: usize, most: usize },
     #[error("the component passes strings as UTF-16; rules pass UTF-8")]
     StringEncoding,
     #[error("the component imports {name}; {}", advice(name))]
@@ -57,7 +61,8 @@ pub enum RuleError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     #[error(
-        "limits.{key} in rule.toml is looser than this gateway allows; lower it or leave it out"
+        "limits.{key} in rule.toml is looser than this gateway allows; lower it or leave it out, or \
+         raise rules.limits.{key} of the gateway"
     )]
     LooserLimit { key: &'static str },
     #[error("the component cannot start within the memory, fuel and time a rule has")]

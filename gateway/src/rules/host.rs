@@ -2,7 +2,7 @@
 
 use crate::model::Millis;
 use crate::rules::abi::{clock, config, counters, kv, log, types};
-use crate::rules::limits::{INSTANCES_MAX, RuleLimits, TABLES_MAX};
+use crate::rules::limits::{RuleLimits, Shape, TABLES_MAX};
 use crate::rules::localtime::Zones;
 use crate::rules::recorder::Recorder;
 use crate::rules::settings::RuleConfig;
@@ -163,7 +163,7 @@ impl ResourceLimiter for Host {
     }
 
     fn instances(&self) -> usize {
-        INSTANCES_MAX
+        Shape::of(self.limits.component_bytes).instances
     }
 
     fn tables(&self) -> usize {

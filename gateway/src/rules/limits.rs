@@ -8,10 +8,6 @@ use wasmtime::Trap;
 
 /// Rules in one chain.
 pub(super) const RULES_MAX: usize = 32;
-/// Functions in one component, all its modules together.
-pub(super) const FUNCTIONS_MAX: usize = 5_000;
-/// Code of one function.
-pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Steps in one plan.
 pub(super) const STEPS_MAX: usize = 16;
 /// Wait between two steps, and life of a hold.
@@ -26,9 +22,38 @@ pub(super) const PAYLOAD_BYTES_MAX: usize = 64 << 10;
 /// A digest may collect this many; its key is as long as a counter's.
 pub(super) const DIGEST_ITEMS_MAX: u16 = 1_000;
 pub(super) const DIGEST_KEY_BYTES_MAX: usize = 128;
-/// Core instances of one component: its module and the adapters around it.
-pub(super) const INSTANCES_MAX: usize = 8;
 pub(super) const TABLES_MAX: usize = 4;
+
+/// What components may be made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// All modules together.
+    pub(super) functions: usize,
+    /// Code of one function.
+    pub(super) body_bytes: usize,
+    /// Core instances of one component: its module and the adapters around it.
+    pub(super) instances: usize,
+}
+
+/// A compiled rule: one module.
+pub(super) const SMALL: Shape = Shape { functions: 5_000, body_bytes: 64 << 10, instances: 8 };
+/// A rule that brings its interpreter: that of JavaScript has 12,688 functions of up to 172 kB, that of
+/// Python 13,499 of up to 427 kB in 112 core instances.
+const WITH_INTERPRETER: Shape = Shape { functions: 16_000, body_bytes: 512 << 10, instances: 128 };
+/// What rules with an interpreter ask for at most.
+const INTERPRETED_BYTES: usize = 24 << 20;
+const INTERPRETED_MEMORY_BYTES: usize = 128 << 20;
+
+impl Shape {
+    /// Where larger components are allowed than a compiled rule has, interpreters are.
+    pub(super) fn of(component_bytes: usize) -> Self {
+        if component_bytes > RuleLimits::default().component_bytes {
+            WITH_INTERPRETER
+        } else {
+            SMALL
+        }
+    }
+}
 
 /// What one rule may use. The defaults are the documented ceilings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,11 +108,26 @@ impl RuleLimits {
         self.fuel_per_item.saturating_mul(items).saturating_add(self.fuel_per_batch)
     }
 
+    /// The default ceilings, raised where a rule asks for more to what one with an interpreter may
+    /// have: what the tools apply, since the gateway for which it is meant may be set so.
+    #[must_use]
+    pub fn asked_by(caps: &Caps) -> Self {
+        let mut own = Self::default();
+        let asked = caps.component.unwrap_or(0).min(INTERPRETED_BYTES);
+        own.component_bytes = own.component_bytes.max(asked);
+        let asked = caps.memory.unwrap_or(0).min(INTERPRETED_MEMORY_BYTES);
+        own.memory_bytes = own.memory_bytes.max(asked);
+        own
+    }
+
     /// These limits, tightened by what a rule allows itself.
     pub(super) fn tightened(&self, caps: &Caps) -> Result<Self, RuleError> {
         let mut own = self.clone();
         if let Some(fuel) = caps.fuel_per_item {
             tighten("fuel_per_item", &mut own.fuel_per_item, fuel)?;
+        }
+        if let Some(component) = caps.component {
+            tighten("component", &mut own.component_bytes, component)?;
         }
         if let Some(memory) = caps.memory {
             tighten("memory", &mut own.memory_bytes, memory)?;

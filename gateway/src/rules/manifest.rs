@@ -59,6 +59,9 @@ pub struct Manifest {
 #[serde(deny_unknown_fields, default)]
 pub struct Caps {
     pub fuel_per_item: Option<u64>,
+    /// Bytes of the component, or text like `24MiB`.
+    #[serde(deserialize_with = "bytes")]
+    pub component: Option<usize>,
     /// Bytes, or text like `4MiB`.
     #[serde(deserialize_with = "bytes")]
     pub memory: Option<usize>,

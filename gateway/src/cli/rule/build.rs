@@ -16,7 +16,8 @@ const TARGET: &str = "wasm32-unknown-unknown";
 /// The custom section that says what a component was built of.
 const SECTION: &str = "bugler-build";
 /// Folders that are no source.
-const NO_SOURCE: [&str; 6] = ["target", "node_modules", "tests", ".git", "build", "__pycache__"];
+const NO_SOURCE: [&str; 7] =
+    ["target", "node_modules", "tests", ".git", "build", "__pycache__", ".venv"];
 /// A rule's instructions are paid for with every item, its bytes with every start.
 const PROFILE: [(&str, &str); 4] = [
     ("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "false"),

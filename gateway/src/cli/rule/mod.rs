@@ -192,9 +192,11 @@ fn check(component: &[u8]) -> Result<crate::rules::ComponentSummary, CliError> {
     check_component(component).map_err(|error| rejected(&error))
 }
 
-/// A bench with the gateway's own limits.
-fn bench() -> Result<crate::rules::Bench, CliError> {
-    crate::rules::Bench::start(RuleLimits::default()).map_err(|error| CliError::failed(&error))
+/// A bench with the gateway's own limits, raised as far as `component` asks.
+fn bench(component: &[u8]) -> Result<crate::rules::Bench, CliError> {
+    let asked = crate::rules::manifest_of(component).map(|manifest| manifest.limits);
+    let limits = RuleLimits::asked_by(&asked.unwrap_or_default());
+    crate::rules::Bench::start(limits).map_err(|error| CliError::failed(&error))
 }
 
 fn rejected(error: &dyn std::error::Error) -> CliError {

@@ -25,11 +25,31 @@ const SDK_CARGO: &str = include_str!("../../../../rules-sdk/templates/sdk.toml")
 const RUST_CARGO: &str = include_str!("../../../../rules-sdk/templates/rust/package.toml");
 const RUST_README: &str = include_str!("../../../../rules-sdk/templates/rust/README.md");
 
+const PYTHON_REQUIREMENTS: &str =
+    include_str!("../../../../rules-sdk/templates/python/requirements.txt");
+const PYTHON_README: &str = include_str!("../../../../rules-sdk/templates/python/README.md");
+const PYTHON_MANIFEST: &str = include_str!("../../../../rules-sdk/templates/python/rule.toml");
+const JAVASCRIPT_BUILD: &str = include_str!("../../../../rules-sdk/templates/javascript/build.mjs");
+const JAVASCRIPT_PACKAGE: &str =
+    include_str!("../../../../rules-sdk/templates/javascript/package.json");
+const JAVASCRIPT_README: &str =
+    include_str!("../../../../rules-sdk/templates/javascript/README.md");
+const JAVASCRIPT_MANIFEST: &str =
+    include_str!("../../../../rules-sdk/templates/javascript/rule.toml");
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum HookName {
     Authorize,
     Route,
     Transform,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Language {
+    Rust,
+    Python,
+    #[value(alias = "js")]
+    Javascript,
 }
 
 #[derive(Debug, Args)]
@@ -38,6 +58,10 @@ pub(in crate::cli) struct New {
     name: String,
     #[arg(long, value_enum, default_value_t = HookName::Route)]
     hook: HookName,
+    /// What the rule is written in. Python and JavaScript bring an interpreter of 12 to 18 MB, and take
+    /// ten to fifty times the processor time.
+    #[arg(long, value_enum, default_value_t = Language::Rust)]
+    lang: Language,
     /// The folder to make.
     #[arg(long)]
     path: Option<PathBuf>,
@@ -65,6 +89,26 @@ impl HookName {
             Self::Authorize => include_str!("../../../../rules-sdk/templates/rust/authorize.rs"),
             Self::Route => include_str!("../../../../rules-sdk/templates/rust/route.rs"),
             Self::Transform => include_str!("../../../../rules-sdk/templates/rust/transform.rs"),
+        }
+    }
+
+    fn python(self) -> &'static str {
+        match self {
+            Self::Authorize => include_str!("../../../../rules-sdk/templates/python/authorize.py"),
+            Self::Route => include_str!("../../../../rules-sdk/templates/python/route.py"),
+            Self::Transform => include_str!("../../../../rules-sdk/templates/python/transform.py"),
+        }
+    }
+
+    fn javascript(self) -> &'static str {
+        match self {
+            Self::Authorize => {
+                include_str!("../../../../rules-sdk/templates/javascript/authorize.js")
+            }
+            Self::Route => include_str!("../../../../rules-sdk/templates/javascript/route.js"),
+            Self::Transform => {
+                include_str!("../../../../rules-sdk/templates/javascript/transform.js")
+            }
         }
     }
 }
@@ -98,16 +142,43 @@ impl New {
     fn files(&self) -> Vec<(String, String)> {
         let file = |path: &str, text: &str| (path.to_owned(), self.filled(text));
         let mut files = vec![file("rule.toml", &self.manifest())];
-        files.push(file("Cargo.toml", RUST_CARGO));
-        files.push(file("src/lib.rs", self.hook.rust()));
-        files.push(file("README.md", RUST_README));
-        files.push((String::from(".bugler/sdk/Cargo.toml"), SDK_CARGO.to_owned()));
-        let sdk = |(path, text): (&str, &str)| {
-            (Path::new(".bugler/sdk").join(path).display().to_string(), text.to_owned())
+        let (own, ignored): (&[_], _) = match self.lang {
+            Language::Rust => (
+                &[
+                    ("Cargo.toml", RUST_CARGO),
+                    ("src/lib.rs", self.hook.rust()),
+                    ("README.md", RUST_README),
+                    (".bugler/sdk/Cargo.toml", SDK_CARGO),
+                ],
+                "/target\n",
+            ),
+            Language::Python => (
+                &[
+                    ("rule.py", self.hook.python()),
+                    ("requirements.txt", PYTHON_REQUIREMENTS),
+                    ("README.md", PYTHON_README),
+                ],
+                "/target\n/.venv\n__pycache__\n",
+            ),
+            Language::Javascript => (
+                &[
+                    ("rule.js", self.hook.javascript()),
+                    ("build.mjs", JAVASCRIPT_BUILD),
+                    ("package.json", JAVASCRIPT_PACKAGE),
+                    ("README.md", JAVASCRIPT_README),
+                ],
+                "/target\n/node_modules\n",
+            ),
         };
-        files.extend(SDK.map(sdk));
+        files.extend(own.iter().map(|(path, text)| file(path, text)));
+        // Other languages need the interface only.
+        let needed = if self.lang == Language::Rust { SDK.as_slice() } else { &SDK[..1] };
+        let sdk = |(path, text): &(&str, &str)| {
+            (Path::new(".bugler/sdk").join(path).display().to_string(), (*text).to_owned())
+        };
+        files.extend(needed.iter().map(sdk));
         files.push(file(&format!("tests/{}.toml", self.hook.word()), self.hook.tests()));
-        files.push(file(".gitignore", "/target\n"));
+        files.push(file(".gitignore", ignored));
         files
     }
 
@@ -118,6 +189,11 @@ impl New {
     fn manifest(&self) -> String {
         let head = "[rule]\nname = \"{{name}}\"\nversion = \"0.1.0\"\nhooks = [\"{{hook}}\"]\n\
                     order = 600\ndescription = \"\"\nowner = \"\"\n";
-        head.to_owned()
+        let rest = match self.lang {
+            Language::Rust => "",
+            Language::Python => PYTHON_MANIFEST,
+            Language::Javascript => JAVASCRIPT_MANIFEST,
+        };
+        [head, rest].concat()
     }
 }

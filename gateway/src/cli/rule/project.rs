@@ -59,7 +59,7 @@ impl Subject {
     }
 
     pub(super) fn load(&self) -> Result<Loaded, CliError> {
-        let bench = bench()?;
+        let bench = bench(&self.component)?;
         let name = self.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("rule");
         let rule = bench.load(name, &self.component).map_err(|error| rejected(&error))?;
         Ok(Loaded { bench, rule })

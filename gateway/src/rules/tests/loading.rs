@@ -4,7 +4,7 @@ use super::guests::component_bytes;
 use super::*;
 use crate::rules::component::inspect;
 use crate::rules::engine::Sandbox;
-use crate::rules::limits::{BODY_BYTES_MAX, FUNCTIONS_MAX};
+use crate::rules::limits::SMALL;
 
 const ANY_SIZE: usize = usize::MAX;
 
@@ -68,14 +68,14 @@ fn refuses_another_world() {
 
 #[test]
 fn refuses_what_is_too_big_to_compile() {
-    let functions = "(func)".repeat(FUNCTIONS_MAX + 1);
+    let functions = "(func)".repeat(SMALL.functions + 1);
     let many = with_router(&format!("(core module {functions})"));
-    assert!(matches!(refusal(&many), RuleError::TooManyFunctions));
+    assert!(matches!(refusal(&many), RuleError::TooManyFunctions { .. }));
     // Two modules share one allowance.
-    let half = "(func)".repeat(FUNCTIONS_MAX / 2 + 1);
+    let half = "(func)".repeat(SMALL.functions / 2 + 1);
     let two = with_router(&format!("(core module {half}) (core module {half})"));
-    assert!(matches!(refusal(&two), RuleError::TooManyFunctions));
-    let body = "nop ".repeat(BODY_BYTES_MAX + 1);
+    assert!(matches!(refusal(&two), RuleError::TooManyFunctions { .. }));
+    let body = "nop ".repeat(SMALL.body_bytes + 1);
     let long = with_router(&format!("(core module (func {body}))"));
     assert!(matches!(refusal(&long), RuleError::FunctionTooLarge { .. }));
     let limit = RuleLimits::default().component_bytes;
