@@ -15,8 +15,13 @@ pub struct Script {
     prelude: &'static str,
     body: &'static str,
     flags: Flags,
+    is_wide: bool,
     made: OnceLock<Made>,
 }
+
+/// A key that is never there. Asked for beside others while its slot moves, a cluster answers
+/// `TRYAGAIN`: of the keys that a script finds by itself some may be here and some there.
+const GUARD: &str = "whole";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flags {
@@ -57,8 +62,16 @@ impl Script {
         self
     }
 
+    /// The same where it goes to keys of its slot beyond those it is called with: it does not run
+    /// while the slot is on the move. It must not count its keys.
+    #[must_use]
+    pub const fn wide(mut self) -> Self {
+        self.is_wide = true;
+        self
+    }
+
     const fn with(body: &'static str, flags: Flags) -> Self {
-        Self { prelude: "", body, flags, made: OnceLock::new() }
+        Self { prelude: "", body, flags, is_wide: false, made: OnceLock::new() }
     }
 
     pub(super) fn is_write(&self) -> bool {
@@ -123,17 +136,50 @@ impl Call {
         self.keys.first().map(Bytes::as_ref).unwrap_or_default()
     }
 
+    /// A key in the slot of the others that is never there.
+    fn guard(&self) -> Option<Vec<u8>> {
+        let key = self.first_key();
+        let tag = key.iter().position(|byte| *byte == b'}')?;
+        Some([key.get(..=tag)?, b":", GUARD.as_bytes()].concat())
+    }
+
     /// The command: by hash, or with the text where Redis does not know the hash.
     pub(super) fn command(&self, with_text: bool) -> Cmd {
         let size = self.keys.iter().chain(&self.args).map(Bytes::len).sum::<usize>();
-        let count = 3 + self.keys.len() + self.args.len();
+        let count = 4 + self.keys.len() + self.args.len();
         let made = self.script.made();
         let (verb, code) = if with_text { ("EVAL", &made.text) } else { ("EVALSHA", &made.hash) };
         let mut command = Cmd::with_capacity(count, size + code.len() + 32);
-        command.arg(verb).arg(code).arg(self.keys.len());
-        for part in self.keys.iter().chain(&self.args) {
+        let guard = if self.script.is_wide { self.guard() } else { None };
+        command.arg(verb).arg(code).arg(self.keys.len() + usize::from(guard.is_some()));
+        for key in &self.keys {
+            command.arg(key.as_ref());
+        }
+        if let Some(guard) = guard {
+            command.arg(guard);
+        }
+        for part in &self.args {
             command.arg(part.as_ref());
         }
         command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_that_finds_keys_by_itself_names_one_that_is_never_there() {
+        static WIDE: Script = Script::reading("return KEYS[1]").wide();
+        static NARROW: Script = Script::reading("return KEYS[1]");
+        let packed = |script| {
+            let call = Call::new(script).key(&b"bugler:{s003}:m"[..]).arg(&b"one"[..]);
+            String::from_utf8(call.command(false).get_packed_command()).expect("it is text")
+        };
+        assert!(packed(&WIDE).ends_with(
+            "$1\r\n2\r\n$15\r\nbugler:{s003}:m\r\n$19\r\nbugler:{s003}:whole\r\n$3\r\none\r\n"
+        ));
+        assert!(packed(&NARROW).ends_with("$1\r\n1\r\n$15\r\nbugler:{s003}:m\r\n$3\r\none\r\n"));
     }
 }

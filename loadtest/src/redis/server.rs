@@ -3,6 +3,7 @@
 use super::RedisTrouble;
 use super::wire::{self, Reply};
 use std::fs;
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -172,6 +173,41 @@ impl Server {
     pub fn restart(&mut self) -> Result<(), RedisTrouble> {
         self.kill();
         self.run()
+    }
+
+    /// Starts it again as an operator does after a power cut or a full disk: what was only begun at
+    /// the end of its append-only file is cut off first if that is in the way.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn restart_mended(&mut self) -> Result<(), RedisTrouble> {
+        match self.restart() {
+            Err(RedisTrouble::Ended { log }) if log.contains("redis-check-aof") => {
+                self.mend()?;
+                self.restart()
+            }
+            started => started,
+        }
+    }
+
+    fn mend(&self) -> Result<(), RedisTrouble> {
+        let files = fs::read_dir(self.dir.join("appendonlydir")).map_err(RedisTrouble::Start)?;
+        for file in files.filter_map(Result::ok).map(|file| file.path()) {
+            if file.extension().is_some_and(|kind| kind == "manifest") {
+                let mut mending = Command::new("redis-check-aof")
+                    .arg("--fix")
+                    .arg(file)
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::null())
+                    .spawn()
+                    .map_err(RedisTrouble::Start)?;
+                if let Some(mut answer) = mending.stdin.take() {
+                    answer.write_all(b"y\n").map_err(RedisTrouble::Start)?;
+                }
+                mending.wait().map_err(RedisTrouble::Start)?;
+            }
+        }
+        Ok(())
     }
 
     /// More lines of configuration, for the next start.

@@ -83,9 +83,8 @@ fn tell_gaps(stage: &mut Stage, findings: &Findings) {
     let class = stage.shape.redis.as_ref().map_or("", RedisShape::class);
     let found = findings.let_go.found;
     stage.remarks.push(format!(
-        "class {class}: {found} deliveries of what was accepted within {} times {widest} ms at most \
-         are lost, none of before or after; {} outcomes of then may be forgotten",
-        stage.gaps.len(),
+        "class {class}: {found} deliveries of what was accepted within {widest} ms are lost as it \
+         says; {} outcomes of then may be forgotten",
         findings.forgotten,
     ));
     let must_lose = stage.shape.loses;

@@ -226,7 +226,7 @@ impl RedisSite {
     /// Starts every server again.
     pub(super) fn restart_all(&mut self) -> Result<(), Trouble> {
         waiting(|| {
-            self.nodes_mut().try_for_each(Server::restart)?;
+            self.nodes_mut().try_for_each(Server::restart_mended)?;
             match &self.cluster {
                 Some(cluster) => cluster.wait_until_whole(),
                 None => Ok(()),
@@ -243,7 +243,7 @@ impl RedisSite {
     /// Starts the one server again.
     pub(super) fn restart(&mut self) -> Result<(), Trouble> {
         let server = self.server()?;
-        waiting(|| server.restart()).map_err(Trouble::from)
+        waiting(|| server.restart_mended()).map_err(Trouble::from)
     }
 
     /// Whether the one server comes up with the files it has.

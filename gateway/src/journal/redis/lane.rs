@@ -316,7 +316,10 @@ impl Core {
             batch.outcome = Some(Err(JournalError::Fenced));
             return None;
         }
-        if !error.is_unknown() && !error.is_temporary() {
+        // Rights come back as they went; until then nothing else can be done with what was sent.
+        let is_forbidden = matches!(&error, RedisError::Refused { code, .. } if code == "NOPERM");
+        let waits = is_forbidden && batch.fence.is_some();
+        if !error.is_unknown() && !error.is_temporary() && !waits {
             tracing::error!(shard = cell.shard.0, %error, "redis refused a commit of the journal");
             if batch.is_unknown && batch.fence.is_some() {
                 cell.unload("what became of a settlement is unknown");

@@ -22,9 +22,12 @@ pub(super) static COMMIT: Script = Script::new(concat!(
 ));
 pub(super) static FINISH: Script =
     Script::new(script!(" flags=allow-oom", "lua/apply.lua", "lua/finish.lua"));
-pub(super) static RESOLVE: Script = Script::new(script!(" flags=allow-oom", "lua/resolve.lua"));
-pub(super) static DONE: Script = Script::new(script!(" flags=allow-oom", "lua/done.lua"));
-pub(super) static RESERVE: Script = Script::new(script!(" flags=allow-oom", "lua/reserve.lua"));
-pub(super) static READ: Script = Script::reading(script!(" flags=no-writes", "lua/read.lua"));
+pub(super) static RESOLVE: Script =
+    Script::new(script!(" flags=allow-oom", "lua/resolve.lua")).wide();
+pub(super) static DONE: Script = Script::new(script!(" flags=allow-oom", "lua/done.lua")).wide();
+pub(super) static RESERVE: Script =
+    Script::new(script!(" flags=allow-oom", "lua/reserve.lua")).wide();
+pub(super) static READ: Script =
+    Script::reading(script!(" flags=no-writes", "lua/read.lua")).wide();
 /// Puts rows that another store had.
 pub(super) static LOAD: Script = Script::new(script!("", "lua/apply.lua", "lua/load.lua"));

@@ -91,10 +91,7 @@ pub(super) const ROWS: &[Row] = &[
 ];
 
 fn of(shape: Shape, redis: RedisShape) -> Shape {
-    let mut shape = on(shape, RedisShape { is_cluster: true, ..redis });
-    // Without an answer it is not known what a lost primary settled.
-    shape.repeats_extra = shape.max_in_flight * shape.times(4, 60);
-    shape
+    on(shape, RedisShape { is_cluster: true, ..redis })
 }
 
 fn with_copies() -> RedisShape {
@@ -202,9 +199,14 @@ fn ask(stage: &mut Stage, at: usize, parts: &[&str]) -> Result<String, Trouble> 
 
 fn start(stage: &mut Stage, at: usize) -> Result<(), Trouble> {
     let node = node(stage, at)?;
-    tokio::task::block_in_place(|| node.restart())?;
+    tokio::task::block_in_place(|| node.restart_mended())?;
     stage.note(format_args!("node {at} starts again"));
     Ok(())
+}
+
+/// A primary goes without a word: what of its answers was on the way is not known, as in a crash.
+fn goes_silently(stage: &mut Stage) {
+    stage.shape.repeats_extra += stage.shape.max_in_flight;
 }
 
 async fn lose_primary(stage: &mut Stage) -> Result<(), Trouble> {
@@ -212,6 +214,7 @@ async fn lose_primary(stage: &mut Stage) -> Result<(), Trouble> {
         stage.wait(300..1_200).await;
         let lost = primary(stage)?;
         node(stage, lost)?.kill();
+        goes_silently(stage);
         stage.note(format_args!("node {lost}: kill -9"));
         taken_over(stage, lost).await?;
         start(stage, lost)?;
@@ -236,6 +239,7 @@ async fn lose_all(stage: &mut Stage) -> Result<(), Trouble> {
     for _ in 0..stage.shape.times(2, 40) {
         stage.wait(300..1_200).await;
         site(stage)?.kill_all();
+        goes_silently(stage);
         stage.note("all nodes: kill -9");
         refuses(stage, "a cluster that is gone").await;
         stage.wait(100..1_500).await;
@@ -251,6 +255,7 @@ async fn cut_power(stage: &mut Stage) -> Result<(), Trouble> {
         site(stage)?.sync().await?;
         stage.wait(300..1_200).await;
         site(stage)?.cut_power().await?;
+        goes_silently(stage);
         stage.note("all nodes: power cut");
         site(stage)?.restart_all()?;
         recovers(stage, "a power cut").await;
@@ -262,6 +267,7 @@ async fn damage(stage: &mut Stage) -> Result<(), Trouble> {
     stage.wait(500..1_200).await;
     let lost = primary(stage)?;
     node(stage, lost)?.kill();
+    goes_silently(stage);
     let log = super::redis::append_only_file(node(stage, lost)?)?;
     let intact = super::redis::damage_middle(&log)?;
     stage.note(format_args!("node {lost}: kill -9, and its append-only file damaged"));
@@ -297,6 +303,7 @@ async fn fail_over_behind(stage: &mut Stage) -> Result<(), Trouble> {
     // Shorter than the others' patience, so that it may still stand.
     tokio::time::sleep(Duration::from_millis(800)).await;
     node(stage, lost)?.kill();
+    goes_silently(stage);
     stage.note(format_args!("node {lost}: kill -9"));
     if !asks_for_copies {
         let (from_ms, to_ms) = (cut_at - PIPE_MS, Stage::now_ms() + ANSWERED_MS);
@@ -324,6 +331,9 @@ async fn hand_over(stage: &mut Stage, command: &[&str]) -> Result<(), Trouble> {
         stage.wait(500..1_200).await;
         let from = primary(stage)?;
         let to = replica_of(stage, from)?;
+        if command.contains(&"TAKEOVER") {
+            goes_silently(stage);
+        }
         ask(stage, to, command)?;
         taken_over(stage, from).await?;
         recovers(stage, "a planned failover").await;
@@ -373,6 +383,7 @@ async fn go_down(stage: &mut Stage) -> Result<(), Trouble> {
         for at in [behind, lost] {
             node(stage, at)?.kill();
         }
+        goes_silently(stage);
         stage.note(format_args!("nodes {lost} and {behind}: kill -9"));
         refuses(stage, "a cluster that is down").await;
         stage.wait(2_000..4_000).await;
@@ -398,6 +409,7 @@ async fn slow_down(stage: &mut Stage) -> Result<(), Trouble> {
     recovers(stage, "a pause of clients").await;
     let asleep = primary(stage)?;
     // Its replica may take over meanwhile.
+    goes_silently(stage);
     ask(stage, asleep, &["DEBUG", "SLEEP", "3"])?;
     whole(stage)?;
     recovers(stage, "a sleep").await;
@@ -405,6 +417,7 @@ async fn slow_down(stage: &mut Stage) -> Result<(), Trouble> {
         stage.wait(500..1_200).await;
         let frozen = primary(stage)?;
         node(stage, frozen)?.freeze();
+        goes_silently(stage);
         stage.note(format_args!("node {frozen}: SIGSTOP"));
         // Its replica may take over before anybody is refused.
         stage.wait(2_000..5_000).await;

@@ -18,6 +18,10 @@ use crate::torture::redis::RedisShape;
 const LATE_MS: u64 = 2_000;
 /// Until the client has noted an answer.
 pub(super) const ANSWERED_MS: u64 = 200;
+/// Where a script's writes begin in an append-only file.
+const BEGIN: &[u8] = b"*1\r\n$5\r\nMULTI";
+/// Hooks that were down are probed after 5 s, 10 s and 20 s, give or take half.
+const HOOKS_MAX: Duration = Duration::from_secs(90);
 const ON_CLUSTER: &str = "needs several servers: `--backend cluster` plays it";
 pub(super) const NO_CLOCK: &str = "redis-server cannot be given a clock of its own here: libfaketime \
      and its allocator call each other without end; leases and positions use no clock of Redis, as \
@@ -108,6 +112,8 @@ fn powered(shape: Shape) -> Shape {
 fn late(shape: Shape) -> Shape {
     let shape = powered(shape);
     let redis = shape.redis.clone().unwrap_or_default();
+    let drain_goal = shape.drain_goal.max(HOOKS_MAX);
+    let shape = Shape { drain_goal, ..shape };
     on(shape, RedisShape { persistence: Persistence::EverySecond, ..redis })
 }
 
@@ -140,9 +146,11 @@ async fn kill(stage: &mut Stage) -> Result<(), Trouble> {
 
 async fn cut_power(stage: &mut Stage) -> Result<(), Trouble> {
     let redis = stage.shape.redis.clone().unwrap_or_default();
-    for _ in 0..stage.shape.times(3, 100) {
+    let is_late = redis.persistence == Persistence::EverySecond;
+    // Hooks that were down twice are tried again after minutes.
+    let cuts = if is_late { 1 } else { stage.shape.times(3, 100) };
+    for _ in 0..cuts {
         stage.wait(300..1_200).await;
-        let is_late = redis.persistence == Persistence::EverySecond;
         if is_late {
             // What is sent at once is not lost; what waits is.
             stage.providers_up(false);
@@ -180,14 +188,14 @@ pub(super) fn append_only_file(server: &Server) -> Result<PathBuf, Trouble> {
     log.ok_or_else(|| Trouble::Setup(String::from("Redis has no append-only file")))
 }
 
-/// Spoils the place in the middle where a command begins: a flipped byte of a value no Redis would
-/// notice. Answers what was there.
+/// Spoils the place in the middle where a transaction begins: a flipped byte of a value no Redis
+/// would notice. Answers what was there.
 pub(super) fn damage_middle(log: &Path) -> Result<Vec<u8>, Trouble> {
     let io = || Trouble::io("the append-only file");
     let whole = std::fs::read(log).map_err(io())?;
     let mut damaged = whole.clone();
     let (_, after) = damaged.split_at_mut(whole.len() / 2);
-    if let Some(at) = after.windows(3).position(|bytes| bytes == b"\r\n*") {
+    if let Some(at) = after.windows(BEGIN.len()).position(|bytes| bytes == BEGIN) {
         after.iter_mut().skip(at).take(16).for_each(|byte| *byte = b'#');
     }
     std::fs::write(log, damaged).map_err(io())?;

@@ -226,9 +226,10 @@ pub(super) async fn keep_busy(stage: &mut Stage) -> Result<(), Trouble> {
 /// Nothing is refused that the machine can take.
 async fn none_refused(stage: &mut Stage, by: &str) -> Result<(), Trouble> {
     let overload = "reason=\"overload\"";
+    // What is refused from here on is among what is counted.
+    let (accepted, refused) = stage.progress();
     let metrics = stage.gateway.metrics().await?;
     let shed = metrics.sum("bugler_admission_refused_total", overload);
-    let (accepted, refused) = stage.progress();
     #[expect(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
     let is_shed = refused as f64 <= shed;
     stage.expect(is_shed, || {

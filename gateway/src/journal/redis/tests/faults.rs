@@ -73,6 +73,33 @@ async fn whoever_asks_for_the_books_does_not_wait_until_redis_is_back() {
     drop(settled);
 }
 
+#[test]
+fn a_block_in_the_place_of_another_is_not_the_one_that_was_read_there() {
+    let cell = super::super::cell::Cell::new(SHARD, 8);
+    let mut state = cell.state.lock();
+    state.note_mark(7, &Bytes::from_static(b"a 1"));
+    state.note_mark(8, &Bytes::from_static(b"b 1"));
+    assert!(state.has_taken_in(7, &Bytes::from_static(b"a 1")));
+    assert!(!state.has_taken_in(7, &Bytes::from_static(b"a 2")));
+    assert!(!state.has_taken_in(9, &Bytes::from_static(b"a 1")));
+    state.note_mark(7, &Bytes::from_static(b"a 2"));
+    assert!(state.has_taken_in(7, &Bytes::from_static(b"a 2")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_that_redis_forbids_for_a_while_is_written_later() {
+    let world = World::new(RedisOptions::default()).await;
+    let owner = world.owner().await;
+    put(&owner, vec![entry("sent", world.clock.now())]).await;
+    let held = claim(&owner).await;
+    world.server.ask(&["ACL", "SETUSER", "default", "-evalsha", "-eval"]).expect("taken away");
+    let settled = owner.settle(SHARD, vec![done(&held[0])]).expect("held");
+    until("writing fails", async || owner.core.cells[0].failing.lock().is_some()).await;
+    world.server.ask(&["ACL", "SETUSER", "default", "+@all"]).expect("given back");
+    assert_eq!(settled.await, Ok(()));
+    nothing_to_claim(&owner).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_is_told_that_redis_is_away_and_it_recovers_by_itself() {
     let options = RedisOptions { timeout: Duration::from_millis(100), ..RedisOptions::default() };
