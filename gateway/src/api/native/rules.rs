@@ -61,9 +61,13 @@ pub(super) async fn access_with(
     let query = Query::of_uri(uri)?;
     query.only(known, faults);
     let is_global = query.boolean("global", faults).unwrap_or_default();
-    if is_global && (organization.parent.is_some() || caller.organization != organization.id) {
-        let text = "rules of everybody are managed by an organization without one above it";
-        return Err(Failure::new(FailureClass::Forbidden, text));
+    if is_global {
+        // As for everything that belongs to the whole server.
+        let first = shared.store.first_organization().await?;
+        if first != Some(organization.id) || caller.organization != organization.id {
+            let text = "rules of everybody are managed by the organization that was there first";
+            return Err(Failure::new(FailureClass::Forbidden, text));
+        }
     }
     let scope = (!is_global).then_some(organization.id);
     let absent = || Failure::new(FailureClass::NotFound, "this gateway takes no rules");
