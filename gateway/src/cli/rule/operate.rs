@@ -26,7 +26,7 @@ pub(in crate::cli) struct At {
     /// The organization whose rules these are.
     #[arg(long, env = "BUGLER_ORG")]
     org: i32,
-    /// Rules of everybody; for an organization without one above it.
+    /// Rules of everybody; for the organization that was there first.
     #[arg(long)]
     global: bool,
 }
