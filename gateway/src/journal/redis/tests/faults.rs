@@ -75,7 +75,7 @@ async fn whoever_asks_for_the_books_does_not_wait_until_redis_is_back() {
 
 #[test]
 fn a_block_in_the_place_of_another_is_not_the_one_that_was_read_there() {
-    let cell = super::super::cell::Cell::new(SHARD, 8);
+    let cell = Cell::new(SHARD, 8);
     let mut state = cell.state.lock();
     state.note_mark(7, &Bytes::from_static(b"a 1"));
     state.note_mark(8, &Bytes::from_static(b"b 1"));
