@@ -4,7 +4,7 @@ use crate::Failed;
 use bugler_gateway::app::{App, Start};
 use bugler_gateway::config::{Config, ConfigSources};
 use bugler_gateway::intake::Intake;
-use bugler_gateway::model::{Audience, Content, Notification, OrganizationId, Priority, Source};
+use bugler_gateway::model::{Audience, Content, Notification, OrganizationId, Source};
 use bugler_gateway::telemetry::metrics;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -67,22 +67,7 @@ pub fn notification(
     (event, audience): (&str, Audience),
     body: &str,
 ) -> Notification {
-    let now = intake.now();
-    Notification {
-        id: intake.mint(),
-        org,
-        source: Source::Native,
-        event: event.to_owned(),
-        audience,
-        content: Content { title: "Parcel".into(), body: body.into(), ..Content::default() },
-        priority: Priority::Normal,
-        collapse_key: None,
-        created_at: now,
-        created_by: String::new(),
-        start_at: now,
-        expires_at: None,
-        dialect_fields: String::new(),
-        mail: None,
-        inbox: false,
-    }
+    let content = Content { title: "Parcel".into(), body: body.into(), ..Content::default() };
+    let blank = Notification::due(intake.mint(), org, Source::Native, event, intake.now());
+    Notification { audience, content, ..blank }
 }

@@ -165,7 +165,7 @@ impl Wanted {
 }
 
 /// `2h` and `-2h` are two hours ago; everything else is for the gateway to read.
-fn instant(text: &str) -> String {
+pub(super) fn instant(text: &str) -> String {
     let ago = text.strip_prefix('-').unwrap_or(text);
     let unit = ago.chars().last().and_then(|unit| match unit {
         's' => Some(1_000),

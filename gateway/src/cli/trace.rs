@@ -13,8 +13,9 @@ enum Output {
     Json,
 }
 
+/// Which notification, and where it is asked for.
 #[derive(Debug, Args)]
-pub(super) struct Trace {
+pub(super) struct Question {
     /// The notification's id, from `Bugler-Notification-Id` or an answer's body.
     id: String,
     /// Where the gateway serves.
@@ -26,16 +27,28 @@ pub(super) struct Trace {
     /// The organization, if it is one below the token's.
     #[arg(long)]
     org: Option<i32>,
+}
+
+impl Question {
+    pub(super) fn ask(&self) -> Result<Value, CliError> {
+        runtime()?.block_on(async {
+            let gateway = Gateway::new(&self.url, &self.token)?;
+            fetch(&gateway, &self.id, self.org).await
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Trace {
+    #[command(flatten)]
+    question: Question,
     #[arg(short = 'o', long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
 
 impl Trace {
     pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
-        let timeline = runtime()?.block_on(async {
-            let gateway = Gateway::new(&self.url, &self.token)?;
-            fetch(&gateway, &self.id, self.org).await
-        })?;
+        let timeline = self.question.ask()?;
         match self.output {
             Output::Json => writeln!(out, "{timeline:#}")?,
             Output::Text => write!(out, "{}", render(&timeline))?,

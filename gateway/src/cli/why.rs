@@ -1,8 +1,7 @@
 //! `bugler why`: what became of a notification and which rule decided so, in a sentence for each recipient.
 
-use crate::cli::client::Gateway;
-use crate::cli::trace::fetch;
-use crate::cli::{CliError, Exit, runtime};
+use crate::cli::trace::Question;
+use crate::cli::{CliError, Exit};
 use clap::Args;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -10,25 +9,13 @@ use std::io::Write;
 
 #[derive(Debug, Args)]
 pub(super) struct Why {
-    /// The notification's id, from `Bugler-Notification-Id` or an answer's body.
-    id: String,
-    /// Where the gateway serves.
-    #[arg(long, env = "BUGLER_URL", default_value = "http://127.0.0.1:2845")]
-    url: String,
-    /// A bearer token of the notification's organization, or of one above it.
-    #[arg(long, env = "BUGLER_TOKEN", hide_env_values = true)]
-    token: String,
-    /// The organization, if it is one below the token's.
-    #[arg(long)]
-    org: Option<i32>,
+    #[command(flatten)]
+    question: Question,
 }
 
 impl Why {
     pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
-        let timeline = runtime()?.block_on(async {
-            let gateway = Gateway::new(&self.url, &self.token)?;
-            fetch(&gateway, &self.id, self.org).await
-        })?;
+        let timeline = self.question.ask()?;
         for sentence in sentences(&timeline) {
             writeln!(out, "{sentence}")?;
         }

@@ -8,7 +8,7 @@ use super::record::{
     Record, Records, encode_append, encode_cancellation, encode_settlement, put_amend, put_entry,
 };
 use super::shard::{Place, is_timer};
-use super::{Append, Books, ClaimId, EntryKind, Resolution, Settlement, Sums};
+use super::{Append, Books, ClaimId, EntryKind, Resolution, Sums};
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -121,18 +121,9 @@ pub(in crate::journal) fn put_record(out: &mut Vec<u8>, record: Record) {
             put_entry(out, &entry);
         }
         Record::Settle(settle) => {
-            let id = ClaimId { position: settle.position, index: settle.index, lease: 0 };
-            let settlement = Settlement {
-                claim: id,
-                notification: settle.notification,
-                org: settle.org,
-                resolved: settle.resolved,
-                events: settle.events,
-                follow_ups: Vec::new(),
-                dead: Vec::new(),
-                done: settle.done,
-            };
-            encode_settlement(&settlement, settle.due, out);
+            let claim = ClaimId { position: settle.position, index: settle.index, lease: 0 };
+            let due = settle.due;
+            encode_settlement(&settle.settlement(claim), due, out);
         }
         Record::Idempotency(record) => {
             let append = Append { entries: Vec::new(), idempotency: vec![record] };

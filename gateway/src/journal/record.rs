@@ -14,7 +14,8 @@
 //! block below a later block's floor was acknowledged (damage), one above was not (torn tail).
 
 use super::{
-    Amendment, Append, Cancellation, Entry, EntryKind, IdempotencyRecord, Resolution, Settlement,
+    Amendment, Append, Cancellation, ClaimId, Entry, EntryKind, IdempotencyRecord, Resolution,
+    Settlement,
 };
 use crate::model::{DeliveryId, FinalState, Millis, NotificationId, OrganizationId, ShardId};
 use bytes::{Buf, BufMut, Bytes};
@@ -337,6 +338,22 @@ pub(in crate::journal) struct SettleRecord {
     pub(in crate::journal) resolved: Vec<(DeliveryId, Resolution)>,
     pub(in crate::journal) events: Vec<Bytes>,
     pub(in crate::journal) dead: Vec<(DeliveryId, Bytes)>,
+}
+
+impl SettleRecord {
+    /// What ended, as somebody who held `claim` would say it; without follow-ups and copies of dead letters.
+    pub(in crate::journal) fn settlement(self, claim: ClaimId) -> Settlement {
+        Settlement {
+            claim,
+            notification: self.notification,
+            org: self.org,
+            resolved: self.resolved,
+            events: self.events,
+            follow_ups: Vec::new(),
+            dead: Vec::new(),
+            done: self.done,
+        }
+    }
 }
 
 /// What was done to a delivery that had ended, as stored.

@@ -99,6 +99,36 @@ pub struct Notification {
     pub inbox: bool,
 }
 
+impl Notification {
+    /// One for the subscriptions of its organization, due at once, without content or anything else asked.
+    #[must_use]
+    pub fn due(
+        id: NotificationId,
+        org: OrganizationId,
+        source: Source,
+        event: impl Into<String>,
+        now: Millis,
+    ) -> Self {
+        Self {
+            id,
+            org,
+            source,
+            event: event.into(),
+            audience: Audience::Subscriptions,
+            content: Content::default(),
+            priority: Priority::default(),
+            collapse_key: None,
+            created_at: now,
+            created_by: String::new(),
+            start_at: now,
+            expires_at: None,
+            dialect_fields: String::new(),
+            mail: None,
+            inbox: false,
+        }
+    }
+}
+
 /// Where one delivery goes, with the credential it needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {

@@ -106,16 +106,22 @@ pub fn wrap_component(core: &[u8]) -> Result<Vec<u8>, RuleError> {
 /// The manifest is refused, or does not fit the component, or there is one already.
 pub fn embed_manifest(component: &[u8], manifest: &str) -> Result<Vec<u8>, RuleError> {
     Manifest::parse(manifest)?;
-    let mut section = Vec::new();
-    leb(SECTION.len(), &mut section);
-    section.extend_from_slice(SECTION.as_bytes());
-    section.extend_from_slice(manifest.as_bytes());
-    let mut whole = component.to_vec();
-    whole.push(0);
-    leb(section.len(), &mut whole);
-    whole.extend(section);
+    let whole = with_section(component.to_vec(), SECTION, manifest.as_bytes());
     inspect(&whole, usize::MAX)?;
     Ok(whole)
+}
+
+/// `component` with one more custom section at its end.
+#[must_use]
+pub fn with_section(mut component: Vec<u8>, name: &str, content: &[u8]) -> Vec<u8> {
+    let mut section = Vec::new();
+    leb(name.len(), &mut section);
+    section.extend_from_slice(name.as_bytes());
+    section.extend_from_slice(content);
+    component.push(0);
+    leb(section.len(), &mut component);
+    component.extend(section);
+    component
 }
 
 /// A length as WebAssembly writes it: seven bits a byte, lowest first.

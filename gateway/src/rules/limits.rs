@@ -43,6 +43,7 @@ const WITH_INTERPRETER: Shape = Shape { functions: 16_000, body_bytes: 512 << 10
 /// What rules with an interpreter ask for at most.
 const INTERPRETED_BYTES: usize = 24 << 20;
 const INTERPRETED_MEMORY_BYTES: usize = 128 << 20;
+const INTERPRETED_FUEL_PER_ITEM: u64 = 20_000_000;
 
 impl Shape {
     /// Where larger components are allowed than a compiled rule has, interpreters are.
@@ -117,6 +118,8 @@ impl RuleLimits {
         own.component_bytes = own.component_bytes.max(asked);
         let asked = caps.memory.unwrap_or(0).min(INTERPRETED_MEMORY_BYTES);
         own.memory_bytes = own.memory_bytes.max(asked);
+        let asked = caps.fuel_per_item.unwrap_or(0).min(INTERPRETED_FUEL_PER_ITEM);
+        own.fuel_per_item = own.fuel_per_item.max(asked);
         own
     }
 

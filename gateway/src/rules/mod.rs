@@ -47,7 +47,9 @@ mod worker;
 
 pub use at::{At, AtError};
 pub use bench::{Batch, Bench, BenchRule, Question, Report};
-pub use component::{ComponentSummary, embed_manifest, inspect, manifest_of, wrap_component};
+pub use component::{
+    ComponentSummary, embed_manifest, inspect, manifest_of, with_section, wrap_component,
+};
 pub use deployed::{DeployedRule, RuleChange, RuleSet, RuleVersion, SetError, Stage, Transition};
 pub use deployments::{DeployError, Deployment, Deployments, Shelf, ShelfError, Withdrawal};
 pub use error::RuleError;

@@ -111,3 +111,43 @@ fn what_the_gateway_refuses_says_so_and_a_token_that_is_none_is_not_allowed() {
     let stranger = served.run(&["rule", "list", "--token", "none"]);
     assert_eq!(stranger.code, Some(5), "{stranger:?}");
 }
+
+#[test]
+fn real_traffic_is_captured_and_asked_again_and_decisions_are_listed_by_command() {
+    let served = serve();
+    let rule = shipped_rule("permissions");
+    let rule = rule.to_str().expect("a path of plain letters");
+    let deployed = served.run(&["rule", "deploy", rule, "--stage", "active"]);
+    assert_eq!(deployed.code, Some(0), "{deployed:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("captured.jsonl");
+    let path = file.to_str().expect("a path of plain letters");
+    let capture = ["rule", "capture", "permissions", "--rate", "100%", "--for", "2s", "-o", path];
+    let captured = std::thread::scope(|scope| {
+        let captured = scope.spawn(|| served.run(&capture));
+        while !captured.is_finished() {
+            // The rule is asked whether the caller may list rules.
+            assert_eq!(served.run(&["rule", "list"]).code, Some(0));
+        }
+        captured.join().expect("the capture ends")
+    });
+    assert_eq!(captured.code, Some(0), "{captured:?}");
+    let lines = std::fs::read_to_string(&file).unwrap();
+    assert!(!lines.is_empty(), "{captured:?}");
+    for from in [["--file", path], ["--since", "-1h"]] {
+        let replayed = served.run(&[&["rule", "replay", rule, "-o", "json"], &from[..]].concat());
+        assert_eq!(replayed.code, Some(0), "{replayed:?}");
+        assert_eq!(replayed.json()["changed"], 0);
+        let items = replayed.json()["items"].as_u64();
+        assert_eq!(items, Some(lines.lines().count() as u64), "{from:?}");
+    }
+    let decisions = ["rule", "decisions", "permissions", "--since", "-1h", "-o", "jsonl"];
+    assert_eq!(served.run(&decisions).code, Some(0));
+    let logs = served.run(&["rule", "logs", "permissions", "--level", "warn"]);
+    assert_eq!((logs.code, logs.out.as_str()), (Some(0), ""), "{logs:?}");
+    assert_eq!(served.run(&["rule", "decisions", "nobody"]).code, Some(6));
+    assert_eq!(
+        served.run(&["rule", "capture", "permissions", "--rate", "1%", "-o", path]).code,
+        Some(11)
+    );
+}

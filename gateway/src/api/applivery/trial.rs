@@ -8,7 +8,7 @@ use crate::api::shared::{Head, Turn};
 use crate::api::{Answered, Shared};
 use crate::auth::Permission;
 use crate::intake::{Answer, RecordChange};
-use crate::model::{Audience, Notification, Organization, Priority, Source, Subscription};
+use crate::model::{Notification, Organization, Source, Subscription};
 use serde_json::json;
 use serde_json::value::to_raw_value;
 
@@ -56,21 +56,8 @@ fn notification(
         json!({ "id": subscription.id.to_string(), "message": "A test, as it was asked for" });
     let data = to_raw_value(&data).expect("text and text make a JSON object");
     let happened = Happened::test();
-    Ok(Notification {
-        id: shared.intake.mint(),
-        org: organization.id,
-        source: Source::Applivery,
-        content: happened.content(organization, &data, now)?,
-        event: happened.event,
-        audience: Audience::Subscriptions,
-        priority: Priority::default(),
-        collapse_key: None,
-        created_at: now,
-        created_by: String::new(),
-        start_at: now,
-        expires_at: None,
-        dialect_fields: String::new(),
-        mail: None,
-        inbox: false,
-    })
+    let content = happened.content(organization, &data, now)?;
+    let (id, event) = (shared.intake.mint(), happened.event);
+    let blank = Notification::due(id, organization.id, Source::Applivery, event, now);
+    Ok(Notification { content, ..blank })
 }

@@ -41,14 +41,19 @@ async fn asked(
     let Call { shared, request, params, .. } = call;
     let aim = (&request.uri, params.get("org"));
     let (access, query) = access_with(shared, &request.headers, aim, (known, faults)).await?;
-    let rule = params.get("rule").to_owned();
+    Ok((found(shared, access, params.get("rule"))?, query))
+}
+
+/// What is recorded of `rule`, if there is such a rule.
+fn found(shared: &Arc<Shared>, access: Access, rule: &str) -> Result<Asked, Failure> {
+    let rule = rule.to_owned();
     let engine = access.deployments.engine();
     let is_known = engine.has_rule(access.organization.id, &rule)
         || access.deployments.set().rule(Some(access.organization.id), &rule).is_some()
         || access.deployments.set().rule(None, &rule).is_some();
     let absent = || Failure::new(FailureClass::NotFound, SetError::NoRule.to_string());
     let recorder = engine.recorder().filter(|_| is_known).cloned().ok_or_else(absent)?;
-    Ok((Asked { shared: Arc::clone(shared), access, rule, recorder }, query))
+    Ok(Asked { shared: Arc::clone(shared), access, rule, recorder })
 }
 
 impl Asked {
@@ -129,18 +134,18 @@ fn shown(capture: &Capture) -> Value {
 
 /// `POST /bugler/v1/organizations/{org}/rules/{rule}/capture`
 pub(super) async fn capture(call: Call) -> Result<Answered, Failure> {
+    let Call { shared, request, params, .. } = call;
     let mut faults = Faults::default();
-    let (asked, _) = asked(&call, &[], &mut faults).await?;
-    faults.into_result()?;
-    let Asked { shared, access, rule, recorder } = asked;
-    let (head, body) = shared.json_body(call.request).await?;
+    let aim = (&request.uri, params.get("org"));
+    let (access, _) = access_with(&shared, &request.headers, aim, (&[], &mut faults)).await?;
+    let (head, body) = shared.json_body(request).await?;
     let body = json::body(&body)?;
     let fields = Fields::of_body(&body)?;
-    let mut faults = Faults::default();
     fields.only(&["share", "seconds"], &mut faults);
     let share = fields.required_text("share", SHARE_MAX, &mut faults).unwrap_or_default();
     let seconds = fields.required_integer::<u32>("seconds", &mut faults).unwrap_or_default();
     faults.into_result()?;
+    let Asked { shared, access, rule, recorder } = found(&shared, access, params.get("rule"))?;
     let org = access.organization.id;
     let capture = recorder
         .capture((org, &rule), share, (shared.intake.now(), u64::from(seconds)))

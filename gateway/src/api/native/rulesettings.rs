@@ -12,36 +12,39 @@ use std::collections::BTreeMap;
 
 const KEY_BYTES_MAX: usize = 128;
 
-/// Whose rule of this name it is: the organization's own goes first, then everybody's.
-async fn owned(call: &Call) -> Result<(Access, Option<OrganizationId>), Failure> {
+async fn entered(call: &Call) -> Result<Access, Failure> {
     let mut faults = Faults::default();
     let aim = (&call.request.uri, call.params.get("org"));
     let asked = access_with(&call.shared, &call.request.headers, aim, (&[], &mut faults)).await?;
     faults.into_result()?;
-    let (access, _) = asked;
-    let (set, name) = (access.deployments.set(), call.params.get("rule"));
-    let own = Some(access.organization.id);
-    let scopes = [own, None];
+    Ok(asked.0)
+}
+
+/// Whose rule of this name it is: the organization's own goes first, then everybody's.
+fn owner(access: &Access, name: &str) -> Result<Option<OrganizationId>, Failure> {
+    let set = access.deployments.set();
+    let scopes = [Some(access.organization.id), None];
     let found = scopes.into_iter().find(|scope| set.rule(*scope, name).is_some());
-    let absent = || Failure::new(FailureClass::NotFound, SetError::NoRule.to_string());
-    Ok((access, found.ok_or_else(absent)?))
+    found.ok_or_else(|| Failure::new(FailureClass::NotFound, SetError::NoRule.to_string()))
 }
 
 /// `GET /bugler/v1/organizations/{org}/rules/{rule}/config`
 pub(super) async fn get(call: Call) -> Result<Answered, Failure> {
-    let (access, scope) = owned(&call).await?;
-    Ok(shown(&access, scope, call.params.get("rule")))
+    let access = entered(&call).await?;
+    let name = call.params.get("rule");
+    let scope = owner(&access, name)?;
+    Ok(shown(&access, scope, name))
 }
 
 /// `PATCH /bugler/v1/organizations/{org}/rules/{rule}/config`
 pub(super) async fn change(call: Call) -> Result<Answered, Failure> {
-    let (access, scope) = owned(&call).await?;
+    let access = entered(&call).await?;
     let Call { shared, request, params, .. } = call;
     let name = params.get("rule");
     let (head, body) = shared.json_body(request).await?;
     let body = json::body(&body)?;
     let settings = wanted(&body)?;
-    let org = access.organization.id;
+    let (org, scope) = (access.organization.id, owner(&access, name)?);
     let change = RuleChange::Configure { org, settings };
     let by = (access.caller.name(), String::new());
     access.deployments.change((scope, name), change, by).await.map_err(refused)?;

@@ -3,7 +3,7 @@
 use crate::cli::rule::project::Project;
 use crate::cli::rule::{check, read, rejected, write};
 use crate::cli::{CliError, Exit};
-use crate::rules::{embed_manifest, wrap_component};
+use crate::rules::{embed_manifest, with_section, wrap_component};
 use clap::Args;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -121,29 +121,6 @@ pub(super) fn facts(component: &[u8]) -> Option<String> {
     let at = component.windows(name.len()).rposition(|window| window == name)?;
     let text = component.get(at + name.len()..)?;
     std::str::from_utf8(text).ok().map(str::to_owned)
-}
-
-fn with_section(mut component: Vec<u8>, name: &str, content: &[u8]) -> Vec<u8> {
-    let mut section = Vec::new();
-    leb(name.len(), &mut section);
-    section.extend_from_slice(name.as_bytes());
-    section.extend_from_slice(content);
-    component.push(0);
-    leb(section.len(), &mut component);
-    component.extend(section);
-    component
-}
-
-/// A length as WebAssembly writes it: seven bits a byte, lowest first.
-fn leb(mut number: usize, out: &mut Vec<u8>) {
-    loop {
-        let low = u8::try_from(number & 0x7f).unwrap_or_default();
-        number >>= 7;
-        out.push(if number == 0 { low } else { low | 0x80 });
-        if number == 0 {
-            return;
-        }
-    }
 }
 
 fn by_command(project: &Project, command: &str, artifact: Option<&str>) -> Result<Raw, CliError> {

@@ -11,6 +11,7 @@ mod expect;
 mod new;
 mod operate;
 mod project;
+mod records;
 mod replay;
 mod report;
 mod test;
@@ -45,7 +46,7 @@ pub(super) enum Rule {
     Bench(bench::Bench),
     /// Compare what two components answer to the same questions.
     Diff(diff::Diff),
-    /// Record what a rule decides about generated traffic, with everything it saw.
+    /// Record what a rule decides, with everything it saw: about generated traffic, or in a gateway.
     Capture(replay::Capture),
     /// Ask a rule what was recorded again, and show what it decides otherwise; exits with 12 past a gate.
     Replay(replay::Replay),
@@ -69,6 +70,10 @@ pub(super) enum Rule {
     Config(operate::Config),
     /// Once a second: what is in force, and how the shadow does.
     Watch(operate::Watch),
+    /// What a gateway's rule decided, oldest first.
+    Decisions(records::Decisions),
+    /// What a gateway's rule logged, oldest first.
+    Logs(records::Logs),
     /// What a rule may use.
     Limits,
     /// Say whether the component on standard input can be a rule. The gateway asks itself, in a child
@@ -143,6 +148,8 @@ impl Rule {
             Self::Resume(change) => change.run(operate::Turn::Resume, out),
             Self::Config(config) => config.run(out),
             Self::Watch(watch) => watch.run(out),
+            Self::Decisions(decisions) => decisions.run(out),
+            Self::Logs(logs) => logs.run(out),
             Self::Limits => limits(out),
             Self::Wrap { core, component, manifest } => {
                 let bytes = wrap(&core, &component, manifest.as_deref())?;

@@ -123,6 +123,21 @@ pub(super) enum Turn {
 }
 
 impl At {
+    /// A path under the rule's, for what belongs to one organization.
+    pub(super) fn path_under(
+        &self,
+        name: &str,
+        part: &str,
+        query: &str,
+    ) -> Result<String, CliError> {
+        if self.global {
+            let text = "that belongs to one organization; leave --global out";
+            return Err(CliError::new(Exit::RuleRejected, text));
+        }
+        let query = if query.is_empty() { String::new() } else { format!("?{query}") };
+        Ok(format!("{}/{part}{query}", self.path(Some(name))?))
+    }
+
     fn path(&self, name: Option<&str>) -> Result<String, CliError> {
         let is_plain = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         if !name.is_none_or(is_plain) {
@@ -138,7 +153,12 @@ impl At {
         self.send_to(method, &self.path(name)?, body)
     }
 
-    fn send_to(&self, method: Method, path: &str, body: &Value) -> Result<Value, CliError> {
+    pub(super) fn send_to(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> Result<Value, CliError> {
         let gateway = Gateway::new(&self.url, &self.token)?;
         let body =
             if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string().into_bytes()) };

@@ -2,7 +2,9 @@
 
 use crate::cli::rule::Output;
 use crate::cli::rule::ask::{decided, question, spaced};
+use crate::cli::rule::operate::At;
 use crate::cli::rule::project::{Loaded, Subject};
+use crate::cli::rule::records::{self, Records, length};
 use crate::cli::rule::report::Changes;
 use crate::cli::rule::traffic::Traffic;
 use crate::cli::{CliError, Exit};
@@ -13,13 +15,14 @@ use clap::Args;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Items asked together, at most, as in the gateway.
 const BATCH: usize = 256;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Capture {
-    /// A component, or the folder of a rule, which is built.
+    /// A component, or the folder of a rule, which is built; with --rate the name of a gateway's rule.
     rule: PathBuf,
     /// So many items of generated traffic.
     #[arg(long, default_value_t = 1_000)]
@@ -27,6 +30,14 @@ pub(in crate::cli) struct Capture {
     /// The same seed generates the same traffic.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Real traffic instead: `1%` of what a gateway asks the rule. Needs --token and --org.
+    #[arg(long, requires = "At", value_name = "PERCENT")]
+    rate: Option<String>,
+    /// How long real traffic is captured: `90s`, `10m`, `1h`.
+    #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = length)]
+    time: Duration,
+    #[command(flatten)]
+    at: Option<At>,
     /// Where the records go, one line of JSON each.
     #[arg(short, long)]
     out: PathBuf,
@@ -37,8 +48,13 @@ pub(in crate::cli) struct Replay {
     /// A component, or the folder of a rule, which is built.
     rule: PathBuf,
     /// Decision records with their inputs, from `bugler rule capture`.
-    #[arg(long)]
-    file: PathBuf,
+    #[arg(long, required_unless_present = "since", conflicts_with = "since")]
+    file: Option<PathBuf>,
+    /// What a gateway captured of the rule since then: `-1h`, an instant. Needs --token and --org.
+    #[arg(long, requires = "At", allow_hyphen_values = true, value_name = "TIME")]
+    since: Option<String>,
+    #[command(flatten)]
+    at: Option<At>,
     /// Exit with 12 if more percent of the decisions differ.
     #[arg(long, value_name = "PERCENT")]
     max_changed: Option<f64>,
@@ -48,6 +64,14 @@ pub(in crate::cli) struct Replay {
 
 impl Capture {
     pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
+        if let (Some(share), Some(at)) = (&self.rate, &self.at) {
+            let name = self.rule.to_string_lossy();
+            let mut file = BufWriter::new(create(&self.out)?);
+            let count = records::capture(at, &name, (share, self.time), &mut file)?;
+            let count = spaced(u64::try_from(count).unwrap_or(u64::MAX));
+            writeln!(out, "captured {count} decisions of {name} in {}", self.out.display())?;
+            return Ok(Exit::Done);
+        }
         let loaded = Subject::open(&self.rule)?.load()?;
         let hook = loaded.hook(None)?;
         let mut traffic = Traffic::new(self.seed, hook);
@@ -56,7 +80,7 @@ impl Capture {
         while left > 0 {
             let inputs = traffic.batch(left.min(BATCH));
             left -= inputs.len();
-            for record in records(&loaded, hook, inputs)? {
+            for record in recorded(&loaded, hook, inputs)? {
                 serde_json::to_writer(&mut file, &record).map_err(|e| CliError::failed(&e))?;
                 file.write_all(b"\n")?;
             }
@@ -69,7 +93,7 @@ impl Capture {
 }
 
 /// Asks all `inputs` together, on top of what the rule remembers, and records each.
-fn records(
+fn recorded(
     loaded: &Loaded,
     hook: Hook,
     inputs: Vec<Input>,
@@ -108,13 +132,25 @@ impl Replay {
         let mut replayed =
             Replayed { loaded: &loaded, waiting: Vec::new(), changes: Changes::default() };
         let mut without_input = 0u64;
-        for (number, line) in lines(&self.file)?.enumerate() {
-            let record = parse(&line?, number + 1)?;
+        let mut take = |record: DecisionRecord| {
             if record.input.is_none() {
                 without_input += 1;
-                continue;
+                return Ok(());
             }
-            replayed.take(record)?;
+            replayed.take(record)
+        };
+        if let Some(file) = &self.file {
+            for (number, line) in lines(file)?.enumerate() {
+                take(parse(&line?, number + 1)?)?;
+            }
+        }
+        if let (Some(since), Some(at)) = (&self.since, &self.at) {
+            let mut captured = Records::captured(at, loaded.name(), Some(since));
+            while !captured.is_end() {
+                for (number, record) in captured.next(usize::MAX)?.iter().enumerate() {
+                    take(parse(&record.to_string(), number + 1)?)?;
+                }
+            }
         }
         replayed.ask()?;
         let changes = replayed.changes;

@@ -19,23 +19,7 @@ fn target() -> TargetRef {
 }
 
 fn notification() -> Notification {
-    Notification {
-        id: NotificationId(Uuid::now_v7()),
-        org: ORG,
-        source: Source::Native,
-        event: String::from("e"),
-        audience: Audience::Subscriptions,
-        content: Content::default(),
-        priority: Priority::default(),
-        collapse_key: None,
-        created_at: START,
-        created_by: String::from("test"),
-        start_at: START,
-        expires_at: None,
-        dialect_fields: String::new(),
-        mail: None,
-        inbox: false,
-    }
+    Notification::due(NotificationId(Uuid::now_v7()), ORG, Source::Native, "e", START)
 }
 
 /// A journal in which a notification was claimed, and `event` told of it with `resolution`.

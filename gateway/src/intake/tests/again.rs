@@ -2,30 +2,11 @@
 
 use super::*;
 use crate::journal::{Resolution, Settlement, Unlimited};
-use crate::model::{
-    Audience, Content, DeliveryId, FinalState, Notification, Priority, ProviderName, Source,
-    TargetRef,
-};
+use crate::model::{DeliveryId, FinalState, Notification, ProviderName, Source, TargetRef};
 use crate::work::Overrides;
 
 fn notification() -> Notification {
-    Notification {
-        id: NotificationId(Uuid::now_v7()),
-        org: ORG,
-        source: Source::Native,
-        event: String::from("e"),
-        audience: Audience::Subscriptions,
-        content: Content::default(),
-        priority: Priority::Normal,
-        collapse_key: None,
-        created_at: Millis(1),
-        created_by: String::from("test"),
-        start_at: Millis(0),
-        expires_at: None,
-        dialect_fields: String::new(),
-        mail: None,
-        inbox: false,
-    }
+    Notification::due(NotificationId(Uuid::now_v7()), ORG, Source::Native, "e", Millis(1))
 }
 
 /// Dead letters of one notification, once the index shows them.

@@ -15,7 +15,7 @@ use crate::journal::dump::{
 use crate::journal::record::{Record, SettleRecord};
 use crate::journal::shard::is_timer;
 use crate::journal::shard::line::{Class, Spot, Ticket};
-use crate::journal::{ClaimId, Entry, IdempotencyRecord, Settlement};
+use crate::journal::{ClaimId, Entry, IdempotencyRecord};
 use crate::model::{Millis, ShardId};
 use crate::redis::{Call, Redis, RedisError};
 use redis::Pipeline;
@@ -284,16 +284,7 @@ impl RedisLoader {
         let nowhere = Spot { position: 0, index: 0, extent: Default::default() };
         let ticket = open.map_or(Ticket::from_log(nowhere), |(_, ticket)| ticket);
         let Spot { position, index, .. } = ticket.spot;
-        let settlement = Settlement {
-            claim: ClaimId { position, index, lease: 0 },
-            notification: settle.notification,
-            org: settle.org,
-            resolved: settle.resolved,
-            events: settle.events,
-            follow_ups: Vec::new(),
-            dead: Vec::new(),
-            done: settle.done,
-        };
+        let settlement = settle.settlement(ClaimId { position, index, lease: 0 });
         let is_inherited = open.is_none();
         Some(Ended { settlement, ticket, has_parts: true, is_change: false, is_inherited })
     }

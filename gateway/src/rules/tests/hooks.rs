@@ -227,13 +227,13 @@ fn a_rule_may_tighten_its_limits_and_not_loosen_them() {
         let text = format!("[rule]\nname = \"a\"\nversion = \"1.0.0\"\n[limits]\n{limits}");
         embed_manifest(&component_bytes("hooks"), &text).unwrap()
     };
-    for loose in ["fuel_per_item = 1_000_001", "memory = \"129MiB\"", "deadline = \"51ms\""] {
+    for loose in ["fuel_per_item = 20_000_001", "memory = \"129MiB\"", "deadline = \"51ms\""] {
         let error = check_component(&embed(loose)).unwrap_err();
         assert!(matches!(error, RuleError::LooserLimit { .. }), "{loose}: {error}");
     }
     let bench = Bench::start(RuleLimits::default()).unwrap();
     // The tools grant what an interpreter needs, a gateway what its operator set.
-    for loose in ["memory = \"17MiB\"", "component = \"9MiB\""] {
+    for loose in ["memory = \"17MiB\"", "component = \"9MiB\"", "fuel_per_item = 1_000_001"] {
         check_component(&embed(loose)).unwrap();
         let error = bench.load("a", &embed(loose)).unwrap_err();
         assert!(matches!(error, RuleError::LooserLimit { .. }), "{loose}: {error}");

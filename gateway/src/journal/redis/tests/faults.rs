@@ -1,17 +1,15 @@
 //! What may happen to Redis under a journal: silence, a restart, a group that is gone, old blocks.
 
-use super::nodes::{ORG, SHARD, World, claim, done, entry, nothing_to_claim, put, settle, texts};
+use super::nodes::{
+    ORG, SHARD, World, claim, done, entry, hasty, nothing_to_claim, put, settle, texts,
+};
 use super::*;
 use crate::redis::RedisOptions;
 use bugler_loadtest::redis::Reply;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_timed_out_is_added_once() {
-    let options = RedisOptions { timeout: Duration::from_millis(100), ..RedisOptions::default() };
-    let world = World::new(options).await;
-    let patience = Duration::from_secs(20);
-    let owner = world.node(RedisJournalOptions { patience, ..small_options() }).await;
-    own(&world.redis, &owner).await;
+    let (world, owner) = hasty(Duration::from_secs(20)).await;
     put(&owner, vec![entry("before", world.clock.now())]).await;
     let held = claim(&owner).await;
     world.server.freeze();
@@ -38,11 +36,7 @@ async fn what_timed_out_is_added_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_behind_a_write_without_an_answer_is_refused_in_time() {
-    let options = RedisOptions { timeout: Duration::from_millis(100), ..RedisOptions::default() };
-    let world = World::new(options).await;
-    let patience = Duration::from_millis(300);
-    let owner = world.node(RedisJournalOptions { patience, ..small_options() }).await;
-    own(&world.redis, &owner).await;
+    let (world, owner) = hasty(Duration::from_millis(300)).await;
     world.server.freeze();
     let append = |text| {
         let entries = vec![entry(text, world.clock.now())];

@@ -39,6 +39,15 @@ impl World {
     }
 }
 
+/// A world in which Redis has 100 ms for each answer, and an owner who tries again for `patience`.
+pub(super) async fn hasty(patience: Duration) -> (World, RedisJournal) {
+    let options = RedisOptions { timeout: Duration::from_millis(100), ..RedisOptions::default() };
+    let world = World::new(options).await;
+    let owner = world.node(RedisJournalOptions { patience, ..small_options() }).await;
+    own(&world.redis, &owner).await;
+    (world, owner)
+}
+
 pub(super) fn entry(text: &str, due: Millis) -> Entry {
     Entry {
         notification: NotificationId(Uuid::now_v7()),

@@ -1,6 +1,8 @@
 //! Requests of which nobody knows whether they happened, and what their callers are told.
 
-use super::nodes::{ORG, SHARD, World, claim, done, entry, nothing_to_claim, put, settle, texts};
+use super::nodes::{
+    ORG, SHARD, World, claim, done, entry, hasty, nothing_to_claim, put, settle, texts,
+};
 use super::*;
 use crate::journal::IdempotencyRecord;
 use crate::redis::RedisOptions;
@@ -55,11 +57,7 @@ async fn one_request_for_each_key_is_stored_and_its_neighbours_are_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_told_nothing_and_asks_again_does_not_get_a_second_one() {
-    let options = RedisOptions { timeout: Duration::from_millis(100), ..RedisOptions::default() };
-    let world = World::new(options).await;
-    let patience = Duration::from_millis(300);
-    let owner = world.node(RedisJournalOptions { patience, ..small_options() }).await;
-    own(&world.redis, &owner).await;
+    let (world, owner) = hasty(Duration::from_millis(300)).await;
     world.server.freeze();
     assert_eq!(keyed(&world, &owner, "first", 1).await, Err(JournalError::Unknown));
     world.server.thaw();
@@ -94,11 +92,7 @@ async fn what_ends_work_does_not_wait_for_additions_that_redis_has_no_memory_for
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_ends_what_was_taken_is_told_when_nobody_knows() {
-    let options = RedisOptions { timeout: Duration::from_millis(100), ..RedisOptions::default() };
-    let world = World::new(options).await;
-    let patience = Duration::from_millis(300);
-    let owner = world.node(RedisJournalOptions { patience, ..small_options() }).await;
-    own(&world.redis, &owner).await;
+    let (world, owner) = hasty(Duration::from_millis(300)).await;
     let later = entry("later", world.clock.now().plus(60_000));
     let id = later.notification;
     put(&owner, vec![later]).await;
