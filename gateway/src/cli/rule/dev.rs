@@ -1,6 +1,6 @@
 //! `bugler rule dev`: on every change build and test, and put what passes into a gateway.
 
-use crate::cli::rule::operate::{At, deploy};
+use crate::cli::rule::operate::{Perhaps, deploy};
 use crate::cli::rule::project::Subject;
 use crate::cli::rule::test::Test;
 use crate::cli::{CliError, Exit};
@@ -26,7 +26,7 @@ pub(in crate::cli) struct Dev {
     #[arg(long)]
     once: bool,
     #[command(flatten)]
-    at: Option<At>,
+    at: Perhaps,
 }
 
 impl Dev {
@@ -51,16 +51,10 @@ impl Dev {
 
     fn round(&self, out: &mut impl Write) -> Result<Exit, CliError> {
         let exit = Test::of(&self.dir).run(out)?;
-        match (&self.at, self.swap, exit) {
-            (Some(at), true, Exit::Done) => {
-                let subject = Subject::open(&self.dir)?;
-                deploy(at, &subject.component, "active", "bugler rule dev")?;
-                writeln!(out, "swapped in: {}", subject.title())?;
-            }
-            (None, true, _) => {
-                return Err(CliError::new(Exit::Failed, "--swap needs --org, --url and --token"));
-            }
-            _ => {}
+        if self.swap && exit == Exit::Done {
+            let subject = Subject::open(&self.dir)?;
+            deploy(&self.at.at()?, &subject.component, "active", "bugler rule dev")?;
+            writeln!(out, "swapped in: {}", subject.title())?;
         }
         Ok(exit)
     }

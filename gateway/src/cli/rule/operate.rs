@@ -31,6 +31,32 @@ pub(in crate::cli) struct At {
     global: bool,
 }
 
+/// Which gateway, for commands that do without one, too.
+#[derive(Clone, Debug, Args)]
+pub(in crate::cli) struct Perhaps {
+    /// Where the gateway serves.
+    #[arg(long, env = "BUGLER_URL", default_value = "http://127.0.0.1:2845")]
+    url: String,
+    /// A bearer token of the organization, or of one above it.
+    #[arg(long, env = "BUGLER_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// The organization whose rules these are.
+    #[arg(long, env = "BUGLER_ORG")]
+    org: Option<i32>,
+}
+
+impl Perhaps {
+    pub(super) fn at(&self) -> Result<At, CliError> {
+        let missing = || {
+            let text = "this asks a gateway: --token and --org say whose rules, --url where";
+            CliError::new(Exit::Failed, text)
+        };
+        let token = self.token.clone().ok_or_else(missing)?;
+        let org = self.org.ok_or_else(missing)?;
+        Ok(At { url: self.url.clone(), token, org, global: false })
+    }
+}
+
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Deploy {
     /// A component, or the folder of a rule, which is built.

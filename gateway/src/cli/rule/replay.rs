@@ -2,7 +2,7 @@
 
 use crate::cli::rule::Output;
 use crate::cli::rule::ask::{decided, question, spaced};
-use crate::cli::rule::operate::At;
+use crate::cli::rule::operate::Perhaps;
 use crate::cli::rule::project::{Loaded, Subject};
 use crate::cli::rule::records::{self, Records, length};
 use crate::cli::rule::report::Changes;
@@ -31,13 +31,13 @@ pub(in crate::cli) struct Capture {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Real traffic instead: `1%` of what a gateway asks the rule. Needs --token and --org.
-    #[arg(long, requires = "At", value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT")]
     rate: Option<String>,
     /// How long real traffic is captured: `90s`, `10m`, `1h`.
     #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = length)]
     time: Duration,
     #[command(flatten)]
-    at: Option<At>,
+    at: Perhaps,
     /// Where the records go, one line of JSON each.
     #[arg(short, long)]
     out: PathBuf,
@@ -51,10 +51,10 @@ pub(in crate::cli) struct Replay {
     #[arg(long, required_unless_present = "since", conflicts_with = "since")]
     file: Option<PathBuf>,
     /// What a gateway captured of the rule since then: `-1h`, an instant. Needs --token and --org.
-    #[arg(long, requires = "At", allow_hyphen_values = true, value_name = "TIME")]
+    #[arg(long, allow_hyphen_values = true, value_name = "TIME")]
     since: Option<String>,
     #[command(flatten)]
-    at: Option<At>,
+    at: Perhaps,
     /// Exit with 12 if more percent of the decisions differ.
     #[arg(long, value_name = "PERCENT")]
     max_changed: Option<f64>,
@@ -64,10 +64,11 @@ pub(in crate::cli) struct Replay {
 
 impl Capture {
     pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
-        if let (Some(share), Some(at)) = (&self.rate, &self.at) {
+        if let Some(share) = &self.rate {
+            let at = self.at.at()?;
             let name = self.rule.to_string_lossy();
             let mut file = BufWriter::new(create(&self.out)?);
-            let count = records::capture(at, &name, (share, self.time), &mut file)?;
+            let count = records::capture(&at, &name, (share, self.time), &mut file)?;
             let count = spaced(u64::try_from(count).unwrap_or(u64::MAX));
             writeln!(out, "captured {count} decisions of {name} in {}", self.out.display())?;
             return Ok(Exit::Done);
@@ -144,8 +145,9 @@ impl Replay {
                 take(parse(&line?, number + 1)?)?;
             }
         }
-        if let (Some(since), Some(at)) = (&self.since, &self.at) {
-            let mut captured = Records::captured(at, loaded.name(), Some(since));
+        if let Some(since) = &self.since {
+            let at = self.at.at()?;
+            let mut captured = Records::captured(&at, loaded.name(), Some(since));
             while !captured.is_end() {
                 for (number, record) in captured.next(usize::MAX)?.iter().enumerate() {
                     take(parse(&record.to_string(), number + 1)?)?;
