@@ -6,7 +6,7 @@ use crate::model::{
     TimelineEvent, UserId,
 };
 use crate::store::{Change, Version};
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 pub use crate::model::Overrides;
@@ -181,9 +181,47 @@ pub fn decode_changes(payload: &[u8]) -> Option<(Version, Vec<Change>)> {
 /// A timeline event as the journal stores it.
 #[must_use]
 pub fn encode_event(event: &TimelineEvent) -> Bytes {
-    let mut buffer = Vec::with_capacity(EVENT_BYTES);
-    buffer.push(FORMAT);
-    postcard::to_extend(event, buffer).map(Bytes::from).unwrap_or_default()
+    Events::with_room_for(1).encode(event)
+}
+
+/// Timeline events as the journal stores them, many in one piece of memory.
+#[derive(Debug)]
+pub struct Events(BytesMut);
+
+impl Events {
+    #[must_use]
+    pub fn with_room_for(events: usize) -> Self {
+        Self(BytesMut::with_capacity(events * EVENT_BYTES))
+    }
+
+    /// As [`encode_event`]; what it answers keeps the memory of all that were encoded with it.
+    pub fn encode(&mut self, event: &TimelineEvent) -> Bytes {
+        self.0.put_u8(FORMAT);
+        let encoded = postcard::serialize_with_flavor(event, Growing(&mut self.0));
+        let bytes = self.0.split().freeze();
+        encoded.map_or_else(|_| Bytes::new(), |()| bytes)
+    }
+}
+
+/// Takes what postcard writes, slice by slice.
+struct Growing<'a>(&'a mut BytesMut);
+
+impl postcard::ser_flavors::Flavor for Growing<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, data: u8) -> postcard::Result<()> {
+        self.0.put_u8(data);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, data: &[u8]) -> postcard::Result<()> {
+        self.0.put_slice(data);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads a stored timeline event.

@@ -10,7 +10,7 @@ use crate::dispatch::line::Slot;
 use crate::journal::{Claim, ClaimId, Entry, Journal, JournalError, Resolution, Settlement};
 use crate::model::{DeliveryId, InboxStep, NotificationId, OrganizationId, ShardId, TimelineEvent};
 use crate::store::{Change, InboxChange, Store};
-use crate::work::{decode_event, encode_event};
+use crate::work::{Events, decode_event};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -178,12 +178,13 @@ async fn tell_inboxes(parts: &Parts, reports: &mut [(Arc<Tracker>, Report)]) {
 /// One settlement per claim, `done` for those whose last unit is among the reports. `told` gets the
 /// events once they are encoded.
 fn merge(
-    reports: impl Iterator<Item = (Arc<Tracker>, Report)>,
+    reports: impl ExactSizeIterator<Item = (Arc<Tracker>, Report)>,
     slots: &mut Vec<Slot>,
     mut told: impl FnMut(ClaimId, Vec<TimelineEvent>),
 ) -> Vec<Settlement> {
-    let mut merged: Vec<Settlement> = Vec::new();
-    let mut places: HashMap<ClaimId, usize> = HashMap::new();
+    let mut merged: Vec<Settlement> = Vec::with_capacity(reports.len());
+    let mut places: HashMap<ClaimId, usize> = HashMap::with_capacity(reports.len());
+    let mut encoded = Events::with_room_for(reports.len());
     for (tracker, report) in reports {
         let place = *places.entry(tracker.claim).or_insert_with(|| {
             merged.push(Settlement {
@@ -207,7 +208,7 @@ fn merge(
             settlement.resolved.extend(report.resolved);
         }
         settlement.events.reserve_exact(report.events.len());
-        settlement.events.extend(report.events.iter().map(encode_event));
+        settlement.events.extend(report.events.iter().map(|event| encoded.encode(event)));
         told(tracker.claim, report.events);
         settlement.follow_ups.extend(report.follow_ups);
         settlement.dead.extend(report.dead);

@@ -29,6 +29,8 @@ const PANICS_MAX: usize = 3;
 /// How often a plan is looked for, a pause apart: for as long as an index may be behind.
 const PLAN_LOOKS: usize = 300;
 const EVENTS_PAGE: usize = 1024;
+/// Claims read side by side in one place; more of them would each get a place and a waker of its own.
+const TOGETHER: usize = 16;
 
 /// Runs until told to stop.
 pub(super) async fn run(
@@ -158,8 +160,9 @@ impl Shard {
         let mut asking = Vec::new();
         let mut collected = Vec::new();
         // Together, so that records far away are read for all of them at once.
-        let read = join_all(claims.iter().map(|claim| self.read(claim, line))).await;
-        for (claim, read) in claims.iter().zip(read) {
+        let together = |some: &[Claim]| join_all(some.iter().map(|claim| self.read(claim, line)));
+        let read = join_all(claims.chunks(TOGETHER).map(together)).await;
+        for (claim, read) in claims.iter().zip(read.into_iter().flatten()) {
             match read {
                 Read::Ready(job) => planned.jobs.push(job),
                 Read::Asking(job) => asking.push(job),

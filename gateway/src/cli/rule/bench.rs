@@ -56,12 +56,12 @@ struct Row {
 
 impl Bench {
     pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
-        let loaded = Subject::open(&self.rule)?.load()?;
+        let loaded = Subject::open(&self.rule)?.load_to_measure()?;
         let inputs = self.inputs(&loaded)?;
         let rows = self.rows(&loaded, &inputs)?;
         let mut misses = self.misses(&rows);
         if let Some(other) = &self.against {
-            let other = Subject::open(other)?.load()?;
+            let other = Subject::open(other)?.load_to_measure()?;
             let before = self.rows(&other, &inputs)?;
             let fuel = |rows: &[Row]| at_64(rows).map_or(0, |row| row.fuel_per_item);
             let (now, most) = (fuel(&rows), fuel(&before) * (100 + self.more_fuel) / 100);

@@ -34,7 +34,7 @@ pub(in crate::cli) struct Eval {
 
 impl Eval {
     pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
-        let loaded = Subject::open(&self.rule)?.load()?;
+        let loaded = Subject::open(&self.rule)?.load_to_measure()?;
         let input = self.input()?;
         let asked = ask(&loaded, &input)?;
         match self.output {
