@@ -160,8 +160,9 @@ impl Shard {
         let mut asking = Vec::new();
         let mut collected = Vec::new();
         // Together, so that records far away are read for all of them at once.
-        let together = |some: &[Claim]| join_all(some.iter().map(|claim| self.read(claim, line)));
-        let read = join_all(claims.chunks(TOGETHER).map(together)).await;
+        let parts = claims.chunks(TOGETHER);
+        let parts = parts.map(|some| join_all(some.iter().map(|claim| self.read(claim, line))));
+        let read = join_all(parts).await;
         for (claim, read) in claims.iter().zip(read.into_iter().flatten()) {
             match read {
                 Read::Ready(job) => planned.jobs.push(job),
