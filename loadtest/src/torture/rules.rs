@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -141,6 +142,12 @@ async fn built_module(guest: &Path) -> Result<PathBuf, Trouble> {
     Ok(target.join("release").join("hostile.wasm"))
 }
 
+/// A machine that is busy refuses for now: asked again so often, so long apart.
+const TRIES: u32 = 25;
+const BUSY: Duration = Duration::from_millis(200);
+/// How the command tells that it was refused so.
+const BUSY_WORDS: &str = "503 BGL-";
+
 /// Whose rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whose {
@@ -167,6 +174,20 @@ impl Stage {
         component: &Path,
         to: &str,
     ) -> Result<Ended, Trouble> {
+        let mut left = TRIES;
+        loop {
+            let command = self.deploying(whose, component, to);
+            let ended = gateway::run(command).await;
+            let ended = ended.map_err(Trouble::io("the binary cannot be started"))?;
+            left -= 1;
+            if left == 0 || !ended.stderr.contains(BUSY_WORDS) {
+                return Ok(ended);
+            }
+            tokio::time::sleep(BUSY).await;
+        }
+    }
+
+    fn deploying(&self, whose: Whose, component: &Path, to: &str) -> Command {
         let (org, _) = whose.asks();
         let mut command = Command::new(&self.launch.binary);
         command.env_clear().args(["rule", "deploy"]).arg(component).args(["--stage", to]);
@@ -176,7 +197,7 @@ impl Stage {
         command.env("BUGLER_URL", self.gateway.url());
         command.env("BUGLER_TOKEN", self.clients.token(org));
         command.env("BUGLER_ORG", World::id(org).to_string());
-        gateway::run(command).await.map_err(Trouble::io("the binary cannot be started"))
+        command
     }
 
     /// Makes a rule and puts it in force.
@@ -275,11 +296,18 @@ impl Stage {
         let path = format!("/bugler/v1/organizations/{}/rules{rest}{query}", World::id(org));
         let body = body.map(Value::to_string).unwrap_or_default();
         let token = self.clients.token(org);
-        let asked = ask::send(self.gateway.api, (method, &path), token, &body).await;
-        let (status, body) = asked.map_err(|error| {
-            Trouble::Broken(format!("{method} {path} was not answered: {error}"))
-        })?;
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+        let mut left = TRIES;
+        loop {
+            let asked = ask::send(self.gateway.api, (method, &path), token, &body).await;
+            let (status, answer) = asked.map_err(|error| {
+                Trouble::Broken(format!("{method} {path} was not answered: {error}"))
+            })?;
+            left -= 1;
+            if left == 0 || status != 503 {
+                return Ok((status, String::from_utf8_lossy(&answer).into_owned()));
+            }
+            tokio::time::sleep(BUSY).await;
+        }
     }
 
     /// Timelines of what an organization sent and got accepted, those in `without` left out.
