@@ -28,6 +28,8 @@ pub enum Stage {
     Settled,
     /// C10: each operation on files of rolling and of dropping segments.
     Files,
+    /// C11: each step of publishing rules: a component is kept, then the set that names it.
+    Published,
     /// C12: each step of recovery.
     Recovery,
     /// C13: each part of a move, and each step of its end.
@@ -35,8 +37,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// The name of the stage, `C1` to `C13`. Rules are read at the start and published by nobody,
-    /// so there is no C11.
+    /// The name of the stage, `C1` to `C13`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -50,6 +51,7 @@ impl Stage {
             Self::Answered => "C8",
             Self::Settled => "C9",
             Self::Files => "C10",
+            Self::Published => "C11",
             Self::Recovery => "C12",
             Self::Carried => "C13",
         }

@@ -2,6 +2,7 @@
 
 use crate::BoxFuture;
 use crate::clock::Clock;
+use crate::crash;
 use crate::model::{AuditNote, Millis, OrganizationId};
 use crate::rules::component::inspect;
 use crate::rules::deployed::{
@@ -209,7 +210,9 @@ impl Deployments {
         let _turn = self.turn.lock().await;
         let before = self.set();
         let after = RuleSet::clone(&before).with(upload, asked)?;
+        crash::point(crash::Stage::Published);
         self.shelf.put(&version.digest, Arc::unwrap_or_clone(component)).await?;
+        crash::point(crash::Stage::Published);
         self.keep(&before, after).await?;
         Ok((manifest, version))
     }
@@ -259,10 +262,12 @@ impl Deployments {
         self.learn(&after).await?;
         let text = serde_json::to_string(&after)
             .map_err(|_| DeployError::Damaged { what: "the set cannot be written" })?;
+        crash::point(crash::Stage::Published);
         if !self.shelf.replace(before.revision, text).await? {
             self.refresh().await?;
             return Err(SetError::Changed.into());
         }
+        crash::point(crash::Stage::Published);
         self.enforce(after);
         Ok(())
     }

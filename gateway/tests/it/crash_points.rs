@@ -5,14 +5,20 @@
 
 use std::os::unix::process::ExitStatusExt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bugler_gateway::rules::embed_manifest;
 use bugler_loadtest::twins::TwinSet;
+use serde_json::{Value, json};
 
 use crate::support::client::{Ask, Protocol, Reply};
 use crate::support::eventually;
 use crate::support::gateway::{Gateway, Home};
+use crate::support::rules::component;
 use crate::support::world::{self, add_device, apns_token};
 
 const NATIVE: &str = "/bugler/v1/notifications";
+const RULES: &str = "/bugler/v1/organizations/101/rules";
 /// `SIGABRT`: nothing was unwound or flushed.
 const ABORTED: i32 = 6;
 const SENT: usize = 4;
@@ -222,4 +228,111 @@ async fn a_recovery_that_dies_again_and_again_changes_nothing() {
         assert_eq!(gateway.timeline(&scene.token, id).await["state"], "done");
         assert_eq!(scene.received(number), (1, 1));
     }
+}
+
+/// A version of the rule `routing`.
+fn routing(version: &str) -> Value {
+    let manifest = format!("[rule]\nname = \"routing\"\nversion = \"{version}\"");
+    let bytes = std::fs::read(component("event-routing")).expect("it was built");
+    let bytes = embed_manifest(&bytes, &manifest).expect("a rule");
+    json!({ "component": STANDARD.encode(bytes), "stage": "active", "message": version })
+}
+
+impl Scene {
+    fn deploy(&self, version: &str) -> Ask {
+        Ask::post(RULES).bearer(&self.token).json(routing(version).to_string())
+    }
+
+    /// Which version is in force, once it is sure that every version of the set is there.
+    async fn in_force(&self, gateway: &Gateway) -> String {
+        let set = gateway.ask(&Ask::get(RULES).bearer(&self.token)).await.json();
+        let folder = self.home.store().join("rules");
+        let kept = std::fs::read(folder.join("set.json")).expect("a set is kept");
+        let kept: Value = serde_json::from_slice(&kept).expect("the set is whole");
+        assert_eq!(kept["revision"], set["revision"], "what is kept is in force");
+        for version in kept["rules"][0]["versions"].as_array().expect("a list") {
+            let digest = version["digest"].as_str().expect("a digest");
+            let bytes = std::fs::read(folder.join(format!("{digest}.wasm"))).expect("it is kept");
+            assert_eq!(json!(bytes.len()), version["bytes"]);
+        }
+        let files = std::fs::read_dir(folder).expect("a folder").flatten();
+        let mut names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+        assert_eq!(names.find(|name| name.ends_with(".new")), None);
+        let active = &set["rules"][0]["active"]["version"];
+        active.as_str().expect("a version is in force").to_owned()
+    }
+
+    /// Asks a gateway that dies at the passing `step` of C11; answers which version is in force
+    /// afterwards, or nothing if there are not as many.
+    async fn published(&self, step: usize, ask: &Ask) -> Option<String> {
+        let doomed = self.doomed(&format!("C11:{step}")).await;
+        let mut gateway = doomed.expect("a start publishes nothing");
+        let asked = ask.exchange(Protocol::Http1, gateway.api).await;
+        if let Ok(reply) = asked {
+            assert!([200, 201].contains(&reply.status), "{}", reply.text());
+            gateway.kill();
+            return None;
+        }
+        assert_eq!(gateway.ended().await.signal(), Some(ABORTED), "step {step}");
+        let gateway = self.home.start().await;
+        let version = self.in_force(&gateway).await;
+        let id = gateway.ask(&self.ask(step)).await.id();
+        let timeline = gateway.done(&self.token, &id).await;
+        let events = timeline["timeline"].as_array().expect("a list");
+        let ruled = events.iter().find(|event| event["type"] == "ruled").expect("it was judged");
+        assert_eq!(ruled["decisions"][0]["version"], version.as_str(), "{ruled}");
+        gateway.kill();
+        Some(version)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_step_of_a_publication_leaves_the_old_rules_or_the_new_ones() {
+    let scene = Scene::new().await;
+    let gateway = scene.home.start().await;
+    let reply = gateway.ask(&scene.deploy("1.0.0")).await;
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    gateway.kill();
+    let (mut before, mut is_new) = (String::from("1.0.0"), Vec::new());
+    loop {
+        let step = is_new.len() + 1;
+        let next = format!("1.0.{step}");
+        let Some(version) = scene.published(step, &scene.deploy(&next)).await else { break };
+        assert!(version == before || version == next, "step {step}: {version} is in force");
+        is_new.push(version == next);
+        before = version;
+    }
+    assert_eq!(is_new.len(), 12, "a component is kept in six steps, and the set in as many");
+    assert!(is_new.is_sorted(), "once it is new it stays so: {is_new:?}");
+    assert!(is_new.contains(&true) && is_new.contains(&false), "{is_new:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_step_of_a_roll_back_leaves_the_version_before_it_or_after_it() {
+    let scene = Scene::new().await;
+    let gateway = scene.home.start().await;
+    for version in ["1.0.0", "1.0.1"] {
+        let reply = gateway.ask(&scene.deploy(version)).await;
+        assert_eq!(reply.status, 201, "{}", reply.text());
+    }
+    gateway.kill();
+    let patch = |body: Value| {
+        let path = format!("{RULES}/routing");
+        Ask::new("PATCH", path).bearer(&scene.token).json(body.to_string())
+    };
+    let (back, mut steps, mut seen) = (patch(json!({ "rollback": true })), 0, Vec::new());
+    while let Some(version) = scene.published(steps + 1, &back).await {
+        steps += 1;
+        if version == "1.0.0" {
+            // Forward again, so that there is something to roll back.
+            let gateway = scene.home.start().await;
+            let forward = json!({ "stage": "active" });
+            assert_eq!(gateway.ask(&patch(forward)).await.status, 200);
+            assert_eq!(scene.in_force(&gateway).await, "1.0.1");
+            gateway.kill();
+        }
+        seen.push(version);
+    }
+    assert_eq!(steps, 6, "{seen:?}");
+    assert!(seen.contains(&String::from("1.0.0")) && seen.contains(&String::from("1.0.1")));
 }

@@ -24,7 +24,7 @@ const IMPORTS: [(&str, &[&str]); 24] = [
     ("work", &["journal", "model", "store"]),
     ("providers", &["clock", "crash", "model", "telemetry"]),
     ("audit", &["journal", "model", "telemetry", "work"]),
-    ("rules", &["clock", "model", "telemetry"]),
+    ("rules", &["clock", "crash", "model", "telemetry"]),
     ("auth", &["clock", "model", "private", "telemetry"]),
     ("intake", &["clock", "crash", "journal", "model", "store", "telemetry", "work"]),
     ("server", &["lifecycle", "telemetry"]),

@@ -10,6 +10,8 @@ use tokio::time::timeout;
 use crate::load::wire::Connection;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What is to be compiled first takes longer: the gateway itself gives it 90 s.
+const WORK_MAX: Duration = Duration::from_secs(100);
 
 /// One GET on a connection of its own.
 pub(super) async fn get(
@@ -18,6 +20,24 @@ pub(super) async fn get(
     token: Option<&str>,
 ) -> io::Result<(u16, Vec<u8>)> {
     Asker::connect(address).await?.get(path, token).await
+}
+
+/// One request with a body of JSON, or none, on a connection of its own.
+pub(super) async fn send(
+    address: SocketAddr,
+    (method, path): (&str, &str),
+    token: &str,
+    body: &str,
+) -> io::Result<(u16, Vec<u8>)> {
+    let mut asker = Asker::connect(address).await?;
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answered = asker.connection.exchange(request.as_bytes());
+    let answer = timeout(WORK_MAX, answered).await??;
+    Ok((answer.status, answer.body.to_vec()))
 }
 
 /// A connection for many questions.

@@ -24,6 +24,7 @@ mod proxy;
 mod redis;
 mod report;
 mod rows;
+mod rules;
 mod selftest;
 mod series;
 mod shape;
@@ -131,6 +132,10 @@ pub async fn run(options: &Options, mut out: impl Write + Send) -> Result<Report
         let played = play(row, options).await;
         write!(out, "{played}").and_then(|()| out.flush()).map_err(told)?;
         report.rows.push(played);
+    }
+    if !options.keeps {
+        // Only there if a row made rules.
+        std::fs::remove_dir_all(options.dir.join(rules::FOLDER)).ok();
     }
     writeln!(out, "{}", report.summary()).map_err(told)?;
     Ok(report)

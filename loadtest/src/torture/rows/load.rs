@@ -28,21 +28,6 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("F29", "a backlog while all providers are down", backlog_shape, |stage| {
         Box::pin(backlog(stage))
     }),
-    Row::lacking(
-        "F68",
-        "hostile rules: loops and traps",
-        "needs guest components, which are built in the gateway's own tests",
-    ),
-    Row::lacking("F69", "hostile rules: memory, tables, output", "as F68"),
-    Row::lacking("F70", "malformed rules", "as F68"),
-    Row::lacking("F71", "compile bombs", "as F68"),
-    Row::lacking(
-        "F72",
-        "rules swapped under load",
-        "rules are published by configuration and restart",
-    ),
-    Row::lacking("F73", "a slow rule", "as F68"),
-    Row::lacking("F74", "a rule that answers badly", "as F68"),
     Row::new("F75", "one organization sends 100 times as much", fairness_shape, |stage| {
         Box::pin(fairness(stage))
     }),

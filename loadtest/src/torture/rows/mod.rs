@@ -18,8 +18,11 @@ mod points;
 mod power;
 mod processes;
 mod providers;
+mod publication;
 mod redis;
 mod refusals;
+mod rules;
+mod samples;
 mod settings;
 mod throttled;
 mod time;
@@ -80,7 +83,7 @@ pub(super) fn of(backend: Backend) -> Box<dyn Iterator<Item = &'static Row>> {
 
 /// All rows of the embedded store, in the order of the matrix.
 pub(super) fn all() -> impl Iterator<Item = &'static Row> {
-    let tables: [&'static [Row]; 13] = [
+    let tables: [&'static [Row]; 15] = [
         processes::ROWS,
         panics::ROWS,
         points::ROWS,
@@ -94,6 +97,8 @@ pub(super) fn all() -> impl Iterator<Item = &'static Row> {
         dns::ROWS,
         wires::ROWS,
         load::ROWS,
+        rules::ROWS,
+        publication::ROWS,
     ];
     let mut rows: Vec<&'static Row> = tables.into_iter().flatten().collect();
     rows.sort_by_key(|row| row.id.trim_start_matches('F').parse::<u32>().unwrap_or(u32::MAX));

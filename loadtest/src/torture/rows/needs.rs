@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::torture::gateway::tool;
+use crate::torture::rules;
 
 /// A gateway with crash points ends in its first steps.
 const PROBE_MAX: Duration = Duration::from_secs(3);
@@ -24,6 +25,8 @@ pub(in crate::torture) enum Need {
     MemoryGroup,
     /// A mount namespace of our own, and ports below 1024.
     Root,
+    /// Cargo and the standard library of the target that rules are built for.
+    RuleTools,
 }
 
 impl Need {
@@ -35,6 +38,7 @@ impl Need {
             Self::Loops => shell(LOOPS).await,
             Self::MemoryGroup => memory_group(),
             Self::Root => shell("unshare -m --propagation private true").await,
+            Self::RuleTools => rules::tools_are_missing().await,
         }
     }
 }

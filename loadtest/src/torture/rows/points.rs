@@ -52,11 +52,6 @@ pub(super) const ROWS: &[Row] = &[
         |stage| Box::pin(each_file_operation(stage)),
     )
     .needs(NEEDS),
-    Row::lacking(
-        "F11",
-        "crash while a rule is published (C11)",
-        "rules are published by configuration and restart",
-    ),
     point("F12", "crash in recovery, ten times in a row (C12)", |stage| Box::pin(recovery(stage))),
 ];
 
@@ -101,7 +96,7 @@ async fn crash_at_passing(stage: &mut Stage, point: &str, nth: u64) -> Result<bo
 }
 
 /// Stops the gateway in order and starts it armed; false if it ended before it was ready.
-async fn start_armed(stage: &mut Stage, point: &str, nth: u64) -> Result<bool, Trouble> {
+pub(super) async fn start_armed(stage: &mut Stage, point: &str, nth: u64) -> Result<bool, Trouble> {
     stage.stop().await?;
     arm(stage, point, nth);
     stage.note(format_args!("armed {point}:{nth}"));
@@ -218,7 +213,7 @@ fn arm(stage: &mut Stage, point: &str, nth: u64) {
     stage.launch.env.push((String::from("BUGLER_CRASH"), format!("{point}:{nth}")));
 }
 
-fn disarm(stage: &mut Stage) {
+pub(super) fn disarm(stage: &mut Stage) {
     stage.launch.env.retain(|(name, _)| name != "BUGLER_CRASH");
 }
 
