@@ -199,7 +199,7 @@ impl Out<'_> {
 }
 
 /// Visits every member of a sorted set with its score.
-async fn members(
+pub(super) async fn members(
     redis: &Redis,
     key: &[u8],
     mut visit: impl FnMut(Bytes, u64),
@@ -350,6 +350,27 @@ impl Beside {
         records.append(&mut ends);
         Ok(DumpedBlock::of((self.shard, at), records))
     }
+}
+
+/// The records of one commit, each entry with its place.
+pub(super) fn commits(shard: ShardId, commit: Vec<Stored>) -> Result<Vec<Placed>, DumpError> {
+    let (mut first, mut later) = (Vec::new(), VecDeque::new());
+    for (number, stored) in commit.into_iter().enumerate() {
+        let (position, mut index) = (stored.position, 0);
+        let mut found = Vec::new();
+        for record in Records::new(stored.payload) {
+            let record = record.ok_or(DumpError::Unreadable { shard, position })?;
+            let is_entry = matches!(record, Record::Entry(_));
+            found.push((if is_entry { (position, index) } else { Place::default() }, record));
+            index += u32::from(is_entry);
+        }
+        if number == 0 {
+            first = found;
+        } else {
+            later.extend(found);
+        }
+    }
+    Ok(together(first, later))
 }
 
 /// Puts timers that a settlement left behind in front of it: they came in its order.
