@@ -1,7 +1,7 @@
 //! The log against the index: books, timers, dead letters, timelines and outcomes.
 
 use super::account::Account;
-use super::ledger::{Log, Place};
+use super::log::{Log, Place};
 use super::report::{Invariant, Report};
 use crate::journal::disk::{DeadCounts, IndexFacts, Logged, LoggedBlock, fingerprint};
 use crate::journal::{Books, Resolution, Sums};

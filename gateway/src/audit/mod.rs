@@ -8,6 +8,7 @@
 mod account;
 mod compare;
 mod ledger;
+mod log;
 mod report;
 mod shared;
 

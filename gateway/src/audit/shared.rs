@@ -1,6 +1,7 @@
 //! Proves the books of a journal that several processes share: each shard's log against its counters.
 
-use super::ledger::{Ledger, Log, Place};
+use super::ledger::Ledger;
+use super::log::{Log, Place};
 use super::report::{Invariant, Report};
 use crate::journal::disk::{Logged, ViewError};
 use crate::journal::redis::{Beside, Counted, DumpError, RedisLog};
