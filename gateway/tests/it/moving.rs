@@ -484,8 +484,8 @@ async fn the_books_of_a_journal_on_redis_are_proved_and_what_was_changed_in_it_i
     ask(&["RENAME", &key("t:101"), &key("away")]);
     broken("entries wait in the log").await;
     ask(&["RENAME", &key("away"), &key("t:101")]);
-    ask(&["RENAME", &key("o:101"), &key("away")]);
-    ask(&["ZADD", &key("o:101"), "0", "an instant and another place"]);
+    ask(&["COPY", &key("o:101"), &key("away")]);
+    ask(&["ZPOPMIN", &key("o:101")]);
     broken("outcomes of organization 101").await;
     ask(&["RENAME", &key("away"), &key("o:101")]);
     good(&first).await;

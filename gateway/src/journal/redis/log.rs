@@ -44,6 +44,7 @@ pub struct Beside {
     /// Entries of these blocks that are done.
     pub done: HashSet<Place>,
     pub timers: HashSet<Place>,
+    /// Dead letters that this log made.
     pub dead_letters: u64,
     /// Nothing was written since the position of [`Counted`].
     pub is_still: bool,
@@ -146,14 +147,12 @@ impl RedisLog {
         let key = |name: &str| self.redis.key(self.shard, name);
         let mut pipe = Pipeline::new();
         pipe.cmd("HGETALL").arg(key("left"));
-        pipe.cmd("ZCARD").arg(key("da"));
         pipe.cmd("ZRANGE").arg(key("alarm")).arg(0).arg(-1);
         let mut replies = self.redis.pipe(&key("m"), pipe).await?.into_iter();
         let mut next = || replies.next().unwrap_or_default();
         let left = super::keeper::pairs(next())?;
         let left = left.filter_map(|(id, left)| Some((reply::number(&id)?, reply::number(&left)?)));
         let left = left.collect();
-        let dead_letters = reply::number(&next()).unwrap_or(0);
         let orgs = reply::array(next())?;
         let mut timers = HashSet::new();
         for org in orgs.iter().filter_map(organization) {
@@ -162,6 +161,13 @@ impl RedisLog {
             })
             .await?;
         }
+        let mut dead_letters = 0;
+        members(&self.redis, &key("da"), |row: Bytes, _| {
+            // Those of another store stand before the first block: this log did not make them.
+            let is_own = rows::read_place(&row).is_some_and(|((position, _), _)| position > 0);
+            dead_letters += u64::from(is_own);
+        })
+        .await?;
         let mut done = HashSet::new();
         members(&self.redis, &key("done"), |row: Bytes, _| {
             done.extend(rows::read_place(&row).map(|(place, _)| place));
