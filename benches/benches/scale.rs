@@ -101,8 +101,11 @@ fn say(line: &str) -> Result<(), Failed> {
     Ok(writeln!(std::io::stdout(), "{line}")?)
 }
 
+/// Without rewrites of its log: under `always` one may hold every write up for seconds, longer than a
+/// gateway waits before it says that the outcome is unknown.
 fn server(persistence: Persistence) -> Result<Server, Failed> {
-    Ok(Server::start(ServerOptions { persistence, ..ServerOptions::default() })?)
+    let lines = vec![String::from("auto-aof-rewrite-percentage 0")];
+    Ok(Server::start(ServerOptions { persistence, lines, ..ServerOptions::default() })?)
 }
 
 async fn journal_at(url: &str) -> Result<Arc<RedisJournal>, Failed> {

@@ -67,8 +67,9 @@ impl Role {
         let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e6;
         if report.accepted != report.sent {
             let refused = report.sent - report.accepted;
-            let answers = report.by_status;
-            return Err(format!("{refused} of {} refused: {answers:?}", report.sent).into());
+            let (answers, codes) = (report.by_status, report.by_code);
+            let what = format!("{refused} of {} refused: {answers:?} {codes:?}", report.sent);
+            return Err(what.into());
         }
         #[expect(clippy::cast_precision_loss, reason = "a count shown with three digits")]
         let accepted = report.accepted.max(1) as f64;

@@ -9,7 +9,7 @@ use bugler_gateway::auth::{
     Grant, KeyRing, Origin, PasswordPool, Scope, TokenMinter, TokenVerifier,
 };
 use bugler_gateway::clock::{Clock, SystemClock};
-use bugler_gateway::intake::{AdmissionLimits, BacklogQuota, Intake};
+use bugler_gateway::intake::{AdmissionLimits, BacklogQuota, Intake, Vitals};
 use bugler_gateway::journal::Journal;
 use bugler_gateway::journal::disk::{DiskJournal, DiskOptions};
 use bugler_gateway::lifecycle::Shutdown;
@@ -29,6 +29,9 @@ pub type Failed = Box<dyn Error + Send + Sync>;
 /// Nothing is delivered here, so a round may leave more behind than an organization is let.
 const NO_QUOTA: AdmissionLimits =
     AdmissionLimits { backlog: BacklogQuota { entries: 0, bytes: 0 } };
+/// What is measured is what a notification costs, on a machine that does more than this: a commit
+/// that takes longer than usual must not have some of them refused.
+const SLOW_DISK: Vitals = Vitals { sync: Duration::from_secs(10), is_full: false };
 
 /// Reads the body, does nothing with it, and answers with this text.
 #[derive(Debug)]
@@ -87,9 +90,11 @@ pub fn api_over(
         };
         writeln!(std::io::stdout(), "token {}", minter.mint(&grant)?)?;
     }
+    let intake = Intake::limited(journal, Arc::clone(&clock), NO_QUOTA);
+    intake.admission().observe(SLOW_DISK);
     let identity = IdentitySettings { token_ttl: Duration::from_hours(1), client_failures: 5 };
     Ok(Arc::new(Api::new(Shared {
-        intake: Intake::limited(journal, Arc::clone(&clock), NO_QUOTA),
+        intake,
         store,
         verifier: TokenVerifier::new(keys, "bench", "bench", clock),
         settings: ApiSettings {

@@ -1,7 +1,7 @@
 //! Journal and records of this process: files of its own, or Redis servers shared with others.
 
 use super::nodes::Nodes;
-use super::{AppError, build, pressure, shelf};
+use super::{AppError, auditing, build, pressure, shelf};
 use crate::clock::Clock;
 use crate::config::{Backend, Config, StoreSettings};
 use crate::intake::{Admission, Vitals};
@@ -125,7 +125,9 @@ impl Kept {
     pub(super) fn audit(&self) -> Option<crate::admin::Audit> {
         match &self.own {
             Own::Disk(journal) => Some(build::audit(Arc::clone(journal))),
-            Own::Redis { .. } => None,
+            Own::Redis { redis, journal, .. } => {
+                Some(auditing::while_running(redis.clone(), journal.shards()))
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! attempts finish, the journal closes. What is not settled by then is sent again after the next
 //! start.
 
+mod auditing;
 mod backend;
 mod build;
 mod client;
@@ -19,6 +20,7 @@ mod shelf;
 #[cfg(test)]
 mod tests;
 
+pub use auditing::audit_redis;
 pub use build::BuildError;
 pub use client::{CreatedClient, create_client};
 pub use moving::{MoveError, MoveOptions, MoveReport, Place, carry, release};
@@ -29,6 +31,7 @@ use crate::api::{
     Api, ApiSettings, Blynk, BlynkSettings, Hooks, Identity, IdentitySettings, NotificationStates,
     SendLimit, Shared,
 };
+use crate::audit::SharedError;
 use crate::auth::{KeyError, KeyRing, PasswordPool, TokenMinter, TokenVerifier};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Role};
@@ -75,6 +78,10 @@ pub enum AppError {
     },
     #[error("the store on redis cannot be used")]
     Redis(#[from] RedisError),
+    #[error("there is no journal on redis under the prefix {prefix:?}")]
+    NoJournal { prefix: String },
+    #[error("the journal on redis cannot be audited")]
+    Audit(#[from] SharedError),
     #[error(transparent)]
     Records(#[from] RecordsError),
     #[error("the token keys cannot be used")]

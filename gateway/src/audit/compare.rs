@@ -1,9 +1,9 @@
 //! The log against the index: books, timers, dead letters, timelines and outcomes.
 
 use super::account::Account;
-use super::ledger::Place;
+use super::log::{Log, Place};
 use super::report::{Invariant, Report};
-use crate::journal::disk::{DeadCounts, IndexFacts, LogView, Logged, LoggedBlock, fingerprint};
+use crate::journal::disk::{DeadCounts, IndexFacts, Logged, LoggedBlock, fingerprint};
 use crate::journal::{Books, Resolution, Sums};
 use crate::model::{FinalState, OrganizationId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +35,10 @@ impl Compared {
         }
     }
 
+    pub(super) fn total(&self) -> Sums {
+        self.total
+    }
+
     pub(super) fn has_compared(&self) -> bool {
         self.has_compared_timers
     }
@@ -54,13 +58,13 @@ impl Compared {
         is_first
     }
 
-    pub(super) fn count(&mut self, view: &LogView, block: &LoggedBlock) {
+    pub(super) fn count(&mut self, view: &dyn Log, block: &LoggedBlock) {
         let base = view.segment_of(block.position).unwrap_or_default();
         let mut states = BTreeSet::new();
         let mut told = Vec::new();
         for record in &block.records {
             match record {
-                Logged::Entry(entry, _) => {
+                Logged::Entry(entry, ..) => {
                     self.total.accepted += u64::from(entry.kind.is_root());
                 }
                 Logged::Settlement(settlement) => {
@@ -93,7 +97,7 @@ impl Compared {
 
     pub(super) fn timers(
         &mut self,
-        view: &LogView,
+        view: &dyn Log,
         waiting: u64,
         is_waiting: &dyn Fn(Place) -> bool,
         report: &mut Report,
@@ -127,7 +131,7 @@ impl Compared {
 
     pub(super) fn finish(
         self,
-        view: &LogView,
+        view: &dyn Log,
         accounts: &mut BTreeMap<OrganizationId, Account>,
         report: &mut Report,
     ) {
@@ -150,10 +154,7 @@ impl Compared {
         let mut sums = self.at_applied.unwrap_or(self.total);
         sums.add(&before);
         dead_letters(&facts, &sums, report);
-        let name = |base: u64| {
-            let file = view.file(base).and_then(|file| file.file_name());
-            file.unwrap_or_default().to_string_lossy().into_owned()
-        };
+        let name = |base: u64| view.name(base);
         let bases: BTreeSet<_> = self.events.keys().chain(facts.events.keys()).collect();
         for base in bases {
             let log = self.events.get(base).copied().unwrap_or_default();

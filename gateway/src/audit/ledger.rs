@@ -2,17 +2,16 @@
 
 use super::account::Account;
 use super::compare::Compared;
+use super::log::{Log, Place};
 use super::report::{Invariant, Report};
+use super::shared::Found;
 use crate::journal::disk::{
-    IndexFacts, LogView, Logged, LoggedAmendment, LoggedBlock, LoggedSettlement, ViewError,
+    IndexFacts, Logged, LoggedAmendment, LoggedBlock, LoggedSettlement, ViewError,
 };
 use crate::journal::{Entry, EntryKind, Resolution};
-use crate::model::{DeliveryId, FinalState, OrganizationId, TimelineEvent};
+use crate::model::{DeliveryId, OrganizationId, TimelineEvent};
 use crate::work::{Work, decode_event};
 use std::collections::{BTreeMap, HashMap, HashSet};
-
-/// An entry named by where it stands.
-pub(super) type Place = (u64, u32);
 
 /// What an entry owes, as far as it is known before it is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +41,19 @@ struct OpenBlock {
     left: usize,
 }
 
+impl OpenBlock {
+    fn put(&mut self, index: u32, entry: OpenEntry) {
+        let at = usize::try_from(index).unwrap_or(usize::MAX);
+        if self.entries.len() <= at {
+            self.entries.resize(at + 1, None);
+        }
+        if let Some(slot) = self.entries.get_mut(at) {
+            *slot = Some(entry);
+            self.left += 1;
+        }
+    }
+}
+
 /// What was paid for an entry.
 #[derive(Debug, Default)]
 struct Partial {
@@ -64,7 +76,11 @@ fn short(delivery: DeliveryId) -> u64 {
 
 fn spot(block: &LoggedBlock) -> String {
     let name = block.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    format!("{name} byte {}", block.byte)
+    match block.byte {
+        // Redis has blocks, and no bytes between them.
+        0 => format!("{name} block {}", block.position),
+        byte => format!("{name} byte {byte}"),
+    }
 }
 
 /// The deliveries that a follow-up carries on.
@@ -98,9 +114,26 @@ pub(super) struct Ledger {
     settled: HashSet<Place>,
     breaches: Report,
     is_whole: bool,
+    /// Of each organization it is known what was dropped.
+    knows_before: bool,
 }
 
 impl Ledger {
+    /// Of one shard of a journal on Redis; `settled` as for the index.
+    pub(super) fn of_shard(settled: HashSet<Place>, knows_before: bool) -> Self {
+        Self { settled, knows_before, ..Self::new(None, (0, 1)) }
+    }
+
+    /// What it comes to so far.
+    pub(super) fn found(&self) -> Found {
+        let blocks = self.open.iter().flat_map(|(position, open)| {
+            let entries = (0u32..).zip(&open.entries);
+            entries.filter_map(|(index, entry)| Some(((*position, index), entry.as_ref()?)))
+        });
+        let open = blocks.map(|(place, entry)| (place, (entry.org, entry.is_timer)));
+        Found { sums: self.compared.total(), open: open.collect(), ..Found::default() }
+    }
+
     pub(super) fn new(facts: Option<IndexFacts>, (part, parts): (u64, u64)) -> Self {
         let settled = facts.iter().flat_map(|facts| facts.settled.iter().copied()).collect();
         Self {
@@ -114,6 +147,7 @@ impl Ledger {
             settled,
             breaches: Report::default(),
             is_whole: false,
+            knows_before: true,
         }
     }
 
@@ -134,9 +168,9 @@ impl Ledger {
     }
 
     /// Counts one block, in the order of the log.
-    pub(super) fn block(&mut self, view: &LogView, block: LoggedBlock) {
+    pub(super) fn block(&mut self, view: &dyn Log, block: LoggedBlock) {
         if self.breaches.blocks == 0 {
-            self.is_whole = view.segment_of(0).is_some();
+            self.is_whole = view.is_whole();
         }
         self.breaches.blocks += 1;
         if self.compared.is_behind(block.position) {
@@ -144,30 +178,26 @@ impl Ledger {
         }
         self.compared.count(view, &block);
         let mut carried = Vec::new();
-        let mut open = OpenBlock::default();
         let mut effects = Vec::new();
         for record in &block.records {
             match record {
-                Logged::Entry(entry, is_timer) => {
-                    let index = u32::try_from(open.entries.len()).unwrap_or(u32::MAX);
-                    let is_done = self.settled.contains(&(block.position, index));
+                Logged::Entry(entry, is_timer, place) => {
+                    let is_done = self.settled.contains(place);
                     let (owed, work) = self.entry(entry);
                     // Follow-ups stand before the settlement they belong to.
                     if entry.kind.is_follow_up() {
                         carried.extend(work);
                     }
                     let left = OpenEntry { owed, org: entry.org, is_timer: *is_timer };
-                    open.left += usize::from(!is_done);
-                    open.entries.push((!is_done).then_some(left));
+                    if !is_done {
+                        self.open.entry(place.0).or_default().put(place.1, left);
+                    }
                 }
                 Logged::Settlement(_) | Logged::Amendment(_) => {
                     effects.push((record, std::mem::take(&mut carried)));
                 }
                 Logged::Cancellation(_) => {}
             }
-        }
-        if open.left > 0 {
-            self.open.insert(block.position, open);
         }
         for (record, carried) in effects {
             match record {
@@ -208,7 +238,7 @@ impl Ledger {
 
     fn settle(
         &mut self,
-        view: &LogView,
+        view: &dyn Log,
         block: &LoggedBlock,
         settlement: &LoggedSettlement,
         carried: &[Work],
@@ -376,7 +406,7 @@ impl Ledger {
         }
     }
 
-    fn compare_timers(&mut self, view: &LogView) {
+    fn compare_timers(&mut self, view: &dyn Log) {
         let waiting = |place: Place| {
             let index = usize::try_from(place.1).ok()?;
             let open = self.open.get(&place.0)?.entries.get(index)?;
@@ -389,7 +419,7 @@ impl Ledger {
     }
 
     /// Sums up at the end of the log.
-    pub(super) fn finish(mut self, view: &LogView, report: &mut Report) -> Result<(), ViewError> {
+    pub(super) fn finish(mut self, view: &dyn Log, report: &mut Report) -> Result<(), ViewError> {
         if !self.compared.has_compared() {
             self.compare_timers(view);
         }
@@ -419,7 +449,7 @@ impl Ledger {
             account.expanded += expanded;
             account.pending += left;
         }
-        let Self { compared, mut accounts, breaches, part, .. } = self;
+        let Self { compared, mut accounts, breaches, part, knows_before, .. } = self;
         if part > 0 {
             report.also(breaches);
             return Ok(());
@@ -438,12 +468,8 @@ impl Ledger {
                 );
                 report.breach(Invariant::Balanced, text);
             }
-            if FinalState::ALL
-                .iter()
-                .zip(account.finals)
-                .zip(account.finals_before)
-                .any(|((_, now), before)| now + before < 0)
-            {
+            let finals = account.finals.iter().zip(account.finals_before);
+            if knows_before && finals.into_iter().any(|(now, before)| now + before < 0) {
                 let text =
                     format!("organization {org}: more deliveries were sent again than ended");
                 report.breach(Invariant::Balanced, text);

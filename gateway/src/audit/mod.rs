@@ -8,13 +8,16 @@
 mod account;
 mod compare;
 mod ledger;
+mod log;
 mod report;
+mod shared;
 
 #[cfg(test)]
 mod tests;
 
 pub use account::Account;
 pub use report::{Invariant, Line, Report, render};
+pub use shared::{SharedError, audit_shard};
 
 use crate::journal::disk::{LogView, ViewError};
 use ledger::Ledger;

@@ -116,6 +116,17 @@ impl Report {
         self.named.truncate(NAMED_MAX);
     }
 
+    /// Adds what was found in another journal.
+    pub fn join(&mut self, other: Self) {
+        for (org, account) in &other.organizations {
+            self.organizations.entry(*org).or_default().add(account);
+        }
+        self.blocks += other.blocks;
+        self.entries_pending += other.entries_pending;
+        self.without_index |= other.without_index;
+        self.also(other);
+    }
+
     pub(super) fn damaged(&mut self, damages: Vec<Damage>) {
         for Damage { file, byte, what } in damages {
             let text = format!("{} is damaged at byte {byte}: {what}", file.display());

@@ -1,13 +1,16 @@
-//! `bugler audit`: proves the books of a stopped data directory, or of a running gateway.
+//! `bugler audit`: proves the books of a stopped data directory, of Redis, or of a running gateway.
 
+use crate::app::audit_redis;
 use crate::audit;
 use crate::cli::access::checked;
 use crate::cli::client::Gateway;
 use crate::cli::{CliError, Exit, Settings, runtime};
+use crate::config::Backend;
 use crate::journal::disk::LogView;
 use clap::Args;
+use serde_json::Value;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A long log is read whole before the answer begins.
@@ -17,7 +20,8 @@ const PATIENCE: Duration = Duration::from_hours(1);
 pub(super) struct Audit {
     #[command(flatten)]
     settings: Settings,
-    /// The data directory of a stopped gateway; `store.dir` of the configuration without it.
+    /// The data directory of a stopped gateway; without it the store of the configuration:
+    /// `store.dir`, or Redis, whoever works on that.
     #[arg(long, conflicts_with = "url")]
     data: Option<PathBuf>,
     /// The operator's port of a running gateway: `http://127.0.0.1:2846`.
@@ -35,18 +39,19 @@ impl Audit {
                 let gateway = Gateway::new(url, "")?.with_patience(PATIENCE);
                 checked(&gateway.get("/audit").await?)
             })?,
-            None => {
-                let dir = match &self.data {
-                    Some(dir) => dir.clone(),
-                    None => self.settings.load()?.store.dir,
-                };
-                // The directory of the data, or that of the journal in it.
-                let inner = dir.join("journal");
-                let dir = if inner.is_dir() { inner } else { dir };
-                let view = LogView::open(&dir).map_err(|error| CliError::failed(&error))?;
-                let report = audit::audit(&view).map_err(|error| CliError::failed(&error))?;
-                report.to_json()
-            }
+            None => match &self.data {
+                Some(dir) => of_directory(dir)?,
+                None => {
+                    let config = self.settings.load()?;
+                    match config.store.backend {
+                        Backend::Embedded => of_directory(&config.store.dir)?,
+                        Backend::Redis | Backend::RedisCluster => {
+                            let audited = runtime()?.block_on(audit_redis(&config));
+                            audited.map_err(|error| CliError::failed(&error))?.to_json()
+                        }
+                    }
+                }
+            },
         };
         if self.json {
             writeln!(out, "{report:#}")?;
@@ -55,4 +60,13 @@ impl Audit {
         }
         Ok(if report["good"] == true { Exit::Done } else { Exit::Failed })
     }
+}
+
+/// Of the directory of the data, or that of the journal in it.
+fn of_directory(dir: &Path) -> Result<Value, CliError> {
+    let inner = dir.join("journal");
+    let dir = if inner.is_dir() { &inner } else { dir };
+    let view = LogView::open(dir).map_err(|error| CliError::failed(&error))?;
+    let report = audit::audit(&view).map_err(|error| CliError::failed(&error))?;
+    Ok(report.to_json())
 }

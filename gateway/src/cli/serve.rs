@@ -103,6 +103,8 @@ pub(super) fn start_error(error: &AppError) -> CliError {
         | AppError::Redo(_)
         | AppError::Metrics(_)
         | AppError::UnreadableChanges { .. }
+        | AppError::NoJournal { .. }
+        | AppError::Audit(_)
         | AppError::Start(_) => Exit::Failed,
     };
     CliError::new(exit, crate::telemetry::chain(error))

@@ -4,6 +4,7 @@ use super::call::{Call, Script};
 use super::error::RedisError;
 use super::health::text_fields;
 use super::link::{Link, Task};
+use super::patience::Patience;
 use super::upkeep::{HELD, MOVED, UNFINISHED};
 
 /// Of keys and scripts; a release that lays them out otherwise raises it.
@@ -23,7 +24,13 @@ impl Link {
     pub(super) async fn settle_layout(&self, shards: u16) -> Result<(), RedisError> {
         let call = Call::new(&SETTLE).key(self.layout_key());
         let call = call.number(u64::from(FORMAT)).number(u64::from(shards));
-        let found = self.layout(call).await?;
+        let patience = Patience::begin();
+        let found = loop {
+            match self.layout(call.clone()).await {
+                Ok(found) => break found,
+                Err(error) => patience.after(error).await?,
+            }
+        };
         self.health.expect_layout(shards);
         check(&found, shards)
     }

@@ -21,6 +21,7 @@ mod link;
 mod node;
 mod options;
 pub mod owners;
+mod patience;
 mod slots;
 mod topology;
 mod upkeep;
@@ -33,6 +34,7 @@ pub use call::{Call, Script};
 pub use class::Class;
 pub use error::RedisError;
 pub use options::RedisOptions;
+pub use patience::Patience;
 pub use slots::{SLOTS, slot_of};
 pub use upkeep::Mark;
 

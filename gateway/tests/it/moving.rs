@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use bugler_gateway::model::{OrganizationId, ShardId};
 use bugler_loadtest::redis::{Cluster, Server, ServerOptions};
 use bugler_loadtest::twins::{FaultPlan, TwinName, TwinSet};
 use serde_json::{Value, json};
@@ -137,6 +138,16 @@ impl Site {
         command.args(["audit", "--data"]).arg(dir);
         let ended = run(command).await;
         assert_eq!(ended.code, Some(0), "{} {}", ended.stdout, ended.stderr);
+    }
+
+    /// `bugler audit` of what the settings of a spot name.
+    async fn audited(&self, spot: &Spot) -> Failure {
+        let mut command = self.home.command();
+        command.args(["audit", "--config"]).arg(self.home.config_file());
+        for setting in &spot.settings {
+            command.args(["--set", setting]);
+        }
+        run(command).await
     }
 
     fn delivered(&self) -> usize {
@@ -288,6 +299,8 @@ async fn what_is_under_way_goes_on_after_moves_to_redis_to_other_shards_and_back
         }
         let refusal = site.refused(&last).await;
         assert!(refusal.contains("moved"), "{refusal}");
+        let audited = site.audited(&next).await;
+        assert_eq!(audited.code, Some(0), "{} {}", audited.stdout, audited.stderr);
         last = next;
     }
     site.audit(&site.home.path().join("fourth")).await;
@@ -433,4 +446,50 @@ async fn a_backup_is_private_checked_at_restore_and_brings_everything_back() {
     site.audit(&second.dir).await;
     let gateway = site.start(&second, &[]).await;
     all.check(&site, &gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_books_of_a_journal_on_redis_are_proved_and_what_was_changed_in_it_is_told() {
+    let site = Site::new().await;
+    let redis = Server::start(ServerOptions::default()).expect("redis-server starts");
+    let first = Spot::redis(&site, "first", &redis, 4);
+    let all = Accepted::fill(&site, &first).await;
+    let good = async |spot: &Spot| {
+        let ended = site.audited(spot).await;
+        assert_eq!(ended.code, Some(0), "{} {}", ended.stdout, ended.stderr);
+    };
+    good(&first).await;
+    let gateway = site.start(&first, &[]).await;
+    all.check(&site, &gateway).await;
+    let report = gateway.admin("/audit").await;
+    assert_eq!(report.status, 200, "{}", report.text());
+    let report = report.json();
+    assert_eq!(report["good"], true, "{report:#}");
+    let some = u64::try_from(ORGANIZATIONS * USERS).expect("a few");
+    assert_eq!(report["total"]["accepted"], 4 * some, "{report:#}");
+    gateway.kill();
+    good(&first).await;
+    let shard = ShardId::of(OrganizationId(101), 4);
+    let key = |name: &str| format!("first:{{s{:03}}}:{name}", shard.0);
+    let ask = |parts: &[&str]| redis.ask(parts).expect("it answers");
+    let broken = async |what: &str| {
+        let ended = site.audited(&first).await;
+        assert_eq!(ended.code, Some(1), "{} {}", ended.stdout, ended.stderr);
+        assert!(ended.stdout.contains(what), "{}", ended.stdout);
+    };
+    ask(&["HINCRBY", &key("m"), "accepted", "1"]);
+    broken("in the books").await;
+    ask(&["HINCRBY", &key("m"), "accepted", "-1"]);
+    good(&first).await;
+    ask(&["RENAME", &key("t:101"), &key("away")]);
+    broken("entries wait in the log").await;
+    ask(&["RENAME", &key("away"), &key("t:101")]);
+    ask(&["COPY", &key("o:101"), &key("away")]);
+    ask(&["ZPOPMIN", &key("o:101")]);
+    broken("outcomes of organization 101").await;
+    ask(&["RENAME", &key("away"), &key("o:101")]);
+    good(&first).await;
+    // Blocks that are gone without retention: what they told is missing.
+    ask(&["XTRIM", &key("q"), "MAXLEN", "3"]);
+    broken("in the books").await;
 }

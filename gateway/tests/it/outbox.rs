@@ -1,6 +1,7 @@
 //! Class D3: what was answered is delivered, whichever of Redis and the gateway loses what it had.
 
-use bugler_loadtest::redis::{Persistence, Server, ServerOptions};
+use bugler_gateway::model::{OrganizationId, ShardId};
+use bugler_loadtest::redis::{Cluster, Persistence, Server, ServerOptions};
 use bugler_loadtest::twins::{FaultPlan, TwinName, TwinSet};
 use serde_json::{Value, json};
 use std::process::Command;
@@ -10,12 +11,13 @@ use crate::support::gateway::{Gateway, Home, run};
 use crate::support::{eventually, world};
 
 const USERS: i32 = 12;
+const SHARDS: u16 = 16;
 
 /// One gateway with an outbox on a Redis that keeps nothing by itself.
-struct Site {
+struct Site<R = Server> {
     twins: TwinSet,
     home: Home,
-    redis: Server,
+    redis: R,
     token: String,
 }
 
@@ -33,15 +35,15 @@ fn directory() -> Value {
     })
 }
 
-impl Site {
-    async fn new(settings: &[&str]) -> Self {
-        let options = ServerOptions { persistence: Persistence::None, ..ServerOptions::default() };
-        let redis = Server::start(options).expect("redis-server starts");
+impl<R> Site<R> {
+    async fn on(redis: R, (backend, urls): (&str, &[String]), settings: &[&str]) -> Self {
         let twins = world::twins().await;
+        let urls: Vec<_> = urls.iter().map(|url| format!("\"{url}\"")).collect();
         let mut home = world::home(&twins, directory())
             .set("store.segment=4MiB")
-            .set("store.backend=redis")
-            .set(&format!("store.redis.urls=[\"{}\"]", redis.url()))
+            .set(&format!("store.backend={backend}"))
+            .set(&format!("store.redis.urls=[{}]", urls.join(", ")))
+            .set(&format!("store.shards={SHARDS}"))
             .set("store.redis.lease=1s")
             .set("store.redis.outbox=true")
             .set("store.require_durability=D3")
@@ -72,6 +74,16 @@ impl Site {
         ids
     }
 
+    /// Redis had lost so many, and has them again.
+    async fn added_again(&self, gateway: &Gateway, count: usize) {
+        eventually("what is missing is added again", async || {
+            let metrics = gateway.metrics().await;
+            let repeated = metrics.count("bugler_outbox_repeated_total");
+            (repeated == count as u64).then_some(())
+        })
+        .await;
+    }
+
     /// Everything accepted is delivered, once; and the outbox forgets it.
     async fn delivered(&self, gateway: &Gateway, ids: &[String]) {
         self.twins.set_faults(FaultPlan::default());
@@ -94,6 +106,15 @@ impl Site {
         })
         .await;
     }
+}
+
+impl Site {
+    async fn new(settings: &[&str]) -> Self {
+        let options = ServerOptions { persistence: Persistence::None, ..ServerOptions::default() };
+        let redis = Server::start(options).expect("redis-server starts");
+        let url = redis.url();
+        Self::on(redis, ("redis", &[url]), settings).await
+    }
 
     fn save(&self) {
         self.redis.ask(&["SAVE"]).expect("saved");
@@ -105,7 +126,20 @@ impl Site {
         self.redis.restart().expect("redis-server starts again");
     }
 
+    /// `store backup` or `store restore`.
     fn store(&self, verb: &str) -> Command {
+        let mut command = self.carrying(verb);
+        command.arg(self.home.path().join("saved"));
+        command
+    }
+
+    fn migration(&self, prefix: &str) -> Command {
+        let mut command = self.carrying("migrate");
+        command.args(["--to-set", &format!("store.redis.prefix={prefix}")]);
+        command
+    }
+
+    fn carrying(&self, verb: &str) -> Command {
         let mut command = self.home.command();
         command.args(["store", verb, "--config"]).arg(self.home.config_file());
         let dir = self.home.store();
@@ -113,10 +147,11 @@ impl Site {
             String::from("store.backend=redis"),
             format!("store.redis.urls=[\"{}\"]", self.redis.url()),
             format!("store.dir={}", dir.display()),
+            format!("store.shards={SHARDS}"),
+            String::from("store.redis.outbox=true"),
         ] {
             command.args(["--set", &setting]);
         }
-        command.arg(self.home.path().join("saved"));
         command
     }
 }
@@ -128,12 +163,7 @@ async fn what_a_killed_redis_had_not_saved_is_added_again_while_the_gateway_runs
     site.save();
     let ids = site.accept(&gateway).await;
     site.lose();
-    eventually("what is missing is added again", async || {
-        let metrics = gateway.metrics().await;
-        let repeated = metrics.count("bugler_outbox_repeated_total");
-        (repeated == ids.len() as u64).then_some(())
-    })
-    .await;
+    site.added_again(&gateway, ids.len()).await;
     site.delivered(&gateway, &ids).await;
     // A request is known again by its key, which Redis had lost, too.
     let body = json!({ "to": { "users": [10_100] }, "title": "t" }).to_string();
@@ -217,4 +247,66 @@ async fn an_outbox_belongs_to_one_process_and_refuses_work_when_it_is_full() {
         (send(0).await.status == 201).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failover_lost_is_added_again_and_sent_by_another_process() {
+    let options = ServerOptions { persistence: Persistence::None, ..ServerOptions::default() };
+    let cluster = Cluster::start(&options).expect("a cluster starts");
+    let urls = cluster.urls();
+    let mut site = Site::on(cluster, ("redis-cluster", &urls), &[]).await;
+    let start = async |role: &str| {
+        let mut command = site.home.serve();
+        command.args(["--role", role]);
+        let started = Gateway::start(command).await;
+        started.unwrap_or_else(|failure| unreachable!("the gateway ended: {failure:#?}"))
+    };
+    let (ingest, dispatch) = (start("ingest").await, start("dispatch").await);
+    eventually("all shards are worked on", async || {
+        let owned = dispatch.metrics().await.count("bugler_redis_shards_owned");
+        (owned == u64::from(SHARDS)).then_some(())
+    })
+    .await;
+    let shard = ShardId::of(OrganizationId(101), SHARDS);
+    let key = format!("bugler:{{s{:03}}}:m", shard.0);
+    let lost = site.redis.primary_of(&key).expect("somebody has the slot");
+    // Its replica hears nothing any more: what is accepted now is on one node, and in the outbox.
+    let behind = lost + 3;
+    site.redis.nodes()[behind].freeze();
+    site.redis.nodes()[lost].ask(&["CLIENT", "KILL", "TYPE", "replica"]).expect("cut off");
+    let ids = site.accept(&ingest).await;
+    site.redis.nodes_mut()[lost].kill();
+    site.redis.nodes()[behind].thaw();
+    eventually("its replica takes over", async || {
+        site.redis.primary_of(&key).ok().filter(|now| *now != lost)
+    })
+    .await;
+    site.added_again(&ingest, ids.len()).await;
+    site.delivered(&ingest, &ids).await;
+    drop(dispatch);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_waits_until_redis_has_what_the_outbox_keeps_and_what_is_under_way_stays_kept() {
+    let mut site = Site::new(&[]).await;
+    let gateway = site.home.start().await;
+    site.save();
+    let ids = site.accept(&gateway).await;
+    gateway.kill();
+    site.lose();
+    let refused = run(site.migration("moved:")).await;
+    assert_eq!(refused.code, Some(1), "{} {}", refused.stdout, refused.stderr);
+    let what = format!("{} notification(s) in the outbox", ids.len());
+    assert!(refused.stderr.contains(&what), "{}", refused.stderr);
+    let gateway = site.home.start().await;
+    site.added_again(&gateway, ids.len()).await;
+    gateway.kill();
+    let moved = run(site.migration("moved:")).await;
+    assert_eq!(moved.code, Some(0), "{} {}", moved.stdout, moved.stderr);
+    let shard = ShardId::of(OrganizationId(101), SHARDS);
+    let kept = site.redis.ask(&["HLEN", &format!("moved:{{s{:03}}}:n", shard.0)]);
+    assert_eq!(kept.expect("it answers").number(), i64::from(USERS), "what is left is counted");
+    site.home = site.home.set("store.redis.prefix=moved:");
+    let gateway = site.home.start().await;
+    site.delivered(&gateway, &ids).await;
 }

@@ -1,5 +1,7 @@
 //! Reads from an answer what the client was promised about each notification of its request.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -17,12 +19,38 @@ struct BulkLine<'a> {
     id: Option<&'a str>,
     #[serde(borrow)]
     outcome: Option<&'a str>,
+    #[serde(borrow)]
+    code: Option<&'a str>,
+}
+
+/// An answer that refuses the whole request.
+#[derive(Deserialize)]
+struct Refusal<'a> {
+    #[serde(borrow)]
+    code: Option<&'a str>,
+}
+
+/// How many notifications each error code was answered for.
+pub(super) type Codes = BTreeMap<String, u64>;
+
+fn note(codes: &mut Codes, code: Option<&str>, count: u64) {
+    if let Some(code) = code {
+        *codes.entry(code.to_owned()).or_default() += count;
+    }
 }
 
 /// Appends an outcome for each of `first..first + count`.
-pub(super) fn outcomes(answer: &Answer<'_>, first: u64, count: u64, out: &mut Vec<ClientEntry>) {
+pub(super) fn outcomes(
+    answer: &Answer<'_>,
+    (first, count): (u64, u64),
+    out: &mut Vec<ClientEntry>,
+    codes: &mut Codes,
+) {
     let is_accepted = (200..300).contains(&answer.status);
     let all = |outcome| (first..first + count).map(move |seq| ClientEntry { seq, outcome });
+    if !is_accepted && let Ok(refusal) = serde_json::from_slice::<Refusal<'_>>(answer.body) {
+        note(codes, refusal.code, count);
+    }
     if answer.is_unknown {
         out.extend(all(Outcome::Unknown));
     } else if !is_accepted {
@@ -34,6 +62,7 @@ pub(super) fn outcomes(answer: &Answer<'_>, first: u64, count: u64, out: &mut Ve
         let entries = out.get_mut(from..).unwrap_or_default();
         for line in answer.body.split(|byte| *byte == b'\n') {
             let Ok(line) = serde_json::from_slice::<BulkLine<'_>>(line) else { continue };
+            note(codes, line.code, u64::from(line.i.is_some()));
             let index = line.i.and_then(|index| usize::try_from(index).ok());
             if line.outcome.is_none()
                 && let (Some(index), Some(status)) = (index, line.status)
@@ -78,7 +107,7 @@ mod tests {
         let is_unknown = status == UNKNOWN;
         let body = body.as_bytes();
         let answer = Answer { status, id, is_unknown, says_when: false, closes: false, body };
-        outcomes(&answer, 5, count, &mut out);
+        outcomes(&answer, (5, count), &mut out, &mut Codes::new());
         assert!(out.iter().map(|entry| entry.seq).eq(5..5 + count));
         out.into_iter().map(|entry| entry.outcome).collect()
     }
@@ -108,5 +137,23 @@ mod tests {
         assert_eq!(of(UNKNOWN, None, "", 2), [Outcome::Unknown; 2]);
         let body = "{\"i\":0,\"status\":503,\"outcome\":\"unknown\"}\n{\"i\":1,\"status\":503}\n";
         assert_eq!(of(200, None, body, 2), [Outcome::Unknown, Outcome::Refused(503)]);
+    }
+
+    #[test]
+    fn refused_notifications_are_counted_by_error_code() {
+        let mut codes = Codes::new();
+        let mut count = |status, body: &str, count| {
+            let (id, is_unknown, body) = (None, false, body.as_bytes());
+            let answer = Answer { status, id, is_unknown, says_when: false, closes: false, body };
+            outcomes(&answer, (0, count), &mut Vec::new(), &mut codes);
+        };
+        count(503, "{\"code\":\"BGL-5003\",\"detail\":\"later\"}", 2);
+        count(502, "no gateway", 1);
+        let lines = "{\"i\":0,\"status\":201}\n{\"i\":1,\"status\":503,\"code\":\"BGL-5003\"}\n\
+                     {\"i\":2,\"status\":503,\"code\":\"BGL-5004\",\"outcome\":\"unknown\"}\n\
+                     {\"summary\":true,\"code\":\"BGL-1000\"}\n";
+        count(200, lines, 3);
+        let expected = [("BGL-5003", 3), ("BGL-5004", 1)];
+        assert!(codes.iter().map(|(code, count)| (code.as_str(), *count)).eq(expected));
     }
 }

@@ -26,6 +26,7 @@ pub(crate) mod wire;
 pub use plan::{Dialect, LoadError, LoadPlan, Mode, Recipients, Stop};
 pub use report::{LoadReport, Progress};
 
+use answer::Codes;
 use plan::Target;
 use report::Tally;
 use request::Requests;
@@ -179,7 +180,8 @@ async fn work(shared: Arc<Shared>) -> Tally {
         tcp.set_nodelay(true).ok();
         let mut connection = Connection::new(tcp);
         while let Some(slot) = shared.next_slot() {
-            let stays = send(&shared, &mut connection, &mut requests, slot, &mut outcomes).await;
+            let to = (&mut connection, &mut requests);
+            let stays = send(&shared, to, slot, &mut outcomes, &mut tally.by_code).await;
             tally.add(&stays);
             if !stays.is_reusable {
                 break;
@@ -202,10 +204,10 @@ struct Sent {
 
 async fn send(
     shared: &Shared,
-    connection: &mut Connection,
-    requests: &mut Requests,
+    (connection, requests): (&mut Connection, &mut Requests),
     slot: Slot,
     outcomes: &mut Vec<ClientEntry>,
+    codes: &mut Codes,
 ) -> Sent {
     let request = requests.build(slot.first_seq, slot.count);
     if slot.planned > Instant::now() {
@@ -219,7 +221,7 @@ async fn send(
     outcomes.clear();
     let (status, is_unhinted, is_reusable) = match answered {
         Ok(Ok(answer)) => {
-            answer::outcomes(&answer, slot.first_seq, slot.count, outcomes);
+            answer::outcomes(&answer, (slot.first_seq, slot.count), outcomes, codes);
             let is_unhinted = matches!(answer.status, 429 | 503) && !answer.says_when;
             (Some(answer.status), is_unhinted, !answer.closes)
         }

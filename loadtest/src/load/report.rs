@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::Sent;
+use super::answer::Codes;
 use crate::ledger::{ClientEntry, Outcome};
 
 /// Longest latency told apart, in microseconds.
@@ -50,6 +51,7 @@ pub(super) struct Tally {
     late_starts: u64,
     unhinted: u64,
     by_status: BTreeMap<u16, u64>,
+    pub(super) by_code: Codes,
     latency: Histogram<u64>,
     service: Histogram<u64>,
     refusal: Histogram<u64>,
@@ -63,6 +65,7 @@ impl Tally {
             late_starts: 0,
             unhinted: 0,
             by_status: BTreeMap::new(),
+            by_code: Codes::new(),
             latency: histogram(),
             service: histogram(),
             refusal: histogram(),
@@ -91,6 +94,9 @@ impl Tally {
         self.unhinted += other.unhinted;
         for (status, count) in &other.by_status {
             *self.by_status.entry(*status).or_default() += count;
+        }
+        for (code, count) in &other.by_code {
+            *self.by_code.entry(code.clone()).or_default() += count;
         }
         for (total, part) in [
             (&mut self.latency, &other.latency),
@@ -122,6 +128,8 @@ pub struct LoadReport {
     /// Requests made, and answers by status.
     pub requests: u64,
     pub by_status: BTreeMap<u16, u64>,
+    /// Notifications that were refused, or whose outcome is unknown, by error code.
+    pub by_code: BTreeMap<String, u64>,
     /// Answers of 429 and 503 without `Retry-After`.
     pub unhinted: u64,
     pub connect_failures: u64,
@@ -155,6 +163,7 @@ impl LoadReport {
             unknown: read(&progress.unknown),
             requests: total.requests,
             by_status: total.by_status.clone(),
+            by_code: total.by_code.clone(),
             unhinted: total.unhinted,
             connect_failures: read(&progress.connect_failures),
             late_starts: total.late_starts,
@@ -185,6 +194,7 @@ impl LoadReport {
             "unknown": self.unknown,
             "requests": self.requests,
             "by_status": self.by_status,
+            "by_code": self.by_code,
             "unhinted": self.unhinted,
             "connect_failures": self.connect_failures,
             "late_starts": self.late_starts,

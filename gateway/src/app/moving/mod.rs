@@ -13,7 +13,9 @@ use crate::config::{Backend, Config};
 use crate::crash::{self, Stage};
 use crate::dump::{FileError, Frame, Totals};
 use crate::journal::disk::{DumpError, LoadError};
-use crate::journal::redis::{DumpError as RedisDumpError, LoadError as RedisLoadError};
+use crate::journal::redis::{
+    DumpError as RedisDumpError, LoadError as RedisLoadError, OutboxError,
+};
 use crate::redis::RedisError;
 use crate::store::dump::RowsError;
 use source::Source;
@@ -66,6 +68,14 @@ pub enum MoveError {
     Same(String),
     #[error("{} process(es) still work on {place}: {}; stop them first", nodes.len(), nodes.join(", "))]
     Busy { place: String, nodes: Vec<String> },
+    #[error(
+        "{lost} notification(s) in the outbox {} are not in redis, which lost them: start a gateway \
+         on the source until `bugler_outbox_repeated_total` has counted them, stop it, move then",
+        dir.display()
+    )]
+    Lost { dir: PathBuf, lost: u64 },
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
     #[error(transparent)]
     Redis(#[from] RedisError),
     #[error(transparent)]
@@ -176,6 +186,10 @@ async fn carry_held(
     (from, to): (&Place, &Place),
     options: MoveOptions,
 ) -> Result<(MoveReport, Target), MoveError> {
+    // A backup leaves them where they are, for whoever goes on.
+    if !options.keep_source {
+        source.check_outbox(from).await?;
+    }
     let mut keys = Vec::new();
     let head = source.head();
     let mut target = if options.dry_run {

@@ -8,7 +8,7 @@ use crate::config::{Backend, Config};
 use crate::dump::{DumpReader, Frame, Head, Totals, VERSION};
 use crate::journal::Journal;
 use crate::journal::disk::{DiskJournal, DiskLoader, DumpError, LogView};
-use crate::journal::redis::RedisDump;
+use crate::journal::redis::{RedisDump, lost_of};
 use crate::redis::{Mark, Redis};
 use crate::store::disk::DiskStore;
 use crate::store::dump::RowsError;
@@ -113,6 +113,23 @@ impl Source {
         let journal = RedisDump::open(&redis, shards).await?;
         let is_whole = journal.is_whole();
         Ok(Self::Redis { redis, shards, rows, journal: Some(journal), is_whole })
+    }
+
+    /// Refuses while the outbox beside it keeps what Redis has lost: a process that starts on it adds
+    /// that again, and what is elsewhere then would not be asked for it.
+    pub(super) async fn check_outbox(&self, place: &Place) -> Result<(), MoveError> {
+        let (Self::Redis { redis, shards, .. }, Place::Store(config)) = (self, place) else {
+            return Ok(());
+        };
+        let dir = config.store.dir.join("outbox");
+        if !dir.exists() {
+            return Ok(());
+        }
+        let when = (config.store.retention, SystemClock.now());
+        match lost_of(dir.clone(), redis, *shards, when).await? {
+            0 => Ok(()),
+            lost => Err(MoveError::Lost { dir, lost }),
+        }
     }
 
     pub(super) fn head(&self) -> Head {

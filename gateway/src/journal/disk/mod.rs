@@ -50,6 +50,7 @@ pub use load::{DiskLoader, LoadError};
 pub use options::{CommitStats, DiskOptions, FsyncPolicy};
 pub use recovery::{OpenError, Recovered};
 pub use segment::SegmentError;
+pub(in crate::journal) use view::logged_at;
 pub use view::{
     Damage, DeadCounts, DumpError, IndexFacts, LogView, Logged, LoggedAmendment, LoggedBlock,
     LoggedSettlement, ViewError, fingerprint,

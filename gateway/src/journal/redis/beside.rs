@@ -28,6 +28,7 @@ impl Core {
             fence: None,
             own: None,
             known: 0,
+            known_mark: b"",
             retention_ms: millis(self.options.retention),
             keys_ttl_ms: millis(self.options.keys_ttl),
             tracks: self.options.tracks,

@@ -263,7 +263,9 @@ impl Core {
                 position,
                 "a journal block is unreadable and skipped"
             );
-            cell.state.lock().shard.applied_end = position + 1;
+            let mut state = cell.state.lock();
+            state.note_mark(position, &mark);
+            state.shard.applied_end = position + 1;
             return;
         };
         let rows = sizes.chunks_exact(20).filter_map(|row| {

@@ -9,7 +9,7 @@ use crate::journal::dump::{
     DumpedBlock, DumpedCancel, DumpedLetter, JournalFrame, JournalTotals, Placed, Tally, ended,
     put_over, rest_of,
 };
-use crate::journal::record::{Record, Records};
+use crate::journal::record::{AmendRecord, Record, Records};
 use crate::journal::shard::{Place, is_timer};
 use crate::journal::{Entry, Resolution};
 use crate::model::{DeliveryId, Millis, NotificationId, OrganizationId, ShardId};
@@ -199,7 +199,7 @@ impl Out<'_> {
 }
 
 /// Visits every member of a sorted set with its score.
-async fn members(
+pub(super) async fn members(
     redis: &Redis,
     key: &[u8],
     mut visit: impl FnMut(Bytes, u64),
@@ -352,7 +352,29 @@ impl Beside {
     }
 }
 
-/// Puts timers that a settlement left behind in front of it: they came in its order.
+/// The records of one commit, each entry with its place.
+pub(super) fn commits(shard: ShardId, commit: Vec<Stored>) -> Result<Vec<Placed>, DumpError> {
+    let (mut first, mut later) = (Vec::new(), VecDeque::new());
+    for (number, stored) in commit.into_iter().enumerate() {
+        let (position, mut index) = (stored.position, 0);
+        let mut found = Vec::new();
+        for record in Records::new(stored.payload) {
+            let record = record.ok_or(DumpError::Unreadable { shard, position })?;
+            let is_entry = matches!(record, Record::Entry(_));
+            found.push((if is_entry { (position, index) } else { Place::default() }, record));
+            index += u32::from(is_entry);
+        }
+        if number == 0 {
+            first = found;
+        } else {
+            later.extend(found);
+        }
+    }
+    Ok(together(first, later))
+}
+
+/// Puts timers that a settlement left behind in front of it, as they came in its order; and those that
+/// carry on what is sent again in front of that.
 fn together(first: Vec<Placed>, mut later: VecDeque<Placed>) -> Vec<Placed> {
     let mut moved: BTreeMap<NotificationId, usize> = BTreeMap::new();
     for (_, record) in &first {
@@ -381,10 +403,22 @@ fn together(first: Vec<Placed>, mut later: VecDeque<Placed>) -> Vec<Placed> {
             }
             later = others;
         }
+        if let Record::Amend(amend) = &record
+            && !records.last().is_some_and(|(_, last)| carries(last, amend))
+            && let Some(at) = later.iter().position(|(_, timer)| carries(timer, amend))
+        {
+            records.extend(later.remove(at));
+        }
         records.push((place, record));
     }
     records.extend(later);
     records
+}
+
+/// True for what a delivery that is sent again goes on with.
+fn carries(record: &Record, amend: &AmendRecord) -> bool {
+    matches!(record, Record::Entry(entry)
+        if amend.is_reopened && entry.notification == amend.notification && entry.kind.is_follow_up())
 }
 
 fn moves(settle: &crate::journal::record::SettleRecord) -> usize {
@@ -444,5 +478,40 @@ impl<'a> Stream<'a> {
         }
         self.fill(redis).await?;
         self.beside.block(commit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::EntryKind;
+    use crate::model::FinalState;
+
+    #[test]
+    fn what_carries_a_delivery_on_that_is_sent_again_later_stands_before_its_amendment() {
+        let amendment = |id: u128| {
+            Record::Amend(AmendRecord {
+                delivery: DeliveryId(Uuid::from_u128(id)),
+                notification: NotificationId(Uuid::from_u128(id)),
+                org: OrganizationId(101),
+                from: FinalState::Dead,
+                is_reopened: true,
+                event: Bytes::new(),
+            })
+        };
+        let timer = |id: u128| {
+            Record::Entry(Entry {
+                notification: NotificationId(Uuid::from_u128(id)),
+                org: OrganizationId(101),
+                kind: EntryKind::FollowUp,
+                due: Millis(9),
+                payload: Bytes::new(),
+            })
+        };
+        let nowhere = Place::default();
+        let first = vec![(nowhere, amendment(1)), (nowhere, amendment(2))];
+        let later = VecDeque::from([((8, 0), timer(2)), ((8, 1), timer(1))]);
+        let places = together(first, later).into_iter().map(|(place, _)| place);
+        assert_eq!(places.collect::<Vec<_>>(), [(8, 1), nowhere, (8, 0), nowhere]);
     }
 }

@@ -29,7 +29,7 @@ const REQUESTS_MAX: usize = 32_768;
 const BYTES_MAX: usize = 64 << 20;
 /// One addition must fit into a command.
 pub(super) const PART_BYTES_MAX: usize = 16 << 20;
-/// The script's word for a log that ends before what is known of it.
+/// The script's word for a log that ends before what is known of it, or is another one there.
 const SHORTER: &str = "SHORTER";
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -156,9 +156,10 @@ impl Core {
     /// Lays requests out; `None` if nothing is left of them.
     fn lay(&self, cell: &Cell, requests: Vec<Request>, numbers: &mut Numbers) -> Option<Batch> {
         // What was claimed is of the log as it was read last, also while it is read again.
-        let (token, generation, known) = {
+        let (token, generation, known, known_mark) = {
             let state = cell.state.lock();
-            (state.token(), state.generation, state.shard.applied_end.saturating_sub(1))
+            let known = state.shard.applied_end.saturating_sub(1);
+            (state.token(), state.generation, known, state.mark.clone())
         };
         // What was claimed before the shard was read again is claimed again, or settled by another.
         let is_void = |request: &mut Request| request.generation.is_some_and(|of| of != generation);
@@ -185,6 +186,7 @@ impl Core {
             own: token.as_deref(),
             // What is only added cannot be mistaken for anything.
             known: if is_settle { known } else { 0 },
+            known_mark: &known_mark,
             retention_ms: millis(self.options.retention),
             keys_ttl_ms: millis(self.options.keys_ttl),
             tracks: self.options.tracks,
@@ -312,7 +314,7 @@ impl Core {
         }
         if matches!(&error, RedisError::Refused { code, .. } if code == SHORTER) {
             // What was claimed is gone, or comes again.
-            cell.unload("its log is shorter than it was");
+            cell.unload("its log is not the one that was read");
             batch.outcome = Some(Err(JournalError::Fenced));
             return None;
         }

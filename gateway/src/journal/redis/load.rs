@@ -307,10 +307,14 @@ impl RedisLoader {
             fence: None,
             own: None,
             known: 0,
+            known_mark: b"",
             retention_ms: millis(self.options.retention),
             keys_ttl_ms: millis(self.options.keys_ttl),
-            tracks: false,
+            tracks: self.options.tracks,
         };
+        for part in &mut draft.parts {
+            part.is_kept = self.options.tracks;
+        }
         let mut parts: Vec<_> = draft.parts.iter_mut().collect();
         let plan = Plan::new(&mut parts, &terms);
         let call = Call::new(&COMMIT).key(self.redis.key(shard, "m")).arg(plan.program.clone());

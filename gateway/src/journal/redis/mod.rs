@@ -21,6 +21,7 @@ mod keeper;
 mod keys;
 mod lane;
 mod load;
+mod log;
 mod options;
 mod outbox;
 mod outcomes;
@@ -40,8 +41,9 @@ mod tests;
 pub use dump::{DumpError, RedisDump};
 pub use follow::follow;
 pub use load::{LoadError, RedisLoader};
+pub use log::{Beside, Counted, RedisLog};
 pub use options::RedisJournalOptions;
-pub use outbox::OutboxOptions;
+pub use outbox::{OutboxError, OutboxOptions, lost_of};
 
 use self::cell::{Cell, Tenure};
 use self::core::{Core, unreadable};

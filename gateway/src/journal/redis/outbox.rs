@@ -14,17 +14,18 @@ use super::plan::Part;
 use super::reply;
 use super::rows;
 use super::scripts::KNOWN;
-use crate::journal::disk::DiskJournal;
+use crate::journal::disk::{DiskJournal, LogView, Logged, ViewError};
 use crate::journal::{
     Append, Claim, ClaimId, Commit, Entry, EntryKind, IdempotencyRecord, Journal, JournalError,
     Settlement, Unlimited,
 };
-use crate::model::{Millis, OrganizationId, ShardId};
-use crate::redis::{Call, Mark, RedisError};
+use crate::model::{Millis, NotificationId, OrganizationId, ShardId};
+use crate::redis::{Call, Mark, Redis, RedisError};
 use crate::telemetry::metrics;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -218,10 +219,10 @@ impl Outbox {
                 settled.push(settlement(&held.claim, None));
                 continue;
             };
-            let is_over = now.since(item.accepted_at) > millis(self.options.retention);
+            let is_over = item.is_over(self.options.retention, now);
             match state {
                 b'e' => settled.push(settlement(&held.claim, None)),
-                _ if is_over && item.due < now => settled.push(settlement(&held.claim, None)),
+                _ if is_over => settled.push(settlement(&held.claim, None)),
                 b'l' => missing.push((held, item)),
                 _ if now.since(held.since) < SOON_MS => soon.push(held),
                 _ => settled.push(settlement(&held.claim, Some(next(&item, now)))),
@@ -310,15 +311,8 @@ fn home(core: &Core, org: OrganizationId) -> ShardId {
 
 /// What Redis knows of each: `p`, `e` or `l`, see the script.
 async fn known(core: &Core, shard: ShardId, asked: &[Held]) -> Result<Vec<u8>, RedisError> {
-    let mut call = Call::new(&KNOWN).key(core.redis.key(shard, "m"));
-    for held in asked {
-        let id = held.claim.notification;
-        call = call.arg(rows::bucket(id).to_string()).arg(id.0.as_bytes().to_vec());
-    }
-    let reply = core.redis.run_all(vec![call]).await.pop();
-    let found = reply::array(reply.unwrap_or_else(|| Err(RedisError::unexpected("no reply")))?)?;
-    let mut found = found.into_iter();
-    let last = found.next().as_ref().and_then(reply::number).unwrap_or(0);
+    let ids: Vec<_> = asked.iter().map(|held| held.claim.notification).collect();
+    let (last, found) = states(&core.redis, shard, &ids).await?;
     if let Some(cell) = core.cell(shard) {
         let (is_loaded, end) = {
             let state = cell.state.lock();
@@ -330,11 +324,101 @@ async fn known(core: &Core, shard: ShardId, asked: &[Held]) -> Result<Vec<u8>, R
             return Err(RedisError::Busy);
         }
     }
+    Ok(found)
+}
+
+/// The position of the last block of a shard, and what is known of notifications: see the script.
+async fn states(
+    redis: &Redis,
+    shard: ShardId,
+    ids: &[NotificationId],
+) -> Result<(u64, Vec<u8>), RedisError> {
+    let mut call = Call::new(&KNOWN).key(redis.key(shard, "m"));
+    for id in ids {
+        call = call.arg(rows::bucket(*id).to_string()).arg(id.0.as_bytes().to_vec());
+    }
+    let reply = redis.run_all(vec![call]).await.pop();
+    let found = reply::array(reply.unwrap_or_else(|| Err(RedisError::unexpected("no reply")))?)?;
+    let mut found = found.into_iter();
+    let last = found.next().as_ref().and_then(reply::number).unwrap_or(0);
     let found: Vec<u8> = found.filter_map(|one| reply::bytes(one)?.first().copied()).collect();
-    if found.len() == asked.len() {
-        Ok(found)
+    if found.len() == ids.len() {
+        Ok((last, found))
     } else {
         Err(RedisError::unexpected("what is known of notifications"))
+    }
+}
+
+/// Why it is not known what an outbox that nobody uses keeps.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    #[error(transparent)]
+    View(#[from] ViewError),
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    #[error("reading an outbox panicked")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// How many notifications the outbox in `dir`, which no process uses, keeps and Redis has lost:
+/// whoever takes Redis for all there is forgets them.
+///
+/// # Errors
+/// A process uses it, or it or Redis cannot be read.
+pub async fn lost_of(
+    dir: PathBuf,
+    redis: &Redis,
+    shards: u16,
+    (retention, now): (Duration, Millis),
+) -> Result<u64, OutboxError> {
+    let kept = tokio::task::spawn_blocking(move || kept_in(&dir)).await??;
+    let mut by_shard: BTreeMap<ShardId, Vec<NotificationId>> = BTreeMap::new();
+    for (id, org, item) in kept {
+        if !item.is_over(retention, now) {
+            by_shard.entry(ShardId::of(org, shards)).or_default().push(id);
+        }
+    }
+    let mut lost = 0;
+    for (shard, ids) in by_shard {
+        for some in ids.chunks(ASKED_AT_ONCE) {
+            let (_, found) = states(redis, shard, some).await?;
+            lost += found.iter().filter(|state| **state == b'l').count() as u64;
+        }
+    }
+    Ok(lost)
+}
+
+/// What an outbox has not forgotten yet.
+fn kept_in(dir: &Path) -> Result<Vec<(NotificationId, OrganizationId, Item)>, ViewError> {
+    let view = LogView::open(dir)?;
+    let mut open = HashMap::new();
+    view.scan(&mut |block| {
+        for record in block.records {
+            match record {
+                Logged::Entry(entry, _, place) => {
+                    if let Ok(mut item) = postcard::from_bytes::<Item>(&entry.payload) {
+                        item.payload = Vec::new();
+                        open.insert(place, (entry.notification, entry.org, item));
+                    }
+                }
+                Logged::Settlement(ended) if ended.done => {
+                    open.remove(&ended.entry);
+                }
+                _ => {}
+            }
+        }
+    })?;
+    // By what is not in the log any more.
+    for place in view.facts()?.into_iter().flat_map(|facts| facts.settled) {
+        open.remove(&place);
+    }
+    Ok(open.into_values().collect())
+}
+
+impl Item {
+    /// It is settled or over, whatever Redis says.
+    fn is_over(&self, retention: Duration, now: Millis) -> bool {
+        now.since(self.accepted_at) > millis(retention) && self.due < now
     }
 }
 

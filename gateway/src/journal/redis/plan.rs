@@ -105,6 +105,8 @@ pub(super) struct Terms<'a> {
     /// The last position that is known here: a shorter log lost what is settled, and may have other
     /// entries in its place.
     pub(super) known: u64,
+    /// What the block there is marked with; empty if that is not known.
+    pub(super) known_mark: &'a [u8],
     pub(super) retention_ms: u64,
     pub(super) keys_ttl_ms: u64,
     /// Outboxes ask what is left of their notifications: it is counted.
@@ -448,6 +450,9 @@ impl Draft {
         }
         if terms.known > 0 {
             table.number("hw", terms.known);
+            if !terms.known_mark.is_empty() {
+                table.text("hm", terms.known_mark);
+            }
         }
         if let Some(own) = terms.own {
             table.text("o", own);

@@ -21,6 +21,8 @@ pub(super) static RECORDS: Script =
     Script::reading(script!(" flags=no-writes", "lua/records.lua")).wide();
 pub(super) static KNOWN: Script =
     Script::reading(script!(" flags=no-writes", "lua/known.lua")).wide();
+pub(super) static SUMMED: Script =
+    Script::reading(script!(" flags=no-writes", "lua/summed.lua")).wide();
 pub(super) static DUE: Script = Script::new(script!(" flags=allow-oom", "lua/due.lua")).wide();
 pub(super) static TAKE: Script = Script::new(script!(" flags=allow-oom", "lua/take.lua")).wide();
 pub(super) static HURRY: Script = Script::new(script!(" flags=allow-oom", "lua/hurry.lua")).wide();

@@ -137,3 +137,30 @@ async fn refusals_of_the_server_have_their_names() {
     server.ask(&["REPLICAOF", "127.0.0.1", "1"]).expect("it turns into a replica");
     assert_eq!(add().await, Err(RedisError::ReadOnly));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_whose_write_has_no_copies_yet_asks_again() {
+    let primary = server(Persistence::Always, &["repl-diskless-sync-delay 0"]);
+    let replica = server(Persistence::Always, &[]);
+    let port = primary.port().to_string();
+    replica.ask(&["REPLICAOF", "127.0.0.1", &port]).expect("it follows");
+    until(async || {
+        let link = replica.ask(&["INFO", "replication"]).expect("it answers").text();
+        link.contains("master_link_status:up")
+    })
+    .await;
+    let options = RedisOptions { replicas: 1, ..RedisOptions::single(primary.url()) };
+    let redis = Redis::open(&options).await.expect("it answers");
+    replica.freeze();
+    let starting = tokio::spawn(async move { redis.settle_layout(8).await });
+    // The second time that copies were waited for in vain: it was asked again.
+    until(async || {
+        let stats = primary.ask(&["INFO", "commandstats"]).expect("it answers").text();
+        let waits = stats.lines().find_map(|line| line.strip_prefix("cmdstat_wait:calls="));
+        let waits = waits.and_then(|rest| rest.split(',').next()?.parse::<u32>().ok());
+        waits.unwrap_or(0) >= 2 || starting.is_finished()
+    })
+    .await;
+    replica.thaw();
+    assert_eq!(starting.await.expect("it ends"), Ok(()));
+}

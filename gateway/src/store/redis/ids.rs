@@ -8,7 +8,7 @@ use super::places::FIRST;
 use super::scripts::RESERVE;
 use super::wire::bytes;
 use super::{Records, RecordsError};
-use crate::redis::RedisError;
+use crate::redis::{Patience, RedisError};
 use crate::store::UserRef;
 use crate::store::changes::Touched;
 
@@ -139,8 +139,15 @@ impl Records {
 
     /// Reserves the first blocks of this process.
     pub(super) async fn open_ids(&self) -> Result<(), RecordsError> {
+        let patience = Patience::begin();
         for kind in Kind::ALL {
-            let (next, last, ceiling) = self.reserve(kind, 0).await?;
+            // A block that was reserved and not told of is left out of the sequence.
+            let (next, last, ceiling) = loop {
+                match self.reserve(kind, 0).await {
+                    Ok(reserved) => break reserved,
+                    Err(error) => patience.after(error).await?,
+                }
+            };
             *self.ids.of(kind).lock() = Stock { next, last, ceiling, ..Stock::default() };
         }
         Ok(())

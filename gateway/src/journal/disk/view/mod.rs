@@ -88,8 +88,8 @@ pub struct LoggedAmendment {
 /// One record of the log.
 #[derive(Clone, Debug)]
 pub enum Logged {
-    /// An entry, and whether it waited for a time.
-    Entry(Entry, bool),
+    /// An entry, whether it waited for a time, and its place.
+    Entry(Entry, bool, Place),
     Settlement(LoggedSettlement),
     Amendment(LoggedAmendment),
     Cancellation(NotificationId),
@@ -410,13 +410,18 @@ struct Found<'a> {
 impl Found<'_> {
     fn logged(self) -> LoggedBlock {
         let BlockHeader { position, committed_at: at, .. } = self.header;
-        let records = Records::new(self.payload).flatten();
+        let mut index = 0;
+        let records = Records::new(self.payload).flatten().filter_map(|record| {
+            let place = (position, index);
+            index += u32::from(matches!(record, Record::Entry(_)));
+            logged_at(place, record, at)
+        });
         LoggedBlock {
             file: self.segment.path.clone(),
             byte: position - self.segment.base,
             position,
             at,
-            records: records.filter_map(|record| logged(record, at)).collect(),
+            records: records.collect(),
         }
     }
 }
@@ -426,11 +431,16 @@ fn applied(index: &ReadTransaction) -> Result<Option<u64>, IndexError> {
     Ok(stored.and_then(|position| split_u64(&mut position.value())))
 }
 
-fn logged(record: Record, committed_at: Millis) -> Option<Logged> {
+/// A record as it is told; `place` is that of an entry.
+pub(in crate::journal) fn logged_at(
+    place: Place,
+    record: Record,
+    committed_at: Millis,
+) -> Option<Logged> {
     match record {
         Record::Entry(entry) => {
             let is_timer = is_timer(entry.due, committed_at);
-            Some(Logged::Entry(entry, is_timer))
+            Some(Logged::Entry(entry, is_timer, place))
         }
         Record::Settle(settle) => {
             let SettleRecord { position, index, due, done, notification, org, .. } = settle;

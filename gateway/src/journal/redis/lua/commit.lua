@@ -60,12 +60,26 @@ if #used > 0 then
   return redis.error_reply('KEYUSED ' .. table.concat(used, ' '))
 end
 
-local at = call('HMGET', META, 'pos', 'gone', 'held')
+-- The last positions have their marks beside them: to read a block for its own takes long.
+local RING = 64
+local mark = P.w .. ':' .. P.s .. ':' .. decimal(P.t)
+local at = call('HMGET', META, 'pos', 'gone', 'held', 'mk' .. (P.hw or 0) % RING)
 if at[3] then
   return redis.error_reply('BUSY the journal is being moved or backed up')
 end
-if P.hw and tonumber(at[1] or '0') < P.hw then
-  return redis.error_reply('SHORTER the log ends before what was read of it')
+if P.hw then
+  local is_same = tonumber(at[1] or '0') >= P.hw
+  if is_same and P.hm then
+    local place, seen = string.match(at[4] or '', '^(%d+) (.*)$')
+    if tonumber(place or '0') ~= P.hw then
+      seen = mark_of(decimal(P.hw))
+    end
+    -- Of a block that is gone nothing is settled any more.
+    is_same = seen == '' or seen == P.hm
+  end
+  if not is_same then
+    return redis.error_reply('SHORTER the log is not the one that was read')
+  end
 end
 for _, id in ipairs(P.ob or {}) do
   if call('HEXISTS', BASE .. 'n', id) == 1 then
@@ -84,7 +98,7 @@ for i, block in ipairs(P.b or {}) do
   pos = pos + 1
   eight[i] = big(pos)
   local id, bytes = decimal(pos), ARGV[1 + i]
-  local entry = { 'b', bytes, 't', P.t, 'w', P.w .. ':' .. P.s .. ':' .. decimal(P.t) }
+  local entry = { 'b', bytes, 't', P.t, 'w', mark }
   if block[3] ~= '' then
     table.insert(entry, 'x')
     table.insert(entry, block[3])
@@ -103,7 +117,9 @@ for i, block in ipairs(P.b or {}) do
     pcall('XCLAIM', LOG, 'dispatch', 'owner', 0, id .. '-0', 'FORCE', 'JUSTID')
   end
 end
-call('HSET', META, 'pos', decimal(pos))
+if #(P.b or {}) > 0 then
+  call('HSET', META, 'pos', decimal(pos), 'mk' .. pos % RING, decimal(pos) .. ' ' .. mark)
+end
 
 -- Adds members that all have the score 0, as many at once as Lua's stack takes; answers how many
 -- are new.

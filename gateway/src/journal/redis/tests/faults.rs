@@ -204,3 +204,31 @@ async fn an_owner_notices_that_a_failover_lost_what_it_had_taken_in() {
     assert_eq!(found, ["kept", "new"], "all that is pending is claimed again");
     assert_eq!(owner.backlog(SHARD).pending, 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_settled_after_a_failover_is_not_what_others_wrote_in_its_place() {
+    let world = World::new(RedisOptions::default()).await;
+    let (owner, other) = (world.owner().await, world.node(small_options()).await);
+    put(&other, vec![entry("kept", world.clock.now())]).await;
+    assert_eq!(texts(&claim(&owner).await), ["kept"]);
+    copy(&world, "bugler:", "copy:");
+    put(&other, vec![entry("lost", world.clock.now())]).await;
+    let held = claim(&owner).await;
+    assert_eq!(texts(&held), ["lost"]);
+    // Nothing of the log is taken in; the lane has taken the settlement, and waits behind us.
+    let cell = &owner.core.cells[0];
+    let log = cell.log.lock().await;
+    let settled = owner.settle(SHARD, vec![done(&held[0])]).expect("held");
+    until("the lane has it", async || cell.waiting.lock().settles.is_empty()).await;
+    copy(&world, "copy:", "bugler:");
+    put(&other, vec![entry("new", world.clock.now())]).await;
+    put(&other, vec![entry("newer", world.clock.now())]).await;
+    drop(log);
+    assert_eq!(settled.await, Err(JournalError::Fenced));
+    let mut found = Vec::new();
+    while found.len() < 3 {
+        found.extend(texts(&claim(&owner).await));
+    }
+    found.sort();
+    assert_eq!(found, ["kept", "new", "newer"], "none of them was ended");
+}

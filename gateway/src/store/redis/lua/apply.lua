@@ -1,5 +1,4 @@
--- Keys of records follow the last key that is passed.
-local RECORDS = KEYS[#KEYS]
+-- Keys of records follow `RECORDS`.
 local call = redis.call
 
 local function apply(ops)

@@ -1,6 +1,5 @@
 -- How many locks | locks | reads of five arguments each. Answers who holds which of the locks, by
 -- holder and age in milliseconds, and then each read.
-local RECORDS = KEYS[1]
 local call = redis.call
 local count = tonumber(ARGV[1])
 local held, found = {}, {}

@@ -5,6 +5,7 @@ mod commits;
 mod crash;
 mod faults;
 mod gather;
+mod moving;
 mod nodes;
 
 use super::*;
