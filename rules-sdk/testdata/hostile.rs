@@ -92,7 +92,7 @@ fn stopwatch() -> Routed {
 /// Much of the fuel of an item, and not all: it breaks nothing.
 fn burn() -> Routed {
     let mut n = 0u64;
-    while n < 100_000 {
+    while n < 40_000 {
         n = black_box(n + 1);
     }
     abstain("burnt")

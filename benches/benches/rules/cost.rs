@@ -6,6 +6,7 @@
 use crate::guests;
 use crate::say;
 use bugler_benches::{Failed, judge, median, micros_each};
+use bugler_gateway::auth::Permission;
 use bugler_gateway::model::{
     Audience, Content, Millis, Notification, NotificationId, OrganizationId, ProviderName, Source,
 };
@@ -126,15 +127,16 @@ fn show(row: &Row, most: f64, each: f64) -> Result<bool, Failed> {
     judge(what.trim(), each, &format!("<= {most}"), each <= most)
 }
 
+/// Of somebody who may do everything.
 fn requests() -> Vec<AuthorizeItem> {
-    let held = ["notification.send", "notification.read", "ORG_VIEW_USERS", "users.create"];
+    let held = Permission::ALL.map(|permission| permission.as_str().to_owned());
     let request = |n: usize| AuthorizeItem {
         principal: PrincipalView {
             kind: PrincipalKind::User,
             id: n.to_string(),
             org: ORG.to_string(),
             roles: vec![String::from("Admin")],
-            permissions: held.map(String::from).to_vec(),
+            permissions: held.to_vec(),
         },
         action: String::from("notification.send"),
         org: ORG,

@@ -133,11 +133,12 @@ pub(crate) async fn seed(
 ) -> Result<(), Failed> {
     let user = |organization: i32, n: u64| {
         let id = first_user(organization) + n;
-        let phone = |channel: &&str| json!({"platform": channel, "app": "main", "token": format!("{id:064x}")});
+        let token = format!("{id:064x}");
+        let phone = |on: &&str| json!({ "platform": on, "app": "main", "token": token });
         json!({
             "id": id, "organization": organization, "role": 1, "status": "active",
             "email": format!("user{id}@example.com"), "name": format!("User {id}"),
-            "timezone": "UTC",
+            "tz": "UTC",
             "devices": channels.iter().map(phone).collect::<Vec<_>>(),
         })
     };
@@ -166,13 +167,14 @@ impl Node {
         body: &Value,
     ) -> Result<Value, Failed> {
         let address = self.url.trim_start_matches("http://");
+        let text = if body.is_null() { String::new() } else { body.to_string() };
         let request = Request::builder()
             .method(&method)
             .uri(path)
             .header(HOST, address)
             .header(AUTHORIZATION, format!("Bearer {token}"))
             .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body.to_string())))?;
+            .body(Full::new(Bytes::from(text)))?;
         let (status, bytes) = exchange(address, request).await?;
         if !status.is_success() {
             let text = String::from_utf8_lossy(&bytes);

@@ -46,6 +46,7 @@ fn config(shape: Option<Vec<u8>>) -> Config {
         exceptions_enabled: false,
         gc_enabled: false,
         memory64_enabled: false,
+        reference_types_enabled: false,
         relaxed_simd_enabled: false,
         simd_enabled: false,
         tail_call_enabled: false,
