@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub(crate) const ORGANIZATIONS: usize = 1_000;
-/// What docs/rules.md says one rule takes at most.
+/// What docs/rules/performance.md gives each.
 const BYTES_MAX: f64 = 512.0 * 1024.0;
 const SETTLE: Duration = Duration::from_secs(2);
 
