@@ -1,4 +1,5 @@
-//! A rule that breaks every promise, chosen by the notification's title. The gateway's tests run it.
+//! A rule that breaks every promise, chosen by the notification's title or, over that, by its setting
+//! `behaviour`. The gateway's tests and benches run it.
 //!
 //! On other titles it abstains with the code `calls_<n>`, where n counts the calls of this instance.
 
@@ -31,9 +32,12 @@ impl Guest for Hostile {
 }
 
 #[expect(clippy::panic, reason = "a rule that panics is what one title asks for")]
-fn one(item: &Item<'_>, _cx: &Cx<'_>) -> Routed {
-    match item.notification().title.as_str() {
+fn one(item: &Item<'_>, cx: &Cx<'_>) -> Routed {
+    let behaviour = cx.config("behaviour");
+    match behaviour.as_deref().unwrap_or(item.notification().title.as_str()) {
         "loop" => spin(),
+        "burn" => burn(),
+        "stopwatch" => stopwatch(),
         "trap" => panic!("on purpose"),
         "recursion" => abstain(&format!("depth_{}", recurse(1))),
         "memory" => hog(),
@@ -76,6 +80,22 @@ fn spin() -> Routed {
     loop {
         n = black_box(n.wrapping_add(1));
     }
+}
+
+/// Measures how long something takes, with the only clock there is.
+fn stopwatch() -> Routed {
+    let begun = clock::now();
+    burn();
+    abstain(if clock::now() == begun { "no_time" } else { "some_time" })
+}
+
+/// Much of the fuel of an item, and not all: it breaks nothing.
+fn burn() -> Routed {
+    let mut n = 0u64;
+    while n < 40_000 {
+        n = black_box(n + 1);
+    }
+    abstain("burnt")
 }
 
 #[expect(unconditional_recursion, reason = "it ends with the stack")]

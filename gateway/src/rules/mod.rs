@@ -35,6 +35,7 @@ mod probe;
 pub mod record;
 mod recorder;
 mod registry;
+mod requests;
 mod settings;
 mod shadow;
 mod slot;

@@ -130,6 +130,10 @@ fn members() -> Breach {
 impl TransformItem {
     /// Whether `payload` could be shown instead.
     pub(super) fn check(&self, payload: &str) -> Result<(), Breach> {
-        showing(&self.notification, self.channel, payload).map(drop)
+        if self.channel == ProviderName::Email {
+            mail(&self.notification, payload).map(drop)
+        } else {
+            content(&self.notification, payload).map(drop)
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::rules::limits::RuleLimits;
 use crate::rules::manifest::{Deploy, Manifest};
 use crate::rules::recorder::Recorder;
 use crate::rules::registry::{self, Memories};
+use crate::rules::requests::{Request, Waiting};
 use crate::rules::settings::{RuleConfig, RuleSettings};
 use crate::rules::shadow::Watched;
 use crate::rules::slot::Slot;
@@ -36,6 +37,8 @@ const STACK_BYTES: usize = 2 << 20;
 const ENGINE: &str = "engine";
 /// Batches that wait to be shown to shadows; what comes while they wait is not shown.
 const SHADOWED_MAX: usize = 8;
+/// Requests that may wait for a thread at least: those that wait together are asked together.
+const REQUESTS_MIN: usize = 64;
 /// A process that is killed forgets what was counted since.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// Rules that are deployed come after those of the configuration.
@@ -50,7 +53,7 @@ pub struct WasmRules {
     keeper: Option<Keeper>,
     jobs: mpsc::Sender<Job>,
     /// Requests do not wait behind batches of the dispatcher: somebody waits for them.
-    requests: mpsc::Sender<Job>,
+    requests: mpsc::Sender<Request>,
 }
 
 /// What chains are made of.
@@ -82,7 +85,6 @@ struct Job {
 }
 
 enum Asked {
-    Authorize(Vec<AuthorizeItem>, oneshot::Sender<Vec<Authorized>>),
     Route(Vec<RouteItem>, oneshot::Sender<Vec<Routed>>),
     Transform(Vec<TransformItem>, oneshot::Sender<Vec<Transformed>>),
 }
@@ -101,18 +103,17 @@ impl WasmRules {
         let (watched, watching) = mpsc::channel(SHADOWED_MAX);
         let own = Arc::clone(&sandbox);
         thread("rules-shadow", move || watch(&own, watching))?;
-        let start = |name: &str| {
-            let (jobs, queue) = mpsc::channel(settings.queue.max(1));
-            let queue = Arc::new(Mutex::new(queue));
-            for number in 0..threads {
-                let (sandbox, queue) = (Arc::clone(&sandbox), Arc::clone(&queue));
-                let watched = watched.clone();
-                let work = move || work(&sandbox, &queue, &watched);
-                thread(&format!("{name}-{number}"), work)?;
-            }
-            Ok::<_, RuleError>(jobs)
-        };
-        let (jobs, requests) = (start("rules")?, start("rules-asked")?);
+        let (jobs, queue) = mpsc::channel(settings.queue.max(1));
+        let (requests, waiting) = mpsc::channel(settings.queue.max(REQUESTS_MIN));
+        let queue = Arc::new(Mutex::new(queue));
+        let waiting = Arc::new(Mutex::new(Waiting::new(waiting)));
+        for number in 0..threads {
+            let (own, queue, shadows) = (Arc::clone(&sandbox), Arc::clone(&queue), watched.clone());
+            thread(&format!("rules-{number}"), move || work(&own, &queue, &shadows))?;
+            let (own, waiting) = (Arc::clone(&sandbox), Arc::clone(&waiting));
+            let shadows = watched.clone();
+            thread(&format!("rules-asked-{number}"), move || allow(&own, &waiting, &shadows))?;
+        }
         let keeper = settings.state_dir.map(Keeper::new);
         kept.recall(keeper.as_ref());
         let chain = ArcSwap::from_pointee(Chain::fixed(&kept.fixed));
@@ -226,17 +227,16 @@ impl WasmRules {
     }
 
     /// Has each group answered by one thread, and puts the answers in the order of the items.
-    async fn ask<I, A>(
+    async fn ask<I, A, J>(
         &self,
-        queue: &mpsc::Sender<Job>,
-        (chain, now): (Arc<Chain>, Millis),
+        queue: &mpsc::Sender<J>,
         (count, groups): (usize, Vec<Group<I>>),
-        asked: fn(Vec<I>, oneshot::Sender<Vec<A>>) -> Asked,
+        job: impl Fn(Vec<I>, oneshot::Sender<Vec<A>>) -> J,
     ) -> Vec<Option<A>> {
         let mut waiting = Vec::new();
         for group in groups {
             let (reply, answer) = oneshot::channel();
-            let job = Job { chain: Arc::clone(&chain), now, asked: asked(group.items, reply) };
+            let job = job(group.items, reply);
             // A job that could not be queued drops its reply, which is what the loop below sees.
             if queue.send(job).await.is_err() {
                 tracing::error!("no thread is left to run rules");
@@ -266,7 +266,11 @@ impl RuleEngine for WasmRules {
             let key = |item: &RouteItem| (item.notification.org, item.recipient.org.clone());
             let count = items.len();
             let groups = split(items, self.sandbox.limits(), key, text_bytes);
-            let answers = self.ask(&self.jobs, (chain, now), (count, groups), Asked::Route).await;
+            let job = |items, reply| {
+                let asked = Asked::Route(items, reply);
+                Job { chain: Arc::clone(&chain), now, asked }
+            };
+            let answers = self.ask(&self.jobs, (count, groups), job).await;
             // The engine itself broke, not a rule: without a judgement nothing goes out.
             let unanswered = || Routed {
                 verdict: Verdict::Failed { rule: String::from(ENGINE), kind: ENGINE },
@@ -290,8 +294,11 @@ impl RuleEngine for WasmRules {
             let count = items.len();
             let weigh = |_: &AuthorizeItem, _: Option<&AuthorizeItem>| 0;
             let groups = split(items, self.sandbox.limits(), |item| item.org, weigh);
-            let answers =
-                self.ask(&self.requests, (chain, now), (count, groups), Asked::Authorize).await;
+            let job = |items: Vec<AuthorizeItem>, reply| {
+                let replies = vec![(items.len(), reply)];
+                Request { chain: Arc::clone(&chain), now, items, replies }
+            };
+            let answers = self.ask(&self.requests, (count, groups), job).await;
             let unanswered = || Authorized {
                 is_allowed: false,
                 denied: Some((String::from(ENGINE), String::from(ENGINE))),
@@ -308,8 +315,11 @@ impl RuleEngine for WasmRules {
             let weigh = |item: &TransformItem, _: Option<&TransformItem>| item.payload.len();
             let count = items.len();
             let groups = split(items, self.sandbox.limits(), key, weigh);
-            let answers =
-                self.ask(&self.jobs, (chain, now), (count, groups), Asked::Transform).await;
+            let job = |items, reply| {
+                let asked = Asked::Transform(items, reply);
+                Job { chain: Arc::clone(&chain), now, asked }
+            };
+            let answers = self.ask(&self.jobs, (count, groups), job).await;
             let unanswered = || Transformed {
                 shown: Shown::Failed { rule: String::from(ENGINE), kind: ENGINE },
                 decisions: Vec::new(),
@@ -330,6 +340,22 @@ fn work(sandbox: &Sandbox, queue: &Mutex<mpsc::Receiver<Job>>, watched: &mpsc::S
         let Some(job) = queue.lock().blocking_recv() else { return };
         if panic::catch_unwind(AssertUnwindSafe(|| job.run(sandbox, watched))).is_err() {
             tracing::error!("the rule engine panicked; the batch is not sent");
+        }
+    }
+}
+
+/// The same for requests.
+fn allow(sandbox: &Sandbox, waiting: &Mutex<Waiting>, shadows: &mpsc::Sender<Watched>) {
+    loop {
+        let Some(request) = waiting.lock().next() else { return };
+        let Request { chain, now, items, replies } = request;
+        let judge = AssertUnwindSafe(|| {
+            let (answers, watched) = chain.authorize(sandbox, now, &items);
+            Request::answer(replies, answers);
+            show(watched, shadows);
+        });
+        if panic::catch_unwind(judge).is_err() {
+            tracing::error!("the rule engine panicked; the requests are refused");
         }
     }
 }
@@ -366,11 +392,6 @@ impl Job {
         let Self { chain, now, asked } = self;
         // Nobody listens any more if the caller was cancelled.
         match asked {
-            Asked::Authorize(items, reply) => {
-                let (answers, watched) = chain.authorize(sandbox, now, &items);
-                drop(reply.send(answers));
-                show(watched, shadows);
-            }
             Asked::Route(items, reply) => {
                 let (routed, watched) = chain.route(sandbox, now, &items);
                 drop(reply.send(routed));

@@ -37,7 +37,8 @@ fn permissions(request: &Request<'_>, _cx: &Cx<'_>) -> Authorized {
 }
 
 fn holds(principal: &Principal, name: &str) -> bool {
-    principal.permissions.iter().any(|own| canonical(own) == canonical(name))
+    let wanted = canonical(name);
+    principal.permissions.iter().any(|own| own == name || canonical(own) == wanted)
 }
 
 fn canonical(name: &str) -> &str {

@@ -19,6 +19,37 @@ pub(super) fn component_bytes(guest: &str) -> Vec<u8> {
     std::fs::read(component(guest)).unwrap()
 }
 
+/// The core module that the component was made of.
+pub(super) fn core_bytes(guest: &str) -> Vec<u8> {
+    std::fs::read(component(guest).with_extension("").with_extension("wasm")).unwrap()
+}
+
+/// So much random WebAssembly, modules and components by turns, or modules with the imports and exports
+/// of the core module of `guest`. As many as `BUGLER_RANDOM_WASM` says if it does.
+pub(super) fn random_wasm(seed: u32, count: usize, guest: Option<&str>) -> Vec<Vec<u8>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let count = std::env::var("BUGLER_RANDOM_WASM").map_or(count, |more| more.parse().unwrap());
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .args(["run", "--quiet", "--locked", "--release", "--manifest-path"])
+        .arg(root.join("rules-sdk/testdata/random/Cargo.toml"))
+        .env("CARGO_TARGET_DIR", target_dir().join("random-wasm"))
+        .args(["--", &seed.to_string(), &count.to_string()])
+        .args(guest.map(|guest| component(guest).with_extension("").with_extension("wasm")));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut rest = output.stdout.as_slice();
+    let mut all = Vec::new();
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (one, after) = after.split_at(usize::try_from(u32::from_le_bytes(*length)).unwrap());
+        all.push(one.to_vec());
+        rest = after;
+    }
+    assert_eq!(all.len(), count);
+    all
+}
+
 fn build() -> HashMap<&'static str, PathBuf> {
     let target_dir = target_dir();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

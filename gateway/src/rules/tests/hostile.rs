@@ -160,6 +160,14 @@ async fn a_plan_can_not_extend_the_life_of_a_notification() {
     assert_eq!(plan.expires_at, end);
 }
 
+/// Whoever can measure time can listen to what else the processor does.
+#[tokio::test]
+async fn a_rule_can_not_measure_time() {
+    let rules = start(vec![hostile()]);
+    let routed = rules.route(NOON, (0..4).map(|_| item(1, "stopwatch")).collect()).await;
+    assert!(routed.iter().all(|r| words(r) == ["abstain/no_time"]), "{routed:?}");
+}
+
 #[tokio::test]
 async fn a_detail_can_not_steer_a_terminal() {
     let rules = start(vec![hostile()]);

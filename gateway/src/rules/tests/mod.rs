@@ -7,6 +7,7 @@ mod guests;
 mod hooks;
 mod hostile;
 mod loading;
+mod random;
 mod recording;
 mod shipped;
 
