@@ -10,6 +10,7 @@ use crate::model::{
 };
 use crate::private::{self, PrivateError};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::hkdf::{self, HKDF_SHA256};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -56,11 +57,24 @@ struct Entry {
 }
 
 /// The keys, at least one.
-pub struct Vault(Vec<(u32, LessSafeKey)>);
+pub struct Vault {
+    keys: Vec<(u32, LessSafeKey)>,
+    /// Keys for other purposes come from the first.
+    root: hkdf::Prk,
+}
+
+/// So many bytes of key.
+struct Length;
+
+impl hkdf::KeyType for Length {
+    fn len(&self) -> usize {
+        KEY_BYTES
+    }
+}
 
 impl std::fmt::Debug for Vault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let ids: Vec<_> = self.0.iter().map(|(id, _)| id).collect();
+        let ids: Vec<_> = self.keys.iter().map(|(id, _)| id).collect();
         f.debug_tuple("Vault").field(&ids).finish()
     }
 }
@@ -95,12 +109,13 @@ impl Vault {
     /// The same wherever it is made.
     #[cfg(test)]
     pub(crate) fn fixed() -> Self {
-        let key = UnboundKey::new(&AES_256_GCM, &[7; KEY_BYTES]).expect("a key of AES-256");
-        Self(vec![(1, LessSafeKey::new(key))])
+        let entry = Entry { id: 1, aes256_base64: STANDARD.encode([7; KEY_BYTES]) };
+        Self::of(File { keys: vec![entry] }).expect("one key of AES-256")
     }
 
     fn of(file: File) -> Result<Self, &'static str> {
         let mut keys: Vec<(u32, LessSafeKey)> = Vec::new();
+        let mut root = None;
         for Entry { id, aes256_base64 } in file.keys {
             let bytes = STANDARD.decode(aes256_base64).unwrap_or_default();
             if bytes.len() != KEY_BYTES {
@@ -111,14 +126,25 @@ impl Vault {
             }
             let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| "a key is not usable")?;
             keys.push((id, LessSafeKey::new(key)));
+            root.get_or_insert_with(|| hkdf::Salt::new(HKDF_SHA256, &[]).extract(&bytes));
         }
-        if keys.is_empty() { Err("it holds no key") } else { Ok(Self(keys)) }
+        root.map(|root| Self { keys, root }).ok_or("it holds no key")
+    }
+
+    /// A key for something else than records, the same as long as the first key is.
+    #[must_use]
+    pub fn subkey(&self, purpose: &str) -> [u8; KEY_BYTES] {
+        let mut key = [0; KEY_BYTES];
+        let info = [purpose.as_bytes()];
+        let derived = self.root.expand(&info, Length).and_then(|okm| okm.fill(&mut key));
+        derived.expect("HKDF gives 32 bytes for any purpose");
+        key
     }
 
     /// `secret` as a record of `owner` may keep it.
     #[must_use]
     pub fn seal(&self, owner: Owner, secret: &Secret) -> Sealed {
-        let (id, key) = self.0.first().expect("a vault has at least one key");
+        let (id, key) = self.keys.first().expect("a vault has at least one key");
         let nonce: [u8; NONCE_LEN] = rand::random();
         let mut text = secret.reveal().as_bytes().to_vec();
         key.seal_in_place_append_tag(Nonce::from(&nonce), owner.aad(), &mut text)
@@ -134,7 +160,7 @@ impl Vault {
         let (id, rest) = sealed.bytes().split_first_chunk::<ID_BYTES>().ok_or(SealError)?;
         let (nonce, text) = rest.split_first_chunk::<NONCE_LEN>().ok_or(SealError)?;
         let id = u32::from_be_bytes(*id);
-        let (_, key) = self.0.iter().find(|(known, _)| *known == id).ok_or(SealError)?;
+        let (_, key) = self.keys.iter().find(|(known, _)| *known == id).ok_or(SealError)?;
         let mut text = text.to_vec();
         let opened = key.open_in_place(Nonce::from(nonce), owner.aad(), &mut text);
         let opened = std::str::from_utf8(opened.map_err(|_| SealError)?).map_err(|_| SealError)?;
@@ -215,6 +241,15 @@ mod tests {
         let sealed = both.seal(OWNER, &secret);
         assert_eq!(new.open(OWNER, &sealed), Ok(secret));
         assert_eq!(old.open(OWNER, &sealed), Err(SealError));
+    }
+
+    #[test]
+    fn keys_for_other_purposes_come_from_the_first_and_differ() {
+        let (one, other) = (vault(&[(1, 1), (2, 2)]), vault(&[(2, 2)]));
+        assert_eq!(one.subkey("a"), vault(&[(1, 1)]).subkey("a"));
+        assert_ne!(one.subkey("a"), one.subkey("b"));
+        assert_ne!(one.subkey("a"), other.subkey("a"));
+        assert_ne!(one.subkey("a"), [1; KEY_BYTES]);
     }
 
     #[test]

@@ -22,10 +22,11 @@ use crate::providers::webhook::{Webhook, WebhookConfig};
 use crate::redis::owners::OwnerOptions;
 use crate::redis::{Class, Redis, RedisOptions};
 use crate::rules::{
-    OnError, Probe, RecipientKind, Recorder, RuleConfig, RuleError, RuleLimits, RuleMatch,
+    CodeKey, OnError, Probe, RecipientKind, Recorder, RuleConfig, RuleError, RuleLimits, RuleMatch,
     RuleSettings, WasmRules,
 };
 use crate::server::ServerLimits;
+use crate::vault::Vault;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -194,8 +195,15 @@ pub(super) fn rules(config: &Config) -> Result<Arc<WasmRules>, AppError> {
         queue: 2 * threads,
         recorder: Some(recorder),
         state_dir: Some(config.store.dir.join("rules").join("state")),
+        code: Some((config.store.dir.join("rules").join("compiled"), code_key(config)?)),
     };
     Ok(WasmRules::start(settings)?)
+}
+
+/// Who can write the data directory and not read the file of record keys has no code run.
+fn code_key(config: &Config) -> Result<CodeKey, AppError> {
+    let vault = Vault::load_or_create(&config.vault_path())?;
+    Ok(CodeKey::new(vault.subkey("compiled rules")))
 }
 
 fn rule(rule: &config::ChainRule) -> RuleConfig {

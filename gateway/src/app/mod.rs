@@ -195,7 +195,8 @@ impl App {
             kept.keep(&config, &clock).await?;
         }
         let (engine, shelf) = (Arc::clone(&rules), kept.shelf(&config));
-        let opened = Deployments::open(engine, shelf, build::probe(), Arc::clone(&clock));
+        let (probe, builtin) = (build::probe(), &config.rules.builtin);
+        let opened = Deployments::open(engine, shelf, probe, Arc::clone(&clock), builtin);
         let deployments = opened.await?;
         let rules: Arc<dyn RuleEngine> = rules;
         if let Some(path) = seed {
@@ -308,7 +309,8 @@ fn admin_service(
     }
 }
 
-/// Follows what other nodes put in force and takes back what goes wrong, until draining begins.
+/// Follows what other nodes put in force, takes back what goes wrong, takes on what may go on by
+/// itself and resumes what was paused for a time, until draining begins.
 async fn follow(deployments: Arc<Deployments>, store: Arc<dyn Store>, shutdown: Shutdown) {
     tokio::select! {
         () = Arc::clone(&deployments).follow() => {}
@@ -320,8 +322,11 @@ async fn follow(deployments: Arc<Deployments>, store: Arc<dyn Store>, shutdown: 
 async fn guard(deployments: Arc<Deployments>, store: Arc<dyn Store>) {
     loop {
         tokio::time::sleep(JUDGE_EVERY).await;
-        for withdrawal in deployments.judge().await {
-            if let Err(error) = store.apply(vec![Change::Audit(withdrawal.note)]).await {
+        let mut notes: Vec<_> = deployments.judge().await.into_iter().map(|one| one.note).collect();
+        notes.extend(deployments.advance().await);
+        notes.extend(deployments.resume().await);
+        for note in notes {
+            if let Err(error) = store.apply(vec![Change::Audit(note)]).await {
                 tracing::error!(error = %crate::telemetry::chain(&error), "a change of the rules is missing in the audit trail");
             }
         }

@@ -54,3 +54,8 @@ async fn changes_the_records_miss_are_made_in_order() {
     let owner = PolicyOwner::Organization(ORG);
     assert_eq!(crate::store::Accounts::sequence(&store, owner).await.unwrap(), 2);
 }
+
+#[test]
+fn the_configuration_takes_the_names_of_the_rules_that_are_shipped() {
+    assert!(crate::rules::shipped_rules().eq(crate::config::SHIPPED_RULES));
+}

@@ -22,7 +22,7 @@ pub(super) fn config(config: &Config, errors: &mut Vec<ConfigError>) {
     }
     super::redis::check(config, &mut broken);
     dispatch(config, &mut broken);
-    chain(&config.rules.chain, &mut broken);
+    chain(&config.rules.chain, &config.rules.builtin, &mut broken);
     for (name, app) in &config.providers.apns {
         apns(&format!("providers.apns.{name}"), app, &mut broken);
     }
@@ -100,7 +100,7 @@ fn dispatch(config: &Config, broken: &mut Broken<'_>) {
     }
 }
 
-fn chain(chain: &[ChainRule], broken: &mut Broken<'_>) {
+fn chain(chain: &[ChainRule], builtin: &[String], broken: &mut Broken<'_>) {
     let mut names = HashSet::new();
     for (index, rule) in chain.iter().enumerate() {
         let path = format!("rules.chain[{index}]");
@@ -111,6 +111,9 @@ fn chain(chain: &[ChainRule], broken: &mut Broken<'_>) {
         }
         if !rule.name.is_empty() && !names.insert(&rule.name) {
             broken.note(&format!("{path}.name"), "is used twice", "rename one");
+        }
+        if builtin.contains(&rule.name) {
+            broken.note(&format!("{path}.name"), "is in rules.builtin, too", "take it out of one");
         }
         let path = format!("{path}.path");
         if rule.path.as_os_str().is_empty() {

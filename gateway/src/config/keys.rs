@@ -144,8 +144,19 @@ fn idempotency(idempotency: &mut Idempotency, walk: &mut Walk<'_>) {
     walk.ranged("ttl", &mut idempotency.ttl, SECOND..=30 * DAY);
 }
 
+/// Names that `rules.builtin` takes.
+pub const SHIPPED_RULES: [&str; 6] =
+    ["permissions", "event-routing", "quiet-hours", "throttle-digest", "fallback", "pii-redaction"];
+
 fn rules(rules: &mut Rules, walk: &mut Walk<'_>) {
     walk.ranged("threads", &mut rules.threads, 1..=256);
+    walk.checked("builtin", &mut rules.builtin, |names| {
+        let is_known = |name: &String| SHIPPED_RULES.contains(&name.as_str());
+        let is_once =
+            |(at, name): (usize, &String)| names.iter().position(|n| n == name) == Some(at);
+        let is_fine = names.iter().all(is_known) && names.iter().enumerate().all(is_once);
+        (!is_fine).then(|| format!("must be a list of {}, each once", SHIPPED_RULES.join(", ")))
+    });
     walk.list("chain", &mut rules.chain, chain_rule);
     walk.section("limits", |walk| rule_limits(&mut rules.limits, walk));
 }

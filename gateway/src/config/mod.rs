@@ -19,6 +19,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use self::keys::SHIPPED_RULES;
 pub use self::redis::RedisSettings;
 pub use self::sections::*;
 pub use self::value::{

@@ -312,14 +312,16 @@ impl Default for Idempotency {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
     pub threads: usize,
-    /// In the order they are asked.
+    /// Shipped rules that are switched on, in the order they are asked.
+    pub builtin: Vec<String>,
+    /// In the order they are asked, after the shipped ones.
     pub chain: Vec<ChainRule>,
     pub limits: RuleLimits,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { threads: 2, chain: Vec::new(), limits: RuleLimits::default() }
+        Self { threads: 2, builtin: Vec::new(), chain: Vec::new(), limits: RuleLimits::default() }
     }
 }
 

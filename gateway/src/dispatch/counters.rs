@@ -1,52 +1,27 @@
 //! The dispatcher's metrics, taken from the same events that the timeline gets.
 
 use crate::model::{Attempt, Delivery, FinalState, Millis, Outcome, ProviderName, TimelineEvent};
-use crate::telemetry::metrics::{DeliveryMetrics, ProviderMetrics, RuleMetrics};
-use parking_lot::RwLock;
+use crate::telemetry::metrics::{DeliveryMetrics, ProviderMetrics};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The words of the rule ABI; labels come from here, never from a rule.
-const DECISIONS: [&str; 10] = [
-    "abstain",
-    "deliver",
-    "hold-until",
-    "digest",
-    "drop",
-    "keep",
-    "patch",
-    "replace",
-    "error",
-    "skipped",
-];
-const RULE_FAULTS: [&str; 7] =
-    ["trap", "deadline", "fuel", "memory", "output", "breaker", "engine"];
-/// Rule versions counted one by one in the life of a process.
-const RULES_MAX: usize = 256;
 
 /// Handles of every counter the dispatcher moves.
 #[derive(Debug)]
 pub(super) struct Counters {
     deliveries: HashMap<ProviderName, DeliveryMetrics>,
-    rules: RwLock<HashMap<(String, String), Arc<RuleMetrics>>>,
 }
 
 impl Counters {
     pub(super) fn new() -> Arc<Self> {
         let deliveries =
             ProviderName::ALL.map(|provider| (provider, DeliveryMetrics::new(provider.as_str())));
-        Arc::new(Self { deliveries: deliveries.into_iter().collect(), rules: RwLock::default() })
+        Arc::new(Self { deliveries: deliveries.into_iter().collect() })
     }
 
     /// False for events that `count` passes over.
     pub(super) fn has_use_for(event: &TimelineEvent) -> bool {
-        matches!(
-            event,
-            TimelineEvent::Attempted { .. }
-                | TimelineEvent::Settled { .. }
-                | TimelineEvent::Ruled { .. }
-        )
+        matches!(event, TimelineEvent::Attempted { .. } | TimelineEvent::Settled { .. })
     }
 
     /// Counts a settled event.
@@ -59,20 +34,8 @@ impl Counters {
                 }
             }
             TimelineEvent::Settled { target, state, .. } => self.finished(target, Some(*state)),
-            TimelineEvent::Ruled { decisions, .. } => {
-                for decision in decisions {
-                    let Some(rule) = self.rule(&decision.rule, &decision.version) else { continue };
-                    let took = Duration::from_micros(u64::from(decision.micros));
-                    rule.evaluated(1, decision.fuel, took);
-                    let word = DECISIONS.into_iter().find(|word| *word == decision.decision);
-                    rule.decided(word.unwrap_or("error"), 1);
-                    if word == Some("error") {
-                        let kind = RULE_FAULTS.into_iter().find(|kind| *kind == decision.code);
-                        rule.broke(kind.unwrap_or("engine"));
-                    }
-                }
-            }
             TimelineEvent::Expanded { .. }
+            | TimelineEvent::Ruled { .. }
             | TimelineEvent::FirstRuled { .. }
             | TimelineEvent::Held { .. }
             | TimelineEvent::Noted { .. }
@@ -102,19 +65,6 @@ impl Counters {
         let (name, _) = target.split_once(':')?;
         let provider = ProviderName::ALL.into_iter().find(|p| p.as_str() == name)?;
         self.deliveries.get(&provider)
-    }
-
-    fn rule(&self, rule: &str, version: &str) -> Option<Arc<RuleMetrics>> {
-        let key = (rule.to_owned(), version.to_owned());
-        if let Some(known) = self.rules.read().get(&key) {
-            return Some(Arc::clone(known));
-        }
-        let mut rules = self.rules.write();
-        if rules.len() >= RULES_MAX {
-            return None;
-        }
-        let metrics = rules.entry(key).or_insert_with(|| Arc::new(RuleMetrics::new(rule, version)));
-        Some(Arc::clone(metrics))
     }
 }
 

@@ -8,6 +8,7 @@ use crate::rules::hooks::{Answer, Hook};
 use crate::rules::host::{Host, Setting};
 use crate::rules::input::{Input, PlanText};
 use crate::rules::limits::{Breach, BreachKind};
+use crate::rules::stats::publish;
 use std::sync::Arc;
 use std::time::Instant;
 use wasmtime::Store;
@@ -87,6 +88,9 @@ impl Asker<'_> {
     ) -> Vec<(usize, Part)> {
         let parts = self.parts(rule, questions, asked);
         rule.stats.note(&parts);
+        if let Some(metrics) = rule.metrics(Q::HOOK) {
+            publish(metrics, &parts);
+        }
         if let Some(recorder) = self.sandbox.recorder() {
             recorder.note((rule, self.org, self.now), questions, &parts);
         }

@@ -15,6 +15,7 @@ use crate::rules::slot::Slot;
 use crate::rules::state::RuleState;
 use crate::rules::stats::Stats;
 use crate::rules::{Authorized, Plan, RouteItem, Routed, Shown, Transformed, Verdict};
+use crate::telemetry::metrics::RuleMetrics;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,6 +23,9 @@ use std::sync::Arc;
 /// Reason codes of one rule that are told apart.
 const CODES_MAX: usize = 32;
 const OTHER: &str = "other";
+/// Shipped rules come first, then those of the configuration's files, then those that are deployed.
+const FILES_FROM: u64 = 100;
+pub(super) const DEPLOYED_FROM: u64 = 1_000;
 
 /// The rules in force: for all organizations, and for single ones, each in the order they are asked.
 #[derive(Debug, Default)]
@@ -59,10 +63,10 @@ struct Progress {
 }
 
 impl Chain {
-    /// The rules of one's own configuration, in order.
+    /// The rules of the configuration's files, in order.
     pub(super) fn fixed(rules: &[Arc<Rule>]) -> Self {
         let mut chain = Self::default();
-        for (order, rule) in (0..).zip(rules) {
+        for (order, rule) in (FILES_FROM..).zip(rules) {
             let order = (order, rule.config.name.clone());
             let active = Some(Arc::clone(rule));
             chain.put(None, Slot { order, active, canary: None, shadow: None });
@@ -333,7 +337,15 @@ impl Rule {
         }
     }
 
+    /// What this version publishes of its part in `hook`.
+    pub(super) fn metrics(&self, hook: Hook) -> Option<&RuleMetrics> {
+        self.stats.metrics(&self.config, (hook, self.stage))
+    }
+
     fn skipped(&self, hook: Hook) -> RuleDecision {
+        if let Some(metrics) = self.metrics(hook) {
+            metrics.skipped();
+        }
         self.decision(hook, "skipped", "no_match")
     }
 

@@ -43,6 +43,8 @@ pub enum SetError {
     Message,
     #[error("the gates in rule.toml are not met: {missing}; wait, or promote with \"force\": true")]
     Gates { missing: String },
+    #[error("the place of a shipped rule is the one it has in rules.builtin of the configuration")]
+    Shipped,
     #[error("the rules were changed by somebody else meanwhile; look and ask again")]
     Changed,
 }
@@ -119,6 +121,9 @@ pub struct DeployedRule {
     pub order: u32,
     pub required: bool,
     pub is_paused: bool,
+    /// When it is resumed by itself; none: by a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_until: Option<u64>,
     pub versions: Vec<RuleVersion>,
     /// Digest of the version in force.
     pub active: Option<String>,
@@ -130,6 +135,9 @@ pub struct DeployedRule {
     /// What organizations set for themselves, over the manifest's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<i32, BTreeMap<String, String>>,
+    /// Digest of the version that came with the gateway, if the configuration switched the rule on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shipped: Option<String>,
 }
 
 /// One content, for good.
@@ -180,6 +188,8 @@ pub enum RuleChange {
     RollBack,
     Pause {
         is_forced: bool,
+        /// When it is resumed by itself.
+        until: Option<Millis>,
     },
     Resume,
     Order(u32),
@@ -222,21 +232,8 @@ impl RuleSet {
                 return Err(SetError::TooMany);
             }
             None => {
-                self.rules.push(DeployedRule {
-                    name,
-                    org,
-                    home: home.0,
-                    order,
-                    required,
-                    is_paused: false,
-                    versions: Vec::new(),
-                    active: None,
-                    before: Vec::new(),
-                    canary: None,
-                    shadow: None,
-                    history: Vec::new(),
-                    settings: BTreeMap::new(),
-                });
+                let bare = DeployedRule::named(&name, order);
+                self.rules.push(DeployedRule { org, home: home.0, required, ..bare });
                 self.rules.len() - 1
             }
         };
@@ -283,6 +280,27 @@ fn check(asked: &Asked) -> Result<(), SetError> {
 }
 
 impl DeployedRule {
+    /// A rule of everybody without a version.
+    pub(super) fn named(name: &str, order: u32) -> Self {
+        Self {
+            name: name.to_owned(),
+            org: None,
+            home: 0,
+            order,
+            required: false,
+            is_paused: false,
+            paused_until: None,
+            versions: Vec::new(),
+            active: None,
+            before: Vec::new(),
+            canary: None,
+            shadow: None,
+            history: Vec::new(),
+            settings: BTreeMap::new(),
+            shipped: None,
+        }
+    }
+
     /// Digests of the versions that judge something.
     fn in_force(&self) -> impl Iterator<Item = &str> {
         let tried = self.canary.iter().chain(&self.shadow).map(|(digest, _)| digest.as_str());
@@ -306,17 +324,18 @@ impl DeployedRule {
                 }
                 self.note("rollback", self.active.clone(), asked);
             }
-            RuleChange::Pause { is_forced } => {
+            RuleChange::Pause { is_forced, until } => {
                 if self.required && !is_forced {
                     return Err(SetError::Required);
                 }
-                self.is_paused = true;
+                (self.is_paused, self.paused_until) = (true, until.map(|until| until.0));
                 self.note("pause", None, asked);
             }
             RuleChange::Resume => {
-                self.is_paused = false;
+                (self.is_paused, self.paused_until) = (false, None);
                 self.note("resume", None, asked);
             }
+            RuleChange::Order(_) if self.shipped.is_some() => return Err(SetError::Shipped),
             RuleChange::Order(order) => {
                 self.order = order;
                 self.note(&format!("order:{order}"), None, asked);
@@ -413,7 +432,9 @@ impl DeployedRule {
         self.before.drain(..excess);
         let used: Vec<String> = self.in_force().map(str::to_owned).collect();
         let is_kept = |version: &RuleVersion| {
-            used.contains(&version.digest) || self.before.contains(&version.digest)
+            used.contains(&version.digest)
+                || self.before.contains(&version.digest)
+                || self.shipped.as_ref() == Some(&version.digest)
         };
         let mut spare = self.versions.iter().filter(|version| !is_kept(version)).count();
         let mut kept = Vec::with_capacity(self.versions.len());
@@ -535,7 +556,7 @@ mod tests {
         let mut required = upload("1.0.1", Stage::Active);
         required.required = true;
         let set = set.with(required, asked()).unwrap();
-        let pause = |is_forced| RuleChange::Pause { is_forced };
+        let pause = |is_forced| RuleChange::Pause { is_forced, until: None };
         assert_eq!(change(set.clone(), pause(false)), Err(SetError::Required));
         assert!(change(set.clone(), pause(true)).unwrap().rules[0].is_paused);
         assert_eq!(change(set, promote("active")).map(|_| ()), Ok(()));

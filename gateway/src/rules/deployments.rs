@@ -3,27 +3,27 @@
 use crate::BoxFuture;
 use crate::clock::Clock;
 use crate::crash;
-use crate::model::{AuditNote, Millis, OrganizationId};
+use crate::model::OrganizationId;
 use crate::rules::component::inspect;
 use crate::rules::deployed::{
     Asked, DeployedRule, RuleChange, RuleSet, RuleVersion, SetError, Stage, Upload,
 };
 use crate::rules::error::RuleError;
-use crate::rules::gates::{Case, Hour, Minute, Recent};
+use crate::rules::gates::{Case, Recent};
+use crate::rules::judging::Minutes;
 use crate::rules::manifest::{Gates, Manifest};
 use crate::rules::probe::Probe;
+use crate::rules::shipped::{Builtin, adopted, builtins};
 use crate::rules::stats::Counts;
 use crate::rules::worker::WasmRules;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex as Turn;
 
 /// How often a node that shares the set with others looks whether it changed.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Who takes versions back.
-const GATES: &str = "gates";
 
 /// Where the set and the components are kept.
 pub trait Shelf: Send + Sync + std::fmt::Debug {
@@ -85,27 +85,35 @@ pub struct Deployments {
     engine: Arc<WasmRules>,
     shelf: Arc<dyn Shelf>,
     probe: Option<Probe>,
-    clock: Arc<dyn Clock>,
+    builtins: Vec<Builtin>,
+    pub(super) clock: Arc<dyn Clock>,
     set: Mutex<Arc<RuleSet>>,
-    minutes: Mutex<Minutes>,
+    pub(super) minutes: Mutex<Minutes>,
     /// One change at a time on this node; on others, revisions decide.
     turn: Turn<()>,
 }
 
 impl Deployments {
-    /// Reads what is kept and puts it in force.
+    /// Reads what is kept and puts it in force, with the shipped rules called `builtin` before it.
     ///
     /// # Errors
-    /// The shelf cannot be read, or holds what cannot be a rule any more.
+    /// The shelf cannot be read, or holds what cannot be a rule any more; or no such rule is shipped.
     pub async fn open(
         engine: Arc<WasmRules>,
         shelf: Arc<dyn Shelf>,
         probe: Option<Probe>,
         clock: Arc<dyn Clock>,
+        builtin: &[String],
     ) -> Result<Arc<Self>, DeployError> {
+        let builtins = builtins(builtin, engine.limits().component_bytes)?;
         let (set, minutes) = (Mutex::new(Arc::default()), Mutex::default());
         let turn = Turn::new(());
-        let opened = Arc::new(Self { engine, shelf, probe, clock, set, minutes, turn });
+        let opened = Arc::new(Self { engine, shelf, probe, builtins, clock, set, minutes, turn });
+        if !opened.builtins.is_empty() {
+            let bare = adopted(RuleSet::default(), &opened.builtins);
+            opened.learn(&bare).await?;
+            opened.enforce(bare);
+        }
         opened.refresh().await?;
         Ok(opened)
     }
@@ -148,7 +156,7 @@ impl Deployments {
         self.case(rule, (digest, stage), (&gates, Recent::default())).missing()
     }
 
-    fn case<'a>(
+    pub(super) fn case<'a>(
         &self,
         rule: &DeployedRule,
         (digest, stage): (&str, Stage),
@@ -280,6 +288,7 @@ impl Deployments {
         if set.revision == self.set.lock().revision {
             return Ok(());
         }
+        let set = adopted(set, &self.builtins);
         self.learn(&set).await?;
         self.enforce(set);
         Ok(())
@@ -296,8 +305,13 @@ impl Deployments {
     /// Has the engine know every component that `set` needs.
     async fn learn(self: &Arc<Self>, set: &RuleSet) -> Result<(), DeployError> {
         for digest in set.digests().filter(|digest| !self.engine.knows(digest)) {
-            let kept = self.shelf.component(digest).await?;
-            let component = kept.ok_or(DeployError::Damaged { what: "a component is missing" })?;
+            let own = self.builtins.iter().find(|one| one.version.digest == *digest);
+            let component = match own {
+                Some(own) => Some(own.component.to_vec()),
+                None => self.shelf.component(digest).await?,
+            };
+            let component =
+                component.ok_or(DeployError::Damaged { what: "a component is missing" })?;
             let (engine, most) = (Arc::clone(&self.engine), self.engine.limits().component_bytes);
             let digest = digest.to_owned();
             blocking(move || {
@@ -325,102 +339,6 @@ impl Deployments {
             }
         }
     }
-}
-
-/// What the versions did of late.
-#[derive(Debug, Default)]
-struct Minutes {
-    versions: HashMap<(Option<i32>, String, String, &'static str), Minute>,
-    rules: HashMap<(Option<i32>, String), Hour>,
-}
-
-/// A version that went back by itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Withdrawal {
-    pub org: Option<OrganizationId>,
-    pub rule: String,
-    pub digest: String,
-    pub stage: &'static str,
-    pub reason: String,
-    /// For the audit trail.
-    pub note: AuditNote,
-}
-
-impl Deployments {
-    /// Looks once at what every version did within the last minute, and takes back those that went
-    /// wrong. Answers what was taken back.
-    pub async fn judge(self: &Arc<Self>) -> Vec<Withdrawal> {
-        let now = self.clock.now();
-        let mut done = Vec::new();
-        for fault in self.faults(now) {
-            let (by, message) = (String::from(GATES), fault.reason.clone());
-            let (digest, stage) = (fault.digest.clone(), fault.stage);
-            let change = RuleChange::Withdraw { digest, stage };
-            let (rule_name, reason) = (&fault.rule, &fault.reason);
-            match self.change((fault.org, rule_name), change, (by, message)).await {
-                Ok(()) => {
-                    tracing::error!(%rule_name, digest = %fault.digest, stage, %reason, "a version of a rule went back by itself");
-                    done.push(fault);
-                }
-                Err(error) => {
-                    let error = crate::telemetry::chain(&error);
-                    tracing::error!(%rule_name, stage, %reason, %error, "a version of a rule went wrong and stays in force");
-                }
-            }
-        }
-        done
-    }
-
-    fn faults(&self, now: Millis) -> Vec<Withdrawal> {
-        let set = self.set();
-        let mut guard = self.minutes.lock();
-        let Minutes { versions, rules } = &mut *guard;
-        rules.retain(|(org, name), _| set.rule(org.map(OrganizationId), name).is_some());
-        versions.retain(|(org, name, digest, word), _| {
-            let rule = set.rule(org.map(OrganizationId), name);
-            let is_it = |(own, stage): (&str, Stage)| own == digest && stage.as_str() == *word;
-            rule.is_some_and(|rule| rule.staged().any(is_it))
-        });
-        let mut faults = Vec::new();
-        for rule in set.rules.iter().filter(|rule| !rule.is_paused) {
-            let hour = rules.entry((rule.org, rule.name.clone())).or_default();
-            for (digest, stage) in rule.staged() {
-                let word = stage.as_str();
-                let key = (rule.org, rule.name.clone(), digest.to_owned(), word);
-                let minute = versions.entry(key).or_default();
-                let counts = self.counts(rule, digest, stage);
-                let (recent, added) = minute.note(now, counts);
-                if !matches!(stage, Stage::Shadow(_)) {
-                    hour.note(now, added);
-                }
-                let gates = self.engine.deploy_of(digest).gates.unwrap_or_default();
-                let case = self.case(rule, (digest, stage), (&gates, recent));
-                if let Some(reason) = case.fault(hour, now) {
-                    minute.forgive(now, counts);
-                    faults.push(withdrawal(rule, (digest, word), reason, now));
-                }
-            }
-        }
-        faults
-    }
-}
-
-fn withdrawal(
-    rule: &DeployedRule,
-    (digest, stage): (&str, &'static str),
-    reason: String,
-    now: Millis,
-) -> Withdrawal {
-    let note = AuditNote {
-        at: now,
-        org: OrganizationId(rule.org.unwrap_or(rule.home)),
-        actor: String::from(GATES),
-        peer: None,
-        action: String::from("rule.withdraw"),
-        object: format!("rule:{} {digest} {stage}: {reason}", rule.name),
-    };
-    let (org, digest) = (rule.org.map(OrganizationId), digest.to_owned());
-    Withdrawal { org, rule: rule.name.clone(), digest, stage, reason, note }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -16,6 +16,11 @@ pub enum RuleError {
     BadSetting { rule: String, problem: &'static str },
     #[error("{count} rules are configured; a chain has at most 32")]
     TooManyRules { count: usize },
+    #[error(
+        "no rule called {name} is shipped; rules.builtin takes {}",
+        crate::rules::shipped_rules().collect::<Vec<_>>().join(", ")
+    )]
+    NotShipped { name: String },
     #[error("the file cannot be read")]
     Read(#[source] std::io::Error),
     #[error(

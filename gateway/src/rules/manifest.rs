@@ -71,12 +71,32 @@ pub struct Caps {
 }
 
 /// How a new version comes into force.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Deploy {
     pub sticky: Sticky,
+    pub promote: Promote,
+    /// Where a version goes from shadow by itself, in hundredths of a percent; text like `5%`.
+    #[serde(deserialize_with = "stage_share")]
+    pub canary: u16,
     /// Left out: the usual ones, and a person may promote without them.
     pub gates: Option<Gates>,
+}
+
+impl Default for Deploy {
+    fn default() -> Self {
+        Self { sticky: Sticky::default(), promote: Promote::default(), canary: 500, gates: None }
+    }
+}
+
+/// Who takes a version from shadow to canary, and from there to all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Promote {
+    #[default]
+    Person,
+    /// Its gates, once they are met.
+    Auto,
 }
 
 /// Who always meets the same version while two are in force.
@@ -359,6 +379,15 @@ fn share<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     quantity(from, &[("%", 0.01)], "a share like \"1%\"")
 }
 
+fn stage_share<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
+    let expected = "a share like \"5%\", more than nothing and at most all";
+    let hundredths = quantity(from, &[("%", 100.0)], expected)?;
+    let whole = whole(hundredths.round()).and_then(|whole| u16::try_from(whole).ok());
+    whole
+        .filter(|share| (1..=10_000).contains(share))
+        .ok_or_else(|| serde::de::Error::custom(format!("expected {expected}")))
+}
+
 fn factor<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     quantity(from, &[("x", 1.0)], "a factor like \"1.5x\"")
 }
@@ -394,6 +423,8 @@ mod tests {
         deadline = "20ms"
         [deploy]
         sticky = "recipient"
+        promote = "auto"
+        canary = "2.5%"
         gates = { min_items = 100, max_diff = "1%", max_fuel_p99 = "1.5x" }
         [build]
         command = "make"
@@ -414,6 +445,7 @@ mod tests {
         assert_eq!(manifest.limits.memory, Some(4 << 20));
         assert_eq!(manifest.limits.deadline, Some(Duration::from_millis(20)));
         assert_eq!(manifest.deploy.sticky, Sticky::Recipient);
+        assert_eq!((manifest.deploy.promote, manifest.deploy.canary), (Promote::Auto, 250));
         let gates = manifest.deploy.gates.unwrap();
         assert!((gates.max_diff - 0.01).abs() < 1e-9 && (gates.max_fuel_p99 - 1.5).abs() < 1e-9);
         assert_eq!((gates.min_items, gates.max_errors), (100, 0));
@@ -425,6 +457,7 @@ mod tests {
         let manifest = Manifest::parse(least).unwrap();
         assert_eq!((manifest.order, manifest.on_error, manifest.required), (500, None, false));
         assert_eq!(manifest.matches, RuleMatch::default());
+        assert_eq!((manifest.deploy.promote, manifest.deploy.canary), (Promote::Person, 500));
     }
 
     #[test]
@@ -440,6 +473,9 @@ mod tests {
             ("\"4MiB\"", "\"4 apples\"", "a size like"),
             ("\"20ms\"", "\"soon\"", "a time like"),
             ("\"1%\"", "\"-1%\"", "a share like"),
+            ("\"2.5%\"", "\"0%\"", "more than nothing"),
+            ("\"2.5%\"", "\"101%\"", "at most all"),
+            ("\"auto\"", "\"soon\"", "unknown variant `soon`"),
             ("[build]", "[bild]", "bild"),
         ] {
             let error = Manifest::parse(&WHOLE.replace(part, other)).unwrap_err().to_string();

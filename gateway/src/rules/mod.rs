@@ -15,6 +15,7 @@ mod at;
 mod bench;
 mod breaker;
 mod chain;
+mod compiled;
 mod component;
 mod deployed;
 mod deployments;
@@ -25,6 +26,7 @@ mod hooks;
 mod host;
 pub mod input;
 mod items;
+mod judging;
 mod keeping;
 mod limits;
 mod localtime;
@@ -38,6 +40,7 @@ mod registry;
 mod requests;
 mod settings;
 mod shadow;
+mod shipped;
 mod slot;
 mod state;
 mod stats;
@@ -48,24 +51,27 @@ mod worker;
 
 pub use at::{At, AtError};
 pub use bench::{Batch, Bench, BenchRule, Question, Report};
+pub use compiled::CodeKey;
 pub use component::{
     ComponentSummary, embed_manifest, inspect, manifest_of, with_section, wrap_component,
 };
 pub use deployed::{DeployedRule, RuleChange, RuleSet, RuleVersion, SetError, Stage, Transition};
-pub use deployments::{DeployError, Deployment, Deployments, Shelf, ShelfError, Withdrawal};
+pub use deployments::{DeployError, Deployment, Deployments, Shelf, ShelfError};
 pub use error::RuleError;
 pub use hooks::{
     Answer, AuthorizeItem, Decision, Digest, Hook, PrincipalKind, PrincipalView, TransformItem,
 };
 pub use host::{HostCall, LogLevel, LogLine};
+pub use judging::Withdrawal;
 pub use limits::{Breach, BreachKind, RuleLimits};
-pub use manifest::{Build, Caps, Deploy, Gates, Manifest, ManifestError, Sticky};
+pub use manifest::{Build, Caps, Deploy, Gates, Manifest, ManifestError, Promote, Sticky};
 pub use patch::Edit;
 pub use payload::{payload, showing};
 pub use probe::Probe;
 pub use recorder::{Capture, CaptureError, Kept, Recorder, Search};
 pub use registry::check_component;
 pub use settings::{OnError, RuleConfig, RuleMatch, RuleSettings};
+pub use shipped::shipped_rules;
 pub use state::State;
 pub use stats::Counts;
 pub use trail::{Page, Place};

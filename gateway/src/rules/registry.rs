@@ -87,7 +87,7 @@ pub(super) fn prepare(
     };
     let limits = Arc::new(sandbox.limits().tightened(&config.caps)?);
     let config = Arc::new(config);
-    let compiled = sandbox.compile(component, &summary.hooks)?;
+    let compiled = sandbox.compile(component, &summary)?;
     let setting = Setting {
         rule: Arc::clone(&config),
         limits: Arc::clone(&limits),

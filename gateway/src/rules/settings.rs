@@ -1,6 +1,7 @@
 //! What configuration says about the rules: the chain, each rule's failure mode, pre-filter and settings.
 
 use crate::model::{Notification, Priority, ProviderName};
+use crate::rules::compiled::CodeKey;
 use crate::rules::hooks::{AuthorizeItem, Hook, TransformItem};
 use crate::rules::limits::RuleLimits;
 use crate::rules::manifest::{Caps, Manifest, Sticky};
@@ -25,6 +26,8 @@ pub struct RuleSettings {
     pub recorder: Option<Arc<Recorder>>,
     /// Where counters and values are kept over a restart; `None`: nowhere.
     pub state_dir: Option<PathBuf>,
+    /// Where compiled code is kept over a restart, and what it is sealed with; `None`: nowhere.
+    pub code: Option<(PathBuf, CodeKey)>,
 }
 
 impl Default for RuleSettings {
@@ -37,6 +40,7 @@ impl Default for RuleSettings {
             queue: 2 * threads,
             recorder: None,
             state_dir: None,
+            code: None,
         }
     }
 }

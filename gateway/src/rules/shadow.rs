@@ -87,6 +87,11 @@ impl Asking<'_> {
         }
         let compared = said.iter().zip(real).filter(|(_, real)| real.is_some());
         let same = compared.clone().filter(|(said, real)| said == real).count();
-        rule.stats.compare(compared.count(), same);
+        let count = compared.count();
+        rule.stats.compare(count, same);
+        if let Some(metrics) = rule.metrics(Q::HOOK) {
+            let [count, same] = [count, same].map(|n| u64::try_from(n).unwrap_or(u64::MAX));
+            metrics.compared(count, count.saturating_sub(same));
+        }
     }
 }

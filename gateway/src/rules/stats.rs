@@ -1,9 +1,15 @@
 //! What one version of a rule did at one stage, in numbers: items, errors, and how much each took.
 
 use crate::rules::asking::Part;
+use crate::rules::deployed::Stage;
 use crate::rules::hooks::Decision;
+use crate::rules::hooks::Hook;
 use crate::rules::limits::BreachKind;
+use crate::rules::settings::RuleConfig;
+use crate::telemetry::metrics::RuleMetrics;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Four to a power of two: a percentile is at most a quarter too high.
 const BUCKETS: usize = 128;
@@ -20,6 +26,8 @@ pub(super) struct Stats {
     compared: AtomicU64,
     same: AtomicU64,
     shed: AtomicU64,
+    /// By hook; made when it is asked first.
+    metrics: [OnceLock<Option<RuleMetrics>>; Hook::ALL.len()],
 }
 
 /// The counts at one instant.
@@ -113,13 +121,24 @@ impl Stats {
 
     /// Of a shadow: so many were compared, and so many of them said the same.
     pub(super) fn compare(&self, compared: usize, same: usize) {
-        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         self.compared.fetch_add(count(compared), Ordering::Relaxed);
         self.same.fetch_add(count(same), Ordering::Relaxed);
     }
 
+    /// What the version publishes of its part in `hook`.
+    pub(super) fn metrics(
+        &self,
+        config: &RuleConfig,
+        (hook, stage): (Hook, Stage),
+    ) -> Option<&RuleMetrics> {
+        let place = Hook::ALL.iter().position(|own| *own == hook)?;
+        let (version, stage) = ((config.name.as_str(), config.version.as_str()), stage.as_str());
+        let made = || RuleMetrics::new(version, hook.as_str(), stage);
+        self.metrics.get(place)?.get_or_init(made).as_ref()
+    }
+
     pub(super) fn shed(&self, items: usize) {
-        self.shed.fetch_add(u64::try_from(items).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.shed.fetch_add(count(items), Ordering::Relaxed);
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -135,6 +154,43 @@ impl Stats {
             same: read(&self.same),
             shed: read(&self.shed),
         }
+    }
+}
+
+fn count(items: usize) -> u64 {
+    u64::try_from(items).unwrap_or(u64::MAX)
+}
+
+/// What one asking came to: its calls, and each answer.
+pub(super) fn publish(metrics: &RuleMetrics, parts: &[(usize, Part)]) {
+    let mut rest = parts;
+    while let Some((_, first)) = rest.first() {
+        // Parts of one call lie together; those that were refused belong to none.
+        let (call, later) = rest.split_at(first.batch.clamp(1, rest.len()));
+        if first.batch > 0 {
+            let fuel = call.iter().map(|(_, part)| part.fuel).sum();
+            let micros = call.iter().map(|(_, part)| u64::from(part.micros)).sum();
+            let items = u32::try_from(call.len()).unwrap_or(u32::MAX);
+            metrics.evaluated(items, fuel, Duration::from_micros(micros));
+        }
+        rest = later;
+    }
+    let mut words: Vec<(&'static str, u64)> = Vec::new();
+    for (_, part) in parts {
+        let word = match &part.answer {
+            Ok(answer) => answer.decision.as_str(),
+            Err(breach) => {
+                metrics.broke(breach.kind.as_str());
+                "error"
+            }
+        };
+        match words.iter_mut().find(|(own, _)| *own == word) {
+            Some((_, count)) => *count += 1,
+            None => words.push((word, 1)),
+        }
+    }
+    for (word, count) in words {
+        metrics.decided(word, count);
     }
 }
 

@@ -2,7 +2,8 @@
 
 use crate::BoxFuture;
 use crate::model::{Millis, OrganizationId};
-use crate::rules::chain::{Chain, Memory, Rule};
+use crate::rules::chain::{Chain, DEPLOYED_FROM, Memory, Rule};
+use crate::rules::compiled::CodeCache;
 use crate::rules::component::ComponentSummary;
 use crate::rules::deployed::{DeployedRule, RuleSet, Stage};
 use crate::rules::engine::Sandbox;
@@ -41,8 +42,6 @@ const SHADOWED_MAX: usize = 8;
 const REQUESTS_MIN: usize = 64;
 /// A process that is killed forgets what was counted since.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
-/// Rules that are deployed come after those of the configuration.
-const DEPLOYED_FROM: u64 = 1_000;
 
 /// The rule engine on wasmtime. Dropping it ends its threads once their batches are answered.
 #[derive(Debug)]
@@ -96,7 +95,8 @@ impl WasmRules {
     /// A rule was refused, and which and why; or the engine or a thread could not start.
     pub fn start(settings: RuleSettings) -> Result<Arc<Self>, RuleError> {
         let threads = settings.threads.max(1);
-        let sandbox = Sandbox::start(settings.limits, 2 * threads + 1)?;
+        let code = settings.code.map(|(dir, key)| Arc::new(CodeCache::new(dir, &key)));
+        let sandbox = Sandbox::start_with(settings.limits, 2 * threads + 1, code)?;
         let sandbox = Arc::new(sandbox.recording(settings.recorder));
         let mut kept = Kept::default();
         kept.fixed = registry::load(&sandbox, settings.rules, &mut kept.memories)?;
@@ -424,7 +424,7 @@ impl Kept {
         for rule in set.rules.iter().filter(|rule| !rule.is_paused) {
             let mut version = |digest: &str, stage| self.version(rule, digest, stage, limits);
             let slot = Slot {
-                order: (DEPLOYED_FROM + u64::from(rule.order), rule.name.clone()),
+                order: (rank(rule), rule.name.clone()),
                 active: rule.active.as_deref().and_then(|digest| version(digest, Stage::Active)),
                 canary: rule.canary.as_ref().and_then(|(digest, share)| {
                     Some((version(digest, Stage::Canary(*share))?, *share))
@@ -499,6 +499,11 @@ impl Kept {
             })
         });
     }
+}
+
+fn rank(rule: &DeployedRule) -> u64 {
+    let order = u64::from(rule.order);
+    if rule.shipped.is_some() { order } else { DEPLOYED_FROM + order }
 }
 
 /// A version that is given another share of the same stage goes on counting.

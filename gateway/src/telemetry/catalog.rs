@@ -101,15 +101,23 @@ catalog! {
         "Claims that had not ended when their shard was given up.";
 
     RULE_ITEMS_TOTAL = "bugler_rule_items_total", Counter, Count,
-        "Items evaluated, by rule and version.";
+        "Items evaluated, by rule, version, hook and stage.";
     RULE_DECISIONS_TOTAL = "bugler_rule_decisions_total", Counter, Count,
-        "Answers of rules, by rule, version and decision.";
+        "Answers of rules, by rule, version, hook, stage and decision.";
     RULE_ERRORS_TOTAL = "bugler_rule_errors_total", Counter, Count,
-        "Evaluations a rule broke, by rule, version and kind.";
+        "Items a rule broke at, by rule, version, hook, stage and kind.";
     RULE_FUEL_TOTAL = "bugler_rule_fuel_total", Counter, Count,
-        "Fuel burned, by rule and version.";
+        "Fuel burned, by rule, version, hook and stage.";
     RULE_BATCH_DURATION_SECONDS = "bugler_rule_batch_duration_seconds", Histogram, Seconds,
-        "Time of one rule call, by rule and version.";
+        "Time of one rule call, by rule, version, hook and stage.";
+    RULE_BATCH_ITEMS = "bugler_rule_batch_items", Histogram, Count,
+        "Items of one rule call, by rule, version, hook and stage.";
+    RULE_SHADOW_COMPARED_TOTAL = "bugler_rule_shadow_compared_total", Counter, Count,
+        "Answers of shadows that were compared, by rule, version, hook and stage.";
+    RULE_SHADOW_DIFF_TOTAL = "bugler_rule_shadow_diff_total", Counter, Count,
+        "Answers of shadows that differ, by rule, version, hook and stage.";
+    RULE_COMPILATIONS_TOTAL = "bugler_rule_compilations_total", Counter, Count,
+        "Components made ready, by result: kept, compiled, refused.";
 
     PROVIDER_REQUESTS_TOTAL = "bugler_provider_requests_total", Counter, Count,
         "Tries at providers, by channel, app and result.";

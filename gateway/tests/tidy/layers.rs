@@ -111,6 +111,7 @@ const FENCES: [(&str, &[&str]); 19] = [
             "journal/disk/",
             "private.rs",
             "providers/apns/shelf.rs",
+            "rules/compiled.rs",
             "rules/keeping.rs",
             "rules/registry.rs",
             "rules/trail.rs",

@@ -7,7 +7,7 @@ use crate::api::query::Query;
 use crate::api::route::Call;
 use crate::api::signed::Signed;
 use crate::api::{Answered, Shared, json, reply};
-use crate::model::{AuditNote, Organization, OrganizationId};
+use crate::model::{AuditNote, Millis, Organization, OrganizationId};
 use crate::rules::{
     DeployError, DeployedRule, Deployment, Deployments, RuleChange, RuleError, SetError, Stage,
 };
@@ -23,6 +23,8 @@ const TEXT_MAX: usize = 256;
 const STAGE_MAX: usize = 32;
 const DIGEST_LENGTH: usize = 64;
 const ORDER_MAX: u32 = 1_000_000;
+/// Longest pause that ends by itself: 30 days.
+const PAUSE_SECONDS_MAX: u32 = 2_592_000;
 /// JSON around a component.
 const WRAPPING_BYTES: u64 = 4 << 10;
 
@@ -143,7 +145,7 @@ pub(super) async fn change(call: Call) -> Result<Answered, Failure> {
     let aim = (&request.uri, params.get("org"));
     let access = access(&shared, &request.headers, aim).await?;
     let (head, body) = shared.json_body(request).await?;
-    let (change, message) = wanted(&body)?;
+    let (change, message) = wanted(&body, shared.intake.now())?;
     let Access { caller, organization, scope, deployments } = access;
     let name = params.get("rule");
     let (action, by) = (action(&change), caller.name());
@@ -153,11 +155,11 @@ pub(super) async fn change(call: Call) -> Result<Answered, Failure> {
     shown(&deployments, scope, name, 200)
 }
 
-fn wanted(body: &[u8]) -> Result<(RuleChange, String), Failure> {
+fn wanted(body: &[u8], now: Millis) -> Result<(RuleChange, String), Failure> {
     let body = json::body(body)?;
     let fields = Fields::of_body(&body)?;
     let mut faults = Faults::default();
-    let known = ["stage", "digest", "rollback", "paused", "force", "order", "message"];
+    let known = ["stage", "digest", "rollback", "paused", "seconds", "force", "order", "message"];
     fields.only(&known, &mut faults);
     let message = fields.text("message", TEXT_MAX, &mut faults).unwrap_or_default().to_owned();
     let truth = |name: &str, faults: &mut Faults| match fields.get(name) {
@@ -182,8 +184,17 @@ fn wanted(body: &[u8]) -> Result<(RuleChange, String), Failure> {
         Some(false) => faults.add("rollback", "must be true, or left out"),
         None => {}
     }
-    match truth("paused", &mut faults) {
-        Some(true) => changes.push(RuleChange::Pause { is_forced }),
+    let paused = truth("paused", &mut faults);
+    let seconds = fields.integer::<u32>("seconds", &mut faults);
+    if seconds.is_some_and(|seconds| !(1..=PAUSE_SECONDS_MAX).contains(&seconds)) {
+        faults.add("seconds", "must be from 1 to 2592000");
+    }
+    if seconds.is_some() && paused != Some(true) {
+        faults.add("seconds", "is for paused: true");
+    }
+    let until = seconds.map(|seconds| now.plus(u64::from(seconds) * 1_000));
+    match paused {
+        Some(true) => changes.push(RuleChange::Pause { is_forced, until }),
         Some(false) => changes.push(RuleChange::Resume),
         None => {}
     }
@@ -266,6 +277,8 @@ fn summary(rule: &DeployedRule, deployments: &Deployments) -> Value {
         "order": rule.order,
         "required": rule.required,
         "paused": rule.is_paused,
+        "pausedUntil": rule.paused_until,
+        "shipped": rule.shipped.is_some(),
         "active": rule.active.as_deref().map(|digest| version(digest, Stage::Active)),
         "canary": tried(&rule.canary, Stage::Canary),
         "shadow": shadow,
@@ -291,6 +304,7 @@ pub(super) fn refused(error: DeployError) -> Failure {
         DeployError::Set(error @ (SetError::Settings | SetError::Setting(_))) => {
             Failure::field("config", error.to_string())
         }
+        DeployError::Set(error @ SetError::Shipped) => Failure::field("order", error.to_string()),
         DeployError::Set(error) => Failure::field("stage", error.to_string()),
     }
 }

@@ -65,8 +65,8 @@ pub(super) enum Rule {
     Promote(operate::Promote),
     /// Go back to the version before.
     Rollback(operate::Change),
-    /// Leave a rule out until it is resumed.
-    Pause(operate::Change),
+    /// Leave a rule out until it is resumed, or for a time.
+    Pause(operate::Pause),
     /// Ask a paused rule again.
     Resume(operate::Change),
     /// Show or set what the rule reads as its settings, for one organization.
@@ -147,7 +147,7 @@ impl Rule {
             Self::Show(show) => show.run(out),
             Self::Promote(promote) => promote.run(out),
             Self::Rollback(change) => change.run(operate::Turn::RollBack, out),
-            Self::Pause(change) => change.run(operate::Turn::Pause, out),
+            Self::Pause(pause) => pause.run(out),
             Self::Resume(change) => change.run(operate::Turn::Resume, out),
             Self::Config(config) => config.run(out),
             Self::Watch(watch) => watch.run(out),

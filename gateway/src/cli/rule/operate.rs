@@ -3,7 +3,9 @@
 use crate::cli::client::{Gateway, Reply};
 use crate::cli::rule::Output;
 use crate::cli::rule::project::Subject;
+use crate::cli::rule::records::length;
 use crate::cli::{CliError, Exit, runtime};
+use crate::model::Millis;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -119,6 +121,15 @@ pub(in crate::cli) struct Change {
 }
 
 #[derive(Debug, Args)]
+pub(in crate::cli) struct Pause {
+    /// Ask it again by itself after so long: `90s`, `10m`, `1h`, `1d`.
+    #[arg(long = "for", value_name = "TIME", value_parser = length)]
+    time: Option<Duration>,
+    #[command(flatten)]
+    change: Change,
+}
+
+#[derive(Debug, Args)]
 pub(in crate::cli) struct Config {
     name: String,
     /// `from=21:30` sets a value; without any the settings are shown.
@@ -144,7 +155,6 @@ pub(in crate::cli) struct Watch {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Turn {
     RollBack,
-    Pause,
     Resume,
 }
 
@@ -277,15 +287,28 @@ impl Promote {
 
 impl Change {
     pub(super) fn run(self, turn: Turn, out: &mut impl Write) -> Result<Exit, CliError> {
-        let mut body = match turn {
+        let body = match turn {
             Turn::RollBack => json!({ "rollback": true }),
-            Turn::Pause => json!({ "paused": true, "force": self.force }),
             Turn::Resume => json!({ "paused": false }),
         };
+        self.send(body, out)
+    }
+
+    fn send(self, mut body: Value, out: &mut impl Write) -> Result<Exit, CliError> {
         body["message"] = json!(self.message);
         let shown = self.at.send(Method::PATCH, Some(&self.name), &body)?;
         writeln!(out, "{}", line(&shown))?;
         Ok(Exit::Done)
+    }
+}
+
+impl Pause {
+    pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
+        let mut body = json!({ "paused": true, "force": self.change.force });
+        if let Some(time) = self.time {
+            body["seconds"] = json!(time.as_secs());
+        }
+        self.change.send(body, out)
     }
 }
 
@@ -364,8 +387,12 @@ fn line(rule: &Value) -> String {
         if stages.is_empty() { String::from("nothing in force") } else { stages.join(", ") };
     let whose =
         rule["organization"].as_i64().map_or_else(|| "all".to_owned(), |org| org.to_string());
-    let paused = if rule["paused"] == true { "  PAUSED" } else { "" };
-    format!("{}  org {whose}  {stages}{paused}", text(&rule["name"]))
+    let until =
+        rule["pausedUntil"].as_u64().map(|until| format!(" until {}", Millis(until).to_rfc3339()));
+    let until = until.unwrap_or_default();
+    let paused = if rule["paused"] == true { format!("  PAUSED{until}") } else { String::new() };
+    let shipped = if rule["shipped"] == true { "  shipped" } else { "" };
+    format!("{}  org {whose}  {stages}{shipped}{paused}", text(&rule["name"]))
 }
 
 fn text(value: &Value) -> String {

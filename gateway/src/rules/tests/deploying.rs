@@ -55,7 +55,8 @@ pub(super) struct Node {
 pub(super) async fn node(shelf: &Arc<Memory>) -> Node {
     let engine = start(Vec::new());
     let (own, shelf) = (Arc::clone(&engine), Arc::clone(shelf) as Arc<dyn Shelf>);
-    let deployments = Deployments::open(own, shelf, None, Arc::new(SystemClock)).await.unwrap();
+    let deployments =
+        Deployments::open(own, shelf, None, Arc::new(SystemClock), &[]).await.unwrap();
     Node { engine, deployments }
 }
 
@@ -107,7 +108,7 @@ async fn a_version_is_in_force_at_once_and_the_one_before_comes_back() {
     assert_eq!((decision.digest, decision.stage.as_str()), (second.digest, "active"));
     node.change(RuleChange::RollBack).await.unwrap();
     assert_eq!(node.versions(vec![item(1, "x")]).await, ["1.0.0"]);
-    node.change(RuleChange::Pause { is_forced: false }).await.unwrap();
+    node.change(RuleChange::Pause { is_forced: false, until: None }).await.unwrap();
     assert_eq!(node.versions(vec![item(1, "x")]).await, [""]);
     node.change(RuleChange::Resume).await.unwrap();
     assert_eq!(node.versions(vec![item(1, "x")]).await, ["1.0.0"]);
@@ -221,7 +222,7 @@ async fn a_component_that_was_tampered_with_is_not_put_in_force() {
     let other = component("quiet-hours", "1.0.0", "");
     shelf.components.lock().values_mut().for_each(|bytes| bytes.clone_from(&other));
     let (engine, shelf) = (start(Vec::new()), shelf as Arc<dyn Shelf>);
-    let opened = Deployments::open(engine, shelf, None, Arc::new(SystemClock)).await;
+    let opened = Deployments::open(engine, shelf, None, Arc::new(SystemClock), &[]).await;
     assert!(matches!(opened, Err(DeployError::Damaged { .. })));
 }
 
@@ -232,12 +233,8 @@ async fn a_thousand_organizations_with_rules_of_their_own_share_a_component() {
     let summary = check_component(&shared).unwrap();
     node.engine.learn(&summary, &shared).unwrap();
     let rules = (0..1_000).map(|org| DeployedRule {
-        name: "tried".into(),
         org: Some(org),
         home: org,
-        order: 1,
-        required: false,
-        is_paused: false,
         versions: vec![RuleVersion {
             digest: summary.digest.clone(),
             version: "1.0.0".into(),
@@ -245,11 +242,7 @@ async fn a_thousand_organizations_with_rules_of_their_own_share_a_component() {
             hooks: summary.hooks.clone(),
         }],
         active: Some(summary.digest.clone()),
-        before: Vec::new(),
-        canary: None,
-        shadow: None,
-        history: Vec::new(),
-        settings: BTreeMap::new(),
+        ..DeployedRule::named("tried", 1)
     });
     let set = RuleSet { revision: 1, rules: rules.collect() };
     node.engine.enforce(&Arc::new(set));
@@ -271,7 +264,7 @@ async fn a_set_that_can_not_be_put_in_force_leaves_the_one_before_and_does_not_s
     assert!(matches!(missing, DeployError::Damaged { .. }), "{missing}");
     assert_eq!(other.versions(vec![item(1, "x")]).await, ["1.0.0"]);
     let (engine, shelf) = (start(Vec::new()), shelf as Arc<dyn Shelf>);
-    let opened = Deployments::open(engine, shelf, None, Arc::new(SystemClock)).await;
+    let opened = Deployments::open(engine, shelf, None, Arc::new(SystemClock), &[]).await;
     assert!(matches!(opened, Err(DeployError::Damaged { .. })), "nobody is let in unjudged");
 }
 

@@ -15,6 +15,11 @@ pub(super) fn component(guest: &str) -> PathBuf {
     GUESTS.get_or_init(build)[guest].clone()
 }
 
+/// File of the core module that a shipped rule is built to.
+pub(super) fn shipped(name: &str) -> PathBuf {
+    component("quiet-hours").with_file_name(format!("{name}.core.wasm"))
+}
+
 pub(super) fn component_bytes(guest: &str) -> Vec<u8> {
     std::fs::read(component(guest)).unwrap()
 }

@@ -127,8 +127,10 @@ fn a_damaged_component_is_refused_and_never_panics() {
             let position = usize::try_from(seed >> 33).unwrap() % damaged.len();
             damaged[position] ^= u8::try_from(seed >> 56).unwrap();
         }
-        if inspect(&damaged, ANY_SIZE).is_ok() && round % 25 == 0 {
-            drop(sandbox.compile(&damaged, &[Hook::Route]));
+        if let Ok(summary) = inspect(&damaged, ANY_SIZE)
+            && round % 25 == 0
+        {
+            drop(sandbox.compile(&damaged, &summary));
         }
     }
 }

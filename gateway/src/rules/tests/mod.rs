@@ -1,6 +1,8 @@
 //! The rule engine with real components: the shipped rules and one that breaks every promise.
 
 mod abi;
+mod builtin;
+mod compiled;
 mod deploying;
 mod gating;
 mod guests;

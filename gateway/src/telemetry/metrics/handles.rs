@@ -2,7 +2,10 @@
 
 use super::Labeled;
 use crate::telemetry::catalog as name;
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, Label, counter, gauge, histogram};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Final states and results known ahead; others are counted as `other`.
@@ -140,56 +143,84 @@ impl ShardMetrics {
     }
 }
 
-/// One rule version.
+/// Rule versions, hooks and stages that are counted one by one in the life of a process.
+const RULES_MAX: usize = 1_024;
+static RULES: Mutex<BTreeSet<[String; 4]>> = Mutex::new(BTreeSet::new());
+
+/// One version of a rule at one stage, asked through one hook.
 #[derive(Debug)]
 pub struct RuleMetrics {
-    rule: String,
-    version: String,
+    labels: Vec<Label>,
     items: Counter,
     fuel: Counter,
     duration: Histogram,
+    batch: Histogram,
+    skipped: OnceLock<Counter>,
 }
 
 impl RuleMetrics {
+    /// `None` for the versions of a process that has had too many to tell apart.
     #[must_use]
-    pub fn new(rule: &str, version: &str) -> Self {
-        let (rule, version) = (rule.to_owned(), version.to_owned());
-        // There from the start: what first appears at 1 has no increase to alert on.
-        counter!(name::RULE_ERRORS_TOTAL, "rule" => rule.clone(),
-            "version" => version.clone(), "kind" => "trap")
-        .increment(0);
-        Self {
-            items: counter!(name::RULE_ITEMS_TOTAL, "rule" => rule.clone(),
-                "version" => version.clone()),
-            fuel: counter!(name::RULE_FUEL_TOTAL, "rule" => rule.clone(),
-                "version" => version.clone()),
-            duration: histogram!(name::RULE_BATCH_DURATION_SECONDS, "rule" => rule.clone(),
-                "version" => version.clone()),
-            rule,
-            version,
+    pub fn new((rule, version): (&str, &str), hook: &str, stage: &str) -> Option<Self> {
+        let known = [rule, version, hook, stage].map(str::to_owned);
+        let mut all = RULES.lock();
+        if all.len() >= RULES_MAX && !all.contains(&known) {
+            return None;
         }
+        let names = ["rule", "version", "hook", "stage"];
+        let labels =
+            names.into_iter().zip(known.clone()).map(|(name, value)| Label::new(name, value));
+        let labels: Vec<_> = labels.collect();
+        all.insert(known);
+        // There from the start: what first appears at 1 has no increase to alert on.
+        counter!(name::RULE_ERRORS_TOTAL, and(&labels, "kind", "trap")).increment(0);
+        Some(Self {
+            items: counter!(name::RULE_ITEMS_TOTAL, labels.clone()),
+            fuel: counter!(name::RULE_FUEL_TOTAL, labels.clone()),
+            duration: histogram!(name::RULE_BATCH_DURATION_SECONDS, labels.clone()),
+            batch: histogram!(name::RULE_BATCH_ITEMS, labels.clone()),
+            skipped: OnceLock::new(),
+            labels,
+        })
     }
 
     /// One call of the rule over `items`.
-    pub fn evaluated(&self, items: u64, fuel: u64, elapsed: Duration) {
-        self.items.increment(items);
+    pub fn evaluated(&self, items: u32, fuel: u64, elapsed: Duration) {
+        self.items.increment(u64::from(items));
         self.fuel.increment(fuel);
         self.duration.record(elapsed);
+        self.batch.record(items);
     }
 
     /// `decision` is a word of the rule ABI, never the rule's own text.
     pub fn decided(&self, decision: &'static str, items: u64) {
-        counter!(name::RULE_DECISIONS_TOTAL, "rule" => self.rule.clone(),
-            "version" => self.version.clone(), "decision" => decision)
-        .increment(items);
+        counter!(name::RULE_DECISIONS_TOTAL, and(&self.labels, "decision", decision))
+            .increment(items);
     }
 
-    /// `kind`: `trap`, `deadline`, `fuel`, `memory`, `output`.
-    pub fn broke(&self, kind: &'static str) {
-        counter!(name::RULE_ERRORS_TOTAL, "rule" => self.rule.clone(),
-            "version" => self.version.clone(), "kind" => kind)
-        .increment(1);
+    /// An item was left out without asking the rule.
+    pub fn skipped(&self) {
+        let skipped =
+            || counter!(name::RULE_DECISIONS_TOTAL, and(&self.labels, "decision", "skipped"));
+        self.skipped.get_or_init(skipped).increment(1);
     }
+
+    /// `kind`: `trap`, `deadline`, `fuel`, `memory`, `output`, `breaker`.
+    pub fn broke(&self, kind: &'static str) {
+        counter!(name::RULE_ERRORS_TOTAL, and(&self.labels, "kind", kind)).increment(1);
+    }
+
+    /// Of a shadow: so many items were compared, and so many answers differ.
+    pub fn compared(&self, items: u64, different: u64) {
+        counter!(name::RULE_SHADOW_COMPARED_TOTAL, self.labels.clone()).increment(items);
+        counter!(name::RULE_SHADOW_DIFF_TOTAL, self.labels.clone()).increment(different);
+    }
+}
+
+fn and(labels: &[Label], name: &'static str, value: &'static str) -> Vec<Label> {
+    let mut labels = labels.to_vec();
+    labels.push(Label::new(name, value));
+    labels
 }
 
 /// One provider credential.

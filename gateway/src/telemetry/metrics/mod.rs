@@ -123,6 +123,7 @@ impl Process {
         counter!(name::ADMISSION_REFUSED_TOTAL, "reason" => "overload", "class" => "normal")
             .increment(0);
         counter!(name::STORE_ERRORS_TOTAL, "backend" => "disk").increment(0);
+        counter!(name::RULE_COMPILATIONS_TOTAL, "result" => "refused").increment(0);
         for result in ["applied", "refused"] {
             counter!(name::CONFIG_RELOADS_TOTAL, "result" => result).increment(0);
         }
@@ -243,6 +244,12 @@ pub fn panicked(task: &'static str) {
 /// The configuration was read again: `applied` or `refused`.
 pub fn reloaded(result: &'static str) {
     counter!(name::CONFIG_RELOADS_TOTAL, "result" => result).increment(1);
+}
+
+/// A component was made ready: `kept` with code from an earlier start, `compiled`, or `refused` and
+/// compiled, because what was kept is damaged or not ours.
+pub fn rule_compiled(result: &'static str) {
+    counter!(name::RULE_COMPILATIONS_TOTAL, "result" => result).increment(1);
 }
 
 /// An operation of `backend` (`disk`, `redis`) failed.
