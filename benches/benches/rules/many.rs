@@ -84,6 +84,7 @@ fn fill(dir: &Path, count: usize) -> Result<u64, Failed> {
             order: 500,
             required: false,
             is_paused: false,
+            paused_until: None,
             versions: vec![RuleVersion {
                 digest: summary.digest.clone(),
                 version: format!("1.0.{n}"),
@@ -96,6 +97,7 @@ fn fill(dir: &Path, count: usize) -> Result<u64, Failed> {
             shadow: None,
             history: Vec::new(),
             settings: std::collections::BTreeMap::default(),
+            shipped: None,
         });
     }
     std::fs::write(dir.join("set.json"), serde_json::to_vec(&set)?)?;

@@ -59,7 +59,6 @@ pub(crate) fn sequence(count: u64) -> u64 {
 impl Flow {
     /// Starts single requests to the native API at `rate` for `length`.
     #[expect(
-        clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a few thousand notifications"
