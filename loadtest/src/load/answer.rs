@@ -34,7 +34,7 @@ struct Refusal<'a> {
 pub(super) type Codes = BTreeMap<String, u64>;
 
 fn note(codes: &mut Codes, code: Option<&str>, count: u64) {
-    if let Some(code) = code {
+    if let Some(code) = code.filter(|_| count > 0) {
         *codes.entry(code.to_owned()).or_default() += count;
     }
 }
