@@ -5,6 +5,9 @@
 
 #![cfg(target_arch = "wasm32")]
 
+mod abuse;
+
+use abuse::{fill, hog, plan, recurse, spin};
 use bugler_rules_sdk::bindings::bugler::rules::{clock, config, log};
 use bugler_rules_sdk::bindings::router::{Batch, Guest, Routed};
 use bugler_rules_sdk::guest;
@@ -67,57 +70,6 @@ fn one(item: &Item<'_>, cx: &Cx<'_>) -> Routed {
             deliver(Plan { expires_at: Some(u64::MAX), ..plan(vec![vec![0]]) }, "longer")
         }
         _ => abstain(&format!("calls_{}", CALLS.load(Ordering::Relaxed))),
-    }
-}
-
-fn plan(steps: Vec<Vec<u32>>) -> Plan {
-    let steps = steps.into_iter().map(|targets| Step { targets, within_ms: 0 }).collect();
-    Plan { steps, priority: None, collapse_key: None, expires_at: None }
-}
-
-fn spin() -> Routed {
-    let mut n = 0u64;
-    loop {
-        n = black_box(n.wrapping_add(1));
-    }
-}
-
-/// Measures how long something takes, with the only clock there is.
-fn stopwatch() -> Routed {
-    let begun = clock::now();
-    burn();
-    abstain(if clock::now() == begun { "no_time" } else { "some_time" })
-}
-
-/// Much of the fuel of an item, and not all: it breaks nothing.
-fn burn() -> Routed {
-    let mut n = 0u64;
-    while n < 40_000 {
-        n = black_box(n + 1);
-    }
-    abstain("burnt")
-}
-
-#[expect(unconditional_recursion, reason = "it ends with the stack")]
-fn recurse(depth: u64) -> u64 {
-    let frame = black_box([depth; 64]);
-    recurse(depth + 1) + frame[63]
-}
-
-fn hog() -> Routed {
-    let mut kept: Vec<Vec<u8>> = Vec::new();
-    loop {
-        kept.push(black_box(Vec::with_capacity(1 << 20)));
-    }
-}
-
-/// Much time for little fuel: one instruction writes megabytes.
-fn fill() -> Routed {
-    let mut bytes = vec![0u8; 8 << 20];
-    let mut n = 0u8;
-    loop {
-        n = n.wrapping_add(1);
-        black_box(&mut bytes).fill(n);
     }
 }
 

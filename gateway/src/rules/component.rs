@@ -5,6 +5,7 @@ use crate::rules::hooks::Hook;
 use crate::rules::limits::Shape;
 use crate::rules::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, SECTION};
 use sha2::{Digest, Sha256};
+use wasm_encoder::{ComponentSection, CustomSection};
 use wasmparser::{CanonicalFunction, CanonicalOption, Encoding, Parser, Payload};
 use wit_component::ComponentEncoder;
 
@@ -114,26 +115,8 @@ pub fn embed_manifest(component: &[u8], manifest: &str) -> Result<Vec<u8>, RuleE
 /// `component` with one more custom section at its end.
 #[must_use]
 pub fn with_section(mut component: Vec<u8>, name: &str, content: &[u8]) -> Vec<u8> {
-    let mut section = Vec::new();
-    leb(name.len(), &mut section);
-    section.extend_from_slice(name.as_bytes());
-    section.extend_from_slice(content);
-    component.push(0);
-    leb(section.len(), &mut component);
-    component.extend(section);
+    CustomSection { name: name.into(), data: content.into() }.append_to_component(&mut component);
     component
-}
-
-/// A length as WebAssembly writes it: seven bits a byte, lowest first.
-fn leb(mut number: usize, out: &mut Vec<u8>) {
-    loop {
-        let low = u8::try_from(number & 0x7f).unwrap_or_default();
-        number >>= 7;
-        out.push(if number == 0 { low } else { low | 0x80 });
-        if number == 0 {
-            return;
-        }
-    }
 }
 
 struct Outline {

@@ -126,6 +126,16 @@ impl Site {
         self.redis.restart().expect("redis-server starts again");
     }
 
+    /// A gateway that was killed, and a Redis that lost all it had accepted.
+    async fn accepted_and_lost(&mut self) -> Vec<String> {
+        let gateway = self.home.start().await;
+        self.save();
+        let ids = self.accept(&gateway).await;
+        gateway.kill();
+        self.lose();
+        ids
+    }
+
     /// `store backup` or `store restore`.
     fn store(&self, verb: &str) -> Command {
         let mut command = self.carrying(verb);
@@ -174,11 +184,7 @@ async fn what_a_killed_redis_had_not_saved_is_added_again_while_the_gateway_runs
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_gateway_had_accepted_is_added_again_after_its_restart() {
     let mut site = Site::new(&[]).await;
-    let gateway = site.home.start().await;
-    site.save();
-    let ids = site.accept(&gateway).await;
-    gateway.kill();
-    site.lose();
+    let ids = site.accepted_and_lost().await;
     let gateway = site.home.start().await;
     site.delivered(&gateway, &ids).await;
 }
@@ -289,11 +295,7 @@ async fn what_a_failover_lost_is_added_again_and_sent_by_another_process() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_waits_until_redis_has_what_the_outbox_keeps_and_what_is_under_way_stays_kept() {
     let mut site = Site::new(&[]).await;
-    let gateway = site.home.start().await;
-    site.save();
-    let ids = site.accept(&gateway).await;
-    gateway.kill();
-    site.lose();
+    let ids = site.accepted_and_lost().await;
     let refused = run(site.migration("moved:")).await;
     assert_eq!(refused.code, Some(1), "{} {}", refused.stdout, refused.stderr);
     let what = format!("{} notification(s) in the outbox", ids.len());

@@ -14,7 +14,11 @@ use super::gateway::{self, Ended};
 use super::stage::Stage;
 use super::world::World;
 
-const GUEST: &str = include_str!("guest/hostile.rs");
+/// The rule's files: what it does is what the hostile rule of the gateway's tests does.
+const GUEST: [(&str, &str); 2] = [
+    ("lib.rs", include_str!("guest/hostile.rs")),
+    ("abuse.rs", include_str!("../../../rules-sdk/testdata/abuse.rs")),
+];
 const TARGET: &str = "wasm32-unknown-unknown";
 /// The project of a run, beside its rows.
 pub(super) const FOLDER: &str = "rules";
@@ -53,8 +57,10 @@ impl Workshop {
         if !guest.exists() {
             own.bugler(&["rule", "new", "hostile", "--hook", "route", "--path", &path]).await?;
         }
-        let written = Trouble::io("the rule of the run");
-        std::fs::write(guest.join("src/lib.rs"), GUEST).map_err(written)?;
+        for (name, text) in GUEST {
+            let path = guest.join("src").join(name);
+            std::fs::write(path, text).map_err(Trouble::io("the rule of the run"))?;
+        }
         own.bugler(&["rule", "build", &path]).await?;
         let built = built_module(&guest).await?;
         std::fs::copy(built, &own.core).map_err(Trouble::io("the rule that was built"))?;

@@ -1,5 +1,8 @@
 //! The rule of the torture runs: the setting `mode` says which promise it breaks, `steady` none.
 
+mod abuse;
+
+use abuse::{fill, hog, plan, recurse, spin};
 use bugler_rules_sdk::prelude::*;
 use std::hint::black_box;
 
@@ -29,41 +32,6 @@ fn rule(item: &Item<'_>, cx: &Cx<'_>) -> Routed {
         "past" => hold(cx.now(), "past"),
         "slow" => slow(item, cx),
         _ => abstain("steady"),
-    }
-}
-
-fn plan(steps: Vec<Vec<u32>>) -> Plan {
-    let steps = steps.into_iter().map(|targets| Step { targets, within_ms: 0 }).collect();
-    Plan { steps, priority: None, collapse_key: None, expires_at: None }
-}
-
-fn spin() -> Routed {
-    let mut n = 0_u64;
-    loop {
-        n = black_box(n.wrapping_add(1));
-    }
-}
-
-#[expect(unconditional_recursion, reason = "it ends with the stack")]
-fn recurse(depth: u64) -> u64 {
-    let frame = black_box([depth; 64]);
-    recurse(depth + 1) + frame[63]
-}
-
-fn hog() -> Routed {
-    let mut kept: Vec<Vec<u8>> = Vec::new();
-    loop {
-        kept.push(black_box(Vec::with_capacity(1 << 20)));
-    }
-}
-
-/// Much time for little fuel: one instruction writes megabytes.
-fn fill() -> Routed {
-    let mut bytes = vec![0_u8; 8 << 20];
-    let mut n = 0_u8;
-    loop {
-        n = n.wrapping_add(1);
-        black_box(&mut bytes).fill(n);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use rand::RngExt;
 use rand::rngs::StdRng;
+use wasm_encoder::Encode;
 
 const CORE: &[u8] = b"\0asm\x01\0\0\0";
 const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
@@ -27,7 +28,7 @@ pub(super) fn malformed(whole: &[u8], core: &[u8], bare: &[u8]) -> Vec<Sample> {
         // An instance type without members, and an import of it.
         let name = b"wasi:cli/environment@0.2.0";
         let mut import = vec![1, 0];
-        leb(name.len(), &mut import);
+        name.len().encode(&mut import);
         import.extend_from_slice(name);
         import.extend([5, 0]);
         [COMPONENT, &section(7, &[1, 0x42, 0]), &section(10, &import)].concat()
@@ -35,7 +36,7 @@ pub(super) fn malformed(whole: &[u8], core: &[u8], bare: &[u8]) -> Vec<Sample> {
     let manifest = |text: &[u8]| {
         let name = "bugler-rule";
         let mut content = Vec::new();
-        leb(name.len(), &mut content);
+        name.len().encode(&mut content);
         content.extend([name.as_bytes(), text].concat());
         section(0, &content)
     };
@@ -67,7 +68,7 @@ pub(super) fn unstartable(whole: &[u8]) -> Vec<Sample> {
     };
     let sized = |id: u8, head: &[u8], size: usize| {
         let mut content = head.to_vec();
-        leb(size, &mut content);
+        size.encode(&mut content);
         [CORE, &section(id, &content)].concat()
     };
     // One byte at the end of the address space.
@@ -89,7 +90,7 @@ pub(super) fn unstartable(whole: &[u8]) -> Vec<Sample> {
 pub(super) fn bombs() -> Vec<(&'static str, Vec<u8>, bool)> {
     let of = |all: &[Vec<u8>]| {
         let mut functions = Vec::new();
-        leb(all.len(), &mut functions);
+        all.len().encode(&mut functions);
         functions.resize(functions.len() + all.len(), 0);
         module(&[section(FUNCTION, &functions), section(CODE, &bodies(all))])
     };
@@ -97,7 +98,7 @@ pub(super) fn bombs() -> Vec<(&'static str, Vec<u8>, bool)> {
     let table = {
         // A block that is left by a table of 3,000 ways.
         let mut table = vec![2, 0x40, 0x20, 0, 0x0e];
-        leb(3_000, &mut table);
+        3_000_u32.encode(&mut table);
         table.resize(table.len() + 3_001, 0);
         table.push(END);
         table
@@ -122,7 +123,7 @@ pub(super) fn with_module(whole: &[u8], part: &[u8]) -> Vec<u8> {
 /// The same, and it is started.
 fn with_part(whole: &[u8], part: &[u8]) -> Vec<u8> {
     let mut instance = vec![1, 0];
-    leb(core_modules(whole), &mut instance);
+    core_modules(whole).encode(&mut instance);
     instance.push(0);
     [with_module(whole, part), section(2, &instance)].concat()
 }
@@ -188,9 +189,9 @@ fn body_with(locals: &[u8], code: &[u8]) -> Vec<u8> {
 
 fn bodies(all: &[Vec<u8>]) -> Vec<u8> {
     let mut content = Vec::new();
-    leb(all.len(), &mut content);
+    all.len().encode(&mut content);
     for body in all {
-        leb(body.len(), &mut content);
+        body.len().encode(&mut content);
         content.extend_from_slice(body);
     }
     content
@@ -198,21 +199,9 @@ fn bodies(all: &[Vec<u8>]) -> Vec<u8> {
 
 fn section(id: u8, content: &[u8]) -> Vec<u8> {
     let mut section = vec![id];
-    leb(content.len(), &mut section);
+    content.len().encode(&mut section);
     section.extend_from_slice(content);
     section
-}
-
-/// A number as WebAssembly writes it: seven bits a byte, lowest first.
-fn leb(mut number: usize, out: &mut Vec<u8>) {
-    loop {
-        let low = u8::try_from(number & 0x7f).unwrap_or_default();
-        number >>= 7;
-        out.push(if number == 0 { low } else { low | 0x80 });
-        if number == 0 {
-            return;
-        }
-    }
 }
 
 #[cfg(test)]

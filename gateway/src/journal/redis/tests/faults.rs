@@ -184,15 +184,23 @@ fn copy(world: &World, from: &str, to: &str) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_owner_notices_that_a_failover_lost_what_it_had_taken_in() {
+/// Two nodes, of which the first owns the shard and has claimed "kept", and then "lost", which what is
+/// under `copy:` lacks, as a replica that lags behind.
+async fn lagging() -> (World, RedisJournal, RedisJournal, Vec<Claim>) {
     let world = World::new(RedisOptions::default()).await;
     let (owner, other) = (world.owner().await, world.node(small_options()).await);
     put(&other, vec![entry("kept", world.clock.now())]).await;
     assert_eq!(texts(&claim(&owner).await), ["kept"]);
     copy(&world, "bugler:", "copy:");
     put(&other, vec![entry("lost", world.clock.now())]).await;
-    assert_eq!(texts(&claim(&owner).await), ["lost"]);
+    let held = claim(&owner).await;
+    assert_eq!(texts(&held), ["lost"]);
+    (world, owner, other, held)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_notices_that_a_failover_lost_what_it_had_taken_in() {
+    let (world, owner, other, _) = lagging().await;
     // What a replica that lagged behind has; then somebody writes where the lost block was.
     copy(&world, "copy:", "bugler:");
     put(&other, vec![entry("new", world.clock.now())]).await;
@@ -207,14 +215,7 @@ async fn an_owner_notices_that_a_failover_lost_what_it_had_taken_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_settled_after_a_failover_is_not_what_others_wrote_in_its_place() {
-    let world = World::new(RedisOptions::default()).await;
-    let (owner, other) = (world.owner().await, world.node(small_options()).await);
-    put(&other, vec![entry("kept", world.clock.now())]).await;
-    assert_eq!(texts(&claim(&owner).await), ["kept"]);
-    copy(&world, "bugler:", "copy:");
-    put(&other, vec![entry("lost", world.clock.now())]).await;
-    let held = claim(&owner).await;
-    assert_eq!(texts(&held), ["lost"]);
+    let (world, owner, other, held) = lagging().await;
     // Nothing of the log is taken in; the lane has taken the settlement, and waits behind us.
     let cell = &owner.core.cells[0];
     let log = cell.log.lock().await;
