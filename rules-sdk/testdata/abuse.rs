@@ -15,22 +15,6 @@ pub(crate) fn spin() -> Routed {
     }
 }
 
-/// Measures how long something takes, with the only clock there is.
-pub(crate) fn stopwatch() -> Routed {
-    let begun = clock::now();
-    burn();
-    abstain(if clock::now() == begun { "no_time" } else { "some_time" })
-}
-
-/// Much of the fuel of an item, and not all: it breaks nothing.
-pub(crate) fn burn() -> Routed {
-    let mut n = 0u64;
-    while n < 40_000 {
-        n = black_box(n + 1);
-    }
-    abstain("burnt")
-}
-
 #[expect(unconditional_recursion, reason = "it ends with the stack")]
 pub(crate) fn recurse(depth: u64) -> u64 {
     let frame = black_box([depth; 64]);

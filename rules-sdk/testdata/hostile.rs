@@ -80,3 +80,19 @@ fn storm() -> Routed {
 }
 
 bugler_rules_sdk::bindings::route_world::export!(Hostile with_types_in bugler_rules_sdk::bindings::route_world);
+
+/// Measures how long something takes, with the only clock there is.
+fn stopwatch() -> Routed {
+    let begun = clock::now();
+    burn();
+    abstain(if clock::now() == begun { "no_time" } else { "some_time" })
+}
+
+/// Much of the fuel of an item, and not all: it breaks nothing.
+fn burn() -> Routed {
+    let mut n = 0u64;
+    while n < 40_000 {
+        n = black_box(n + 1);
+    }
+    abstain("burnt")
+}
