@@ -40,6 +40,8 @@ pub struct ServerOptions {
     pub program: Option<PathBuf>,
     /// Where its directory is made; among the temporary files if empty.
     pub place: Option<PathBuf>,
+    /// More variables of its environment.
+    pub env: Vec<(String, String)>,
 }
 
 /// A redis-server of ours; killed, and its directory removed, when dropped.
@@ -240,6 +242,7 @@ impl Server {
         let child = Command::new(program)
             .arg("redis.conf")
             .current_dir(&self.dir)
+            .envs(self.options.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(errors)

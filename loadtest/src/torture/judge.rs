@@ -252,7 +252,7 @@ fn with_residue(
 /// How a gateway ended.
 struct Stopped {
     orphans: Vec<String>,
-    /// What `bugler audit` said of the stopped data directory, where the binary has it.
+    /// What `bugler audit` said of the stopped data directory or of Redis, where the binary has it.
     books: Option<Result<(), String>>,
 }
 
@@ -268,10 +268,6 @@ async fn stop(stage: &mut Stage) -> Result<Stopped, Trouble> {
 }
 
 async fn audit(stage: &Stage) -> Result<Option<Result<(), String>>, Trouble> {
-    if stage.redis.is_some() {
-        // It reads files.
-        return Ok(None);
-    }
     let cannot = Trouble::io("the binary cannot be started");
     let mut help = Command::new(&stage.launch.binary);
     help.env_clear().args(["audit", "--help"]);
@@ -281,6 +277,9 @@ async fn audit(stage: &Stage) -> Result<Option<Result<(), String>>, Trouble> {
     let mut audit = Command::new(&stage.launch.binary);
     audit.env_clear().arg("audit").arg("--config").arg(&stage.launch.config);
     audit.args(["--set", &format!("store.dir={}", stage.launch.store.display())]);
+    for setting in &stage.launch.settings {
+        audit.args(["--set", setting]);
+    }
     let cannot = Trouble::io("the binary cannot be started");
     let ended = gateway::run(audit).await.map_err(cannot)?;
     let last = || format!("exit {:?}: {} {}", ended.code, ended.stdout.trim(), ended.last_words());

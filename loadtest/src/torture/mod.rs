@@ -13,6 +13,7 @@ use std::time::Instant;
 
 mod ask;
 mod books;
+mod clock;
 mod export;
 mod findings;
 mod gateway;

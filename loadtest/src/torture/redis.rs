@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::clock::Clock;
 use super::gateway::tool;
 use super::mount::Mount;
 use super::proxy::{Proxy, Way};
@@ -32,6 +33,8 @@ pub(super) struct RedisShape {
     pub(super) tmpfs_mib: Option<u64>,
     /// Size of an ext4 of its own, whose power can be cut, for its files.
     pub(super) ext4_mib: Option<u64>,
+    /// Whether it has a wall clock of its own.
+    pub(super) has_clock: bool,
 }
 
 impl RedisShape {
@@ -55,6 +58,7 @@ pub(super) struct RedisSite {
     /// Before a single server, or each node of a cluster.
     proxies: Vec<Proxy>,
     settings: Vec<String>,
+    clock: Option<Clock>,
     /// The last field: it goes after the servers.
     mount: Option<Mount>,
 }
@@ -105,14 +109,19 @@ impl RedisSite {
             mount = Some(Mount::ext4(&at, mib).await?);
             place = Some(at.join("store"));
         }
+        let clock = match shape.has_clock {
+            true => Some(Clock::build(&dir.join("clock")).await?),
+            false => None,
+        };
         let options = ServerOptions {
             persistence: shape.persistence,
             lines: shape.lines.clone(),
             place,
+            env: clock.as_ref().map(Clock::variables).unwrap_or_default(),
             ..ServerOptions::default()
         };
         let (single, cluster, proxies, settings) = (None, None, Vec::new(), Vec::new());
-        let mut site = Self { single, cluster, proxies, settings, mount };
+        let mut site = Self { single, cluster, proxies, settings, clock, mount };
         let backend = if shape.is_cluster {
             site.cluster = Some(waiting(|| Cluster::start(&options))?);
             "redis-cluster"
@@ -173,6 +182,12 @@ impl RedisSite {
         for proxy in &self.proxies {
             proxy.set(way);
         }
+    }
+
+    /// Sets the wall clock of all servers off by so much.
+    pub(super) fn set_clock(&self, offset_ms: i64) -> Result<(), Trouble> {
+        let missing = || Trouble::Setup(String::from("the servers have no clock of their own"));
+        self.clock.as_ref().ok_or_else(missing)?.set(offset_ms)
     }
 
     /// The one server.

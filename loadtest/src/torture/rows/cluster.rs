@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::redis::{ANSWERED_MS, NO_CLOCK};
+use super::leaps::leap;
+use super::redis::ANSWERED_MS;
 use super::refusals::{
     ask as ask_all, brace, change_versions, destroy_groups, empty_outbox, evict, fill_disk,
     fill_memory, forget_scripts, full_disk, keep_busy, kill_gateways, lose_rights, on, poison,
@@ -78,7 +79,10 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("F46", "an operator destroys the consumer groups", ungrouped_cluster, |stage| {
         Box::pin(destroy_groups(stage))
     }),
-    Row::lacking("F47", "the clock of Redis leaps", NO_CLOCK),
+    Row::new("F47", "the clocks of all nodes leap an hour back and forward", clocked, |stage| {
+        Box::pin(leap(stage))
+    })
+    .needs(&[Need::Compiler]),
     Row::new("F48", "the gateway killed again and again", copied, |stage| {
         Box::pin(kill_gateways(stage))
     }),
@@ -100,6 +104,10 @@ fn with_copies() -> RedisShape {
 
 fn copied(shape: Shape) -> Shape {
     of(shape, with_copies())
+}
+
+fn clocked(shape: Shape) -> Shape {
+    of(shape, RedisShape { has_clock: true, ..with_copies() })
 }
 
 fn uncopied(shape: Shape) -> Shape {

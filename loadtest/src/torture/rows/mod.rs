@@ -11,6 +11,7 @@ mod cluster;
 mod damage;
 mod disk;
 mod dns;
+mod leaps;
 mod load;
 mod needs;
 mod panics;

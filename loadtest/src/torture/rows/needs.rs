@@ -25,6 +25,8 @@ pub(in crate::torture) enum Need {
     MemoryGroup,
     /// A mount namespace of our own, and ports below 1024.
     Root,
+    /// A C compiler.
+    Compiler,
     /// Cargo and the standard library of the target that rules are built for.
     RuleTools,
 }
@@ -38,6 +40,7 @@ impl Need {
             Self::Loops => shell(LOOPS).await,
             Self::MemoryGroup => memory_group(),
             Self::Root => shell("unshare -m --propagation private true").await,
+            Self::Compiler => shell("cc --version").await,
             Self::RuleTools => rules::tools_are_missing().await,
         }
     }

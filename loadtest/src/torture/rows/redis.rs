@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::leaps::leap;
 use super::refusals::{
     POLL, SHOWN_MAX, ask, brace, change_versions, destroy_groups, empty_outbox, evict, fill_disk,
     fill_memory, forget_scripts, full_disk, is_named, is_told, keep_busy, kill_gateways,
@@ -23,9 +24,6 @@ const BEGIN: &[u8] = b"*1\r\n$5\r\nMULTI";
 /// Hooks that were down are probed after 5 s, 10 s and 20 s, give or take half.
 const HOOKS_MAX: Duration = Duration::from_secs(90);
 const ON_CLUSTER: &str = "needs several servers: `--backend cluster` plays it";
-pub(super) const NO_CLOCK: &str = "redis-server cannot be given a clock of its own here: libfaketime \
-     and its allocator call each other without end; leases and positions use no clock of Redis, as \
-     the tests of `redis::owners` show";
 
 pub(super) const ROWS: &[Row] = &[
     Row::new("F31", "Redis killed and started again, appendfsync always", always, |stage| {
@@ -80,7 +78,10 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("F46", "an operator destroys the consumer groups", ungrouped_single, |stage| {
         Box::pin(destroy_groups(stage))
     }),
-    Row::lacking("F47", "the clock of Redis leaps", NO_CLOCK),
+    Row::new("F47", "the clock of Redis leaps an hour back and forward", clocked, |stage| {
+        Box::pin(leap(stage))
+    })
+    .needs(&[Need::Compiler]),
     Row::new(
         "F48",
         "the gateway killed again and again: consumers with work left",
@@ -97,6 +98,10 @@ pub(super) const ROWS: &[Row] = &[
 
 fn always(shape: Shape) -> Shape {
     on(shape, RedisShape::default())
+}
+
+fn clocked(shape: Shape) -> Shape {
+    on(shape, RedisShape { has_clock: true, ..RedisShape::default() })
 }
 
 fn every_second(shape: Shape) -> Shape {
