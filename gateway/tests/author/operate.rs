@@ -138,8 +138,11 @@ fn real_traffic_is_captured_and_asked_again_and_decisions_are_listed_by_command(
         let replayed = served.run(&[&["rule", "replay", rule, "-o", "json"], &from[..]].concat());
         assert_eq!(replayed.code, Some(0), "{replayed:?}");
         assert_eq!(replayed.json()["changed"], 0);
-        let items = replayed.json()["items"].as_u64();
-        assert_eq!(items, Some(lines.lines().count() as u64), "{from:?}");
+        let items = replayed.json()["items"].as_u64().unwrap_or_default();
+        let count = lines.lines().count() as u64;
+        // The gateway may have begun to judge something when the capture began, and has it recorded since.
+        let is_whole = if from[0] == "--file" { items == count } else { items >= count };
+        assert!(is_whole, "{from:?}: {items} of {count}");
     }
     let decisions = ["rule", "decisions", "permissions", "--since", "-1h", "-o", "jsonl"];
     assert_eq!(served.run(&decisions).code, Some(0));

@@ -69,6 +69,8 @@ fn build() -> HashMap<&'static str, PathBuf> {
         .args(["-p", "bugler-rules-sdk", "--example", "hostile", "--example", "hooks"])
         .current_dir(root)
         .env("CARGO_TARGET_DIR", &own_dir)
+        // What is built twice must be the same bytes.
+        .env("CARGO_INCREMENTAL", "0")
         .env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "false")
         .env("CARGO_PROFILE_RELEASE_LTO", "fat")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
