@@ -15,6 +15,8 @@ use crate::model::ShardId;
 
 /// Reads of one caller that go with those of others; a larger question goes alone.
 const SHARED_MAX: usize = 256;
+/// Callers before it whose asks are compared with those of a new one.
+const JOINED_MAX: usize = 4;
 /// Reads after which a question takes no more callers.
 const QUESTION_MAX: usize = 1_024;
 
@@ -29,12 +31,15 @@ struct Turn {
     waiting: VecDeque<Waiting>,
 }
 
+/// Callers who ask the same.
 #[derive(Debug)]
 struct Waiting {
     asks: Vec<Ask>,
-    /// `None` tells to ask alone.
-    answer: oneshot::Sender<Option<Vec<Value>>>,
+    answers: Vec<Answer>,
 }
+
+/// `None` tells to ask alone.
+type Answer = oneshot::Sender<Option<Vec<Value>>>;
 
 /// Leads the questions of a shard. If it is gone before its time, whoever waits asks alone.
 struct Lead<'a> {
@@ -51,6 +56,18 @@ impl Drop for Lead<'_> {
 }
 
 impl Turn {
+    /// Callers who come one after the other mostly want the same organization.
+    fn join(&mut self, asks: &[Ask], answer: Answer) {
+        let last = self.waiting.iter_mut().rev().take(JOINED_MAX);
+        for waiting in last {
+            if waiting.asks == asks {
+                waiting.answers.push(answer);
+                return;
+            }
+        }
+        self.waiting.push_back(Waiting { asks: asks.to_vec(), answers: vec![answer] });
+    }
+
     /// Those who go into the next question.
     fn take(&mut self) -> Vec<Waiting> {
         let (mut taken, mut count) = (Vec::new(), 0);
@@ -80,7 +97,7 @@ impl Wire {
         let (answer, answered) = oneshot::channel();
         let is_led = {
             let mut turn = self.gather.0.get(usize::from(shard.0))?.lock();
-            turn.waiting.push_back(Waiting { asks: asks.to_vec(), answer });
+            turn.join(asks, answer);
             std::mem::replace(&mut turn.is_led, true)
         };
         if !is_led {
@@ -113,7 +130,7 @@ impl Wire {
     async fn ask_for(&self, shard: ShardId, taken: Vec<Waiting>) {
         let (mut asks, mut places) = (Vec::<Ask>::new(), HashMap::<Ask, usize>::new());
         let (mut uses, mut callers) = (Vec::<usize>::new(), Vec::with_capacity(taken.len()));
-        for Waiting { asks: asked, answer } in taken {
+        for Waiting { asks: asked, answers } in taken {
             let mut own = Vec::with_capacity(asked.len());
             for ask in asked {
                 let place = *places.entry(ask).or_insert_with_key(|ask| {
@@ -121,10 +138,10 @@ impl Wire {
                     uses.push(0);
                     asks.len() - 1
                 });
-                uses.get_mut(place).into_iter().for_each(|uses| *uses += 1);
+                uses.get_mut(place).into_iter().for_each(|uses| *uses += answers.len());
                 own.push(place);
             }
-            callers.push((own, answer));
+            callers.push((own, answers));
         }
         let reply = self.redis.run_all(vec![self.read_call(shard, asks.iter())]).await.pop();
         // What is locked or fails is seen to by each: then they ask alone.
@@ -132,19 +149,21 @@ impl Wire {
         if !held.is_empty() {
             return;
         }
-        for (own, answer) in callers {
-            let found = own.into_iter().map(|place| {
-                let left = uses.get_mut(place).map_or(0, |uses| {
-                    *uses -= 1;
-                    *uses
+        for (own, answers) in callers {
+            for answer in answers {
+                let found = own.iter().map(|place| {
+                    let left = uses.get_mut(*place).map_or(0, |uses| {
+                        *uses -= 1;
+                        *uses
+                    });
+                    let value = values.get_mut(*place);
+                    value.map_or(Value::Nil, |value| match left {
+                        0 => std::mem::replace(value, Value::Nil),
+                        _ => value.clone(),
+                    })
                 });
-                let value = values.get_mut(place);
-                value.map_or(Value::Nil, |value| match left {
-                    0 => std::mem::replace(value, Value::Nil),
-                    _ => value.clone(),
-                })
-            });
-            answer.send(Some(found.collect())).ok();
+                answer.send(Some(found.collect())).ok();
+            }
         }
     }
 }

@@ -170,6 +170,22 @@ impl Records {
         Ok(None)
     }
 
+    /// What is stored is read every time, and decoded if it is not what was decoded last.
+    fn organization_of(
+        &self,
+        id: OrganizationId,
+        stored: Value,
+    ) -> Found<Option<Arc<Organization>>> {
+        let Some(stored) = into_bytes(stored) else { return Ok(None) };
+        let last = self.hints.decoded.get(&id);
+        if let Some((_, found)) = last.filter(|(bytes, _)| **bytes == *stored) {
+            return Ok(Some(found));
+        }
+        let found: Arc<Organization> = Arc::new(decode(Table::Organizations, &stored)?);
+        self.hints.decoded.keep(&id, (stored.into(), Arc::clone(&found)));
+        Ok(Some(found))
+    }
+
     pub(super) async fn organization(
         &self,
         which: &OrganizationRef,
@@ -186,9 +202,10 @@ impl Records {
             _ => self.hints.organizations.get(which),
         };
         if let Some(id) = hint {
-            let found = self.record(Place::Org(id), Table::Organizations, &org_key(id)).await?;
-            if let Some(found) = found.filter(says_so) {
-                return Ok(Some(Arc::new(found)));
+            let stored = self.ask(cell(Place::Org(id), Table::Organizations, &org_key(id))).await?;
+            let found = self.organization_of(id, stored)?;
+            if let Some(found) = found.filter(|found| says_so(found)) {
+                return Ok(Some(found));
             }
         }
         let Some(name) = organization_name(which) else { return Ok(None) };
