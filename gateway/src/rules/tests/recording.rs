@@ -135,7 +135,13 @@ async fn a_capture_holds_what_is_needed_to_ask_again() {
 #[tokio::test]
 async fn what_a_rule_that_counts_was_asked_is_answered_the_same_again() {
     let settings = [("max", "3"), ("burst", "3")];
-    let recorded = recorded(vec![rule("throttle-digest", &settings)]);
+    let bytes = shipped_component("throttle-digest").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("throttle-digest.wasm");
+    std::fs::write(&path, bytes).unwrap();
+    let name = String::from("throttle-digest");
+    let throttle = RuleConfig { name, path, ..rule("quiet-hours", &settings) };
+    let recorded = recorded(vec![throttle]);
     let org = OrganizationId(1);
     // What it counts before the capture counts later.
     recorded.rules.route(NOON, vec![item(1, "x"), item(1, "x")]).await;
@@ -149,7 +155,7 @@ async fn what_a_rule_that_counts_was_asked_is_answered_the_same_again() {
     let codes: Vec<_> = records.iter().map(|one| one.decided.code.as_str()).collect();
     assert_eq!(codes.iter().filter(|code| **code == "under_limit").count(), 1, "{codes:?}");
     let bench = Bench::start(RuleLimits::default()).unwrap();
-    let again = bench.load("throttle-digest", &guests::component_bytes("throttle-digest")).unwrap();
+    let again = bench.load("throttle-digest", bytes).unwrap();
     // Whichever comes first: each call says itself what was there.
     for call in records.chunk_by(|one, other| one.call == other.call).rev() {
         assert_eq!((call.len(), call[0].batch), (2, 2));
