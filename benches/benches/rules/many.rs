@@ -90,6 +90,7 @@ fn fill(dir: &Path, count: usize) -> Result<u64, Failed> {
                 version: format!("1.0.{n}"),
                 bytes: component.len(),
                 hooks: summary.hooks,
+                ..RuleVersion::default()
             }],
             active: Some(summary.digest),
             before: Vec::new(),

@@ -2,8 +2,9 @@
 
 use crate::cli::trace::Question;
 use crate::cli::{CliError, Exit};
-use clap::Args;
-use serde_json::Value;
+use crate::rules::record::DecisionRecord;
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
 
@@ -11,16 +12,70 @@ use std::io::Write;
 pub(super) struct Why {
     #[command(flatten)]
     question: Question,
+    /// `json`: sentences and decisions; `jsonl`: the decision records alone, one a line.
+    #[arg(short = 'o', long, alias = "format", value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    #[default]
+    Text,
+    Json,
+    Jsonl,
 }
 
 impl Why {
     pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
         let timeline = self.question.ask()?;
-        for sentence in sentences(&timeline) {
-            writeln!(out, "{sentence}")?;
+        match self.output {
+            Output::Text => {
+                sentences(&timeline).iter().try_for_each(|said| writeln!(out, "{said}"))?;
+            }
+            Output::Json => {
+                let (id, event, state) = (&timeline["id"], &timeline["event"], &timeline["state"]);
+                let (why, decisions) = (sentences(&timeline), records(&timeline));
+                let shown = json!({ "id": id, "event": event, "state": state, "why": why, "decisions": decisions });
+                writeln!(out, "{shown:#}")?;
+            }
+            Output::Jsonl => {
+                records(&timeline).iter().try_for_each(|record| writeln!(out, "{record}"))?;
+            }
         }
         Ok(Exit::Done)
     }
+}
+
+/// What the timeline has of every decision, as decision records; each names the recipient, too.
+fn records(timeline: &Value) -> Vec<Value> {
+    let mut records = Vec::new();
+    let events = timeline["timeline"].as_array().into_iter().flatten();
+    for (item, event) in (0..).zip(events.filter(|event| event["type"] == "ruled")) {
+        for decision in event["decisions"].as_array().into_iter().flatten() {
+            let digest = decision["digest"].as_str().unwrap_or_default();
+            records.push(json!({
+                "v": DecisionRecord::VERSION,
+                "ts": event["at"],
+                "id": timeline["id"],
+                "item": item,
+                "org": timeline["organization"].to_string(),
+                "hook": decision["hook"],
+                "rule": decision["rule"],
+                "version": decision["version"],
+                "digest": format!("sha256:{digest}"),
+                "stage": decision["stage"],
+                "decision": decision["decision"],
+                "code": decision["code"],
+                "detail": decision["detail"],
+                "fuel": decision["fuel"],
+                "us": decision["micros"],
+                "batch": decision["batch"],
+                "sampled": 1.0,
+                "recipient": event["recipient"],
+            }));
+        }
+    }
+    records
 }
 
 /// The whole in one sentence, then one for each recipient rules decided about, as they did last.
@@ -102,5 +157,25 @@ mod tests {
     fn a_notification_no_rule_saw_says_so() {
         let timeline = json!({ "event": "build", "state": "delivered", "timeline": [] });
         assert_eq!(sentences(&timeline), ["build is delivered.", "No rule was asked about it."]);
+    }
+
+    #[test]
+    fn every_decision_of_the_timeline_is_a_decision_record() {
+        let decision = crate::model::RuleDecision {
+            hook: "route".into(),
+            rule: "quiet-hours".into(),
+            decision: "drop".into(),
+            fuel: 7,
+            ..Default::default()
+        };
+        let timeline = json!({ "id": "n1", "organization": 101, "timeline": [
+            { "type": "expanded", "at": "2026-01-01T00:00:00Z" },
+            { "type": "ruled", "at": "2026-01-01T00:00:00Z", "recipient": "user:7", "decisions": [decision] },
+        ]});
+        let [record] = <[Value; 1]>::try_from(records(&timeline)).unwrap();
+        assert_eq!(record["recipient"], "user:7");
+        let record: DecisionRecord = serde_json::from_value(record).unwrap();
+        let found = (record.org.as_str(), record.decided.decision.as_str(), record.fuel);
+        assert_eq!(found, ("101", "drop", 7));
     }
 }

@@ -83,6 +83,10 @@ impl Finisher {
         let Ended { queued, merged, ticket, slot, attempt, ruled } = ended;
         let now = self.context.clock.now();
         let course = self.course(&queued.delivery, &attempt, now);
+        // Only rules ask for it.
+        if !is_unsent(&attempt) && self.context.rules.routes(queued.delivery.notification.org) {
+            self.context.reach.note(queued.delivery.target.reference(), &attempt, now);
+        }
         let mut changes = Vec::new();
         if course.is_gone {
             changes.extend(removal(&queued.delivery.target));

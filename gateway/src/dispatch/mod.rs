@@ -20,6 +20,7 @@ mod job;
 mod line;
 mod notices;
 mod pulse;
+mod reach;
 mod route;
 mod settle;
 mod shape;
@@ -33,6 +34,7 @@ use crate::dispatch::counters::Counters;
 use crate::dispatch::finish::Finisher;
 use crate::dispatch::health::Health;
 use crate::dispatch::line::Line;
+use crate::dispatch::reach::Reach;
 use crate::dispatch::retry::RetryPolicy;
 use crate::journal::Journal;
 use crate::lifecycle::{Caught, report_panic};
@@ -122,6 +124,7 @@ struct Context {
     settings: DispatchSettings,
     in_flight: Arc<Semaphore>,
     counters: Arc<Counters>,
+    reach: Reach,
 }
 
 impl Context {
@@ -228,6 +231,7 @@ impl Dispatcher {
             settings,
             in_flight,
             counters: Counters::new(),
+            reach: Reach::default(),
         });
         let health = Arc::<Health>::default();
         let finisher = Finisher::new(Arc::clone(&context), Arc::clone(&health));

@@ -10,7 +10,7 @@ use crate::dispatch::{Context, finish, inbox};
 use crate::journal::{Claim, EntryKind, EventPlace, Journal, JournalError, Resolution};
 use crate::lifecycle::{Caught, report_panic};
 use crate::model::{
-    Delivery, DeliveryId, FinalState, Millis, Notification, Part, ShardId, TargetRef,
+    Delivery, DeliveryId, FinalState, Millis, Notification, Part, ShardId, Target, TargetRef,
     TimelineEvent, UserId,
 };
 use crate::rules::{Plan, RouteItem, Routed};
@@ -404,6 +404,12 @@ impl Shard {
         let recipients = jobs.iter().flat_map(|job| &job.recipients);
         let unasked = |one: &Expanded| one.view.is_none().then_some(one.targets.len());
         let unasked: Vec<_> = recipients.map(unasked).collect();
+        for one in jobs.iter_mut().flat_map(|job| &mut job.recipients) {
+            if let Some(view) = &mut one.view {
+                let targets = one.targets.iter().map(Target::reference);
+                self.context.reach.tell(targets, &mut view.targets, now);
+            }
+        }
         let items = questions(jobs);
         let answers =
             if items.is_empty() { Vec::new() } else { self.context.rules.route(now, items).await };

@@ -8,7 +8,9 @@ use crate::rules::hooks::{Answer, Hook};
 use crate::rules::host::{Host, Setting};
 use crate::rules::input::{Input, PlanText};
 use crate::rules::limits::{Breach, BreachKind};
+use crate::rules::seen::Seen;
 use crate::rules::stats::publish;
+use crate::telemetry::metrics::RuleMetrics;
 use std::sync::Arc;
 use std::time::Instant;
 use wasmtime::Store;
@@ -49,6 +51,11 @@ pub(super) trait Questions {
         None
     }
 
+    /// Of a shadow: decision and code of the version in force about this item.
+    fn beside(&self, _at: usize) -> Option<&(String, String)> {
+        None
+    }
+
     /// What is shown so far, of payloads.
     fn payload(&self, _at: usize) -> Option<&str> {
         None
@@ -62,6 +69,8 @@ pub(super) struct Part {
     pub(super) micros: u32,
     /// Items asked together.
     pub(super) batch: usize,
+    /// What the first item of a captured call found counted and kept.
+    pub(super) seen: Option<Box<Seen>>,
 }
 
 /// What one call came to, answers checked.
@@ -86,10 +95,13 @@ impl Asker<'_> {
         questions: &mut Q,
         asked: &[usize],
     ) -> Vec<(usize, Part)> {
+        let metrics = rule.metrics(Q::HOOK);
+        let running = metrics.map(RuleMetrics::running);
         let parts = self.parts(rule, questions, asked);
+        drop(running);
         rule.stats.note(&parts);
-        if let Some(metrics) = rule.metrics(Q::HOOK) {
-            publish(metrics, &parts);
+        if let Some(metrics) = metrics {
+            publish(metrics, &parts, |code| rule.memory.knows(code));
         }
         if let Some(recorder) = self.sandbox.recorder() {
             recorder.note((rule, self.org, self.now), questions, &parts);
@@ -155,6 +167,7 @@ impl Asker<'_> {
                 }
             }
         }
+        let mut seen = evaluation.effects.seen();
         if answers.iter().all(Result::is_ok) {
             evaluation.effects.commit();
         }
@@ -163,7 +176,13 @@ impl Asker<'_> {
         let fuel = evaluation.fuel / count;
         let micros = evaluation.elapsed.as_micros() / u128::from(count);
         let micros = u32::try_from(micros).unwrap_or(u32::MAX);
-        let parts = answers.into_iter().map(|answer| Part { answer, fuel, micros, batch });
+        let parts = answers.into_iter().map(|answer| Part {
+            answer,
+            fuel,
+            micros,
+            batch,
+            seen: seen.take(),
+        });
         asked.iter().copied().zip(parts).collect()
     }
 
@@ -206,7 +225,7 @@ impl Asker<'_> {
 }
 
 fn refuse(asked: &[usize], breach: &Breach) -> Vec<(usize, Part)> {
-    let part = || Part { answer: Err(breach.clone()), fuel: 0, micros: 0, batch: 0 };
+    let part = || Part { answer: Err(breach.clone()), fuel: 0, micros: 0, batch: 0, seen: None };
     asked.iter().map(|at| (*at, part())).collect()
 }
 

@@ -108,7 +108,7 @@ impl Bench {
 
     /// Asks `rule` in a fresh instance, all items together; nothing of it is remembered.
     pub fn ask(&self, rule: &BenchRule, question: &Question) -> Report {
-        let state = RuleState::starting_with(question.state.clone());
+        let state = RuleState::starting_with(question.state.clone(), &question.org);
         self.put(&rule.asked(question, Arc::new(Memory::with_state(state))), question, false)
     }
 

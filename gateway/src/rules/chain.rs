@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 /// Reason codes of one rule that are told apart.
 const CODES_MAX: usize = 32;
-const OTHER: &str = "other";
+pub(super) const OTHER: &str = "other";
 /// Shipped rules come first, then those of the configuration's files, then those that are deployed.
 const FILES_FROM: u64 = 100;
 pub(super) const DEPLOYED_FROM: u64 = 1_000;
@@ -351,7 +351,7 @@ impl Rule {
 
     /// The record of `part`, and the answer or the kind of breach.
     fn record(&self, hook: Hook, part: Part) -> (RuleDecision, Result<Answer, &'static str>) {
-        let Part { answer, fuel, micros, batch } = part;
+        let Part { answer, fuel, micros, batch, .. } = part;
         let (record, answer) = match answer {
             Ok(mut answer) => {
                 if !self.memory.knows(&answer.code) {
@@ -380,7 +380,7 @@ impl Memory {
     }
 
     /// True for the first words a rule uses as codes; the rest would grow without end.
-    fn knows(&self, code: &str) -> bool {
+    pub(super) fn knows(&self, code: &str) -> bool {
         let mut codes = self.codes.lock();
         if codes.contains(code) {
             return true;

@@ -4,8 +4,10 @@ use crate::model::{Millis, OrganizationId};
 use crate::rules::hooks::Hook;
 use crate::rules::manifest::{ManifestError, check_settings};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
-use std::str::FromStr;
+
+pub(super) use crate::rules::stage::Stage;
 
 /// Versions of one rule that are kept for a roll back, besides those in force.
 const VERSIONS_MAX: usize = 5;
@@ -15,8 +17,6 @@ const RULES_MAX: usize = 32;
 const MESSAGE_BYTES_MAX: usize = 256;
 /// Settings of one rule, all organizations together.
 const SETTINGS_MAX: usize = 4_096;
-/// All of it, in hundredths of a percent.
-const WHOLE: u16 = 10_000;
 
 /// Why a change of the set is refused, and what to do.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +27,8 @@ pub enum SetError {
     NoVersion,
     #[error("version {version} was deployed with another content; raise the version in rule.toml")]
     SameVersion { version: String },
+    #[error("no version of the rule with this digest is kept, or none is in force")]
+    NotInForce,
     #[error("no version was in force before this one")]
     NothingBefore,
     #[error("the rule is required; pause it with \"force\": true if its items may pass unjudged")]
@@ -41,64 +43,16 @@ pub enum SetError {
     Setting(String),
     #[error("the message must be at most 256 printable bytes")]
     Message,
-    #[error("the gates in rule.toml are not met: {missing}; wait, or promote with \"force\": true")]
+    #[error("{0}")]
+    GateText(String),
+    #[error(
+        "the gates of this version are not met: {missing}; wait, or promote with \"force\": true"
+    )]
     Gates { missing: String },
     #[error("the place of a shipped rule is the one it has in rules.builtin of the configuration")]
     Shipped,
     #[error("the rules were changed by somebody else meanwhile; look and ask again")]
     Changed,
-}
-
-/// How much of the traffic a version judges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// Copies, after the real decision; hundredths of a percent.
-    Shadow(u16),
-    /// Really, for that share of organizations or recipients; hundredths of a percent.
-    Canary(u16),
-    Active,
-}
-
-impl Stage {
-    /// `active`, `canary` or `shadow`: the word of decision records.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Shadow(_) => "shadow",
-            Self::Canary(_) => "canary",
-            Self::Active => "active",
-        }
-    }
-}
-
-impl FromStr for Stage {
-    type Err = SetError;
-
-    fn from_str(text: &str) -> Result<Self, SetError> {
-        let (word, share) = text.split_once(':').map_or((text, None), |(w, s)| (w, Some(s)));
-        let share = share.map(share_of).transpose()?;
-        match (word, share) {
-            ("active", None) => Ok(Self::Active),
-            ("shadow", share) => Ok(Self::Shadow(share.unwrap_or(WHOLE))),
-            ("canary", Some(share)) => Ok(Self::Canary(share)),
-            _ => Err(SetError::Stage),
-        }
-    }
-}
-
-/// `5%` or `0.25%` in hundredths of a percent.
-pub(super) fn share_of(text: &str) -> Result<u16, SetError> {
-    let number = text.strip_suffix('%').ok_or(SetError::Stage)?;
-    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
-    let is_digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-    if whole.is_empty() || part.len() > 2 || !is_digits(whole) || !is_digits(part) {
-        return Err(SetError::Stage);
-    }
-    let whole: u16 = whole.parse().map_err(|_| SetError::Stage)?;
-    let part: u16 = format!("{part:0<2}").parse().map_err(|_| SetError::Stage)?;
-    let share = whole.checked_mul(100).and_then(|whole| whole.checked_add(part));
-    share.filter(|share| (1..=WHOLE).contains(share)).ok_or(SetError::Stage)
 }
 
 /// Every rule that was deployed. One value: nodes have this revision or another, never a mix.
@@ -141,7 +95,7 @@ pub struct DeployedRule {
 }
 
 /// One content, for good.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleVersion {
     /// Lower-case hex SHA-256 of the component.
@@ -149,6 +103,12 @@ pub struct RuleVersion {
     pub version: String,
     pub bytes: usize,
     pub hooks: Vec<Hook>,
+    /// What was said of its gates when it was deployed, over those of its manifest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub gates: BTreeMap<String, Value>,
+    /// Another share of drops and denies than that of the version before is what it is for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub expects_change: bool,
 }
 
 /// Who did what, and why.
@@ -239,7 +199,10 @@ impl RuleSet {
         };
         let rule = self.rules.get_mut(at).ok_or(SetError::NoRule)?;
         let digest = version.digest.clone();
-        if !rule.versions.iter().any(|one| one.digest == digest) {
+        let known = rule.versions.iter_mut().find(|one| one.digest == digest);
+        if let Some(known) = known {
+            (known.gates, known.expects_change) = (version.gates, version.expects_change);
+        } else {
             if rule.versions.iter().any(|one| one.version == version.version) {
                 return Err(SetError::SameVersion { version: version.version });
             }
@@ -389,6 +352,11 @@ impl DeployedRule {
         if is_gone { Ok(()) } else { Err(SetError::NoVersion) }
     }
 
+    /// The version with this digest.
+    pub(super) fn version(&self, digest: &str) -> Option<&RuleVersion> {
+        self.versions.iter().find(|version| version.digest == digest)
+    }
+
     /// The versions that judge or watch, with their stages.
     pub(super) fn staged(&self) -> impl Iterator<Item = (&str, Stage)> {
         let active = self.active.as_deref().map(|digest| (digest, Stage::Active));
@@ -475,6 +443,7 @@ mod tests {
                 version: version.into(),
                 bytes: 1,
                 hooks: vec![Hook::Route],
+                ..RuleVersion::default()
             },
             stage,
         }
@@ -486,18 +455,6 @@ mod tests {
 
     fn promote(to: &str) -> RuleChange {
         RuleChange::Promote { to: to.parse().unwrap(), digest: None, is_forced: false }
-    }
-
-    #[test]
-    fn stages_are_read_with_their_share() {
-        assert_eq!("active".parse(), Ok(Stage::Active));
-        assert_eq!("shadow".parse(), Ok(Stage::Shadow(10_000)));
-        assert_eq!("canary:5%".parse(), Ok(Stage::Canary(500)));
-        assert_eq!("canary:0.25%".parse(), Ok(Stage::Canary(25)));
-        for bad in ["canary", "canary:0%", "canary:101%", "canary:5", "active:1%", "", "canary:-1%"]
-        {
-            assert_eq!(bad.parse::<Stage>(), Err(SetError::Stage), "{bad}");
-        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::crash;
 use crate::model::OrganizationId;
 use crate::rules::component::inspect;
 use crate::rules::deployed::{
-    Asked, DeployedRule, RuleChange, RuleSet, RuleVersion, SetError, Stage, Upload,
+    Asked, DeployedRule, RuleChange, RuleSet, RuleVersion, SetError, Upload,
 };
 use crate::rules::error::RuleError;
 use crate::rules::gates::{Case, Recent};
@@ -14,8 +14,10 @@ use crate::rules::judging::Minutes;
 use crate::rules::manifest::{Gates, Manifest};
 use crate::rules::probe::Probe;
 use crate::rules::shipped::{Builtin, adopted, builtins};
+use crate::rules::stage::Stage;
 use crate::rules::stats::Counts;
 use crate::rules::worker::WasmRules;
+use crate::telemetry::metrics::RulesInForce;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -77,6 +79,10 @@ pub struct Deployment {
     pub stage: Stage,
     pub by: String,
     pub message: String,
+    /// Gates over those of the manifest, by their names there.
+    pub gates: BTreeMap<String, serde_json::Value>,
+    /// Another share of drops and denies is what it is for.
+    pub expects_change: bool,
 }
 
 /// The rules that were deployed, and the engine that runs them.
@@ -89,6 +95,7 @@ pub struct Deployments {
     pub(super) clock: Arc<dyn Clock>,
     set: Mutex<Arc<RuleSet>>,
     pub(super) minutes: Mutex<Minutes>,
+    in_force: RulesInForce,
     /// One change at a time on this node; on others, revisions decide.
     turn: Turn<()>,
 }
@@ -107,8 +114,9 @@ impl Deployments {
     ) -> Result<Arc<Self>, DeployError> {
         let builtins = builtins(builtin, engine.limits().component_bytes)?;
         let (set, minutes) = (Mutex::new(Arc::default()), Mutex::default());
-        let turn = Turn::new(());
-        let opened = Arc::new(Self { engine, shelf, probe, builtins, clock, set, minutes, turn });
+        let (turn, in_force) = (Turn::new(()), RulesInForce::default());
+        let opened = Self { engine, shelf, probe, builtins, clock, set, minutes, in_force, turn };
+        let opened = Arc::new(opened);
         if !opened.builtins.is_empty() {
             let bare = adopted(RuleSet::default(), &opened.builtins);
             opened.learn(&bare).await?;
@@ -152,8 +160,21 @@ impl Deployments {
     /// What a version that is tried has to show yet before it goes on; empty: nothing.
     #[must_use]
     pub fn missing(&self, rule: &DeployedRule, digest: &str, stage: Stage) -> Vec<String> {
-        let gates = self.engine.deploy_of(digest).gates.unwrap_or_default();
+        let gates = self.gates(rule, digest).unwrap_or_default();
         self.case(rule, (digest, stage), (&gates, Recent::default())).missing()
+    }
+
+    /// The gates of a version: those of its manifest, and over them those said at its deploy.
+    pub(super) fn gates(&self, rule: &DeployedRule, digest: &str) -> Option<Gates> {
+        let own = self.engine.deploy_of(digest).gates;
+        match rule.version(digest).map(|version| &version.gates) {
+            Some(said) if !said.is_empty() => {
+                let own = own.unwrap_or_default();
+                // They were read once before they were kept.
+                Some(own.with(said).unwrap_or(own))
+            }
+            _ => own,
+        }
     }
 
     pub(super) fn case<'a>(
@@ -167,6 +188,7 @@ impl Deployments {
             stage,
             age_ms: self.clock.now().0.saturating_sub(rule.since(digest, stage)),
             gates,
+            expects_change: rule.version(digest).is_some_and(|version| version.expects_change),
             counts: self.counts(rule, digest, stage),
             recent,
             active: other.map(|active| self.counts(rule, active, Stage::Active)),
@@ -182,7 +204,8 @@ impl Deployments {
         self: &Arc<Self>,
         deployment: Deployment,
     ) -> Result<(Manifest, RuleVersion), DeployError> {
-        let Deployment { component, org, home, stage, by, message } = deployment;
+        let Deployment { component, org, home, stage, by, message, gates, expects_change } =
+            deployment;
         let most = self.engine.limits().component_bytes;
         let component = Arc::new(component);
         let checked = Arc::clone(&component);
@@ -199,11 +222,15 @@ impl Deployments {
         .await??;
         let manifest = summary.manifest.clone().ok_or(RuleError::NoManifest)?;
         self.engine.check_caps(&manifest)?;
+        let own = manifest.deploy.gates.unwrap_or_default();
+        own.with(&gates).map_err(|text| SetError::GateText(format!("gates: {text}")))?;
         let version = RuleVersion {
             digest: summary.digest.clone(),
             version: manifest.version.clone(),
             bytes: summary.bytes,
             hooks: summary.hooks.clone(),
+            gates,
+            expects_change,
         };
         let upload = Upload {
             name: manifest.name.clone(),
@@ -223,6 +250,35 @@ impl Deployments {
         crash::point(crash::Stage::Published);
         self.keep(&before, after).await?;
         Ok((manifest, version))
+    }
+
+    /// A version of a rule with its component: the one with `digest`, else the active one.
+    ///
+    /// # Errors
+    /// There is no such rule or version, or what is kept of it cannot be read.
+    pub async fn component(
+        &self,
+        (org, name): (Option<OrganizationId>, &str),
+        digest: Option<String>,
+    ) -> Result<(RuleVersion, Vec<u8>), DeployError> {
+        let set = self.set();
+        let rule = set.rule(org, name).ok_or(SetError::NoRule)?;
+        let digest = digest.or_else(|| rule.active.clone());
+        let mut versions = rule.versions.iter();
+        let version = versions.find(|one| Some(&one.digest) == digest.as_ref());
+        let version = version.ok_or(SetError::NotInForce)?.clone();
+        let component = self.kept(&version.digest).await?;
+        let component = component.ok_or(DeployError::Damaged { what: "a component is missing" })?;
+        Ok((version, component))
+    }
+
+    /// The component with this digest, shipped or deployed.
+    async fn kept(&self, digest: &str) -> Result<Option<Vec<u8>>, ShelfError> {
+        let own = self.builtins.iter().find(|one| one.version.digest == digest);
+        match own {
+            Some(own) => Ok(Some(own.component.to_vec())),
+            None => self.shelf.component(digest).await,
+        }
     }
 
     /// Changes one rule of an organization, or of everybody.
@@ -258,7 +314,7 @@ impl Deployments {
         let mut staged = rule.staged();
         let found = staged.find(|(own, stage)| *own == digest && is_further(stage));
         let Some((_, stage)) = found else { return Ok(()) };
-        if self.engine.deploy_of(&digest).gates.is_none() {
+        if self.gates(rule, &digest).is_none() {
             return Ok(());
         }
         let missing = self.missing(rule, &digest, stage).join(", ");
@@ -297,6 +353,13 @@ impl Deployments {
     fn enforce(&self, set: RuleSet) {
         let set = Arc::new(set);
         self.engine.enforce(&set);
+        self.in_force.set(set.rules.iter().filter(|rule| !rule.is_paused).flat_map(|rule| {
+            rule.staged().map(|(digest, stage)| {
+                let version = rule.versions.iter().find(|version| version.digest == digest);
+                let version = version.map(|version| version.version.clone()).unwrap_or_default();
+                [rule.name.clone(), version, stage.as_str().to_owned()]
+            })
+        }));
         let revision = set.revision;
         *self.set.lock() = set;
         tracing::info!(revision, "another set of rules is in force");
@@ -305,11 +368,7 @@ impl Deployments {
     /// Has the engine know every component that `set` needs.
     async fn learn(self: &Arc<Self>, set: &RuleSet) -> Result<(), DeployError> {
         for digest in set.digests().filter(|digest| !self.engine.knows(digest)) {
-            let own = self.builtins.iter().find(|one| one.version.digest == *digest);
-            let component = match own {
-                Some(own) => Some(own.component.to_vec()),
-                None => self.shelf.component(digest).await?,
-            };
+            let component = self.kept(digest).await?;
             let component =
                 component.ok_or(DeployError::Damaged { what: "a component is missing" })?;
             let (engine, most) = (Arc::clone(&self.engine), self.engine.limits().component_bytes);

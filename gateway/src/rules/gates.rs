@@ -1,8 +1,8 @@
 //! When a version goes back by itself, and what it has to show before it goes on. Pure, but for the counts.
 
 use crate::model::Millis;
-use crate::rules::deployed::Stage;
 use crate::rules::manifest::Gates;
+use crate::rules::stage::Stage;
 use crate::rules::stats::Counts;
 use std::collections::VecDeque;
 
@@ -93,6 +93,8 @@ pub(super) struct Case<'a> {
     /// How long it has been at this stage.
     pub(super) age_ms: u64,
     pub(super) gates: &'a Gates,
+    /// Its share of drops and denies may be another than before.
+    pub(super) expects_change: bool,
     pub(super) counts: Counts,
     pub(super) recent: Recent,
     /// What the version in force did, where this is not it.
@@ -118,7 +120,8 @@ impl Case<'_> {
         if errors >= ERRORS_MIN && share(errors, items) > ERROR_SHARE {
             return Some(format!("{errors} errors of {items} items in a minute"));
         }
-        let before = hour.rate(now).filter(|_| self.age_ms < HOUR_MS && items >= TELLING)?;
+        let is_told = self.age_ms < HOUR_MS && items >= TELLING && !self.expects_change;
+        let before = hour.rate(now).filter(|_| is_told)?;
         let rate = share(withheld, items);
         // Of a thousand items one more or less is chance.
         let (low, high) = (before.min(rate), before.max(rate));
@@ -207,7 +210,8 @@ mod tests {
             max_drop_rate: 0.5,
         };
         let stage = stage.parse().unwrap();
-        Case { stage, age_ms: 0, gates: &GATES, counts, recent, active: None }
+        let (gates, expects_change) = (&GATES, false);
+        Case { stage, age_ms: 0, gates, expects_change, counts, recent, active: None }
     }
 
     fn fault(case: Case<'_>) -> Option<String> {
@@ -263,11 +267,13 @@ mod tests {
             let at = Millis(minute * MINUTE_MS);
             hour.note(at, Recent { items: 100, withheld: 5, ..Recent::default() });
         }
-        let moved = |withheld, age_ms| {
+        let moved_if = |expects_change, withheld, age_ms| {
             let recent = Recent { items: 1_000, withheld, ..Recent::default() };
-            let case = Case { age_ms, ..case("active", Counts::default(), recent) };
+            let case = Case { age_ms, expects_change, ..case("active", Counts::default(), recent) };
             case.fault(&hour, now).is_some()
         };
+        let moved = |withheld, age_ms| moved_if(false, withheld, age_ms);
+        assert!(!moved_if(true, 160, 0), "it was said that it would");
         assert!(moved(160, 0) && moved(10, 0));
         assert!(!moved(140, 0) && !moved(20, 0) && !moved(160, HOUR_MS));
     }

@@ -85,8 +85,10 @@ pub(super) struct CallStorm;
 impl Host {
     pub(super) fn new(setting: Setting, zones: Zones, recorder: Option<Arc<Recorder>>) -> Self {
         let Setting { rule, limits, state, org, now, items, is_recorded } = setting;
+        let is_captured = |recorder: &Arc<Recorder>| recorder.is_capturing(&rule.name, &org, now);
+        let is_captured = recorder.as_ref().is_some_and(is_captured);
         Self {
-            effects: Effects::new(state, org.clone(), now.0, items),
+            effects: Effects::new(state, org.clone(), now.0, items).noting(is_captured),
             log_lines_left: limits.log_lines_per_batch,
             calls_left: limits.calls(items),
             record: is_recorded.then(Record::default),

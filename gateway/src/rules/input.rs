@@ -8,6 +8,7 @@ use crate::rules::at::At;
 use crate::rules::bench::Batch;
 use crate::rules::hooks::{AuthorizeItem, Hook, PrincipalKind, PrincipalView, TransformItem};
 use crate::rules::payload::payload;
+use crate::rules::seen::Seen;
 use crate::rules::state::State;
 use crate::rules::{LastOutcome, Plan, RecipientKind, RecipientView, RouteItem, Step, TargetView};
 use serde::{Deserialize, Serialize};
@@ -90,6 +91,9 @@ pub struct Before {
     /// Values as text.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub kv: BTreeMap<String, String>,
+    /// What a gateway's rule found, as captures write it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub seen: Seen,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -299,6 +303,7 @@ impl Input {
             counts: self.state.counts.clone(),
             taken: self.state.taken.clone(),
             kv: self.state.kv.iter().map(bytes).collect(),
+            seen: self.state.seen.clone(),
         }
     }
 
@@ -442,15 +447,13 @@ impl RecipientText {
     }
 
     fn read(&self, org: &str) -> Result<RecipientView, InputError> {
-        let status = match self.status.as_deref() {
-            None | Some("active") => "active",
-            Some("pending") => "pending",
-            Some("suspended") => "suspended",
-            Some(other) => {
-                let known = "active, pending or suspended";
-                return Err(bad(format!("recipient.status: {other:?} is not {known}")));
-            }
-        };
+        // Inactive is who was removed meanwhile.
+        let known = ["active", "pending", "suspended", "inactive"];
+        let said = self.status.as_deref().unwrap_or("active");
+        let status = known.into_iter().find(|known| *known == said);
+        let status = status.ok_or_else(|| {
+            bad(format!("recipient.status: {said:?} is none of {}", known.join(", ")))
+        })?;
         Ok(RecipientView {
             kind: self.kind.unwrap_or(RecipientKind::User),
             id: self.id.clone().unwrap_or_else(|| String::from("7")),

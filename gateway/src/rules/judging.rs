@@ -1,10 +1,11 @@
 //! Versions that go back by themselves when they go wrong, and on when they may, as each node sees them.
 
 use crate::model::{AuditNote, Millis, OrganizationId};
-use crate::rules::deployed::{DeployedRule, RuleChange, SetError, Stage};
+use crate::rules::deployed::{DeployedRule, RuleChange, SetError};
 use crate::rules::deployments::{DeployError, Deployments};
 use crate::rules::gates::{Hour, Minute};
 use crate::rules::manifest::Promote;
+use crate::rules::stage::Stage;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -174,7 +175,7 @@ impl Deployments {
                 if !matches!(stage, Stage::Shadow(_)) {
                     hour.note(now, added);
                 }
-                let gates = self.engine().deploy_of(digest).gates.unwrap_or_default();
+                let gates = self.gates(rule, digest).unwrap_or_default();
                 let case = self.case(rule, (digest, stage), (&gates, recent));
                 if let Some(reason) = case.fault(hour, now) {
                     minute.forgive(now, counts);

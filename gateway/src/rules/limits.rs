@@ -3,6 +3,10 @@
 use crate::rules::error::RuleError;
 use crate::rules::host::CallStorm;
 use crate::rules::manifest::Caps;
+use crate::rules::state::{
+    COUNTS_PER_ITEM, KEY_BYTES_MAX, KEYS_MAX, VALUE_BYTES_MAX, VALUE_BYTES_MAX_ALL,
+    VALUES_PER_ITEM, WINDOW_MS_MAX, WINDOW_MS_MIN,
+};
 use std::time::Duration;
 use wasmtime::Trap;
 
@@ -230,4 +234,21 @@ impl Breach {
         };
         Self::new(kind, error.root_cause().to_string())
     }
+}
+
+/// What rules may count and keep, for people.
+#[must_use]
+pub fn counting_limits() -> [(&'static str, String); 4] {
+    let days = WINDOW_MS_MAX / (24 * 60 * 60 * 1_000);
+    [
+        (
+            "counters",
+            format!(
+                "{COUNTS_PER_ITEM} an item, keys of {KEY_BYTES_MAX} bytes, {KEYS_MAX} keys of a rule"
+            ),
+        ),
+        ("windows", format!("{} s to {days} days", WINDOW_MS_MIN / 1_000)),
+        ("values", format!("{VALUES_PER_ITEM} an item, {} KiB each", VALUE_BYTES_MAX >> 10)),
+        ("values of a rule", format!("{} MiB, {days} days", VALUE_BYTES_MAX_ALL >> 20)),
+    ]
 }

@@ -2,7 +2,8 @@
 
 use crate::rules::hooks::Hook;
 use crate::rules::settings::{OnError, RuleMatch};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ const NAME_BYTES_MAX: usize = 40;
 const VERSION_BYTES_MAX: usize = 40;
 const TEXT_BYTES_MAX: usize = 256;
 const PATTERNS_MAX: usize = 256;
+const GATE_BYTES_MAX: usize = 24;
 pub(super) const SETTINGS_MAX: usize = 1024;
 pub(super) const SETTING_BYTES_MAX: usize = 4096;
 
@@ -109,7 +111,7 @@ pub enum Sticky {
 }
 
 /// What a version has to show while it is tried, and before it goes a stage further.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Gates {
     pub min_items: u64,
@@ -140,6 +142,25 @@ impl Default for Gates {
             max_time_p99: 1.5,
             max_drop_rate: 1.0,
         }
+    }
+}
+
+impl Gates {
+    /// These with what is `said` in place of them: numbers, or text as in `rule.toml`.
+    ///
+    /// # Errors
+    /// There is no gate of that name, or it is no number of its kind.
+    pub fn with(self, said: &BTreeMap<String, Value>) -> Result<Self, String> {
+        let mut whole = serde_json::to_value(self).map_err(|error| error.to_string())?;
+        for (name, value) in said {
+            let is_long = value.as_str().is_some_and(|text| text.len() > GATE_BYTES_MAX);
+            if is_long || whole.get(name).is_none() {
+                let known = "min_items, min_minutes, max_diff, max_errors, max_fuel_p99, max_time_p99 and max_drop_rate";
+                return Err(format!("gates are {known}, each a short number"));
+            }
+            whole[name.as_str()] = value.clone();
+        }
+        serde_json::from_value(whole).map_err(|error| error.to_string())
     }
 }
 
@@ -482,5 +503,19 @@ mod tests {
             assert!(error.contains(word), "{other}: {error}");
         }
         assert!(matches!(Manifest::parse(&" ".repeat(70_000)), Err(ManifestError::TooLong)));
+    }
+
+    #[test]
+    fn what_is_said_of_gates_at_a_deploy_goes_before_the_manifest() {
+        let own = Gates { max_diff: 0.01, max_errors: 3, ..Gates::default() };
+        let said = |name: &str, value: Value| own.with(&BTreeMap::from([(name.into(), value)]));
+        let expected = Gates { max_diff: 0.02, ..own };
+        assert_eq!(said("max_diff", "2%".into()), Ok(expected));
+        assert_eq!(said("min_items", 5.into()), Ok(Gates { min_items: 5, ..own }));
+        assert_eq!(own.with(&BTreeMap::new()), Ok(own));
+        for (name, value) in [("max_diff", "much"), ("least", "1%"), ("max_time_p99", "-1x")] {
+            assert!(said(name, value.into()).is_err(), "{name}");
+        }
+        assert!(said("min_items", "9".repeat(30).into()).is_err());
     }
 }

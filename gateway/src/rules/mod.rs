@@ -38,10 +38,12 @@ pub mod record;
 mod recorder;
 mod registry;
 mod requests;
+mod seen;
 mod settings;
 mod shadow;
 mod shipped;
 mod slot;
+mod stage;
 mod state;
 mod stats;
 #[cfg(test)]
@@ -55,7 +57,7 @@ pub use compiled::CodeKey;
 pub use component::{
     ComponentSummary, embed_manifest, inspect, manifest_of, with_section, wrap_component,
 };
-pub use deployed::{DeployedRule, RuleChange, RuleSet, RuleVersion, SetError, Stage, Transition};
+pub use deployed::{DeployedRule, RuleChange, RuleSet, RuleVersion, SetError, Transition};
 pub use deployments::{DeployError, Deployment, Deployments, Shelf, ShelfError};
 pub use error::RuleError;
 pub use hooks::{
@@ -63,15 +65,17 @@ pub use hooks::{
 };
 pub use host::{HostCall, LogLevel, LogLine};
 pub use judging::Withdrawal;
-pub use limits::{Breach, BreachKind, RuleLimits};
+pub use limits::{Breach, BreachKind, RuleLimits, counting_limits};
 pub use manifest::{Build, Caps, Deploy, Gates, Manifest, ManifestError, Promote, Sticky};
 pub use patch::Edit;
 pub use payload::{payload, showing};
 pub use probe::Probe;
 pub use recorder::{Capture, CaptureError, Kept, Recorder, Search};
 pub use registry::check_component;
+pub use seen::Seen;
 pub use settings::{OnError, RuleConfig, RuleMatch, RuleSettings};
-pub use shipped::shipped_rules;
+pub use shipped::{shipped_component, shipped_rules};
+pub use stage::Stage;
 pub use state::State;
 pub use stats::Counts;
 pub use trail::{Page, Place};

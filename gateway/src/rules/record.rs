@@ -33,6 +33,13 @@ pub struct Decided {
     pub payload_after: Option<Value>,
 }
 
+/// What the version in force decided, where a record is that of its shadow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce {
+    pub decision: String,
+    pub code: String,
+}
+
 /// Version 1 of the record. Members may be added to it; none changes its meaning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DecisionRecord {
@@ -60,6 +67,13 @@ pub struct DecisionRecord {
     pub sampled: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan_before: Option<PlanText>,
+    /// Of a shadow: what the version in force decided about the item.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<InForce>,
+    /// Only in captures: the call it was asked in. Those of one call are asked again together, on what
+    /// its first record says was counted and kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<String>,
     /// JSON pointers into `input` that were masked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub masked: Vec<String>,
@@ -150,6 +164,8 @@ impl DecisionRecord {
             batch: 1,
             sampled: 1.0,
             plan_before: None,
+            active: None,
+            call: None,
             masked: Vec::new(),
             input: None,
         }

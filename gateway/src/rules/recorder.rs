@@ -5,10 +5,11 @@ use crate::rules::asking::{Part, Questions};
 use crate::rules::at::At;
 use crate::rules::breaker::hash;
 use crate::rules::chain::Rule;
-use crate::rules::deployed::share_of;
 use crate::rules::host::LogLevel;
 use crate::rules::input::Input;
-use crate::rules::record::{Decided, DecisionRecord};
+use crate::rules::record::{Decided, DecisionRecord, InForce};
+use crate::rules::stage::share_of;
+use crate::rules::stats::calls;
 use crate::rules::trail::{self, Keep, Page, Place, Trail};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -107,6 +108,8 @@ pub struct Recorder {
     captures: Mutex<Vec<Capture>>,
     has_captures: AtomicBool,
     unwritten: Arc<AtomicU64>,
+    /// Calls captured so far.
+    calls: AtomicU64,
 }
 
 /// Bytes logged in a second.
@@ -146,37 +149,66 @@ impl Recorder {
             captures: Mutex::default(),
             has_captures: AtomicBool::new(false),
             unwritten,
+            calls: AtomicU64::new(0),
         }))
     }
 
-    /// Records what `rule` decided about the items of one call. Decisions that withhold something, and
-    /// errors, always; the rest as a sample.
+    /// Records what `rule` decided about the items of one asking. Decisions that withhold something, errors,
+    /// and those of a shadow that are not those of the version in force, always; the rest as a sample.
     pub(super) fn note<Q: Questions>(
         &self,
         (rule, org, now): (&Rule, &str, Millis),
         questions: &Q,
         parts: &[(usize, Part)],
     ) {
-        let captured = self.capturing(&rule.config.name, org, now);
         for (at, part) in parts {
             let number = hash(&(questions.item(*at), &rule.config.name));
-            let is_common = part.answer.as_ref().is_ok_and(|answer| answer.decision.is_common());
-            let is_sampled = !is_common || number % SAMPLED == 0;
-            let is_captured =
-                captured.is_some_and(|share| (number / SAMPLED) % 10_000 < u64::from(share));
-            if !(is_sampled || is_captured) {
+            let is_common = part.answer.as_ref().is_ok_and(|answer| {
+                let is_same = |(decision, code): &(String, String)| {
+                    answer.decision.as_str() == decision && answer.code == *code
+                };
+                answer.decision.is_common() && questions.beside(*at).is_none_or(is_same)
+            });
+            if is_common && number % SAMPLED != 0 {
                 continue;
             }
-            let record = |sampled| record((rule, org, now), questions, (*at, part), sampled);
-            if is_sampled {
-                let sampled = if is_common { 1.0 / 100.0 } else { 1.0 };
-                self.put(Kept::Decisions, &rule.config.name, &record(sampled));
+            let sampled = if is_common { 1.0 / 100.0 } else { 1.0 };
+            let record = record((rule, org, now), questions, (*at, part), sampled);
+            self.put(Kept::Decisions, &rule.config.name, &record);
+        }
+        if let Some(share) = self.capturing(&rule.config.name, org, now) {
+            self.capture_calls((rule, org, now), questions, (parts, share));
+        }
+    }
+
+    /// Of a capture whole calls are kept, since their items count together.
+    fn capture_calls<Q: Questions>(
+        &self,
+        (rule, org, now): (&Rule, &str, Millis),
+        questions: &Q,
+        (parts, share): (&[(usize, Part)], u16),
+    ) {
+        for (first, call) in calls(parts) {
+            // What the version in force was asked is captured of it.
+            if questions.beside(first).is_some() {
+                continue;
             }
-            if is_captured {
-                let share = f64::from(captured.unwrap_or_default()) / 10_000.0;
-                let mut record = record(share);
-                record.input = Some(masked(questions.input(*at, now), rule, org));
+            let number = hash(&(questions.item(first), &rule.config.name));
+            if (number / SAMPLED) % 10_000 >= u64::from(share) {
+                continue;
+            }
+            let name = format!(
+                "{:016x}",
+                hash(&(number, now.0, self.calls.fetch_add(1, Ordering::Relaxed)))
+            );
+            for (at, part) in call {
+                let sampled = f64::from(share) / 10_000.0;
+                let mut record = record((rule, org, now), questions, (*at, part), sampled);
+                let mut input = masked(questions.input(*at, now), rule, org);
+                input.state.seen = part.seen.as_deref().cloned().unwrap_or_default();
+                record.input = Some(input);
                 record.masked = vec![String::from("/recipient/email")];
+                record.call = Some(name.clone());
                 self.put(Kept::Captures, &rule.config.name, &record);
             }
         }
@@ -255,7 +287,7 @@ impl Recorder {
                 && ts.is_ok_and(|ts| ts.0 >= search.since)
                 && (kept != Kept::Logs || level.is_ok_and(|level| level >= search.level))
                 && (search.decisions.is_empty()
-                    || search.decisions.iter().any(|word| is("decision", word)))
+                    || search.decisions.iter().any(|word| is("decision", whole(word))))
         };
         let since = SystemTime::UNIX_EPOCH + Duration::from_millis(search.since.0.min(1 << 50));
         let dir = self.dir.join(kept.name());
@@ -288,6 +320,11 @@ impl Recorder {
         Ok(capture)
     }
 
+    /// True if what the rule is asked now may be captured.
+    pub(super) fn is_capturing(&self, rule: &str, org: &str, now: Millis) -> bool {
+        self.capturing(rule, org, now).is_some()
+    }
+
     /// Ends a capture; what was captured stays for a day.
     pub fn end_capture(&self, org: OrganizationId, rule: &str) {
         let mut captures = self.captures.lock();
@@ -312,6 +349,11 @@ impl Recorder {
     }
 }
 
+/// People say `hold`.
+fn whole(decision: &str) -> &str {
+    if decision == "hold" { "hold-until" } else { decision }
+}
+
 fn record<Q: Questions>(
     (rule, org, now): (&Rule, &str, Millis),
     questions: &Q,
@@ -334,6 +376,9 @@ fn record<Q: Questions>(
         batch: u32::try_from(part.batch).unwrap_or(u32::MAX),
         sampled,
         plan_before: questions.plan(at),
+        active: questions
+            .beside(at)
+            .map(|(decision, code)| InForce { decision: decision.clone(), code: code.clone() }),
         ..DecisionRecord::new(now, Q::HOOK, Decided::default())
     }
 }

@@ -3,13 +3,13 @@
 use crate::model::Millis;
 use crate::rules::chain::{Memory, Rule};
 use crate::rules::component::{ComponentSummary, inspect, manifest_of};
-use crate::rules::deployed::Stage;
 use crate::rules::engine::Sandbox;
 use crate::rules::error::RuleError;
 use crate::rules::host::Setting;
 use crate::rules::limits::{RULES_MAX, RuleLimits};
 use crate::rules::manifest::{SETTING_BYTES_MAX, SETTINGS_MAX, is_name};
 use crate::rules::settings::RuleConfig;
+use crate::rules::stage::Stage;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};

@@ -3,11 +3,16 @@
 use crate::model::Millis;
 use crate::rules::asking::{Asker, Questions};
 use crate::rules::chain::Rule;
-use crate::rules::engine::Sandbox;
-use crate::rules::hooks::{AuthorizeItem, TransformItem};
+use crate::rules::engine::{Exports, Sandbox};
+use crate::rules::hooks::{Answer, AuthorizeItem, Hook, TransformItem};
+use crate::rules::host::Host;
+use crate::rules::input::{Input, PlanText};
 use crate::rules::items::{Payloads, Requests, Routes};
+use crate::rules::limits::Breach;
 use crate::rules::{Plan, RouteItem};
 use std::sync::Arc;
+use wasmtime::Store;
+use wasmtime::component::Instance;
 
 /// Decision and code; `None` where nobody was asked, or what was asked broke.
 pub(super) type Said = Option<(String, String)>;
@@ -70,6 +75,55 @@ struct Asking<'a> {
     real: &'a [Said],
 }
 
+/// The items with what the version in force said of each, for the decision log.
+struct Beside<'a, Q> {
+    questions: &'a mut Q,
+    real: &'a [Said],
+}
+
+impl<Q: Questions> Questions for Beside<'_, Q> {
+    type Raw = Q::Raw;
+    const HOOK: Hook = Q::HOOK;
+
+    fn call(
+        &mut self,
+        asked: &[usize],
+        exports: &Exports,
+        store: &mut Store<Host>,
+        instance: &Instance,
+    ) -> wasmtime::Result<Vec<Self::Raw>> {
+        self.questions.call(asked, exports, store, instance)
+    }
+
+    fn read(&self, at: usize, raw: Self::Raw, now: Millis) -> Result<Answer, Breach> {
+        self.questions.read(at, raw, now)
+    }
+
+    fn item(&self, at: usize) -> u64 {
+        self.questions.item(at)
+    }
+
+    fn id(&self, at: usize) -> String {
+        self.questions.id(at)
+    }
+
+    fn input(&self, at: usize, now: Millis) -> Input {
+        self.questions.input(at, now)
+    }
+
+    fn plan(&self, at: usize) -> Option<PlanText> {
+        self.questions.plan(at)
+    }
+
+    fn payload(&self, at: usize) -> Option<&str> {
+        self.questions.payload(at)
+    }
+
+    fn beside(&self, at: usize) -> Option<&(String, String)> {
+        self.real.get(at)?.as_ref()
+    }
+}
+
 impl Asking<'_> {
     fn compare<Q: Questions>(self, questions: &mut Q) {
         let Self { sandbox, rule, now, org, applies, real } = self;
@@ -79,7 +133,7 @@ impl Asking<'_> {
             (0..).zip(&applies).filter_map(|(at, applies)| applies.then_some(at)).collect();
         let skipped = || Some((String::from("skipped"), String::from("no_match")));
         let mut said: Vec<Said> = applies.iter().map(|_| skipped()).collect();
-        for (at, part) in asker.ask(rule, questions, &asked) {
+        for (at, part) in asker.ask(rule, &mut Beside { questions, real }, &asked) {
             if let Some(place) = said.get_mut(at) {
                 let answer = part.answer.ok();
                 *place = answer.map(|answer| (answer.decision.as_str().to_owned(), answer.code));

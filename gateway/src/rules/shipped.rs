@@ -19,6 +19,12 @@ pub fn shipped_rules() -> impl Iterator<Item = &'static str> {
     SHIPPED.iter().map(|(name, _)| *name)
 }
 
+/// The component of the shipped rule called `name`.
+#[must_use]
+pub fn shipped_component(name: &str) -> Option<&'static [u8]> {
+    SHIPPED.iter().find(|(own, _)| *own == name).map(|(_, component)| *component)
+}
+
 /// A shipped rule that the configuration switched on.
 #[derive(Clone, Debug)]
 pub(super) struct Builtin {
@@ -46,6 +52,7 @@ pub(super) fn builtins(names: &[String], bytes_max: usize) -> Result<Vec<Builtin
                 version: manifest.version,
                 bytes: summary.bytes,
                 hooks: summary.hooks,
+                ..RuleVersion::default()
             },
             component,
         })
@@ -127,6 +134,7 @@ mod tests {
             version: "1.0.0".into(),
             bytes: 1,
             hooks: vec![Hook::Route],
+            ..RuleVersion::default()
         };
         Builtin { name: name.into(), required: false, version, component: &[] }
     }

@@ -1,5 +1,6 @@
 //! What rules remember: counters and small values, by rule and organization, bounded.
 
+use crate::rules::seen::{Found, Seen};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -7,15 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bounds of counters and values. Keys and bytes are those of one rule, all organizations together.
-const KEYS_MAX: usize = 100_000;
-const VALUE_BYTES_MAX_ALL: usize = 16 << 20;
+pub(super) const KEYS_MAX: usize = 100_000;
+pub(super) const VALUE_BYTES_MAX_ALL: usize = 16 << 20;
 pub(super) const KEY_BYTES_MAX: usize = 128;
 pub(super) const VALUE_BYTES_MAX: usize = 4 << 10;
-const WINDOW_MS_MIN: u32 = 1_000;
-const WINDOW_MS_MAX: u32 = 30 * 24 * 60 * 60 * 1_000;
+pub(super) const WINDOW_MS_MIN: u32 = 1_000;
+pub(super) const WINDOW_MS_MAX: u32 = 30 * 24 * 60 * 60 * 1_000;
 /// Counter and kv operations for each item of a batch.
-const COUNTS_PER_ITEM: u32 = 8;
-const VALUES_PER_ITEM: u32 = 4;
+pub(super) const COUNTS_PER_ITEM: u32 = 8;
+pub(super) const VALUES_PER_ITEM: u32 = 4;
 /// A key and its entry weigh this much beside the value.
 const ENTRY_BYTES: usize = 64;
 const SWEEP_MS: u64 = 60_000;
@@ -30,6 +31,8 @@ pub struct State {
     /// Tokens already taken from the bucket.
     pub taken: BTreeMap<String, u32>,
     pub kv: BTreeMap<String, Vec<u8>>,
+    /// What a gateway's rule found, to the last digit.
+    pub seen: Seen,
 }
 
 /// Counters and values of one rule.
@@ -50,21 +53,21 @@ struct Kept {
 
 /// What one organization has.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Own {
-    counters: HashMap<Key, Counter>,
-    values: HashMap<String, Value>,
+pub(super) struct Own {
+    pub(super) counters: HashMap<Key, Counter>,
+    pub(super) values: HashMap<String, Value>,
 }
 
 /// A key has one count for each window it is counted in, and one bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-struct Key {
-    name: String,
+pub(super) struct Key {
+    pub(super) name: String,
     /// 0 for a bucket.
-    window_ms: u32,
+    pub(super) window_ms: u32,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-enum Counter {
+pub(super) enum Counter {
     /// Two fixed windows, the one before weighted by how much of it still lies in the sliding one.
     Window { number: u64, now: u64, before: u64 },
     /// Millionths of tokens missing at an instant; full again at `until`.
@@ -72,9 +75,9 @@ enum Counter {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Value {
-    bytes: Vec<u8>,
-    until: u64,
+pub(super) struct Value {
+    pub(super) bytes: Vec<u8>,
+    pub(super) until: u64,
 }
 
 #[derive(Debug)]
@@ -112,11 +115,21 @@ pub(super) struct Effects {
     values_left: u32,
     new_keys: usize,
     new_bytes: usize,
+    /// What this call found, if somebody wants to ask it again.
+    seen: Option<Box<Found>>,
 }
 
 impl RuleState {
-    pub(super) fn starting_with(before: State) -> Self {
-        Self { before, ..Self::default() }
+    /// With what was there before for the organization `org`.
+    pub(super) fn starting_with(before: State, org: &str) -> Self {
+        let state = Self { before, ..Self::default() };
+        let own = state.before.seen.own();
+        if !(own.counters.is_empty() && own.values.is_empty()) {
+            let mut kept = state.kept.lock();
+            kept.orgs.insert(org.to_owned(), own);
+            kept.count();
+        }
+        state
     }
 
     fn counter(&self, org: &str, key: &Key) -> Option<Counter> {
@@ -211,7 +224,18 @@ impl Effects {
             values_left: VALUES_PER_ITEM.saturating_mul(items),
             new_keys: 0,
             new_bytes: 0,
+            seen: None,
         }
+    }
+
+    /// The same, remembering what it finds if `is_wanted`.
+    pub(super) fn noting(self, is_wanted: bool) -> Self {
+        Self { seen: is_wanted.then(Box::default), ..self }
+    }
+
+    /// What was found so far; `None` unless that was to be remembered.
+    pub(super) fn seen(&self) -> Option<Box<Seen>> {
+        self.seen.as_deref().map(|found| Box::new(Seen::of(found)))
     }
 
     /// True if nothing was changed.
@@ -233,9 +257,8 @@ impl Effects {
         self.may_count(name, window_ms)?;
         let key = Key { name: name.to_owned(), window_ms };
         let known = self.counters.get(&key).copied();
-        let mut counter = known
-            .or_else(|| self.state.counter(&self.org, &key))
-            .unwrap_or_else(|| self.state.first(&key, self.now));
+        let mut counter =
+            known.or_else(|| self.found(&key)).unwrap_or_else(|| self.state.first(&key, self.now));
         Ok(counter.add(window_ms, 0, self.now))
     }
 
@@ -260,8 +283,23 @@ impl Effects {
         self.values_left = self.values_left.checked_sub(1)?;
         match self.values.get(name) {
             Some(value) => (value.until > self.now).then(|| value.bytes.clone()),
-            None => self.state.value(&self.org, name, self.now),
+            None => {
+                let found = self.state.value(&self.org, name, self.now)?;
+                if let Some(seen) = &mut self.seen {
+                    seen.values.entry(name.to_owned()).or_insert_with(|| found.clone());
+                }
+                Some(found)
+            }
         }
+    }
+
+    /// The counter as it was before this call.
+    fn found(&mut self, key: &Key) -> Option<Counter> {
+        let counter = self.state.counter(&self.org, key)?;
+        if let Some(seen) = &mut self.seen {
+            seen.counters.entry(key.clone()).or_insert(counter);
+        }
+        Some(counter)
     }
 
     pub(super) fn set(&mut self, name: &str, bytes: Vec<u8>, ttl_ms: u32) -> Result<(), Refusal> {
@@ -337,7 +375,7 @@ impl Effects {
         if let Some(counter) = self.counters.get(key) {
             return Ok(*counter);
         }
-        if let Some(counter) = self.state.counter(&self.org, key) {
+        if let Some(counter) = self.found(key) {
             return Ok(counter);
         }
         self.new_keys += 1;
@@ -525,8 +563,9 @@ mod tests {
             counts: BTreeMap::from([("k".into(), 4)]),
             taken: BTreeMap::from([("b".into(), 2)]),
             kv: BTreeMap::from([("v".into(), b"x".to_vec())]),
+            ..State::default()
         };
-        let mut one = call(&Arc::new(RuleState::starting_with(before)), "1", 5_000);
+        let mut one = call(&Arc::new(RuleState::starting_with(before, "1")), "1", 5_000);
         assert_eq!((one.add("k", 1, MINUTE), one.get("v")), (Ok(5), Some(b"x".to_vec())));
         assert_eq!(one.take("b", (1, MINUTE, 3)), Ok(true));
         assert_eq!(one.take("b", (1, MINUTE, 3)), Ok(false));

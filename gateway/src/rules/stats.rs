@@ -1,11 +1,12 @@
 //! What one version of a rule did at one stage, in numbers: items, errors, and how much each took.
 
 use crate::rules::asking::Part;
-use crate::rules::deployed::Stage;
+use crate::rules::chain::OTHER;
 use crate::rules::hooks::Decision;
 use crate::rules::hooks::Hook;
 use crate::rules::limits::BreachKind;
 use crate::rules::settings::RuleConfig;
+use crate::rules::stage::Stage;
 use crate::telemetry::metrics::RuleMetrics;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -161,27 +162,42 @@ fn count(items: usize) -> u64 {
     u64::try_from(items).unwrap_or(u64::MAX)
 }
 
-/// What one asking came to: its calls, and each answer.
-pub(super) fn publish(metrics: &RuleMetrics, parts: &[(usize, Part)]) {
+/// The calls that an asking took, each with its first item. Items that were refused belong to none.
+pub(super) fn calls(parts: &[(usize, Part)]) -> impl Iterator<Item = (usize, &[(usize, Part)])> {
     let mut rest = parts;
-    while let Some((_, first)) = rest.first() {
-        // Parts of one call lie together; those that were refused belong to none.
-        let (call, later) = rest.split_at(first.batch.clamp(1, rest.len()));
-        if first.batch > 0 {
-            let fuel = call.iter().map(|(_, part)| part.fuel).sum();
-            let micros = call.iter().map(|(_, part)| u64::from(part.micros)).sum();
-            let items = u32::try_from(call.len()).unwrap_or(u32::MAX);
-            metrics.evaluated(items, fuel, Duration::from_micros(micros));
+    std::iter::from_fn(move || {
+        // Parts of one call lie together.
+        while let Some((at, first)) = rest.first() {
+            let (call, later) = rest.split_at(first.batch.clamp(1, rest.len()));
+            rest = later;
+            if first.batch > 0 {
+                return Some((*at, call));
+            }
         }
-        rest = later;
+        None
+    })
+}
+
+/// What one asking came to: its calls, and each answer. Codes that are not `known` are `other`.
+pub(super) fn publish(
+    metrics: &RuleMetrics,
+    parts: &[(usize, Part)],
+    known: impl Fn(&str) -> bool,
+) {
+    for (_, call) in calls(parts) {
+        let fuel = call.iter().map(|(_, part)| part.fuel).sum();
+        let micros = call.iter().map(|(_, part)| u64::from(part.micros)).sum();
+        let items = u32::try_from(call.len()).unwrap_or(u32::MAX);
+        metrics.evaluated(items, fuel, Duration::from_micros(micros));
     }
-    let mut words: Vec<(&'static str, u64)> = Vec::new();
+    let mut words: Vec<((&'static str, &str), u64)> = Vec::new();
     for (_, part) in parts {
         let word = match &part.answer {
-            Ok(answer) => answer.decision.as_str(),
+            Ok(answer) => (answer.decision.as_str(), answer.code.as_str()),
             Err(breach) => {
-                metrics.broke(breach.kind.as_str());
-                "error"
+                let kind = breach.kind.as_str();
+                metrics.broke(kind);
+                ("error", kind)
             }
         };
         match words.iter_mut().find(|(own, _)| *own == word) {
@@ -189,8 +205,9 @@ pub(super) fn publish(metrics: &RuleMetrics, parts: &[(usize, Part)]) {
             None => words.push((word, 1)),
         }
     }
-    for (word, count) in words {
-        metrics.decided(word, count);
+    for ((word, code), count) in words {
+        let code = if word == "error" || known(code) { code } else { OTHER };
+        metrics.decided((word, code), count);
     }
 }
 

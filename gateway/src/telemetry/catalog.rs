@@ -103,7 +103,7 @@ catalog! {
     RULE_ITEMS_TOTAL = "bugler_rule_items_total", Counter, Count,
         "Items evaluated, by rule, version, hook and stage.";
     RULE_DECISIONS_TOTAL = "bugler_rule_decisions_total", Counter, Count,
-        "Answers of rules, by rule, version, hook, stage and decision.";
+        "Answers of rules, by rule, version, hook, stage, decision and code.";
     RULE_ERRORS_TOTAL = "bugler_rule_errors_total", Counter, Count,
         "Items a rule broke at, by rule, version, hook, stage and kind.";
     RULE_FUEL_TOTAL = "bugler_rule_fuel_total", Counter, Count,
@@ -116,6 +116,10 @@ catalog! {
         "Answers of shadows that were compared, by rule, version, hook and stage.";
     RULE_SHADOW_DIFF_TOTAL = "bugler_rule_shadow_diff_total", Counter, Count,
         "Answers of shadows that differ, by rule, version, hook and stage.";
+    RULE_INSTANCES = "bugler_rule_instances", Gauge, Count,
+        "Instances that are running, by rule, version, hook and stage.";
+    RULE_INFO = "bugler_rule_info", Gauge, Count,
+        "1 for each version in force, by rule, version and stage.";
     RULE_COMPILATIONS_TOTAL = "bugler_rule_compilations_total", Counter, Count,
         "Components made ready, by result: kept, compiled, refused.";
 

@@ -75,7 +75,9 @@ fn a_rule_goes_from_its_shadow_into_force_and_back_by_command() {
     assert_eq!(deployed.code, Some(0), "{deployed:?}");
     assert!(deployed.out.contains("shadow 0.1.0"), "{deployed:?}");
     let watched = served.run(&["rule", "watch", "fallback", "--lines", "1"]);
-    assert!(watched.out.contains("0 items, 0 changed"), "{watched:?}");
+    let shown =
+        ["shadow: 0 items, 0 errors", "0 compared, 0 changed", "gates: min_items: 0 of 10000"];
+    assert!(shown.iter().all(|part| watched.out.contains(part)), "{watched:?}");
     for (arguments, word) in [
         (["promote", "fallback", "--to", "canary:5%"].as_slice(), "canary 0.1.0"),
         (&["promote", "fallback", "--to", "active"], "active 0.1.0"),
@@ -98,6 +100,90 @@ fn a_rule_goes_from_its_shadow_into_force_and_back_by_command() {
     let shown = served.run(&["rule", "show", "fallback", "-o", "json"]);
     assert_eq!(shown.json()["active"]["version"], "0.1.0");
     assert_eq!(served.run(&["rule", "show", "nobody"]).code, Some(6));
+}
+
+#[test]
+fn a_version_is_compared_with_the_one_in_force() {
+    let served = serve();
+    let (before, after) = (shipped_rule("fallback"), shipped_rule("fallback"));
+    let [before, after] = [&before, &after].map(|path| path.to_str().expect("plain letters"));
+    let bench = ["rule", "bench", after, "--rounds", "2", "--against", "active"];
+    assert_eq!(served.run(&bench).code, Some(6), "nothing of it is deployed");
+    assert_eq!(served.run(&["rule", "deploy", before, "--stage", "shadow"]).code, Some(0));
+    assert_eq!(served.run(&bench).code, Some(6), "nothing of it is in force");
+    assert_eq!(served.run(&["rule", "promote", "fallback", "--to", "active"]).code, Some(0));
+    let within = served.run(&[&bench[..], &["--fail-if", "fuel>+20%"]].concat());
+    assert_eq!(within.code, Some(0), "{within:?}");
+    assert!(
+        within.out.contains("against fallback 0.1.0") && within.out.contains("fuel +0.0 %"),
+        "{within:?}"
+    );
+    let diff =
+        served.run(&["rule", "diff", "active", after, "--generate", "50", "--max-changed", "0"]);
+    assert_eq!((diff.code, diff.out.starts_with("same 50")), (Some(0), true), "{diff:?}");
+}
+
+#[test]
+fn decisions_are_records_of_one_schema_wherever_they_come_from() {
+    let served = serve();
+    let dir = shipped_rule("fallback");
+    let dir = dir.to_str().expect("a path of plain letters");
+    let tested = served.run(&["rule", "test", dir, "-o", "jsonl"]);
+    assert_eq!(tested.code, Some(0), "{tested:?}");
+    let evaluated = served.run(&[
+        "rule",
+        "eval",
+        dir,
+        "--set",
+        "recipient.targets=[\"apns:1\", \"slack:1\"]",
+        "-o",
+        "jsonl",
+    ]);
+    assert_eq!(evaluated.code, Some(0), "{evaluated:?}");
+    let diff = ["rule", "diff", "event-routing", dir, "--generate", "20", "-o", "jsonl"];
+    let diff = served.run(&diff);
+    let mut stages = std::collections::BTreeSet::new();
+    for line in [&tested.out, &evaluated.out, &diff.out].into_iter().flat_map(|out| out.lines()) {
+        let record: Value = serde_json::from_str(line).expect("a line is JSON");
+        assert_eq!((&record["v"], &record["rule"]), (&1.into(), &"fallback".into()), "{line}");
+        assert!(record["digest"].as_str().is_some_and(|d| d.starts_with("sha256:")), "{line}");
+        for name in ["ts", "id", "org", "hook", "version", "stage", "decision", "code"] {
+            assert!(record[name].is_string(), "{name}: {line}");
+        }
+        stages.insert(record["stage"].as_str().unwrap_or_default().to_owned());
+    }
+    assert_eq!(stages.into_iter().collect::<Vec<_>>(), ["diff", "eval", "test"]);
+}
+
+#[test]
+fn gates_said_at_a_deploy_hold_the_version_until_they_are_met() {
+    let served = serve();
+    let dir = shipped_rule("fallback");
+    let dir = dir.to_str().expect("a path of plain letters");
+    let deploy = [
+        "rule",
+        "deploy",
+        dir,
+        "--min-items",
+        "5",
+        "--min-minutes",
+        "0",
+        "--max-diff",
+        "2%",
+        "--expect-change",
+    ];
+    assert_eq!(served.run(&deploy).code, Some(0));
+    let promote = ["rule", "promote", "fallback", "--to", "active"];
+    let held = served.run(&promote);
+    assert_eq!(held.code, Some(7), "{held:?}");
+    assert!(held.err.contains("min_items: 0 of 5"), "{held:?}");
+    assert_eq!(served.run(&[&promote[..], &["--force"]].concat()).code, Some(0));
+    let shown = served.run(&["rule", "show", "fallback", "-o", "json"]).json();
+    let version = &shown["versions"][0];
+    assert_eq!(version["gates"], json!({ "min_items": 5, "min_minutes": 0, "max_diff": "2%" }));
+    assert_eq!(version["expectsChange"], true);
+    let wrong = served.run(&["rule", "deploy", dir, "--max-diff", "much"]);
+    assert_eq!((wrong.code, wrong.err.contains("gates")), (Some(11), true), "{wrong:?}");
 }
 
 #[test]

@@ -118,6 +118,61 @@ fn the_first_five_minutes_of_an_author() {
     );
 }
 
+const CHAIN: &str = r#"
+[defaults]
+now = "2026-02-28T23:00:00Z"
+recipient = { tz = "Europe/Kyiv", targets = ["apns:d1", "slack:s1"] }
+
+[chain]
+rules = ["event-routing", "weekend-hush", "quiet-hours", "fallback"]
+cases_from = "chain/*.jsonl"
+
+[[chain.case]]
+name = "marketing ends with the hush"
+notification.event_type = "marketing"
+expect = { decision = "drop", code = "weekend", by = "weekend-hush" }
+
+[[chain.case]]
+name = "the rest waits for the morning"
+expect = { decision = "hold-until", by = "quiet-hours", at = "2026-03-01T05:00:00Z" }
+
+[[chain.case]]
+name = "by day it goes out in steps, on the channels that are chosen"
+now = "2026-02-28T10:00:00Z"
+config = { "route.*" = "apns,slack" }
+expect = { decision = "deliver", by = "fallback", steps = [["apns:d1"], ["slack:s1"]] }
+"#;
+
+#[test]
+fn a_chain_is_tested_with_the_shipped_rules_and_what_was_recorded_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let project = new(dir.path(), &["weekend-hush", "--hook", "route"]);
+    edit(&project, "src/lib.rs", HUSH);
+    std::fs::remove_file(project.join("tests/route.toml")).unwrap();
+    edit(&project, "tests/chain.toml", CHAIN);
+    std::fs::create_dir(project.join("tests/chain")).unwrap();
+    let golden = project.join("tests/chain/recorded.jsonl");
+    let path = golden.to_str().unwrap();
+    let captured = rule(&project, &["capture", "quiet-hours", "--generate", "20", "-o", path]);
+    assert_eq!(captured.code, Some(0), "{captured:?}");
+    let before = rule(&project, &["test"]);
+    assert_eq!(before.code, Some(10), "quiet-hours alone decides otherwise: {before:?}");
+    for name in ["marketing ends", "the rest waits", "by day it goes out"] {
+        assert_eq!(lines_with(&before, &format!("ok   {name}")).len(), 1, "{}", before.out);
+    }
+    let updated = rule(&project, &["test", "--update"]);
+    assert_eq!(updated.code, Some(0), "{updated:?}");
+    let after = rule(&project, &["test"]);
+    assert_eq!(
+        (after.code, after.out.contains("23 passed, 0 failed")),
+        (Some(0), true),
+        "{after:?}"
+    );
+    let text = std::fs::read_to_string(&golden).unwrap();
+    std::fs::write(&golden, text.replacen("\"decision\":\"", "\"decision\":\"no-", 1)).unwrap();
+    assert_eq!(rule(&project, &["test"]).code, Some(10));
+}
+
 #[test]
 fn every_template_passes_its_tests_on_the_component_and_natively() {
     let dir = tempfile::tempdir().unwrap();

@@ -53,6 +53,33 @@ fn fuel_stays_within_a_gate_and_past_it_the_exit_code_is_12() {
     assert_eq!(bench("100").code, Some(12));
 }
 
+#[test]
+fn a_version_is_measured_beside_another_and_a_condition_in_percent_needs_one() {
+    let other = shipped_rule("event-routing");
+    let other = other.to_str().expect("a path of plain letters");
+    let bench = |more: &[&str]| {
+        let dir = shipped_rule("fallback");
+        rule(&dir, &[&["bench", "--rounds", "2", "-o", "json"], more].concat())
+    };
+    let within = bench(&["--against", other, "--fail-if", "fuel>+100000%"]);
+    assert_eq!(within.code, Some(0), "{within:?}");
+    let against = within.json()["against"].clone();
+    assert_eq!(
+        (&against["name"], against["rows"].as_array().map(Vec::len)),
+        (&"event-routing".into(), Some(4))
+    );
+    let beyond = bench(&["--against", ".", "--fail-if", "fuel>+20%", "--fail-if", "memory>1KiB"]);
+    assert_eq!(beyond.code, Some(12), "{beyond:?}");
+    let misses = beyond.json()["misses"].clone();
+    assert_eq!(
+        misses.as_array().map(Vec::len),
+        Some(1),
+        "it takes as much fuel as itself: {misses}"
+    );
+    assert_eq!(bench(&["--fail-if", "fuel>+20%"]).code, Some(2));
+    assert_eq!(bench(&["--fail-if", "fuel"]).code, Some(2));
+}
+
 /// Captures `count` decisions of `name`, which replay without a difference; answers where they are.
 fn replayed(name: &str, count: u64, dir: &Path) -> std::path::PathBuf {
     let file = dir.join(format!("{name}.jsonl"));

@@ -164,6 +164,11 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         method: Method::GET,
+        patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/component"],
+        work: |call| Box::pin(rules::component(call)),
+    },
+    Endpoint {
+        method: Method::GET,
         patterns: &["/bugler/v1/organizations/{org}/rules/{rule}/config"],
         work: |call| Box::pin(rulesettings::get(call)),
     },

@@ -16,6 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Uri;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
 
@@ -101,6 +102,26 @@ pub(super) async fn get(call: Call) -> Result<Answered, Failure> {
     shown(&deployments, scope, params.get("rule"), 200)
 }
 
+/// `GET /bugler/v1/organizations/{org}/rules/{rule}/component`
+pub(super) async fn component(call: Call) -> Result<Answered, Failure> {
+    let Call { shared, request, params, .. } = call;
+    let mut faults = Faults::default();
+    let (aim, known) = ((&request.uri, params.get("org")), ["global", "digest"]);
+    let (access, query) =
+        access_with(&shared, &request.headers, aim, (&known, &mut faults)).await?;
+    let digest = query.text("digest", DIGEST_LENGTH, &mut faults).map(str::to_owned);
+    faults.into_result()?;
+    let Access { scope, deployments, .. } = access;
+    let found = deployments.component((scope, params.get("rule")), digest).await;
+    let (version, component) = found.map_err(refused)?;
+    let body = json!({
+        "digest": version.digest,
+        "version": version.version,
+        "component": STANDARD.encode(component),
+    });
+    Ok(Answered::Other(reply::json(200, body.to_string())))
+}
+
 /// `POST /bugler/v1/organizations/{org}/rules`
 pub(super) async fn deploy(call: Call) -> Result<Answered, Failure> {
     let Call { shared, request, params, .. } = call;
@@ -112,7 +133,7 @@ pub(super) async fn deploy(call: Call) -> Result<Answered, Failure> {
     let body = json::body(&body)?;
     let fields = Fields::of_body(&body)?;
     let mut faults = Faults::default();
-    fields.only(&["component", "stage", "message"], &mut faults);
+    fields.only(&["component", "stage", "message", "gates", "expectChange"], &mut faults);
     let limit = usize::try_from(most).unwrap_or(usize::MAX);
     let component = fields.required_text("component", limit, &mut faults).unwrap_or_default();
     let component = STANDARD.decode(component).ok();
@@ -124,6 +145,15 @@ pub(super) async fn deploy(call: Call) -> Result<Answered, Failure> {
         faults.add("stage", SetError::to_string(error));
     }
     let message = fields.text("message", TEXT_MAX, &mut faults).unwrap_or_default().to_owned();
+    let gates = match fields.get("gates") {
+        None | Some(Value::Null) => BTreeMap::new(),
+        Some(Value::Object(gates)) => gates.clone().into_iter().collect(),
+        Some(_) => {
+            faults.add("gates", "must be an object like {\"max_diff\": \"1%\"}");
+            BTreeMap::new()
+        }
+    };
+    let expects_change = truth(&fields, "expectChange", &mut faults).unwrap_or_default();
     faults.into_result()?;
     let (Some(component), Ok(stage)) = (component, stage) else {
         return Err(Failure::field("component", "must be base64"));
@@ -131,7 +161,8 @@ pub(super) async fn deploy(call: Call) -> Result<Answered, Failure> {
     let Access { caller, organization, scope, deployments } = access;
     let by = caller.name();
     let home = organization.id;
-    let deployment = Deployment { component, org: scope, home, stage, by, message };
+    let deployment =
+        Deployment { component, org: scope, home, stage, by, message, gates, expects_change };
     let (manifest, version) = deployments.deploy(deployment).await.map_err(refused)?;
     let object = format!("rule:{}@{} {}", manifest.name, version.version, version.digest);
     let note = shared.note(&head, &caller, organization.id, "rule.deploy", object);
@@ -155,6 +186,17 @@ pub(super) async fn change(call: Call) -> Result<Answered, Failure> {
     shown(&deployments, scope, name, 200)
 }
 
+fn truth(fields: &Fields<'_>, name: &str, faults: &mut Faults) -> Option<bool> {
+    match fields.get(name) {
+        None => None,
+        Some(Value::Bool(truth)) => Some(*truth),
+        Some(_) => {
+            faults.add(name, "must be true or false");
+            None
+        }
+    }
+}
+
 fn wanted(body: &[u8], now: Millis) -> Result<(RuleChange, String), Failure> {
     let body = json::body(body)?;
     let fields = Fields::of_body(&body)?;
@@ -162,14 +204,7 @@ fn wanted(body: &[u8], now: Millis) -> Result<(RuleChange, String), Failure> {
     let known = ["stage", "digest", "rollback", "paused", "seconds", "force", "order", "message"];
     fields.only(&known, &mut faults);
     let message = fields.text("message", TEXT_MAX, &mut faults).unwrap_or_default().to_owned();
-    let truth = |name: &str, faults: &mut Faults| match fields.get(name) {
-        None => None,
-        Some(Value::Bool(truth)) => Some(*truth),
-        Some(_) => {
-            faults.add(name, "must be true or false");
-            None
-        }
-    };
+    let truth = |name: &str, faults: &mut Faults| truth(&fields, name, faults);
     let is_forced = truth("force", &mut faults).unwrap_or_default();
     let mut changes = Vec::new();
     if let Some(stage) = fields.text("stage", STAGE_MAX, &mut faults) {
@@ -295,7 +330,7 @@ pub(super) fn refused(error: DeployError) -> Failure {
             Failure::new(FailureClass::Internal, "the rule could not be deployed; see the log")
         }
         DeployError::Rule(error) => Failure::field("component", chain(&error)),
-        DeployError::Set(error @ SetError::NoRule) => {
+        DeployError::Set(error @ (SetError::NoRule | SetError::NotInForce)) => {
             Failure::new(FailureClass::NotFound, error.to_string())
         }
         DeployError::Set(
@@ -303,6 +338,9 @@ pub(super) fn refused(error: DeployError) -> Failure {
         ) => Failure::new(FailureClass::Exists, error.to_string()),
         DeployError::Set(error @ (SetError::Settings | SetError::Setting(_))) => {
             Failure::field("config", error.to_string())
+        }
+        DeployError::Set(error @ SetError::GateText(_)) => {
+            Failure::field("gates", error.to_string())
         }
         DeployError::Set(error @ SetError::Shipped) => Failure::field("order", error.to_string()),
         DeployError::Set(error) => Failure::field("stage", error.to_string()),

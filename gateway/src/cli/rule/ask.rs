@@ -3,15 +3,18 @@
 use crate::cli::CliError;
 use crate::cli::rule::project::Loaded;
 use crate::rules::input::Input;
-use crate::rules::record::Decided;
-use crate::rules::{Batch, HostCall, LogLine, Question, Report};
+use crate::rules::record::{Decided, DecisionRecord};
+use crate::rules::{Batch, Hook, HostCall, LogLine, Question, Report};
 use serde::Serialize;
 
 /// What came of one question.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Asked {
     #[serde(flatten)]
     pub(super) decided: Decided,
+    /// Of a chain: the rule that decided, if one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) by: Option<String>,
     pub(super) fuel: u64,
     pub(super) fuel_limit: u64,
     pub(super) memory_bytes: usize,
@@ -45,6 +48,7 @@ pub(super) fn ask(loaded: &Loaded, input: &Input) -> Result<Asked, CliError> {
     let decided = decided(&question, &report).pop().unwrap_or_default();
     Ok(Asked {
         decided,
+        by: None,
         fuel: report.fuel,
         fuel_limit: report.fuel_limit,
         memory_bytes: report.memory_bytes,
@@ -54,7 +58,45 @@ pub(super) fn ask(loaded: &Loaded, input: &Input) -> Result<Asked, CliError> {
     })
 }
 
+/// The record of one item of a question that was asked here. `of` is its number and the items that the
+/// rule was asked about together, `fuel` and `us` the item's share.
+pub(super) fn record(
+    loaded: &Loaded,
+    (stage, hook): (&str, Hook),
+    (input, decided): (&Input, Decided),
+    (item, batch): (u32, usize),
+    (fuel, us): (u64, u32),
+) -> DecisionRecord {
+    DecisionRecord {
+        id: input.notification.id.clone().unwrap_or_default(),
+        item,
+        org: input.org(),
+        rule: loaded.name().to_owned(),
+        version: loaded.version().to_owned(),
+        digest: format!("sha256:{}", loaded.rule.summary.digest),
+        stage: stage.to_owned(),
+        fuel,
+        us,
+        batch: u32::try_from(batch).unwrap_or(u32::MAX),
+        plan_before: input.plan.clone(),
+        ..DecisionRecord::new(input.now(), hook, decided)
+    }
+}
+
 impl Asked {
+    /// The record of the one item that was asked, with all the rule saw.
+    pub(super) fn record(
+        &self,
+        loaded: &Loaded,
+        stage: &str,
+        input: &Input,
+    ) -> Result<DecisionRecord, CliError> {
+        let (hook, us) = (loaded.hook(input.hook)?, u32::try_from(self.micros).unwrap_or(u32::MAX));
+        let said = (input, self.decided.clone());
+        let record = record(loaded, (stage, hook), said, (0, 1), (self.fuel, us));
+        Ok(DecisionRecord { input: Some(input.clone()), ..record })
+    }
+
     /// Calls that change or read what the rule remembers; clock and settings are as the case says.
     pub(super) fn effects(&self) -> Vec<&'static str> {
         let of_state = |name: &&str| name.starts_with("counters.") || name.starts_with("kv.");

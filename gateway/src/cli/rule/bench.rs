@@ -3,6 +3,8 @@
 use crate::cli::rule::Output;
 use crate::cli::rule::ask::{question, spaced};
 use crate::cli::rule::cases;
+use crate::cli::rule::compare::{self, Condition, Cost};
+use crate::cli::rule::operate::Perhaps;
 use crate::cli::rule::project::{Loaded, Subject};
 use crate::cli::rule::traffic::Traffic;
 use crate::cli::{CliError, Exit};
@@ -34,12 +36,16 @@ pub(in crate::cli) struct Bench {
     /// Exit with 12 if an item in a batch of 64 takes more microseconds.
     #[arg(long)]
     max_us: Option<f64>,
-    /// Another version to compare with.
-    #[arg(long)]
-    against: Option<PathBuf>,
-    /// With `--against`: exit with 12 if an item in a batch of 64 takes so many percent more fuel.
-    #[arg(long, default_value_t = 20)]
-    more_fuel: u64,
+    /// Another version to compare with: a component, a folder, or `active` for what a gateway has in
+    /// force of the rule. That needs --token and --org.
+    #[arg(long, value_name = "VERSION")]
+    against: Option<String>,
+    /// Exit with 12 if an item in a batch of 64 takes more: `fuel>+20%`, `time>+50%` and `memory>+10%`
+    /// than --against, or `fuel>40000`, `time>10us`, `memory>2MiB`.
+    #[arg(long, value_name = "CONDITION")]
+    fail_if: Vec<Condition>,
+    #[command(flatten)]
+    at: Perhaps,
     #[arg(short = 'o', long, value_enum, default_value_t)]
     output: Output,
 }
@@ -56,28 +62,44 @@ struct Row {
 
 impl Bench {
     pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
+        if self.against.is_none() && self.fail_if.iter().any(Condition::is_relative) {
+            let text = "a condition in percent compares with another version: say --against active, or which";
+            return Err(CliError::new(Exit::CouldNotRun, text));
+        }
         let loaded = Subject::open(&self.rule)?.load_to_measure()?;
         let inputs = self.inputs(&loaded)?;
+        let other = self.against.as_deref().map(|named| {
+            let other = compare::open(named, loaded.name(), &self.at)?.load_to_measure()?;
+            let rows = self.rows(&other, &inputs)?;
+            Ok::<_, CliError>((other, rows))
+        });
+        let other = other.transpose()?;
         let rows = self.rows(&loaded, &inputs)?;
-        let mut misses = self.misses(&rows);
-        if let Some(other) = &self.against {
-            let other = Subject::open(other)?.load_to_measure()?;
-            let before = self.rows(&other, &inputs)?;
-            let fuel = |rows: &[Row]| at_64(rows).map_or(0, |row| row.fuel_per_item);
-            let (now, most) = (fuel(&rows), fuel(&before) * (100 + self.more_fuel) / 100);
-            if now > most {
-                misses
-                    .push(format!("fuel of an item is {now}, over {most} from the other version"));
-            }
-        }
+        let misses = self.misses(&rows, other.as_ref().map(|(_, rows)| rows.as_slice()));
         match self.output {
             Output::Json => {
-                writeln!(out, "{:#}", json!({ "rows": json_rows(&rows), "misses": misses }))?;
+                let other = other.as_ref().map(|(other, rows)| {
+                    json!({
+                        "name": other.name(),
+                        "version": other.version(),
+                        "digest": other.rule.summary.digest,
+                        "rows": json_rows(rows),
+                    })
+                });
+                let rows = json_rows(&rows);
+                writeln!(out, "{:#}", json!({ "rows": rows, "against": other, "misses": misses }))?;
+            }
+            Output::Jsonl => {
+                for row in json_rows(&rows).as_array().into_iter().flatten() {
+                    writeln!(out, "{row}")?;
+                }
             }
             Output::Text | Output::Junit => {
-                writeln!(out, "{} {}", loaded.name(), loaded.version())?;
-                for row in &rows {
-                    writeln!(out, "  {}", row.text())?;
+                write_rows(out, &loaded, &rows)?;
+                if let Some((other, before)) = &other {
+                    write!(out, "against ")?;
+                    write_rows(out, other, before)?;
+                    writeln!(out, "  in batches of 64: {}", changes(before, &rows))?;
                 }
                 misses.iter().try_for_each(|miss| writeln!(out, "  MISSED {miss}"))?;
             }
@@ -90,7 +112,7 @@ impl Bench {
             let hook = loaded.hook(None)?;
             return Ok(Traffic::new(1, hook).batch(ITEMS));
         };
-        let mut inputs: Vec<_> = cases::all(dir)?.into_iter().map(|case| case.input).collect();
+        let mut inputs: Vec<_> = cases::own(dir)?.into_iter().map(|case| case.input).collect();
         let Some(first) = inputs.first().cloned() else {
             return Err(CliError::new(Exit::NotFound, "there is no test case to ask"));
         };
@@ -129,7 +151,7 @@ impl Bench {
         })
     }
 
-    fn misses(&self, rows: &[Row]) -> Vec<String> {
+    fn misses(&self, rows: &[Row], before: Option<&[Row]>) -> Vec<String> {
         let mut misses = Vec::new();
         if let Some(row) = rows.iter().find(|row| row.errors > 0) {
             misses.push(format!("{} items in batches of {} failed", row.errors, row.batch));
@@ -142,6 +164,9 @@ impl Bench {
         if let Some(most) = self.max_us.filter(|most| micros > *most) {
             misses.push(format!("an item takes {micros:.1} µs, over {most}"));
         }
+        let before = before.and_then(at_64);
+        let cost = |cost| (row.cost(cost), before.map(|before| before.cost(cost)));
+        misses.extend(self.fail_if.iter().filter_map(|condition| condition.missed(cost)));
         misses
     }
 }
@@ -150,7 +175,32 @@ fn at_64(rows: &[Row]) -> Option<&Row> {
     rows.iter().find(|row| row.batch == 64)
 }
 
+fn write_rows(out: &mut impl Write, loaded: &Loaded, rows: &[Row]) -> std::io::Result<()> {
+    writeln!(out, "{} {}", loaded.name(), loaded.version())?;
+    rows.iter().try_for_each(|row| writeln!(out, "  {}", row.text()))
+}
+
+/// `fuel +3.1 %, time -2.0 %, memory +0.0 %`.
+fn changes(before: &[Row], rows: &[Row]) -> String {
+    let pair = at_64(before).zip(at_64(rows));
+    let change = |cost: Cost| {
+        let change = pair.map(|(was, is)| compare::change(was.cost(cost), is.cost(cost)));
+        format!("{} {}", cost.name(), change.unwrap_or_default())
+    };
+    Cost::ALL.map(change).join(", ")
+}
+
 impl Row {
+    /// Fuel and nanoseconds of an item, or bytes of memory.
+    #[expect(clippy::cast_precision_loss, reason = "a comparison needs no more digits")]
+    fn cost(&self, cost: Cost) -> f64 {
+        match cost {
+            Cost::Fuel => self.fuel_per_item as f64,
+            Cost::Time => self.per_item.as_secs_f64() * 1e9,
+            Cost::Memory => self.memory_bytes as f64,
+        }
+    }
+
     fn text(&self) -> String {
         format!(
             "batch {:<4} fuel/item {:>9} of {}   {:>8.2} µs/item   memory {} KiB   errors {}",

@@ -1,9 +1,11 @@
-//! Test files: `[defaults]`, `[[case]]` and `[[table]]`, merged into one input and one expectation each.
+//! Test files: `[defaults]`, `[[case]]`, `[[table]]` and `[chain]`, merged into one input and one expectation each.
 
+use crate::cli::rule::chained::{Chain, ChainText};
 use crate::cli::rule::expect::Expect;
-use crate::cli::rule::read;
+use crate::cli::rule::{read, write};
 use crate::cli::{CliError, Exit};
 use crate::rules::input::Input;
+use crate::rules::record::DecisionRecord;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -16,6 +18,16 @@ pub(super) struct Case {
     pub(super) line: usize,
     pub(super) input: Input,
     pub(super) expect: Expect,
+    /// What was recorded of it, in place of an expectation.
+    pub(super) golden: Option<Box<DecisionRecord>>,
+}
+
+/// The cases of a folder.
+#[derive(Debug, Default)]
+pub(super) struct Cases {
+    /// Of the rule alone.
+    pub(super) own: Vec<Case>,
+    pub(super) chains: Vec<Chain>,
 }
 
 #[derive(Deserialize)]
@@ -27,6 +39,8 @@ struct Document {
     case: Vec<Value>,
     #[serde(default)]
     table: Vec<Table>,
+    #[serde(default)]
+    chain: Option<ChainText>,
 }
 
 /// One row is one case; a column is a path like `recipient.tz`.
@@ -38,8 +52,13 @@ struct Table {
     rows: Vec<Vec<Value>>,
 }
 
+/// The cases of the rule alone.
+pub(super) fn own(dir: &Path) -> Result<Vec<Case>, CliError> {
+    Ok(all(dir)?.own)
+}
+
 /// All cases of the folder `tests` in `dir`, by file name and place.
-pub(super) fn all(dir: &Path) -> Result<Vec<Case>, CliError> {
+pub(super) fn all(dir: &Path) -> Result<Cases, CliError> {
     let folder = dir.join("tests");
     let entries = std::fs::read_dir(&folder).map_err(|error| {
         CliError::new(Exit::NotFound, format!("cannot read {}: {error}", folder.display()))
@@ -47,31 +66,40 @@ pub(super) fn all(dir: &Path) -> Result<Vec<Case>, CliError> {
     let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     files.sort();
-    let mut cases = Vec::new();
+    let mut all = Cases::default();
     for file in files {
-        cases.extend(of_file(&file)?);
+        let (own, chain) = of_file(&file)?;
+        all.own.extend(own);
+        all.chains.extend(chain);
     }
-    Ok(cases)
+    Ok(all)
 }
 
-fn of_file(file: &Path) -> Result<Vec<Case>, CliError> {
+/// Writes a file of lines anew.
+pub(super) fn write_lines(file: &Path, lines: &[String]) -> Result<(), CliError> {
+    let mut text = lines.join("\n");
+    text.push('\n');
+    write(file, text.as_bytes())
+}
+
+fn of_file(file: &Path) -> Result<(Vec<Case>, Option<Chain>), CliError> {
     let text = String::from_utf8_lossy(&read(file)?).into_owned();
     let wrong = |what: String| CliError::new(Exit::Failed, format!("{}: {what}", file.display()));
     let parsed: toml::Value = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     let value = plain(serde_json::to_value(parsed).map_err(|error| CliError::failed(&error))?);
     let document: Document =
         serde_json::from_value(value).map_err(|error| wrong(error.to_string()))?;
-    let mut cases = Vec::new();
-    let mut add = |name: String, own: &[Value]| {
+    let whole = |name: String, own: &[Value]| {
         let mut whole = document.defaults.clone();
         own.iter().for_each(|part| merge(&mut whole, part));
         let case = case(file, line(&text, &name), name.clone(), whole);
-        case.map(|case| cases.push(case)).map_err(|error| wrong(format!("case {name:?}: {error}")))
+        case.map_err(|error| wrong(format!("case {name:?}: {error}")))
     };
-    for one in &document.case {
+    let named = |one: &Value| {
         let name = one["name"].as_str().unwrap_or("a case without a name").to_owned();
-        add(name, std::slice::from_ref(one))?;
-    }
+        whole(name, std::slice::from_ref(one))
+    };
+    let mut cases = document.case.iter().map(named).collect::<Result<Vec<_>, _>>()?;
     for table in &document.table {
         for row in &table.rows {
             if row.len() != table.columns.len() {
@@ -80,10 +108,13 @@ fn of_file(file: &Path) -> Result<Vec<Case>, CliError> {
             }
             let cells: Result<Vec<_>, _> = table.columns.iter().zip(row).map(cell).collect();
             let words: Vec<_> = row.iter().map(word).collect();
-            add(format!("{}: {}", table.name, words.join(" ")), &cells.map_err(wrong)?)?;
+            let name = format!("{}: {}", table.name, words.join(" "));
+            cases.push(whole(name, &cells.map_err(wrong)?)?);
         }
     }
-    Ok(cases)
+    let Some(chain) = &document.chain else { return Ok((cases, None)) };
+    let chained = chain.case.iter().map(named).collect::<Result<Vec<_>, _>>()?;
+    Ok((cases, Some(Chain::of(chain, file, chained)?)))
 }
 
 fn case(
@@ -99,7 +130,7 @@ fn case(
     }
     let whole = if whole.is_null() { Value::Object(Map::new()) } else { whole };
     let (input, expect) = (serde_json::from_value(whole)?, serde_json::from_value(expect)?);
-    Ok(Case { name, file: file.to_owned(), line, input, expect })
+    Ok(Case { name, file: file.to_owned(), line, input, expect, golden: None })
 }
 
 /// `recipient.tz` and a value as `{"recipient":{"tz":value}}`.
@@ -186,7 +217,7 @@ mod tests {
         let text = "[defaults]\nrecipient.tz = \"UTC\"\n[[case]]\nname = \"one\"\nnow = 2026-01-01T00:00:00Z\n\
                     [[table]]\nname = \"t\"\ncolumns = [\"recipient.tz\", \"expect.code\"]\nrows = [[\"A\", \"x\"], [\"B\", \"y\"]]\n";
         std::fs::write(file.path(), text).unwrap();
-        let cases = of_file(file.path()).unwrap();
+        let (cases, _) = of_file(file.path()).unwrap();
         let seen: Vec<_> = cases
             .iter()
             .map(|case| {

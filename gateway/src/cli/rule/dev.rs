@@ -1,6 +1,6 @@
 //! `bugler rule dev`: on every change build and test, and put what passes into a gateway.
 
-use crate::cli::rule::operate::{Perhaps, deploy};
+use crate::cli::rule::operate::{Perhaps, swap};
 use crate::cli::rule::project::Subject;
 use crate::cli::rule::test::Test;
 use crate::cli::{CliError, Exit};
@@ -53,7 +53,7 @@ impl Dev {
         let exit = Test::of(&self.dir).run(out)?;
         if self.swap && exit == Exit::Done {
             let subject = Subject::open(&self.dir)?;
-            deploy(&self.at.at()?, &subject.component, "active", "bugler rule dev")?;
+            swap(&self.at.at()?, &subject.component, "bugler rule dev")?;
             writeln!(out, "swapped in: {}", subject.title())?;
         }
         Ok(exit)

@@ -3,8 +3,10 @@
 use crate::cli::rule::Output;
 use crate::cli::rule::ask::ask;
 use crate::cli::rule::cases;
+use crate::cli::rule::compare;
+use crate::cli::rule::operate::Perhaps;
 use crate::cli::rule::project::Subject;
-use crate::cli::rule::report::Changes;
+use crate::cli::rule::report::{Changes, percent};
 use crate::cli::rule::traffic::Traffic;
 use crate::cli::{CliError, Exit};
 use crate::rules::input::Input;
@@ -14,8 +16,9 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Diff {
-    /// A component or the folder of a rule: how it is.
-    before: PathBuf,
+    /// How it is: a component, the folder of a rule, or `active` for what a gateway has in force of the
+    /// rule. That needs --token and --org.
+    before: String,
     /// A component or the folder of a rule: how it would be.
     after: PathBuf,
     /// Ask what the test cases of this folder ask.
@@ -26,19 +29,21 @@ pub(in crate::cli) struct Diff {
     generate: usize,
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Exit with 12 if more percent of the answers differ.
-    #[arg(long, value_name = "PERCENT")]
+    /// Exit with 12 if a larger share of the answers differs: `0.1%`.
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
     max_changed: Option<f64>,
+    #[command(flatten)]
+    at: Perhaps,
     #[arg(short = 'o', long, value_enum, default_value_t)]
     output: Output,
 }
 
 impl Diff {
     pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
-        let before = Subject::open(&self.before)?.load()?;
         let after = Subject::open(&self.after)?.load()?;
+        let before = compare::open(&self.before, after.name(), &self.at)?.load()?;
         let inputs: Vec<(String, Input)> = match &self.cases {
-            Some(dir) => cases::all(dir)?.into_iter().map(|case| (case.name, case.input)).collect(),
+            Some(dir) => cases::own(dir)?.into_iter().map(|case| (case.name, case.input)).collect(),
             None => {
                 let mut traffic = Traffic::new(self.seed, before.hook(None)?);
                 let named = |(number, input)| (format!("#{number}"), input);
@@ -48,10 +53,16 @@ impl Diff {
         let mut changes = Changes::default();
         for (name, input) in &inputs {
             let (was, is) = (ask(&before, input)?, ask(&after, input)?);
-            changes.note(name, &was.decided, &is.decided);
+            if changes.note(name, &was.decided, &is.decided) && self.output == Output::Jsonl {
+                let record = is.record(&after, "diff", input)?;
+                let mut line = serde_json::to_value(&record).map_err(|e| CliError::failed(&e))?;
+                line["before"] = serde_json::json!(was.decided);
+                writeln!(out, "{line}")?;
+            }
         }
         match self.output {
             Output::Json => writeln!(out, "{:#}", changes.json())?,
+            Output::Jsonl => {}
             Output::Text | Output::Junit => write!(out, "{}", changes.text())?,
         }
         let is_outside = self.max_changed.is_some_and(|percent| changes.exceeds(percent));

@@ -39,6 +39,11 @@ impl Eval {
         let asked = ask(&loaded, &input)?;
         match self.output {
             Output::Json => writeln!(out, "{:#}", json!({ "input": input, "answer": asked }))?,
+            Output::Jsonl => {
+                let record = asked.record(&loaded, "eval", &input)?;
+                let line = serde_json::to_string(&record).map_err(|e| CliError::failed(&e))?;
+                writeln!(out, "{line}")?;
+            }
             Output::Text | Output::Junit => {
                 writeln!(out, "{} {}", loaded.name(), loaded.version())?;
                 write!(out, "{}", text(&asked, loaded.bench.limits().memory_bytes))?;
@@ -57,7 +62,7 @@ impl Eval {
             }
             (Some(path), _) => parse(&read(path)?)?,
             (None, Some(name)) => {
-                let mut cases = cases::all(&self.rule)?;
+                let mut cases = cases::own(&self.rule)?;
                 cases.retain(|case| case.name == *name);
                 let case = cases.pop().ok_or_else(|| {
                     CliError::new(Exit::NotFound, format!("no test case is called {name:?}"))

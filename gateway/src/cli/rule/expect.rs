@@ -23,6 +23,8 @@ pub(super) struct Expect {
     /// Members of the payload that a transform rule leaves.
     payload: Option<Value>,
     max_fuel: Option<u64>,
+    /// Of a chain: the rule that decides.
+    by: Option<String>,
     /// Counter and kv calls, in order.
     calls: Option<Vec<String>>,
     /// `level: text`, in order.
@@ -46,6 +48,7 @@ impl Expect {
             if is_other { format!("{} ({})", got.decision, got.code) } else { got.decision.clone() }
         };
         compare("decision", self.decision.clone(), Some(with_code()));
+        compare("by", self.by.clone(), asked.by.clone());
         compare("code", self.code.clone(), Some(got.code.clone()));
         compare("detail", self.detail.clone(), got.detail.clone());
         let time = |at: At| at.0.to_rfc3339();

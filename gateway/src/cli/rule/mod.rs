@@ -4,6 +4,8 @@ mod ask;
 mod bench;
 mod build;
 mod cases;
+mod chained;
+mod compare;
 mod dev;
 mod diff;
 mod eval;
@@ -18,7 +20,7 @@ mod test;
 mod traffic;
 
 use crate::cli::{CliError, Exit};
-use crate::rules::{RuleLimits, check_component, wrap_component};
+use crate::rules::{RuleLimits, check_component, counting_limits, wrap_component};
 use clap::{Subcommand, ValueEnum};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -101,6 +103,9 @@ enum Output {
     #[default]
     Text,
     Json,
+    /// Decision records, one a line.
+    Jsonl,
+    /// Of tests.
     Junit,
 }
 
@@ -176,8 +181,13 @@ fn limits(out: &mut impl Write) -> Result<Exit, CliError> {
         ("host calls", format!("{} an item", limits.calls_per_item)),
         ("log", format!("{} lines of {} bytes", limits.log_lines_per_batch, limits.log_line_bytes)),
         ("batch", format!("{} items, {} KiB", limits.batch_items, limits.batch_bytes >> 10)),
+        ("codes", String::from("32 of a rule, then other")),
+        ("rules", String::from("32 of an organization, 32 of everybody")),
     ];
-    rows.iter().try_for_each(|(what, most)| writeln!(out, "{what:<16} {most}"))?;
+    let rows = rows.into_iter().chain(counting_limits());
+    for (what, most) in rows {
+        writeln!(out, "{what:<16} {most}")?;
+    }
     Ok(Exit::Done)
 }
 

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::Args;
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,6 +45,9 @@ pub(in crate::cli) struct Perhaps {
     /// The organization whose rules these are.
     #[arg(long, env = "BUGLER_ORG")]
     org: Option<i32>,
+    /// Rules of everybody; for the organization that was there first.
+    #[arg(long)]
+    global: bool,
 }
 
 impl Perhaps {
@@ -55,7 +58,7 @@ impl Perhaps {
         };
         let token = self.token.clone().ok_or_else(missing)?;
         let org = self.org.ok_or_else(missing)?;
-        Ok(At { url: self.url.clone(), token, org, global: false })
+        Ok(At { url: self.url.clone(), token, org, global: self.global })
     }
 }
 
@@ -70,7 +73,62 @@ pub(in crate::cli) struct Deploy {
     #[arg(short, long, default_value = "")]
     message: String,
     #[command(flatten)]
+    gates: GateFlags,
+    #[command(flatten)]
     at: At,
+}
+
+/// What the version has to show, over the gates of `rule.toml`.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Gates, over those of rule.toml")]
+struct GateFlags {
+    /// Items it has to judge before it goes on.
+    #[arg(long, value_name = "COUNT")]
+    min_items: Option<u32>,
+    /// Minutes it has to stay at a stage.
+    #[arg(long, value_name = "MINUTES")]
+    min_minutes: Option<u32>,
+    /// Share of answers of its shadow that may differ: `1%`.
+    #[arg(long, value_name = "PERCENT")]
+    max_diff: Option<String>,
+    #[arg(long, value_name = "COUNT")]
+    max_errors: Option<u32>,
+    /// Times the fuel of the active version: `1.5x`.
+    #[arg(long, value_name = "FACTOR")]
+    max_fuel_p99: Option<String>,
+    /// Times the time of the active version: `1.5x`.
+    #[arg(long, value_name = "FACTOR")]
+    max_time_p99: Option<String>,
+    /// Share of drops and denies: `5%`.
+    #[arg(long, value_name = "PERCENT")]
+    max_drop_rate: Option<String>,
+    /// Do not withdraw it because it drops or denies another share than the version before.
+    #[arg(long)]
+    expect_change: bool,
+}
+
+impl GateFlags {
+    fn body(&self) -> Value {
+        let mut gates = Map::new();
+        let counts = [
+            ("min_items", self.min_items),
+            ("min_minutes", self.min_minutes),
+            ("max_errors", self.max_errors),
+        ];
+        for (name, count) in counts {
+            gates.extend(count.map(|count| (name.to_owned(), json!(count))));
+        }
+        let texts = [
+            ("max_diff", &self.max_diff),
+            ("max_fuel_p99", &self.max_fuel_p99),
+            ("max_time_p99", &self.max_time_p99),
+            ("max_drop_rate", &self.max_drop_rate),
+        ];
+        for (name, text) in texts {
+            gates.extend(text.as_ref().map(|text| (name.to_owned(), json!(text))));
+        }
+        gates.into()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -174,6 +232,18 @@ impl At {
         Ok(format!("{}/{part}{query}", self.path(Some(name))?))
     }
 
+    /// The component of the rule's active version, and that version.
+    pub(super) fn active(&self, name: &str) -> Result<(Vec<u8>, String), CliError> {
+        let shown = self.path(Some(name))?;
+        let (path, query) = shown.split_once('?').unwrap_or((&shown, ""));
+        let query = if query.is_empty() { String::new() } else { format!("?{query}") };
+        let found = self.send_to(Method::GET, &format!("{path}/component{query}"), &Value::Null)?;
+        let component = found["component"].as_str().and_then(|text| STANDARD.decode(text).ok());
+        let text = "the gateway's answer holds no component";
+        let component = component.ok_or_else(|| CliError::new(Exit::Failed, text))?;
+        Ok((component, self::text(&found["version"])))
+    }
+
     fn path(&self, name: Option<&str>) -> Result<String, CliError> {
         let is_plain = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         if !name.is_none_or(is_plain) {
@@ -222,21 +292,24 @@ fn accepted(reply: &Reply) -> Result<Value, CliError> {
 impl Deploy {
     pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
         let subject = Subject::open(&self.rule)?;
-        let shown = deploy(&self.at, &subject.component, &self.stage, &self.message)?;
+        let body = json!({
+            "component": STANDARD.encode(&subject.component),
+            "stage": self.stage,
+            "message": self.message,
+            "gates": self.gates.body(),
+            "expectChange": self.gates.expect_change,
+        });
+        let shown = self.at.send(Method::POST, None, &body)?;
         writeln!(out, "{}", line(&shown))?;
         writeln!(out, "watch: bugler rule watch {}", text(&shown["name"]))?;
         Ok(Exit::Done)
     }
 }
 
-pub(super) fn deploy(
-    at: &At,
-    component: &[u8],
-    stage: &str,
-    message: &str,
-) -> Result<Value, CliError> {
+/// Puts a component in force at once.
+pub(super) fn swap(at: &At, component: &[u8], message: &str) -> Result<Value, CliError> {
     let body =
-        json!({ "component": STANDARD.encode(component), "stage": stage, "message": message });
+        json!({ "component": STANDARD.encode(component), "stage": "active", "message": message });
     at.send(Method::POST, None, &body)
 }
 
@@ -245,6 +318,12 @@ impl List {
         let set = self.at.send(Method::GET, None, &Value::Null)?;
         if self.output == Output::Json {
             writeln!(out, "{set:#}")?;
+            return Ok(Exit::Done);
+        }
+        if self.output == Output::Jsonl {
+            for rule in set["rules"].as_array().into_iter().flatten() {
+                writeln!(out, "{rule}")?;
+            }
             return Ok(Exit::Done);
         }
         writeln!(out, "revision {}", set["revision"])?;
@@ -260,6 +339,10 @@ impl Show {
         let rule = self.at.send(Method::GET, Some(&self.name), &Value::Null)?;
         if self.output == Output::Json {
             writeln!(out, "{rule:#}")?;
+            return Ok(Exit::Done);
+        }
+        if self.output == Output::Jsonl {
+            writeln!(out, "{rule}")?;
             return Ok(Exit::Done);
         }
         writeln!(out, "{}", line(&rule))?;
@@ -353,17 +436,7 @@ impl Watch {
         let mut left = self.lines.unwrap_or(u32::MAX);
         loop {
             let rule = self.at.send(Method::GET, Some(&self.name), &Value::Null)?;
-            let shadow = &rule["shadow"];
-            let number = |name: &str| shadow[name].as_u64().unwrap_or_default();
-            let (items, same) = (number("compared"), number("same"));
-            writeln!(
-                out,
-                "{}  shadow: {items} items, {} changed, {} errors, {} shed",
-                line(&rule),
-                items.saturating_sub(same),
-                number("errors"),
-                number("shed")
-            )?;
+            writeln!(out, "{}{}", line(&rule), tried(&rule))?;
             left -= 1;
             if left == 0 {
                 return Ok(Exit::Done);
@@ -371,6 +444,35 @@ impl Watch {
             std::thread::sleep(Duration::from_secs(1));
         }
     }
+}
+
+/// How the versions that are tried do, and what keeps them from going on.
+fn tried(rule: &Value) -> String {
+    let mut said = String::new();
+    for stage in ["canary", "shadow"] {
+        let version = &rule[stage];
+        if !version.is_object() {
+            continue;
+        }
+        let number = |name: &str| version[name].as_u64().unwrap_or_default();
+        let (items, errors, fuel) = (number("items"), number("errors"), number("fuelP99"));
+        said.push_str(&format!("  {stage}: {items} items, {errors} errors, fuel p99 {fuel}"));
+        if stage == "shadow" {
+            let (compared, same, shed) = (number("compared"), number("same"), number("shed"));
+            let tenths = same * 1_000 / compared.max(1);
+            let (whole, part) = (tenths / 10, tenths % 10);
+            let changed = compared.saturating_sub(same);
+            said.push_str(&format!(
+                ", {compared} compared, {changed} changed ({whole}.{part} % same), {shed} shed"
+            ));
+        }
+        let missing: Vec<_> = version["missing"].as_array().into_iter().flatten().collect();
+        if !missing.is_empty() {
+            let missing: Vec<_> = missing.into_iter().map(text).collect();
+            said.push_str(&format!("; gates: {}", missing.join(", ")));
+        }
+    }
+    said
 }
 
 /// One rule in a line: which version is in force, which is tried.

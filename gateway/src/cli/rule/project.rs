@@ -1,9 +1,9 @@
-//! A rule on disk: a component, or a folder with `rule.toml` that one is built of.
+//! A rule: a component, a folder with `rule.toml` that one is built of, or the name of a shipped one.
 
 use crate::cli::rule::build::{self, Built};
 use crate::cli::rule::{bench, read, rejected};
 use crate::cli::{CliError, Exit};
-use crate::rules::{Bench, BenchRule, Hook, Manifest};
+use crate::rules::{Bench, BenchRule, Hook, Manifest, shipped_component};
 use std::path::{Path, PathBuf};
 
 /// A folder with a `rule.toml`.
@@ -51,7 +51,11 @@ impl Subject {
             let (component, path) = (built.component.clone(), built.path.clone());
             return Ok(Self { component, path, built: Some(built) });
         }
-        Ok(Self { component: read(path)?, path: path.to_owned(), built: None })
+        let component = match path.to_str().and_then(shipped_component) {
+            Some(shipped) if !path.exists() => shipped.to_vec(),
+            _ => read(path)?,
+        };
+        Ok(Self { component, path: path.to_owned(), built: None })
     }
 
     pub(super) fn title(&self) -> String {

@@ -1,17 +1,19 @@
 //! `bugler rule capture` and `replay`: decisions with everything the rule saw, and the same questions again.
 
 use crate::cli::rule::Output;
-use crate::cli::rule::ask::{decided, question, spaced};
+use crate::cli::rule::ask::{decided, question, record, spaced};
 use crate::cli::rule::operate::Perhaps;
 use crate::cli::rule::project::{Loaded, Subject};
 use crate::cli::rule::records::{self, Records, length};
-use crate::cli::rule::report::Changes;
+use crate::cli::rule::report::{Changes, percent};
 use crate::cli::rule::traffic::Traffic;
 use crate::cli::{CliError, Exit};
 use crate::rules::Hook;
 use crate::rules::input::Input;
 use crate::rules::record::{Decided, DecisionRecord};
 use clap::Args;
+use serde_json::json;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -55,8 +57,8 @@ pub(in crate::cli) struct Replay {
     since: Option<String>,
     #[command(flatten)]
     at: Perhaps,
-    /// Exit with 12 if more percent of the decisions differ.
-    #[arg(long, value_name = "PERCENT")]
+    /// Exit with 12 if a larger share of the decisions differs: `0.1%`.
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
     max_changed: Option<f64>,
     #[arg(short = 'o', long, value_enum, default_value_t)]
     output: Output,
@@ -107,22 +109,13 @@ fn recorded(
     let share = |whole: u64| whole / u64::try_from(asked.max(1)).unwrap_or(1);
     let micros = u64::try_from(report.elapsed.as_micros()).unwrap_or(u64::MAX);
     let of_one = |(item, (input, decided)): (u32, (Input, Decided))| {
-        let was_asked = decided.decision != "skipped";
-        let now = input.now();
-        DecisionRecord {
-            id: input.notification.id.clone().unwrap_or_default(),
-            item,
-            org: input.org(),
-            rule: loaded.name().to_owned(),
-            version: loaded.version().to_owned(),
-            digest: format!("sha256:{}", loaded.rule.summary.digest),
-            fuel: if was_asked { share(report.fuel) } else { 0 },
-            us: if was_asked { u32::try_from(share(micros)).unwrap_or(u32::MAX) } else { 0 },
-            batch: u32::try_from(asked).unwrap_or(u32::MAX),
-            plan_before: input.plan.clone(),
-            input: Some(input),
-            ..DecisionRecord::new(now, hook, decided)
-        }
+        let took = if decided.decision == "skipped" {
+            (0, 0)
+        } else {
+            (share(report.fuel), u32::try_from(share(micros)).unwrap_or(u32::MAX))
+        };
+        let record = record(loaded, ("capture", hook), (&input, decided), (item, asked), took);
+        DecisionRecord { input: Some(input), ..record }
     };
     Ok((0..).zip(inputs.into_iter().zip(decided)).map(of_one).collect())
 }
@@ -130,19 +123,11 @@ fn recorded(
 impl Replay {
     pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
         let loaded = Subject::open(&self.rule)?.load()?;
-        let mut replayed =
-            Replayed { loaded: &loaded, waiting: Vec::new(), changes: Changes::default() };
-        let mut without_input = 0u64;
-        let mut take = |record: DecisionRecord| {
-            if record.input.is_none() {
-                without_input += 1;
-                return Ok(());
-            }
-            replayed.take(record)
-        };
+        let is_listed = self.output == Output::Jsonl;
+        let mut replayed = Replayed::new(&loaded, is_listed.then_some(out as &mut dyn Write));
         if let Some(file) = &self.file {
             for (number, line) in lines(file)?.enumerate() {
-                take(parse(&line?, number + 1)?)?;
+                replayed.take(parse(&line?, number + 1)?)?;
             }
         }
         if let Some(since) = &self.since {
@@ -150,22 +135,33 @@ impl Replay {
             let mut captured = Records::captured(&at, loaded.name(), Some(since));
             while !captured.is_end() {
                 for (number, record) in captured.next(usize::MAX)?.iter().enumerate() {
-                    take(parse(&record.to_string(), number + 1)?)?;
+                    replayed.take(parse(&record.to_string(), number + 1)?)?;
                 }
             }
         }
-        replayed.ask()?;
+        replayed.ask_waiting()?;
+        let (without_input, incomplete) = (replayed.without_input, replayed.incomplete());
         let changes = replayed.changes;
         match self.output {
-            Output::Json => writeln!(out, "{:#}", changes.json())?,
+            Output::Json => {
+                let mut shown = changes.json();
+                (shown["withoutInput"], shown["incomplete"]) =
+                    (without_input.into(), incomplete.into());
+                writeln!(out, "{shown:#}")?;
+            }
+            Output::Jsonl => {}
             Output::Text | Output::Junit => {
                 write!(out, "replayed {} decisions   {}", spaced(changes.items), changes.text())?;
+                if incomplete > 0 {
+                    let text = "left out, since not all that was asked with them is there";
+                    writeln!(out, "  {} {text}", spaced(incomplete))?;
+                }
             }
         }
         if changes.items == 0 {
             let text = format!(
-                "nothing was replayed: {without_input} records had no input; \
-                 `bugler rule capture` records it"
+                "nothing was replayed: {without_input} records had no input, and of {incomplete} the call \
+                 is not whole; `bugler rule capture` records both"
             );
             return Err(CliError::new(Exit::NotFound, text));
         }
@@ -174,35 +170,85 @@ impl Replay {
     }
 }
 
-/// A replay under way: what can be asked together waits for each other.
+/// A replay under way: what was or can be asked together waits for each other.
 struct Replayed<'a> {
     loaded: &'a Loaded,
     waiting: Vec<DecisionRecord>,
+    /// Calls of a gateway, of which lines of others may lie between.
+    calls: HashMap<String, Vec<DecisionRecord>>,
     changes: Changes,
+    without_input: u64,
+    /// Where changed decisions go, as records.
+    listed: Option<&'a mut dyn Write>,
 }
 
-impl Replayed<'_> {
+impl<'a> Replayed<'a> {
+    fn new(loaded: &'a Loaded, listed: Option<&'a mut dyn Write>) -> Self {
+        let (waiting, calls, changes) = (Vec::new(), HashMap::new(), Changes::default());
+        Self { loaded, waiting, calls, changes, without_input: 0, listed }
+    }
+
     fn take(&mut self, record: DecisionRecord) -> Result<(), CliError> {
+        if record.input.is_none() {
+            self.without_input += 1;
+            return Ok(());
+        }
+        if let Some(name) = record.call.clone() {
+            let whole = usize::try_from(record.batch).unwrap_or(usize::MAX);
+            let call = self.calls.entry(name.clone()).or_default();
+            call.push(record);
+            if call.len() >= whole {
+                let call = self.calls.remove(&name).unwrap_or_default();
+                self.ask(&call, false)?;
+            }
+            return Ok(());
+        }
         let is_apart = self.waiting.last().is_some_and(|last| !are_together(last, &record));
         if is_apart || self.waiting.len() == BATCH {
-            self.ask()?;
+            self.ask_waiting()?;
         }
         self.waiting.push(record);
         Ok(())
     }
 
-    fn ask(&mut self) -> Result<(), CliError> {
+    /// Asks what waits, on top of what the rule counted and kept in the questions before.
+    fn ask_waiting(&mut self) -> Result<(), CliError> {
         let records = std::mem::take(&mut self.waiting);
+        self.ask(&records, true)
+    }
+
+    /// Asks `records` together: if they do not keep, on what the first says was counted and kept.
+    fn ask(&mut self, records: &[DecisionRecord], keeps: bool) -> Result<(), CliError> {
         let inputs: Vec<_> = records.iter().filter_map(|record| record.input.as_ref()).collect();
         if inputs.is_empty() {
             return Ok(());
         }
-        let question = question(self.loaded, &inputs)?;
-        let report = self.loaded.bench.ask_and_keep(&self.loaded.rule, &question);
-        for (record, now) in records.iter().zip(decided(&question, &report)) {
-            self.changes.note(&record.id, &record.decided, &now);
+        let (bench, question) = (&self.loaded.bench, question(self.loaded, &inputs)?);
+        let report = if keeps {
+            bench.ask_and_keep(&self.loaded.rule, &question)
+        } else {
+            bench.ask(&self.loaded.rule, &question)
+        };
+        let hook = question.batch.hook();
+        for (before, (input, now)) in
+            records.iter().zip(inputs.iter().zip(decided(&question, &report)))
+        {
+            let is_changed = self.changes.note(&before.id, &before.decided, &now);
+            if let Some(listed) = self.listed.as_mut().filter(|_| is_changed) {
+                let at = (before.item, records.len());
+                let record = record(self.loaded, ("replay", hook), (input, now), at, (0, 0));
+                let mut line = serde_json::to_value(&record).map_err(|e| CliError::failed(&e))?;
+                line["before"] = json!(before.decided);
+                writeln!(listed, "{line}")?;
+            }
         }
         Ok(())
+    }
+
+    /// Records of calls of which some were not kept.
+    fn incomplete(&self) -> u64 {
+        let count: usize = self.calls.values().map(Vec::len).sum();
+        u64::try_from(count).unwrap_or(u64::MAX)
     }
 }
 

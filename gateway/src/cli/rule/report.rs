@@ -54,6 +54,13 @@ fn escaped(text: &str) -> String {
     xml
 }
 
+/// `0.1%` or `0.1`: so many of a hundred.
+pub(super) fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>().ok();
+    let percent = number.filter(|percent| (0.0..=100.0).contains(percent));
+    percent.ok_or_else(|| String::from("a share is like 0.1%, from 0% to 100%"))
+}
+
 /// How two sets of decisions differ.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -64,13 +71,13 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// Counts one item, called `id`, and what was and is decided about it.
-    pub(super) fn note(&mut self, id: &str, before: &Decided, after: &Decided) {
+    /// Counts one item, called `id`, and what was and is decided about it; true if that is not the same.
+    pub(super) fn note(&mut self, id: &str, before: &Decided, after: &Decided) -> bool {
         self.items += 1;
         self.errors += u64::from(after.decision == "error");
         let without_detail = |decided: &Decided| Decided { detail: None, ..decided.clone() };
         if without_detail(before) == without_detail(after) {
-            return;
+            return false;
         }
         self.changed += 1;
         let (count, samples) = self.kinds.entry((before.words(), after.words())).or_default();
@@ -78,6 +85,7 @@ impl Changes {
         if samples.len() < SAMPLES_MAX {
             samples.push(id.to_owned());
         }
+        true
     }
 
     /// Changed items of a million.
@@ -123,5 +131,19 @@ impl Changes {
             "errors": self.errors,
             "kinds": self.kinds.iter().map(kind).collect::<Vec<_>>(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_written_with_or_without_its_sign() {
+        assert_eq!(
+            [percent("0.1%"), percent("0"), percent("100 %")],
+            [Ok(0.1), Ok(0.0), Ok(100.0)]
+        );
+        assert!(["", "%", "-1%", "101%", "NaN", "half"].iter().all(|text| percent(text).is_err()));
     }
 }

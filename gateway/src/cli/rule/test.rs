@@ -2,7 +2,8 @@
 
 use crate::cli::rule::Output;
 use crate::cli::rule::ask::{Asked, ask};
-use crate::cli::rule::cases::{self, Case};
+use crate::cli::rule::cases::{self, Case, Cases};
+use crate::cli::rule::chained;
 use crate::cli::rule::expect::hint;
 use crate::cli::rule::project::{Loaded, Subject};
 use crate::cli::rule::report::junit;
@@ -23,6 +24,9 @@ pub(in crate::cli) struct Test {
     /// Only cases with this in their names.
     #[arg(long, default_value = "")]
     filter: String,
+    /// Write what chains decide now into the files of recorded cases (`cases_from`).
+    #[arg(long)]
+    update: bool,
     #[arg(short = 'o', long, value_enum, default_value_t)]
     output: Output,
 }
@@ -41,38 +45,65 @@ impl Test {
     /// All cases of the rule in `dir`, built, in words.
     pub(super) fn of(dir: &Path) -> Self {
         let dir = dir.to_owned();
-        Self { dir, component: None, filter: String::new(), output: Output::Text }
+        Self { dir, component: None, filter: String::new(), update: false, output: Output::Text }
     }
 
     pub(super) fn run(self, out: &mut impl Write) -> Result<Exit, CliError> {
         let subject = Subject::open(self.component.as_ref().unwrap_or(&self.dir))?;
         let loaded = subject.load()?;
-        let mut cases = cases::all(&self.dir)?;
-        cases.retain(|case| case.name.contains(&self.filter));
-        if cases.is_empty() {
+        let Cases { own, chains } = cases::all(&self.dir)?;
+        let is_wanted = |case: &Case| case.name.contains(&self.filter);
+        let mut tried = Vec::new();
+        for case in own.into_iter().filter(is_wanted) {
+            let asked = ask(&loaded, &case.input)?;
+            tried.push(self.tried(case, asked));
+        }
+        for mut chain in chains {
+            let links = chain.load(&subject, loaded.name())?;
+            for case in std::mem::take(&mut chain.cases).into_iter().filter(is_wanted) {
+                let asked = links.ask(&case.input)?;
+                tried.push(self.tried_chain(case, asked));
+            }
+        }
+        if tried.is_empty() {
             let text = "no test case; write one into tests/, or look at --filter";
             return Err(CliError::new(Exit::NotFound, text));
         }
-        let mut tried = Vec::new();
-        for case in cases {
-            tried.push(self.try_one(&loaded, case)?);
+        if self.update {
+            let golden = tried.iter().filter(|tried| tried.case.golden.is_some());
+            let golden: Vec<_> = golden.map(|tried| (&tried.case, &tried.asked)).collect();
+            let changed = chained::update(&golden)?;
+            writeln!(std::io::stderr(), "{changed} recorded decisions changed")?;
+            tried.iter_mut().filter(|tried| tried.case.golden.is_some()).for_each(|tried| {
+                tried.misses.clear();
+            });
         }
         match self.output {
             Output::Text => self.text(out, &subject, &loaded, &tried)?,
             Output::Json => writeln!(out, "{:#}", json(&subject, &tried))?,
+            Output::Jsonl => records(out, &loaded, &tried)?,
             Output::Junit => write!(out, "{}", junit(loaded.name(), &tried))?,
         }
         let is_passed = tried.iter().all(|tried| tried.misses.is_empty());
         Ok(if is_passed { Exit::Done } else { Exit::RuleTestFailed })
     }
 
-    fn try_one(&self, loaded: &Loaded, case: Case) -> Result<Tried, CliError> {
-        let asked = ask(loaded, &case.input)?;
+    fn tried(&self, case: Case, asked: Asked) -> Tried {
         let misses = case.expect.misses(&case.input, &asked);
         let hint = if misses.is_empty() { None } else { hint(&case.input, &asked) };
         let name = case.name.replace('\'', "'\\''");
         let again = format!("bugler rule eval {} --case '{name}'", self.dir.display());
-        Ok(Tried { case, asked, misses, hint, again })
+        Tried { case, asked, misses, hint, again }
+    }
+
+    fn tried_chain(&self, case: Case, asked: Asked) -> Tried {
+        let misses = match &case.golden {
+            Some(golden) => chained::misses(golden, &asked),
+            None => case.expect.misses(&case.input, &asked),
+        };
+        let name = case.name.replace('\'', "'\\''");
+        let again = format!("bugler rule test {} --filter '{name}'", self.dir.display());
+        Tried { case, asked, misses, hint: None, again }
     }
 
     fn text(
@@ -99,6 +130,17 @@ impl Test {
         writeln!(out, "{passed} passed, {} failed", tried.len() - passed)?;
         Ok(())
     }
+}
+
+/// Each case as the decision record of its item, with what it is called and what is otherwise.
+fn records(out: &mut impl Write, loaded: &Loaded, tried: &[Tried]) -> Result<(), CliError> {
+    for Tried { case, asked, misses, .. } in tried {
+        let record = asked.record(loaded, "test", &case.input)?;
+        let mut line = serde_json::to_value(&record).map_err(|error| CliError::failed(&error))?;
+        (line["case"], line["misses"]) = (json!(case.name), json!(misses));
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
 }
 
 fn json(subject: &Subject, tried: &[Tried]) -> serde_json::Value {

@@ -24,6 +24,7 @@ mod fair;
 mod inbox;
 mod mail;
 mod notices;
+mod reach;
 mod replay;
 
 const START: Millis = Millis(1_700_000_000_000);

@@ -53,7 +53,10 @@ pub(super) struct Node {
 }
 
 pub(super) async fn node(shelf: &Arc<Memory>) -> Node {
-    let engine = start(Vec::new());
+    node_of(start(Vec::new()), shelf).await
+}
+
+pub(super) async fn node_of(engine: Arc<WasmRules>, shelf: &Arc<Memory>) -> Node {
     let (own, shelf) = (Arc::clone(&engine), Arc::clone(shelf) as Arc<dyn Shelf>);
     let deployments =
         Deployments::open(own, shelf, None, Arc::new(SystemClock), &[]).await.unwrap();
@@ -79,6 +82,8 @@ impl Node {
             stage: stage.parse().unwrap(),
             by: "user:1".into(),
             message: String::new(),
+            gates: BTreeMap::new(),
+            expects_change: false,
         };
         self.deployments.deploy(deployment).await.map(|(_, version)| version)
     }
@@ -240,6 +245,7 @@ async fn a_thousand_organizations_with_rules_of_their_own_share_a_component() {
             version: "1.0.0".into(),
             bytes: shared.len(),
             hooks: summary.hooks.clone(),
+            ..RuleVersion::default()
         }],
         active: Some(summary.digest.clone()),
         ..DeployedRule::named("tried", 1)

@@ -197,6 +197,15 @@ async fn what_is_published_tells_stages_and_hooks_apart() {
     assert_eq!(value("bugler_rule_decisions_total", &skipped), "1");
     let drop = ["version=\"70.0.0\"", "hook=\"transform\"", "decision=\"drop\""];
     assert_eq!(value("bugler_rule_decisions_total", &drop), "1");
+    let coded =
+        ["version=\"70.0.0\"", "hook=\"route\"", "decision=\"skipped\"", "code=\"no_match\""];
+    assert_eq!(value("bugler_rule_decisions_total", &coded), "1");
+    assert_eq!(value("bugler_rule_instances", &active), "0");
+    assert_eq!(value("bugler_rule_info", &[active[0], active[1]]), "1");
+    node.change(RuleChange::RollBack).await.unwrap();
+    let later = handle.render();
+    let gone = "bugler_rule_info{rule=\"tried\",version=\"70.1.0\",stage=\"shadow\"} 0";
+    assert!(later.contains(gone), "{later}");
     let watched = ["version=\"70.1.0\"", "stage=\"shadow\"", "hook=\"route\""];
     assert_eq!(value("bugler_rule_shadow_compared_total", &watched), "3");
     assert_eq!(value("bugler_rule_shadow_diff_total", &watched), "0");

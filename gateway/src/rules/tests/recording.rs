@@ -69,7 +69,7 @@ async fn what_withholds_is_always_recorded_and_what_does_not_as_a_sample() {
     assert!(
         sampled.lines.iter().all(|line| line["sampled"] == 0.01 && line["decision"] == "deliver")
     );
-    let drops = Search { decisions: vec!["hold-until".into()], ..search(2, "event-routing") };
+    let drops = Search { decisions: vec!["hold".into()], ..search(2, "event-routing") };
     assert_eq!(recorded.recorder.read(Kept::Decisions, &drops).unwrap().lines.len(), 0);
     let later = Search { since: NOON.plus(1), ..search(2, "event-routing") };
     assert_eq!(recorded.recorder.read(Kept::Decisions, &later).unwrap().lines.len(), 0);
@@ -130,4 +130,79 @@ async fn a_capture_holds_what_is_needed_to_ask_again() {
     assert_eq!(recorded.recorder.captured(org, "quiet-hours", NOON), None);
     let page = recorded.recorder.read(Kept::Captures, &search(2, "quiet-hours")).unwrap();
     assert_eq!(page.lines.len(), 0);
+}
+
+#[tokio::test]
+async fn what_a_rule_that_counts_was_asked_is_answered_the_same_again() {
+    let settings = [("max", "3"), ("burst", "3")];
+    let bytes = shipped_component("throttle-digest").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("throttle-digest.wasm");
+    std::fs::write(&path, bytes).unwrap();
+    let name = String::from("throttle-digest");
+    let throttle = RuleConfig { name, path, ..rule("quiet-hours", &settings) };
+    let recorded = recorded(vec![throttle]);
+    let org = OrganizationId(1);
+    // What it counts before the capture counts later.
+    recorded.rules.route(NOON, vec![item(1, "x"), item(1, "x")]).await;
+    recorded.recorder.capture((org, "throttle-digest"), "100%", (NOON, 3_600)).unwrap();
+    for n in 1..4 {
+        recorded.rules.route(NOON.plus(n), vec![item(1, "x"), item(1, "x")]).await;
+    }
+    let lines = recorded.wait(Kept::Captures, &search(1, "throttle-digest"), 6);
+    let records: Vec<DecisionRecord> =
+        lines.into_iter().map(|line| serde_json::from_value(line).unwrap()).collect();
+    let codes: Vec<_> = records.iter().map(|one| one.decided.code.as_str()).collect();
+    assert_eq!(codes.iter().filter(|code| **code == "under_limit").count(), 1, "{codes:?}");
+    let bench = Bench::start(RuleLimits::default()).unwrap();
+    let again = bench.load("throttle-digest", bytes).unwrap();
+    // Whichever comes first: each call says itself what was there.
+    for call in records.chunk_by(|one, other| one.call == other.call).rev() {
+        assert_eq!((call.len(), call[0].batch), (2, 2));
+        let inputs: Vec<_> = call.iter().map(|one| one.input.clone().unwrap()).collect();
+        let question = Question {
+            now: inputs[0].now(),
+            org: inputs[0].org(),
+            config: inputs[0].settings(),
+            state: inputs[0].state(),
+            batch: input::Input::batch(Hook::Route, &inputs).unwrap(),
+        };
+        let answers = bench.ask(&again, &question).answers;
+        for (record, answer) in call.iter().zip(&answers) {
+            assert_eq!(record::Decided::of(answer.as_ref(), None), record.decided);
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_a_shadow_says_something_else_is_always_recorded_with_what_is_in_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = Recorder::start(dir.path().to_owned()).unwrap();
+    let settings = RuleSettings {
+        threads: 2,
+        recorder: Some(Arc::clone(&recorder)),
+        ..RuleSettings::default()
+    };
+    let node = deploying::node_of(WasmRules::start(settings).unwrap(), &Arc::default()).await;
+    let component = |guest, version| deploying::component(guest, version, "");
+    node.deploy(None, component("hooks", "1.0.0"), "active").await.unwrap();
+    node.deploy(None, component("quiet-hours", "1.1.0"), "shadow").await.unwrap();
+    let count = 50;
+    node.engine.route(NOON, (0..count).map(|_| item(1, "x")).collect()).await;
+    let recorded = Recorded { rules: node.engine, recorder, _dir: dir };
+    let search = Search { decisions: vec!["abstain".into()], ..search(1, "tried") };
+    let is_shadow = |line: &&serde_json::Value| line["stage"] == "shadow";
+    let begun = Instant::now();
+    let lines = loop {
+        let lines = recorded.recorder.read(Kept::Decisions, &search).unwrap().lines;
+        if lines.iter().filter(is_shadow).count() == count {
+            break lines;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{} lines", lines.len());
+        std::thread::yield_now();
+    };
+    let shadow = lines.iter().find(is_shadow).unwrap();
+    assert_eq!((&shadow["version"], &shadow["code"]), (&"1.1.0".into(), &"awake".into()));
+    assert_eq!(shadow["sampled"], 1.0);
+    assert!(shadow["active"]["decision"].is_string() && shadow["active"]["code"] != "awake");
 }

@@ -155,7 +155,20 @@ pub struct RuleMetrics {
     fuel: Counter,
     duration: Histogram,
     batch: Histogram,
+    instances: Gauge,
     skipped: OnceLock<Counter>,
+    /// By decision and code.
+    decisions: Mutex<Vec<(&'static str, String, Counter)>>,
+}
+
+/// An instance of a rule at work, until dropped.
+#[derive(Debug)]
+pub struct RunningInstance<'a>(&'a Gauge);
+
+impl Drop for RunningInstance<'_> {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
 }
 
 impl RuleMetrics {
@@ -179,7 +192,9 @@ impl RuleMetrics {
             fuel: counter!(name::RULE_FUEL_TOTAL, labels.clone()),
             duration: histogram!(name::RULE_BATCH_DURATION_SECONDS, labels.clone()),
             batch: histogram!(name::RULE_BATCH_ITEMS, labels.clone()),
+            instances: gauge!(name::RULE_INSTANCES, labels.clone()),
             skipped: OnceLock::new(),
+            decisions: Mutex::default(),
             labels,
         })
     }
@@ -192,17 +207,36 @@ impl RuleMetrics {
         self.batch.record(items);
     }
 
-    /// `decision` is a word of the rule ABI, never the rule's own text.
-    pub fn decided(&self, decision: &'static str, items: u64) {
-        counter!(name::RULE_DECISIONS_TOTAL, and(&self.labels, "decision", decision))
-            .increment(items);
+    /// An instance begins to work.
+    pub fn running(&self) -> RunningInstance<'_> {
+        self.instances.increment(1.0);
+        RunningInstance(&self.instances)
+    }
+
+    /// `decision` is a word of the rule ABI, `code` one of the few that are told apart of a rule.
+    pub fn decided(&self, (decision, code): (&'static str, &str), items: u64) {
+        let mut known = self.decisions.lock();
+        let is_it = |(own, own_code, _): &&(&'static str, String, Counter)| {
+            *own == decision && own_code == code
+        };
+        if let Some((.., counter)) = known.iter().find(is_it) {
+            counter.increment(items);
+            return;
+        }
+        let counter = self.decision(decision, code);
+        counter.increment(items);
+        known.push((decision, code.to_owned(), counter));
+    }
+
+    fn decision(&self, decision: &'static str, code: &str) -> Counter {
+        let mut labels = and(&self.labels, "decision", decision);
+        labels.push(Label::new("code", code.to_owned()));
+        counter!(name::RULE_DECISIONS_TOTAL, labels)
     }
 
     /// An item was left out without asking the rule.
     pub fn skipped(&self) {
-        let skipped =
-            || counter!(name::RULE_DECISIONS_TOTAL, and(&self.labels, "decision", "skipped"));
-        self.skipped.get_or_init(skipped).increment(1);
+        self.skipped.get_or_init(|| self.decision("skipped", "no_match")).increment(1);
     }
 
     /// `kind`: `trap`, `deadline`, `fuel`, `memory`, `output`, `breaker`.
@@ -214,6 +248,30 @@ impl RuleMetrics {
     pub fn compared(&self, items: u64, different: u64) {
         counter!(name::RULE_SHADOW_COMPARED_TOTAL, self.labels.clone()).increment(items);
         counter!(name::RULE_SHADOW_DIFF_TOTAL, self.labels.clone()).increment(different);
+    }
+}
+
+/// The versions in force, as `bugler_rule_info` shows them.
+#[derive(Debug, Default)]
+pub struct RulesInForce(Mutex<BTreeSet<[String; 3]>>);
+
+impl RulesInForce {
+    /// Shows `versions` (name, version and stage of each) in place of those before: at most 1,024 of a
+    /// process that are told apart.
+    pub fn set(&self, versions: impl Iterator<Item = [String; 3]>) {
+        let gauge = |[rule, version, stage]: &[String; 3]| {
+            gauge!(name::RULE_INFO, "rule" => rule.clone(), "version" => version.clone(),
+                "stage" => stage.clone())
+        };
+        let now: BTreeSet<_> = versions.collect();
+        let mut known = self.0.lock();
+        known.iter().filter(|one| !now.contains(*one)).for_each(|one| gauge(one).set(0.0));
+        for one in now {
+            if known.contains(&one) || known.len() < RULES_MAX {
+                gauge(&one).set(1.0);
+                known.insert(one);
+            }
+        }
     }
 }
 

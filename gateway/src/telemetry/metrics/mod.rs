@@ -7,7 +7,7 @@ mod handles;
 
 pub use handles::{
     DeliveryMetrics, InflightMetrics, IntakeMetrics, ProviderMetrics, RouteMetrics, RuleMetrics,
-    SchedulerMetrics, ShardMetrics,
+    RulesInForce, SchedulerMetrics, ShardMetrics,
 };
 
 use super::catalog::{self as name, CATALOG, SeriesKind};

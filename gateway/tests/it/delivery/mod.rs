@@ -8,6 +8,7 @@ mod mail;
 mod members;
 mod outcomes;
 mod rules;
+mod shipped;
 mod times;
 
 use bugler_loadtest::twins::{FaultPlan, Receipt, TwinName, TwinSet};

@@ -160,6 +160,7 @@ pub(super) const ALL: &[Rule] = &[
     also(rule("deployRule", Native, Admin, Organization), &[400]),
     also(rule("getRule", Native, Admin, Organization), &[404]),
     also(rule("changeRule", Native, Admin, Organization), &[404]),
+    also(rule("getRuleComponent", Native, Admin, Organization), &[404]),
     also(rule("getRuleConfig", Native, Admin, Organization), &[404]),
     also(rule("changeRuleConfig", Native, Admin, Organization), &[404]),
     also(rule("listRuleDecisions", Native, Admin, Organization), &[404]),
