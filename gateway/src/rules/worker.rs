@@ -2,12 +2,13 @@
 
 use crate::BoxFuture;
 use crate::model::{Millis, OrganizationId};
-use crate::rules::chain::{Chain, DEPLOYED_FROM, Memory, Rule};
+use crate::rules::chain::{Chain, DEPLOYED_FROM, Memory, Rule, Words};
 use crate::rules::compiled::CodeCache;
 use crate::rules::component::ComponentSummary;
 use crate::rules::deployed::{DeployedRule, RuleSet, Stage};
 use crate::rules::engine::Sandbox;
 use crate::rules::error::RuleError;
+use crate::rules::groups::{Group, split, text_bytes};
 use crate::rules::hooks::{AuthorizeItem, Hook, TransformItem};
 use crate::rules::keeping::Keeper;
 use crate::rules::limits::RuleLimits;
@@ -25,7 +26,6 @@ use crate::rules::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::Hash;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -263,9 +263,8 @@ impl RuleEngine for WasmRules {
             return NoRules.route(now, items);
         }
         Box::pin(async move {
-            let key = |item: &RouteItem| (item.notification.org, item.recipient.org.clone());
             let count = items.len();
-            let groups = split(items, self.sandbox.limits(), key, text_bytes);
+            let groups = split(items, self.sandbox.limits(), RouteItem::owner, text_bytes);
             let job = |items, reply| {
                 let asked = Asked::Route(items, reply);
                 Job { chain: Arc::clone(&chain), now, asked }
@@ -293,7 +292,7 @@ impl RuleEngine for WasmRules {
         Box::pin(async move {
             let count = items.len();
             let weigh = |_: &AuthorizeItem, _: Option<&AuthorizeItem>| 0;
-            let groups = split(items, self.sandbox.limits(), |item| item.org, weigh);
+            let groups = split(items, self.sandbox.limits(), AuthorizeItem::owner, weigh);
             let job = |items: Vec<AuthorizeItem>, reply| {
                 let replies = vec![(items.len(), reply)];
                 Request { chain: Arc::clone(&chain), now, items, replies }
@@ -311,10 +310,9 @@ impl RuleEngine for WasmRules {
     fn transform(&self, now: Millis, items: Vec<TransformItem>) -> BoxFuture<'_, Vec<Transformed>> {
         let chain = self.chain.load_full();
         Box::pin(async move {
-            let key = |item: &TransformItem| (item.notification.org, item.recipient.org.clone());
             let weigh = |item: &TransformItem, _: Option<&TransformItem>| item.payload.len();
             let count = items.len();
-            let groups = split(items, self.sandbox.limits(), key, weigh);
+            let groups = split(items, self.sandbox.limits(), TransformItem::owner, weigh);
             let job = |items, reply| {
                 let asked = Asked::Transform(items, reply);
                 Job { chain: Arc::clone(&chain), now, asked }
@@ -467,6 +465,7 @@ impl Kept {
             stage,
             memory,
             stats,
+            words: Words::default(),
         }))
     }
 
@@ -516,53 +515,4 @@ const SHADOW: &str = "shadow:";
 
 fn shadow_key(digest: &str) -> String {
     format!("{SHADOW}{digest}")
-}
-
-struct Group<I> {
-    positions: Vec<usize>,
-    items: Vec<I>,
-    bytes: usize,
-}
-
-impl<I> Default for Group<I> {
-    fn default() -> Self {
-        Self { positions: Vec::new(), items: Vec::new(), bytes: 0 }
-    }
-}
-
-/// Items of different organizations never share an instance, so they never share a group.
-fn split<I, K: Hash + Eq>(
-    items: Vec<I>,
-    limits: &RuleLimits,
-    key: impl Fn(&I) -> K,
-    weigh: impl Fn(&I, Option<&I>) -> usize,
-) -> Vec<Group<I>> {
-    let mut open: HashMap<K, Group<I>> = HashMap::new();
-    let mut full = Vec::new();
-    for (position, item) in items.into_iter().enumerate() {
-        let group = open.entry(key(&item)).or_default();
-        let bytes = weigh(&item, group.items.last());
-        let is_full = group.items.len() >= limits.batch_items
-            || group.bytes.saturating_add(bytes) > limits.batch_bytes;
-        if is_full && !group.items.is_empty() {
-            full.push(std::mem::take(group));
-        }
-        group.positions.push(position);
-        group.items.push(item);
-        group.bytes = group.bytes.saturating_add(bytes);
-    }
-    full.extend(open.into_values());
-    full
-}
-
-/// Roughly what an item weighs; a notification counts once for a run of recipients.
-fn text_bytes(item: &RouteItem, before: Option<&RouteItem>) -> usize {
-    let (notification, recipient) = (&item.notification, &item.recipient);
-    let content = &notification.content;
-    let is_shared = before.is_some_and(|b| Arc::ptr_eq(&b.notification, notification));
-    let text = content.title.len() + content.body.len() + content.data.len();
-    let prefs = recipient.prefs.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-    let targets = recipient.targets.iter().map(|t| t.handle.len() + t.app.len()).sum::<usize>();
-    let roles = recipient.roles.iter().map(String::len).sum::<usize>();
-    prefs + targets + roles + if is_shared { 0 } else { text }
 }
