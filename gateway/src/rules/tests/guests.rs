@@ -69,6 +69,7 @@ fn build() -> HashMap<&'static str, PathBuf> {
         .args(["-p", "bugler-rules-sdk", "--example", "hostile", "--example", "hooks"])
         .current_dir(root)
         .env("CARGO_TARGET_DIR", &own_dir)
+        .env("CARGO_INCREMENTAL", "0")
         .env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "false")
         .env("CARGO_PROFILE_RELEASE_LTO", "fat")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
