@@ -29,7 +29,8 @@ impl AuthorizeItem {
 pub(super) struct Group<I> {
     pub(super) positions: Vec<usize>,
     pub(super) items: Vec<I>,
-    bytes: usize,
+    /// Roughly.
+    pub(super) bytes: usize,
 }
 
 impl<I> Default for Group<I> {

@@ -37,6 +37,7 @@ mod packed;
 mod patch;
 mod payload;
 mod probe;
+mod queue;
 pub mod record;
 mod recorder;
 mod registry;

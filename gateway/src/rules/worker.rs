@@ -13,9 +13,10 @@ use crate::rules::hooks::{AuthorizeItem, Hook, TransformItem};
 use crate::rules::keeping::Keeper;
 use crate::rules::limits::RuleLimits;
 use crate::rules::manifest::{Deploy, Manifest};
+use crate::rules::queue::Queue;
 use crate::rules::recorder::Recorder;
 use crate::rules::registry::{self, Memories};
-use crate::rules::requests::{Request, Waiting};
+use crate::rules::requests::{Replies, Request, answer};
 use crate::rules::settings::{RuleConfig, RuleSettings};
 use crate::rules::shadow::Watched;
 use crate::rules::slot::Slot;
@@ -50,9 +51,9 @@ pub struct WasmRules {
     chain: ArcSwap<Chain>,
     kept: Mutex<Kept>,
     keeper: Option<Keeper>,
-    jobs: mpsc::Sender<Job>,
+    jobs: Arc<Queue<Job>>,
     /// Requests do not wait behind batches of the dispatcher: somebody waits for them.
-    requests: mpsc::Sender<Request>,
+    requests: Arc<Queue<Request>>,
 }
 
 /// What chains are made of.
@@ -81,11 +82,13 @@ struct Job {
     chain: Arc<Chain>,
     now: Millis,
     asked: Asked,
+    /// Roughly, as batches are measured.
+    bytes: usize,
 }
 
 enum Asked {
-    Route(Vec<RouteItem>, oneshot::Sender<Vec<Routed>>),
-    Transform(Vec<TransformItem>, oneshot::Sender<Vec<Transformed>>),
+    Route(Vec<RouteItem>, Replies<Routed>),
+    Transform(Vec<TransformItem>, Replies<Transformed>),
 }
 
 impl WasmRules {
@@ -103,16 +106,14 @@ impl WasmRules {
         let (watched, watching) = mpsc::channel(SHADOWED_MAX);
         let own = Arc::clone(&sandbox);
         thread("rules-shadow", move || watch(&own, watching))?;
-        let (jobs, queue) = mpsc::channel(settings.queue.max(1));
-        let (requests, waiting) = mpsc::channel(settings.queue.max(REQUESTS_MIN));
-        let queue = Arc::new(Mutex::new(queue));
-        let waiting = Arc::new(Mutex::new(Waiting::new(waiting)));
+        let jobs = Arc::new(Queue::new(settings.queue));
+        let requests = Arc::new(Queue::new(settings.queue.max(REQUESTS_MIN)));
         for number in 0..threads {
-            let (own, queue, shadows) = (Arc::clone(&sandbox), Arc::clone(&queue), watched.clone());
+            let (own, queue, shadows) = (Arc::clone(&sandbox), Arc::clone(&jobs), watched.clone());
             thread(&format!("rules-{number}"), move || work(&own, &queue, &shadows))?;
-            let (own, waiting) = (Arc::clone(&sandbox), Arc::clone(&waiting));
+            let (own, queue) = (Arc::clone(&sandbox), Arc::clone(&requests));
             let shadows = watched.clone();
-            thread(&format!("rules-asked-{number}"), move || allow(&own, &waiting, &shadows))?;
+            thread(&format!("rules-asked-{number}"), move || allow(&own, &queue, &shadows))?;
         }
         let keeper = settings.state_dir.map(Keeper::new);
         kept.recall(keeper.as_ref());
@@ -229,19 +230,18 @@ impl WasmRules {
     /// Has each group answered by one thread, and puts the answers in the order of the items.
     async fn ask<I, A, J>(
         &self,
-        queue: &mpsc::Sender<J>,
+        queue: &Queue<J>,
         (count, groups): (usize, Vec<Group<I>>),
-        job: impl Fn(Vec<I>, oneshot::Sender<Vec<A>>) -> J,
+        job: impl Fn(Group<I>, Replies<A>) -> J,
     ) -> Vec<Option<A>> {
         let mut waiting = Vec::new();
         for group in groups {
             let (reply, answer) = oneshot::channel();
-            let job = job(group.items, reply);
-            // A job that could not be queued drops its reply, which is what the loop below sees.
-            if queue.send(job).await.is_err() {
-                tracing::error!("no thread is left to run rules");
-            }
-            waiting.push((group.positions, answer));
+            let positions = group.positions.clone();
+            let count = positions.len();
+            // A job that nobody takes drops its reply, which is what the loop below sees.
+            queue.put(job(group, vec![(count, reply)])).await;
+            waiting.push((positions, answer));
         }
         let mut answers: Vec<Option<A>> = Vec::new();
         answers.resize_with(count, || None);
@@ -265,9 +265,9 @@ impl RuleEngine for WasmRules {
         Box::pin(async move {
             let count = items.len();
             let groups = split(items, self.sandbox.limits(), RouteItem::owner, text_bytes);
-            let job = |items, reply| {
-                let asked = Asked::Route(items, reply);
-                Job { chain: Arc::clone(&chain), now, asked }
+            let job = |group: Group<_>, replies| {
+                let (bytes, asked) = (group.bytes, Asked::Route(group.items, replies));
+                Job { chain: Arc::clone(&chain), now, asked, bytes }
             };
             let answers = self.ask(&self.jobs, (count, groups), job).await;
             // The engine itself broke, not a rule: without a judgement nothing goes out.
@@ -293,8 +293,8 @@ impl RuleEngine for WasmRules {
             let count = items.len();
             let weigh = |_: &AuthorizeItem, _: Option<&AuthorizeItem>| 0;
             let groups = split(items, self.sandbox.limits(), AuthorizeItem::owner, weigh);
-            let job = |items: Vec<AuthorizeItem>, reply| {
-                let replies = vec![(items.len(), reply)];
+            let job = |group: Group<_>, replies| {
+                let items = group.items;
                 Request { chain: Arc::clone(&chain), now, items, replies }
             };
             let answers = self.ask(&self.requests, (count, groups), job).await;
@@ -313,9 +313,9 @@ impl RuleEngine for WasmRules {
             let weigh = |item: &TransformItem, _: Option<&TransformItem>| item.payload.len();
             let count = items.len();
             let groups = split(items, self.sandbox.limits(), TransformItem::owner, weigh);
-            let job = |items, reply| {
-                let asked = Asked::Transform(items, reply);
-                Job { chain: Arc::clone(&chain), now, asked }
+            let job = |group: Group<_>, replies| {
+                let (bytes, asked) = (group.bytes, Asked::Transform(group.items, replies));
+                Job { chain: Arc::clone(&chain), now, asked, bytes }
             };
             let answers = self.ask(&self.jobs, (count, groups), job).await;
             let unanswered = || Transformed {
@@ -332,10 +332,8 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), RuleEr
     builder.spawn(work).map(drop).map_err(RuleError::Thread)
 }
 
-fn work(sandbox: &Sandbox, queue: &Mutex<mpsc::Receiver<Job>>, watched: &mpsc::Sender<Watched>) {
-    loop {
-        // Whoever holds the lock waits for the next job; the others wait for the lock.
-        let Some(job) = queue.lock().blocking_recv() else { return };
+fn work(sandbox: &Sandbox, queue: &Queue<Job>, watched: &mpsc::Sender<Watched>) {
+    while let Some(job) = queue.take(|first, other| first.join(other, sandbox.limits())) {
         if panic::catch_unwind(AssertUnwindSafe(|| job.run(sandbox, watched))).is_err() {
             tracing::error!("the rule engine panicked; the batch is not sent");
         }
@@ -343,13 +341,12 @@ fn work(sandbox: &Sandbox, queue: &Mutex<mpsc::Receiver<Job>>, watched: &mpsc::S
 }
 
 /// The same for requests.
-fn allow(sandbox: &Sandbox, waiting: &Mutex<Waiting>, shadows: &mpsc::Sender<Watched>) {
-    loop {
-        let Some(request) = waiting.lock().next() else { return };
+fn allow(sandbox: &Sandbox, queue: &Queue<Request>, shadows: &mpsc::Sender<Watched>) {
+    while let Some(request) = queue.take(Request::join) {
         let Request { chain, now, items, replies } = request;
         let judge = AssertUnwindSafe(|| {
             let (answers, watched) = chain.authorize(sandbox, now, &items);
-            Request::answer(replies, answers);
+            answer(replies, answers);
             show(watched, shadows);
         });
         if panic::catch_unwind(judge).is_err() {
@@ -372,6 +369,8 @@ fn keep(rules: &Weak<WasmRules>) {
 
 impl Drop for WasmRules {
     fn drop(&mut self) {
+        self.jobs.end();
+        self.requests.end();
         self.keep();
     }
 }
@@ -387,20 +386,50 @@ fn watch(sandbox: &Sandbox, mut watching: mpsc::Receiver<Watched>) {
 
 impl Job {
     fn run(self, sandbox: &Sandbox, shadows: &mpsc::Sender<Watched>) {
-        let Self { chain, now, asked } = self;
-        // Nobody listens any more if the caller was cancelled.
+        let Self { chain, now, asked, .. } = self;
         match asked {
-            Asked::Route(items, reply) => {
+            Asked::Route(items, replies) => {
                 let (routed, watched) = chain.route(sandbox, now, &items);
-                drop(reply.send(routed));
+                answer(replies, routed);
                 show(watched, shadows);
             }
-            Asked::Transform(items, reply) => {
+            Asked::Transform(items, replies) => {
                 let (shown, watched) = chain.transform(sandbox, now, &items);
-                drop(reply.send(shown));
+                answer(replies, shown);
                 show(watched, shadows);
             }
         }
+    }
+
+    /// Takes `other` along if the two are one batch of one owner under the same rules, or gives it back.
+    fn join(&mut self, other: Self, limits: &RuleLimits) -> Option<Self> {
+        let bytes = self.bytes.saturating_add(other.bytes);
+        if !Arc::ptr_eq(&self.chain, &other.chain) || bytes > limits.batch_bytes {
+            return Some(other);
+        }
+        let fits = |own: usize, more: usize| own + more <= limits.batch_items;
+        match (&mut self.asked, other.asked) {
+            (Asked::Route(items, replies), Asked::Route(more, asking))
+                if fits(items.len(), more.len())
+                    && items.first().map(RouteItem::owner)
+                        == more.first().map(RouteItem::owner) =>
+            {
+                items.extend(more);
+                replies.extend(asking);
+            }
+            (Asked::Transform(items, replies), Asked::Transform(more, asking))
+                if fits(items.len(), more.len())
+                    && items.first().map(TransformItem::owner)
+                        == more.first().map(TransformItem::owner) =>
+            {
+                items.extend(more);
+                replies.extend(asking);
+            }
+            (_, asked) => return Some(Self { asked, ..other }),
+        }
+        self.now = self.now.max(other.now);
+        self.bytes = bytes;
+        None
     }
 }
 
