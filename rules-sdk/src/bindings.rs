@@ -71,3 +71,18 @@ pub mod transform_world {
         },
     });
 }
+
+#[doc(hidden)]
+pub mod authorize_packed_world {
+    wit_bindgen::generate!({ path: "wit", world: "authorize-packed", pub_export_macro: true });
+}
+
+#[doc(hidden)]
+pub mod route_packed_world {
+    wit_bindgen::generate!({ path: "wit", world: "route-packed", pub_export_macro: true });
+}
+
+#[doc(hidden)]
+pub mod transform_packed_world {
+    wit_bindgen::generate!({ path: "wit", world: "transform-packed", pub_export_macro: true });
+}

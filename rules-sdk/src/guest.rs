@@ -1,4 +1,6 @@
 //! Runs a rule over a batch inside the gateway.
+//!
+//! What both lanes of a component call is there once: a rule pays for every byte.
 
 use crate::bindings::authorizer::Request as RequestRow;
 use crate::bindings::bugler::rules::clock::{self, LocalTime, TzError};
@@ -8,6 +10,7 @@ use crate::bindings::bugler::rules::log::{self, Level};
 use crate::bindings::bugler::rules::{config, types::TimestampMs};
 use crate::bindings::router::{Batch, Routed};
 use crate::bindings::transformer::{Batch as Payloads, Transformed};
+use crate::memo::Memo;
 use crate::{Authorized, Cx, Host, Item, Payload, Request, TimeOfDay};
 use std::panic;
 use std::sync::Once;
@@ -23,9 +26,10 @@ static HOOK: Once = Once::new();
 
 /// Answers every request of `batch`, in order, inside the gateway.
 #[must_use]
+#[inline(never)]
 pub fn authorize(batch: &[RequestRow], authorize: Authorize) -> Vec<Authorized> {
     HOOK.call_once(log_panics);
-    authorize_with(&Imports, batch, authorize)
+    authorize_with(&Memo::of(Imports), batch, authorize)
 }
 
 /// Answers every request of `batch`, in order, with `host` as the gateway.
@@ -44,9 +48,10 @@ pub fn authorize_with(
 
 /// Answers every item of `batch`, in order, inside the gateway.
 #[must_use]
+#[inline(never)]
 pub fn answer(batch: &Batch, route: Route) -> Vec<Routed> {
     HOOK.call_once(log_panics);
-    answer_with(&Imports, batch, route)
+    answer_with(&Memo::of(Imports), batch, route)
 }
 
 /// Answers every item of `batch`, in order, with `host` as the gateway.
@@ -61,9 +66,10 @@ pub fn answer_with(host: &dyn Host, batch: &Batch, route: Route) -> Vec<Routed> 
 
 /// Answers every payload of `batch`, in order, inside the gateway.
 #[must_use]
+#[inline(never)]
 pub fn transform(batch: &Payloads, transform: Transform) -> Vec<Transformed> {
     HOOK.call_once(log_panics);
-    transform_with(&Imports, batch, transform)
+    transform_with(&Memo::of(Imports), batch, transform)
 }
 
 /// Answers every payload of `batch`, in order, with `host` as the gateway.

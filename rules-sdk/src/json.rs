@@ -1,5 +1,6 @@
 //! The strings of a JSON text and where they stand: enough for rules that change what is shown.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::ops::Range;
 
@@ -25,7 +26,20 @@ pub struct BadJson;
 /// # Errors
 /// It is no JSON; numbers and words are not looked at closely.
 pub fn texts(json: &str) -> Result<Vec<Text>, BadJson> {
-    let mut walk = Walk { json, at: 0, pointer: String::new(), found: Vec::new() };
+    let all = texts_where(json, |_, _| Some(()))?;
+    Ok(all.into_iter().map(|(text, ())| text).collect())
+}
+
+/// The string values of `json` for which `look` has something, given their pointer and what they say;
+/// nothing is copied of the others.
+///
+/// # Errors
+/// It is no JSON; numbers and words are not looked at closely.
+pub fn texts_where<T>(
+    json: &str,
+    look: impl FnMut(&str, &str) -> Option<T>,
+) -> Result<Vec<(Text, T)>, BadJson> {
+    let mut walk = Walk { json, at: 0, pointer: String::new(), look, found: Vec::new() };
     walk.value(0)?;
     walk.blank();
     if walk.at == json.len() { Ok(walk.found) } else { Err(BadJson) }
@@ -36,29 +50,34 @@ pub fn texts(json: &str) -> Result<Vec<Text>, BadJson> {
 pub fn quoted(text: &str) -> String {
     let mut json = String::with_capacity(text.len() + 2);
     json.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => json.push_str("\\\""),
-            '\\' => json.push_str("\\\\"),
-            '\n' => json.push_str("\\n"),
-            control if control.is_control() && control.is_ascii() => {
-                write!(json, "\\u{:04x}", u32::from(control)).ok();
-            }
-            other => json.push(other),
+    let is_special = |byte: u8| matches!(byte, b'"' | b'\\') || byte.is_ascii_control();
+    let mut rest = text;
+    while let Some(plain) = rest.bytes().position(is_special) {
+        // All of these are characters of one byte.
+        let (before, after) = rest.split_at(plain);
+        json.push_str(before);
+        match after.bytes().next() {
+            Some(b'"') => json.push_str("\\\""),
+            Some(b'\\') => json.push_str("\\\\"),
+            Some(b'\n') => json.push_str("\\n"),
+            control => drop(write!(json, "\\u{:04x}", control.unwrap_or_default())),
         }
+        rest = after.get(1..).unwrap_or_default();
     }
+    json.push_str(rest);
     json.push('"');
     json
 }
 
-struct Walk<'a> {
+struct Walk<'a, F, T> {
     json: &'a str,
     at: usize,
     pointer: String,
-    found: Vec<Text>,
+    look: F,
+    found: Vec<(Text, T)>,
 }
 
-impl Walk<'_> {
+impl<'a, F: FnMut(&str, &str) -> Option<T>, T> Walk<'a, F, T> {
     fn value(&mut self, depth: usize) -> Result<(), BadJson> {
         if depth > DEPTH_MAX {
             return Err(BadJson);
@@ -70,8 +89,10 @@ impl Walk<'_> {
             b'"' => {
                 let start = self.at;
                 let value = self.string()?;
-                let text = Text { pointer: self.pointer.clone(), value, place: start..self.at };
-                self.found.push(text);
+                if let Some(found) = (self.look)(&self.pointer, &value) {
+                    let (pointer, value) = (self.pointer.clone(), value.into_owned());
+                    self.found.push((Text { pointer, value, place: start..self.at }, found));
+                }
                 Ok(())
             }
             _ => self.word(),
@@ -89,7 +110,11 @@ impl Walk<'_> {
             self.blank();
             let name = self.string()?;
             self.pointer.push('/');
-            self.pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+            if name.bytes().any(|byte| matches!(byte, b'~' | b'/')) {
+                self.pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+            } else {
+                self.pointer.push_str(&name);
+            }
             self.blank();
             if !self.takes(b':') {
                 return Err(BadJson);
@@ -127,20 +152,23 @@ impl Walk<'_> {
         Err(BadJson)
     }
 
-    fn string(&mut self) -> Result<String, BadJson> {
+    fn string(&mut self) -> Result<Cow<'a, str>, BadJson> {
         if !self.takes(b'"') {
             return Err(BadJson);
         }
-        let mut text = String::new();
+        let json = self.json;
+        let mut text = Cow::Borrowed("");
         loop {
-            let rest = self.json.get(self.at..).ok_or(BadJson)?;
-            let plain = rest.find(['"', '\\']).ok_or(BadJson)?;
-            text.push_str(rest.get(..plain).unwrap_or_default());
+            let rest = json.get(self.at..).ok_or(BadJson)?;
+            let is_mark = |byte| matches!(byte, b'"' | b'\\');
+            let plain = rest.bytes().position(is_mark).ok_or(BadJson)?;
+            // Nothing is copied of a text without escapes.
+            text += rest.get(..plain).unwrap_or_default();
             self.at += plain + 1;
             if rest.as_bytes().get(plain) == Some(&b'"') {
                 return Ok(text);
             }
-            text.push(self.escaped()?);
+            text.to_mut().push(self.escaped()?);
         }
     }
 

@@ -24,10 +24,13 @@ mod answer;
 mod bump;
 mod cx;
 mod item;
+mod memo;
 
 pub mod bindings;
 pub mod guest;
 pub mod json;
+#[doc(hidden)]
+pub mod packed;
 pub mod testing;
 
 pub use bugler_rules_macros::{authorize, route, transform};
@@ -73,6 +76,12 @@ macro_rules! export_authorize {
                 }
             }
             $crate::bindings::authorize_world::export!(Rule with_types_in $crate::bindings::authorize_world);
+            impl $crate::bindings::authorize_packed_world::exports::bugler::rules::authorizer_packed::Guest for Rule {
+                fn authorize(batch: Vec<u8>) -> Vec<u8> {
+                    $crate::packed::authorize(&batch, $authorize)
+                }
+            }
+            $crate::bindings::authorize_packed_world::export!(Rule with_types_in $crate::bindings::authorize_packed_world);
         };
     };
 }
@@ -92,6 +101,12 @@ macro_rules! export_route {
                 }
             }
             $crate::bindings::route_world::export!(Rule with_types_in $crate::bindings::route_world);
+            impl $crate::bindings::route_packed_world::exports::bugler::rules::router_packed::Guest for Rule {
+                fn route(batch: Vec<u8>) -> Vec<u8> {
+                    $crate::packed::route(&batch, $route)
+                }
+            }
+            $crate::bindings::route_packed_world::export!(Rule with_types_in $crate::bindings::route_packed_world);
         };
     };
 }
@@ -111,6 +126,12 @@ macro_rules! export_transform {
                 }
             }
             $crate::bindings::transform_world::export!(Rule with_types_in $crate::bindings::transform_world);
+            impl $crate::bindings::transform_packed_world::exports::bugler::rules::transformer_packed::Guest for Rule {
+                fn transform(batch: Vec<u8>) -> Vec<u8> {
+                    $crate::packed::transform(&batch, $transform)
+                }
+            }
+            $crate::bindings::transform_packed_world::export!(Rule with_types_in $crate::bindings::transform_packed_world);
         };
     };
 }

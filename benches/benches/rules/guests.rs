@@ -32,6 +32,7 @@ fn built() -> Result<PathBuf, Failed> {
         .args(["-p", "bugler-rules-sdk", "--example", "hostile"])
         .current_dir(root())
         .env("CARGO_TARGET_DIR", target.join("rules-wasm"))
+        .env("CARGO_INCREMENTAL", "0")
         .env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "false")
         .env("CARGO_PROFILE_RELEASE_LTO", "fat")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")

@@ -2,7 +2,7 @@
 //! with their own take, and that neither a swap nor somebody else's hostile rule is felt.
 //!
 //! `cargo bench -p bugler-benches --bench rules`, or with `-- case=cost`, `on`, `organizations`, `swap`
-//! or `hostile` one of them. It builds the rules of this workspace, and starts gateways, and for `swap` a
+//! or `hostile` one of them; `case=cost batch=1` asks about one item at a time. It builds the rules of this workspace, and starts gateways, and for `swap` a
 //! redis-server, of its own. Everything runs on the same cores, cases take turns and medians are
 //! compared; it ends with status 1 if a goal is missed.
 
@@ -42,7 +42,8 @@ fn main() -> Result<ExitCode, Failed> {
     let is_wanted = |name: &str| case.as_deref().is_none_or(|case| case == name);
     let mut holds = true;
     if is_wanted("cost") {
-        holds &= runtime.block_on(cost::compare())?;
+        let batch = value("batch").map_or(Ok(cost::BATCH), |batch| batch.parse())?;
+        holds &= runtime.block_on(cost::compare(batch))?;
     }
     if is_wanted("on") {
         holds &= runtime.block_on(on::compare())?;

@@ -8,6 +8,7 @@ mod ids;
 mod inbox;
 mod notification;
 mod outcome;
+mod word;
 
 pub use accounts::*;
 pub use directory::*;
@@ -15,3 +16,4 @@ pub use ids::*;
 pub use inbox::*;
 pub use notification::*;
 pub use outcome::*;
+pub use word::Word;

@@ -1,6 +1,6 @@
 //! How tries end and how deliveries end.
 
-use super::{DeliveryId, Millis, Overrides, TargetRef, UserId};
+use super::{DeliveryId, Millis, Overrides, TargetRef, UserId, Word};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -88,16 +88,16 @@ impl FinalState {
 #[serde(rename_all = "camelCase")]
 pub struct RuleDecision {
     /// `authorize`, `route` or `transform`.
-    pub hook: String,
-    pub rule: String,
-    pub version: String,
+    pub hook: Word,
+    pub rule: Word,
+    pub version: Word,
     /// SHA-256 of the component, lower-case hex; empty in what releases before rules had it wrote.
-    pub digest: String,
+    pub digest: Word,
     /// `active` or `canary`.
-    pub stage: String,
+    pub stage: Word,
     /// `allow`, `deny`, `abstain`, `deliver`, `hold-until`, `digest`, `drop`, `keep`, `patch`, `replace`,
     /// `error` or `skipped`.
-    pub decision: String,
+    pub decision: Word,
     /// The rule's stable machine word; for `error` the kind: `trap`, `deadline`, `fuel`, `memory`,
     /// `output`, `breaker`.
     pub code: String,
@@ -124,8 +124,18 @@ pub struct FirstDecision {
 impl From<FirstDecision> for RuleDecision {
     fn from(first: FirstDecision) -> Self {
         let FirstDecision { rule, version, decision, code, detail, fuel, micros } = first;
-        let (hook, stage) = (String::from("route"), String::from("active"));
-        Self { hook, rule, version, stage, decision, code, detail, fuel, micros, ..Self::default() }
+        Self {
+            hook: Word::from("route"),
+            rule: rule.into(),
+            version: version.into(),
+            stage: Word::from("active"),
+            decision: decision.into(),
+            code,
+            detail,
+            fuel,
+            micros,
+            ..Self::default()
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! The WIT interface as the host sees it, and the gateway's questions in its terms.
 
 use crate::model::{Notification, NotificationId, Priority, ProviderName};
+use crate::rules::attrs::attrs;
 use crate::rules::hooks::{AuthorizeItem, PrincipalKind, TransformItem};
 use crate::rules::{LastOutcome, Plan, RecipientKind, RecipientView, RouteItem, TargetView};
-use serde_json::Value;
 use std::collections::HashMap;
 
 mod bindings {
@@ -12,17 +12,13 @@ mod bindings {
         path: "../rules-sdk/wit",
         world: "full-rule",
         imports: { default: trappable },
+        additional_derives: [serde::Deserialize],
     });
 }
 
 pub(super) use bindings::FullRule;
 pub(super) use bindings::bugler::rules::{clock, config, counters, kv, log, types};
 pub(super) use bindings::exports::bugler::rules::{authorizer, router, transformer};
-
-const ATTRS_MAX: usize = 64;
-const ATTR_DEPTH_MAX: usize = 8;
-const ATTR_KEY_BYTES_MAX: usize = 128;
-const ATTR_VALUE_BYTES_MAX: usize = 1024;
 
 /// The items of one batch, converted once for the whole chain.
 #[derive(Debug)]
@@ -97,31 +93,41 @@ fn notification(from: &Notification) -> types::Notification {
         created_at: from.created_at.0,
         expires_at: from.expires_at.map(|at| at.0),
         collapse_key: from.collapse_key.clone(),
-        attrs: attrs(&from.content.data),
+        attrs: attrs(&from.content.data).into_iter().map(attr).collect(),
     }
 }
 
 fn recipient(from: &RecipientView) -> types::Recipient {
-    let attr =
-        |(key, value): &(String, String)| types::Attr { key: key.clone(), value: value.clone() };
     types::Recipient {
-        kind: match from.kind {
-            RecipientKind::User => types::RecipientKind::User,
-            RecipientKind::Subscription => types::RecipientKind::Subscription,
-        },
+        kind: recipient_kind(from.kind),
         id: from.id.clone(),
         org_id: from.org.clone(),
         email: from.email.clone(),
         tz: from.tz.clone(),
         locale: from.locale.clone(),
-        status: match from.status {
-            "active" => types::UserStatus::Active,
-            "pending" => types::UserStatus::Pending,
-            _ => types::UserStatus::Inactive,
-        },
+        status: status(from.status),
         roles: from.roles.clone(),
-        prefs: from.prefs.iter().map(attr).collect(),
+        prefs: from.prefs.iter().cloned().map(attr).collect(),
         targets: from.targets.iter().map(target).collect(),
+    }
+}
+
+fn attr((key, value): (String, String)) -> types::Attr {
+    types::Attr { key, value }
+}
+
+pub(super) fn recipient_kind(from: RecipientKind) -> types::RecipientKind {
+    match from {
+        RecipientKind::User => types::RecipientKind::User,
+        RecipientKind::Subscription => types::RecipientKind::Subscription,
+    }
+}
+
+pub(super) fn status(from: &str) -> types::UserStatus {
+    match from {
+        "active" => types::UserStatus::Active,
+        "pending" => types::UserStatus::Pending,
+        _ => types::UserStatus::Inactive,
     }
 }
 
@@ -135,7 +141,7 @@ fn target(from: &TargetView) -> types::Target {
     }
 }
 
-fn channel(from: ProviderName) -> types::Channel {
+pub(super) fn channel(from: ProviderName) -> types::Channel {
     match from {
         ProviderName::Apns => types::Channel::Apns,
         ProviderName::Fcm => types::Channel::Fcm,
@@ -146,7 +152,7 @@ fn channel(from: ProviderName) -> types::Channel {
     }
 }
 
-fn outcome(from: LastOutcome) -> types::Outcome {
+pub(super) fn outcome(from: LastOutcome) -> types::Outcome {
     match from {
         LastOutcome::Accepted => types::Outcome::Accepted,
         LastOutcome::Rejected => types::Outcome::Rejected,
@@ -165,11 +171,7 @@ fn request(from: &AuthorizeItem) -> authorizer::Request {
     let principal = &from.principal;
     authorizer::Request {
         principal: types::Principal {
-            kind: match principal.kind {
-                PrincipalKind::User => types::PrincipalKind::User,
-                PrincipalKind::Organization => types::PrincipalKind::Organization,
-                PrincipalKind::Service => types::PrincipalKind::Service,
-            },
+            kind: principal_kind(principal.kind),
             id: principal.id.clone(),
             org_id: principal.org.clone(),
             roles: principal.roles.clone(),
@@ -179,8 +181,20 @@ fn request(from: &AuthorizeItem) -> authorizer::Request {
         org_id: from.org.to_string(),
         resource_id: from.resource.clone(),
         required: from.required.clone(),
-        baseline: if from.is_allowed { types::Verdict::Allow } else { types::Verdict::Deny },
+        baseline: verdict(from.is_allowed),
     }
+}
+
+pub(super) fn principal_kind(from: PrincipalKind) -> types::PrincipalKind {
+    match from {
+        PrincipalKind::User => types::PrincipalKind::User,
+        PrincipalKind::Organization => types::PrincipalKind::Organization,
+        PrincipalKind::Service => types::PrincipalKind::Service,
+    }
+}
+
+pub(super) fn verdict(is_allowed: bool) -> types::Verdict {
+    if is_allowed { types::Verdict::Allow } else { types::Verdict::Deny }
 }
 
 /// The payloads at `asked`, as the rules before left them.
@@ -222,7 +236,7 @@ fn plan(from: &Plan) -> types::Plan {
     }
 }
 
-fn priority(from: Priority) -> types::Priority {
+pub(super) fn priority(from: Priority) -> types::Priority {
     match from {
         Priority::Low => types::Priority::Low,
         Priority::Normal => types::Priority::Normal,
@@ -234,64 +248,4 @@ fn priority(from: Priority) -> types::Priority {
 /// Positions are bounded by the batch and by a recipient's targets, far below `u32::MAX`.
 fn index(position: usize) -> u32 {
     u32::try_from(position).unwrap_or(u32::MAX)
-}
-
-/// The scalars of a JSON object under dotted names, in its order. Null, what is too long or too
-/// deep, and all after the first 64 are left out: a rule gets a whole value or none.
-pub(super) fn attrs(json: &str) -> Vec<types::Attr> {
-    let mut found = Vec::new();
-    if let Ok(value @ Value::Object(_)) = serde_json::from_str(json) {
-        flatten(String::new(), &value, 0, &mut found);
-    }
-    found
-}
-
-fn flatten(key: String, value: &Value, depth: usize, found: &mut Vec<types::Attr>) {
-    if depth > ATTR_DEPTH_MAX || key.len() > ATTR_KEY_BYTES_MAX || found.len() >= ATTRS_MAX {
-        return;
-    }
-    let below = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
-    let text = match value {
-        Value::Object(members) => {
-            return members.iter().for_each(|(k, v)| flatten(below(k), v, depth + 1, found));
-        }
-        Value::Array(values) => {
-            let values = values.iter().take(ATTRS_MAX).enumerate();
-            return values.for_each(|(n, v)| flatten(below(&n.to_string()), v, depth + 1, found));
-        }
-        Value::Null => return,
-        Value::Bool(truth) => truth.to_string(),
-        Value::Number(number) => number.to_string(),
-        Value::String(text) => text.clone(),
-    };
-    if text.len() <= ATTR_VALUE_BYTES_MAX {
-        found.push(types::Attr { key, value: text });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn flat(json: &str) -> Vec<(String, String)> {
-        attrs(json).into_iter().map(|attr| (attr.key, attr.value)).collect()
-    }
-
-    #[test]
-    fn flattens_custom_data_in_its_own_order() {
-        let pairs = flat(r#"{"z":1,"a":{"b":true,"c":null},"list":["x",{"y":2.5}]}"#);
-        let expected = [("z", "1"), ("a.b", "true"), ("list.0", "x"), ("list.1.y", "2.5")];
-        assert_eq!(pairs, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
-    }
-
-    #[test]
-    fn leaves_out_what_is_too_much() {
-        let wide: String = (0..1000).map(|n| format!(r#""k{n}":{n},"#)).collect();
-        assert_eq!(flat(&format!("{{{wide}\"last\":1}}")).len(), ATTRS_MAX);
-        let deep = format!("{}1{}", r#"{"a":"#.repeat(50), "}".repeat(50));
-        assert_eq!(flat(&deep), []);
-        assert_eq!(flat(&format!(r#"{{"long":"{}"}}"#, "x".repeat(2000))), []);
-        assert_eq!(flat(""), []);
-        assert_eq!(flat("[1]"), []);
-    }
 }

@@ -2,7 +2,7 @@
 
 use crate::model::{Millis, Priority};
 use crate::rules::abi::{authorizer, router, transformer, types};
-use crate::rules::hooks::{Answer, Decision, Digest};
+use crate::rules::hooks::{Answer, Decision, Digest, TransformItem};
 use crate::rules::limits::{
     Breach, CODE_BYTES_MAX, COLLAPSE_KEY_BYTES_MAX, DETAIL_BYTES_MAX, DIGEST_ITEMS_MAX,
     DIGEST_KEY_BYTES_MAX, HOLD_MS_MAX, PAYLOAD_BYTES_MAX, STEP_WAIT_MS_MAX, STEPS_MAX,
@@ -38,7 +38,7 @@ pub(super) fn routed(
 /// Checks the answer to a payload, which stands in the answer's `Replace` as it is to be from now on.
 pub(super) fn transformed(
     from: transformer::Transformed,
-    payload: &str,
+    (item, payload): (&TransformItem, &str),
 ) -> Result<(Answer, Option<String>), Breach> {
     let (decision, after) = match from.decision {
         transformer::Decision::Keep => (Decision::Keep, None),
@@ -54,17 +54,22 @@ pub(super) fn transformed(
         transformer::Decision::Replace(json) => (Decision::Replace(json.clone()), Some(json)),
     };
     if let Some(after) = &after {
-        check_payload(after)?;
+        check_payload(item, after)?;
     }
     Ok((answer(decision, from.why)?, after))
 }
 
-fn check_payload(json: &str) -> Result<(), Breach> {
+fn check_payload(item: &TransformItem, json: &str) -> Result<(), Breach> {
     if json.len() > PAYLOAD_BYTES_MAX {
         return Err(Breach::output("the payload must be at most 65,536 bytes"));
     }
+    // What can be shown and is no array is an object; only what cannot is looked at again.
+    let shown = item.check(json);
+    if shown.is_ok() && json.trim_start().starts_with('{') {
+        return Ok(());
+    }
     let is_object = serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(json).is_ok();
-    if is_object { Ok(()) } else { Err(Breach::output("the payload must be a JSON object")) }
+    if is_object { shown } else { Err(Breach::output("the payload must be a JSON object")) }
 }
 
 fn answer(decision: Decision, why: Option<types::Reason>) -> Result<Answer, Breach> {

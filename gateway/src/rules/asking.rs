@@ -19,6 +19,9 @@ use wasmtime::component::Instance;
 /// Asking the items of a broken batch one by one may take this many deadlines, then the rest
 /// counts as past the deadline too: a batch of nothing but poison must not keep a thread for long.
 const ISOLATION_DEADLINES: u32 = 20;
+/// A rule that used less than this part of its fuel when its time was over was waiting for a processor
+/// most of it.
+const WAITED_FUEL_PART: u64 = 10;
 
 /// The items of one organization on their way through one hook's chain.
 pub(super) trait Questions {
@@ -122,7 +125,7 @@ impl Asker<'_> {
             let text = "not asked: it broke in the same way three times within a minute";
             return refuse(asked, &Breach::new(BreachKind::Breaker, text));
         }
-        let together = self.call(rule, questions, asked);
+        let together = self.call_patiently(rule, questions, asked);
         let is_whole = together.answers.iter().all(Result::is_ok);
         if is_whole || asked.len() == 1 || self.can_stay(&together) {
             return self.accept(rule, questions, (asked, together));
@@ -139,7 +142,7 @@ impl Asker<'_> {
                 let text = "not asked: it broke in the same way three times within a minute";
                 parts.extend(refuse(alone, &Breach::new(BreachKind::Breaker, text)));
             } else {
-                let called = self.call(rule, questions, alone);
+                let called = self.call_patiently(rule, questions, alone);
                 parts.extend(self.accept(rule, questions, (alone, called)));
             }
         }
@@ -186,6 +189,26 @@ impl Asker<'_> {
         asked.iter().copied().zip(parts).collect()
     }
 
+    /// One call, and one more if the rule's own work is not what took the time: somebody waits for the
+    /// answer to a request, and without one would be refused.
+    fn call_patiently<Q: Questions>(
+        &self,
+        rule: &Rule,
+        questions: &mut Q,
+        asked: &[usize],
+    ) -> Called {
+        let called = self.call(rule, questions, asked);
+        let is_late = Q::HOOK == Hook::Authorize && called.is_late(rule.limits.fuel(asked.len()));
+        if !is_late {
+            return called;
+        }
+        drop(called);
+        if let Some(metrics) = rule.metrics(Q::HOOK) {
+            metrics.waited();
+        }
+        self.call(rule, questions, asked)
+    }
+
     /// One call in a fresh instance. An answer of the wrong length is no answer.
     pub(super) fn call<Q: Questions>(
         &self,
@@ -221,6 +244,15 @@ impl Asker<'_> {
                 evaluation: Evaluation { answers: Err(breach), ..evaluation },
             },
         }
+    }
+}
+
+impl Called {
+    /// True if time was over long before `fuel` was.
+    fn is_late(&self, fuel: u64) -> bool {
+        let is_over =
+            self.evaluation.answers.as_ref().is_err_and(|b| b.kind == BreachKind::Deadline);
+        is_over && self.evaluation.fuel < fuel / WAITED_FUEL_PART
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::model::Millis;
 use crate::rules::asking::{Asker, Called, Questions};
-use crate::rules::chain::{Memory, Rule};
+use crate::rules::chain::{Memory, Rule, Words};
 use crate::rules::component::ComponentSummary;
 use crate::rules::engine::Sandbox;
 use crate::rules::error::RuleError;
@@ -191,6 +191,7 @@ impl BenchRule {
             stage: self.rule.stage,
             memory,
             stats: Arc::default(),
+            words: Words::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The rules in force, in order, and what all of them together say: each sees what the one before left.
 
-use crate::model::{Millis, OrganizationId, RuleDecision};
+use crate::model::{Millis, OrganizationId, RuleDecision, Word};
 use crate::rules::asking::{Asker, Part};
 use crate::rules::breaker::{Breaker, hash};
 use crate::rules::deployed::Stage;
@@ -18,7 +18,7 @@ use crate::rules::{Authorized, Plan, RouteItem, Routed, Shown, Transformed, Verd
 use crate::telemetry::metrics::RuleMetrics;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Reason codes of one rule that are told apart.
 const CODES_MAX: usize = 32;
@@ -46,7 +46,12 @@ pub(super) struct Rule {
     pub(super) stage: Stage,
     pub(super) memory: Arc<Memory>,
     pub(super) stats: Arc<Stats>,
+    pub(super) words: Words,
 }
+
+/// A rule's name, version and digest as every decision record has them.
+#[derive(Debug, Default)]
+pub(super) struct Words(OnceLock<[Word; 3]>);
 
 /// What outlives a rule's versions.
 #[derive(Debug, Default)]
@@ -264,7 +269,7 @@ impl Chain {
                         Ok(Answer { decision: Decision::Drop, code, .. }) => {
                             *end = Some(Shown::Drop { rule: name(), code });
                         }
-                        Ok(answer) => asked.apply(at, answer),
+                        Ok(_) => asked.apply(at),
                         Err(kind) if rule.config.fails_closed(Hook::Transform) => {
                             *end = Some(Shown::Failed { rule: name(), kind });
                         }
@@ -295,7 +300,7 @@ fn pick<T: Clone>(from: &[T], positions: &[usize]) -> Vec<T> {
 /// What the version in force said, if it was there to say something.
 fn said(slot: &Slot, decisions: &[RuleDecision]) -> Said {
     let last = decisions.last().filter(|last| last.rule == slot.order.1)?;
-    Some((last.decision.clone(), last.code.clone()))
+    Some((last.decision.to_string(), last.code.clone()))
 }
 
 /// Those of `among` that `rule` is asked about; those its pre-filter leaves out are recorded. `None`
@@ -321,15 +326,18 @@ fn select(
 }
 
 impl Rule {
-    fn decision(&self, hook: Hook, decision: &str, code: impl Into<String>) -> RuleDecision {
+    fn decision(&self, hook: Hook, decision: &'static str, code: String) -> RuleDecision {
+        let own = [&self.config.name, &self.config.version, &self.digest];
+        let [rule, version, digest] =
+            self.words.0.get_or_init(|| own.map(|text| Word::from(text.clone()))).clone();
         RuleDecision {
-            hook: hook.as_str().to_owned(),
-            rule: self.config.name.clone(),
-            version: self.config.version.clone(),
-            digest: self.digest.clone(),
-            stage: self.stage.as_str().to_owned(),
-            decision: decision.to_owned(),
-            code: code.into(),
+            hook: hook.as_str().into(),
+            rule,
+            version,
+            digest,
+            stage: self.stage.as_str().into(),
+            decision: decision.into(),
+            code,
             detail: None,
             fuel: 0,
             micros: 0,
@@ -346,7 +354,7 @@ impl Rule {
         if let Some(metrics) = self.metrics(hook) {
             metrics.skipped();
         }
-        self.decision(hook, "skipped", "no_match")
+        self.decision(hook, "skipped", String::from("no_match"))
     }
 
     /// The record of `part`, and the answer or the kind of breach.
@@ -365,7 +373,7 @@ impl Rule {
                 let kind = breach.kind.as_str();
                 let rule_name = &self.config.name;
                 tracing::debug!(target: "rules", %rule_name, kind, text = ?breach.text, "a rule broke");
-                let record = self.decision(hook, "error", kind);
+                let record = self.decision(hook, "error", kind.to_owned());
                 (RuleDecision { detail: Some(breach.text), ..record }, Err(kind))
             }
         };

@@ -33,6 +33,13 @@ pub struct ComponentSummary {
     pub manifest: Option<Manifest>,
 }
 
+impl ComponentSummary {
+    /// True if it can be asked about a batch of `hook` as one run of bytes.
+    pub(super) fn packs(&self, hook: Hook) -> bool {
+        self.exports.iter().any(|name| name.starts_with(hook.packed_export()))
+    }
+}
+
 /// Reads the outline of a component of at most `bytes_max` bytes; compiles nothing.
 ///
 /// # Errors

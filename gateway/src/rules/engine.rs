@@ -8,6 +8,7 @@ use crate::rules::hooks::Hook;
 use crate::rules::host::{Host, Record, Setting};
 use crate::rules::limits::{Breach, RuleLimits, Shape, TABLES_MAX};
 use crate::rules::localtime::Zones;
+use crate::rules::packed::{authorizer_packed, router_packed, transformer_packed};
 use crate::rules::recorder::Recorder;
 use crate::rules::state::Effects;
 use parking_lot::{Condvar, Mutex};
@@ -52,6 +53,10 @@ pub(super) struct Exports {
     pub(super) authorize: Option<authorizer::GuestIndices>,
     pub(super) route: Option<router::GuestIndices>,
     pub(super) transform: Option<transformer::GuestIndices>,
+    /// The same hooks in the packed lane, if the component has it.
+    pub(super) authorize_packed: Option<authorizer_packed::GuestIndices>,
+    pub(super) route_packed: Option<router_packed::GuestIndices>,
+    pub(super) transform_packed: Option<transformer_packed::GuestIndices>,
 }
 
 /// What came of one call.
@@ -120,18 +125,27 @@ impl Sandbox {
             None => compile(),
         };
         let component = compiled.map_err(|error| RuleError::Malformed(error.into()))?;
-        self.link(&component, &summary.hooks)
+        self.link(&component, summary)
     }
 
-    fn link(&self, component: &Component, hooks: &[Hook]) -> Result<Compiled, RuleError> {
+    fn link(&self, component: &Component, of: &ComponentSummary) -> Result<Compiled, RuleError> {
         let link = || {
             let pre = self.linker.instantiate_pre(component)?;
-            let has = |hook| hooks.contains(&hook);
-            let find = |hook| has(hook).then_some(&pre);
+            let find = |hook| of.hooks.contains(&hook).then_some(&pre);
+            let packed = |hook| (of.hooks.contains(&hook) && of.packs(hook)).then_some(&pre);
             let hooks = Exports {
                 authorize: find(Hook::Authorize).map(authorizer::GuestIndices::new).transpose()?,
                 route: find(Hook::Route).map(router::GuestIndices::new).transpose()?,
                 transform: find(Hook::Transform).map(transformer::GuestIndices::new).transpose()?,
+                authorize_packed: packed(Hook::Authorize)
+                    .map(authorizer_packed::GuestIndices::new)
+                    .transpose()?,
+                route_packed: packed(Hook::Route)
+                    .map(router_packed::GuestIndices::new)
+                    .transpose()?,
+                transform_packed: packed(Hook::Transform)
+                    .map(transformer_packed::GuestIndices::new)
+                    .transpose()?,
             };
             Ok(Compiled { pre, hooks })
         };
@@ -303,6 +317,17 @@ impl Drop for Ticker {
 impl std::fmt::Debug for Sandbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sandbox").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+impl Compiled {
+    /// The same without its packed lane.
+    pub(super) fn typed(mut self) -> Self {
+        self.hooks.authorize_packed = None;
+        self.hooks.route_packed = None;
+        self.hooks.transform_packed = None;
+        self
     }
 }
 

@@ -39,6 +39,15 @@ impl Hook {
             Self::Transform => "bugler:rules/transformer@0.1.",
         }
     }
+
+    /// What a component exports beside, if it can be asked about a batch as one run of bytes.
+    pub(super) fn packed_export(self) -> &'static str {
+        match self {
+            Self::Authorize => "bugler:rules/authorizer-packed@0.1.",
+            Self::Route => "bugler:rules/router-packed@0.1.",
+            Self::Transform => "bugler:rules/transformer-packed@0.1.",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,20 +10,36 @@ use crate::rules::hooks::{Answer, AuthorizeItem, Decision, Hook, TransformItem};
 use crate::rules::host::Host;
 use crate::rules::input::{Input, PlanText};
 use crate::rules::limits::Breach;
+use crate::rules::packed::{self, Tables};
 use crate::rules::{Plan, RouteItem, Verdict};
+use std::cell::RefCell;
 use wasmtime::Store;
 use wasmtime::component::Instance;
 
 /// The items of one batch with their plans so far.
 pub(super) struct Routes<'a> {
     items: &'a [RouteItem],
-    table: abi::Questions,
+    /// Made when the first rule is asked that wants it so.
+    typed: Option<abi::Questions>,
+    packed: Option<Tables>,
     pub(super) plans: Vec<Plan>,
 }
 
 impl<'a> Routes<'a> {
     pub(super) fn new(items: &'a [RouteItem], plans: Vec<Plan>) -> Self {
-        Self { items, table: abi::Questions::new(items), plans }
+        Self { items, typed: None, packed: None, plans }
+    }
+
+    /// The batch that asks about the items at `asked`, with their plans so far.
+    pub(super) fn pack(&mut self, asked: &[usize]) -> Vec<u8> {
+        let Self { items, packed, plans, .. } = self;
+        let of = |item: &'a RouteItem| (item.notification.as_ref(), &item.recipient);
+        let tables = packed.get_or_insert_with(|| Tables::of(items.iter().map(of)));
+        tables.batch(asked, |packer, at| {
+            if let Some((item, plan)) = items.get(at).zip(plans.get(at)) {
+                packer.routed(item, plan);
+            }
+        })
     }
 
     /// Takes an answer over; the verdict if it ends the chain.
@@ -55,13 +71,19 @@ impl Questions for Routes<'_> {
         store: &mut Store<Host>,
         instance: &Instance,
     ) -> wasmtime::Result<Vec<Self::Raw>> {
+        if let Some(export) = &exports.route_packed {
+            let batch = self.pack(asked);
+            let bytes = export.load(&mut *store, instance)?.call_route(store, &batch)?;
+            return packed::answers(&bytes, asked.len());
+        }
         let Some(export) = &exports.route else { return Ok(Vec::new()) };
         let plans = asked.iter().filter_map(|at| Some((*at, self.plans.get(*at)?)));
+        let typed = self.typed.get_or_insert_with(|| abi::Questions::new(self.items));
         let some;
         let batch = if asked.len() == self.items.len() {
-            self.table.whole(plans.map(|(_, plan)| plan))
+            typed.whole(plans.map(|(_, plan)| plan))
         } else {
-            some = self.table.some(plans);
+            some = typed.some(plans);
             &some
         };
         export.load(&mut *store, instance)?.call_route(store, batch)
@@ -106,6 +128,11 @@ impl Questions for Requests<'_> {
         store: &mut Store<Host>,
         instance: &Instance,
     ) -> wasmtime::Result<Vec<Self::Raw>> {
+        if let Some(export) = &exports.authorize_packed {
+            let requests = packed::requests(self.items, asked);
+            let bytes = export.load(&mut *store, instance)?.call_authorize(store, &requests)?;
+            return packed::answers(&bytes, asked.len());
+        }
         let Some(export) = &exports.authorize else { return Ok(Vec::new()) };
         let requests = abi::requests(self.items, asked);
         export.load(&mut *store, instance)?.call_authorize(store, &requests)
@@ -133,7 +160,10 @@ impl Questions for Requests<'_> {
 /// The payloads of one batch as they are so far.
 pub(super) struct Payloads<'a> {
     items: &'a [TransformItem],
+    packed: Option<Tables>,
     pub(super) payloads: Vec<String>,
+    /// What the last answer that was read makes of each.
+    after: RefCell<Vec<Option<String>>>,
     pub(super) is_changed: Vec<bool>,
 }
 
@@ -141,9 +171,23 @@ impl<'a> Payloads<'a> {
     pub(super) fn new(items: &'a [TransformItem]) -> Self {
         Self {
             items,
+            packed: None,
             payloads: items.iter().map(|item| item.payload.clone()).collect(),
+            after: RefCell::new(vec![None; items.len()]),
             is_changed: vec![false; items.len()],
         }
+    }
+
+    /// The batch that asks about the items at `asked`, with their payloads so far.
+    pub(super) fn pack(&mut self, asked: &[usize]) -> Vec<u8> {
+        let Self { items, packed, payloads, .. } = self;
+        let of = |item: &'a TransformItem| (item.notification.as_ref(), &item.recipient);
+        let tables = packed.get_or_insert_with(|| Tables::of(items.iter().map(of)));
+        tables.batch(asked, |packer, at| {
+            if let Some((item, payload)) = items.get(at).zip(payloads.get(at)) {
+                packer.shown(item.channel, payload);
+            }
+        })
     }
 
     /// Those at `positions` with the payloads as they are by now.
@@ -155,18 +199,11 @@ impl<'a> Payloads<'a> {
         positions.iter().filter_map(item).collect()
     }
 
-    pub(super) fn apply(&mut self, at: usize, answer: Answer) {
-        let (Some(payload), Some(is_changed)) =
-            (self.payloads.get_mut(at), self.is_changed.get_mut(at))
-        else {
-            return;
-        };
-        let after = match answer.decision {
-            Decision::Patch(edits) => crate::rules::patch::apply(payload, &edits).ok(),
-            Decision::Replace(json) => Some(json),
-            _ => None,
-        };
-        if let Some(after) = after {
+    /// Takes over what the answer to the item at `at` made of it.
+    pub(super) fn apply(&mut self, at: usize) {
+        let after = self.after.get_mut().get_mut(at).and_then(Option::take);
+        let place = self.payloads.get_mut(at).zip(self.is_changed.get_mut(at));
+        if let Some(((payload, is_changed), after)) = place.zip(after) {
             (*payload, *is_changed) = (after, true);
         }
     }
@@ -183,6 +220,11 @@ impl Questions for Payloads<'_> {
         store: &mut Store<Host>,
         instance: &Instance,
     ) -> wasmtime::Result<Vec<Self::Raw>> {
+        if let Some(export) = &exports.transform_packed {
+            let batch = self.pack(asked);
+            let bytes = export.load(&mut *store, instance)?.call_transform(store, &batch)?;
+            return packed::answers(&bytes, asked.len());
+        }
         let Some(export) = &exports.transform else { return Ok(Vec::new()) };
         let batch = abi::payloads(self.items, &self.payloads, asked);
         export.load(&mut *store, instance)?.call_transform(store, &batch)
@@ -192,9 +234,9 @@ impl Questions for Payloads<'_> {
         let (Some(payload), Some(item)) = (self.payloads.get(at), self.items.get(at)) else {
             return Err(Breach::output("an answer too many"));
         };
-        let (answer, after) = answer::transformed(raw, payload)?;
-        if let Some(after) = after {
-            item.check(&after)?;
+        let (answer, after) = answer::transformed(raw, (item, payload))?;
+        if let Some(place) = self.after.borrow_mut().get_mut(at) {
+            *place = after;
         }
         Ok(answer)
     }

@@ -8,6 +8,7 @@ use crate::rules::chain::Rule;
 use crate::rules::host::LogLevel;
 use crate::rules::input::Input;
 use crate::rules::record::{Decided, DecisionRecord, InForce};
+use crate::rules::spool::{KINDS, Spool};
 use crate::rules::stage::share_of;
 use crate::rules::stats::calls;
 use crate::rules::trail::{self, Keep, Page, Place, Trail};
@@ -16,16 +17,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-/// Lines that wait to be written; what comes while they wait is lost, and counted.
-const QUEUE: usize = 8_192;
-const WRITTEN_AT_ONCE: usize = 512;
+/// Lines of so long are written at once.
+const GATHERED: Duration = Duration::from_millis(2);
 /// One in so many of the decisions that change nothing, or change something for everything.
 const SAMPLED: u64 = 100;
 /// Log bytes of one rule in a second.
@@ -102,7 +101,7 @@ pub struct Search {
 #[derive(Debug)]
 pub struct Recorder {
     dir: PathBuf,
-    queue: SyncSender<(Kept, String)>,
+    spool: Arc<Spool>,
     lost: Mutex<HashMap<(Kept, String), u64>>,
     rates: Mutex<HashMap<String, Rate>>,
     captures: Mutex<Vec<Capture>>,
@@ -135,15 +134,15 @@ impl Recorder {
     /// # Errors
     /// The thread that writes cannot start.
     pub fn start(dir: PathBuf) -> io::Result<Arc<Self>> {
-        let (queue, lines) = mpsc::sync_channel(QUEUE);
-        let unwritten = Arc::default();
-        let (own_dir, own_count) = (dir.clone(), Arc::clone(&unwritten));
+        let (spool, unwritten) = (Arc::<Spool>::default(), Arc::default());
+        let (own_dir, own_spool, own_count) =
+            (dir.clone(), Arc::clone(&spool), Arc::clone(&unwritten));
         thread::Builder::new()
             .name(String::from("rules-recorder"))
-            .spawn(move || write(&own_dir, &lines, &own_count))?;
+            .spawn(move || write(&own_dir, &own_spool, &own_count))?;
         Ok(Arc::new(Self {
             dir,
-            queue,
+            spool,
             lost: Mutex::default(),
             rates: Mutex::default(),
             captures: Mutex::default(),
@@ -250,8 +249,7 @@ impl Recorder {
     }
 
     fn put(&self, kept: Kept, rule: &str, line: &impl Serialize) {
-        let text = serde_json::to_string(line).ok();
-        if text.is_none_or(|text| self.queue.try_send((kept, text)).is_err()) {
+        if !self.spool.put(kept as usize, line) {
             self.lose(kept, rule);
         }
     }
@@ -395,28 +393,22 @@ fn masked(mut input: Input, rule: &Rule, org: &str) -> Input {
     input
 }
 
-/// Writes what comes, until nobody can send any more.
-fn write(dir: &std::path::Path, lines: &Receiver<(Kept, String)>, lost: &AtomicU64) {
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.spool.end();
+    }
+}
+
+/// Writes what comes, until there will be no more.
+fn write(dir: &Path, spool: &Spool, lost: &AtomicU64) {
     let mut trails = [(Kept::Decisions, DECISIONS), (Kept::Logs, LOGS), (Kept::Captures, CAPTURES)]
-        .map(|(kept, keep)| (kept, Trail::new(dir.join(kept.name()), keep), Vec::new()));
+        .map(|(kept, keep)| Trail::new(dir.join(kept.name()), keep));
+    let mut texts = <[Vec<u8>; KINDS]>::default();
     let mut is_failing = false;
-    loop {
-        let first = match lines.recv_timeout(FORGET_EVERY) {
-            Ok(line) => Some(line),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        let is_idle = first.is_none();
-        for (kept, line) in first.into_iter().chain(lines.try_iter().take(WRITTEN_AT_ONCE)) {
-            for (own, _, text) in &mut trails {
-                if *own == kept {
-                    text.extend_from_slice(line.as_bytes());
-                    text.push(b'\n');
-                }
-            }
-        }
+    while spool.take(&mut texts, FORGET_EVERY) {
+        let is_idle = texts.iter().all(Vec::is_empty);
         let mut failed = None;
-        for (_, trail, text) in &mut trails {
+        for (trail, text) in trails.iter_mut().zip(&mut texts) {
             let count = u64::try_from(text.iter().filter(|byte| **byte == b'\n').count());
             let done = if text.is_empty() { Ok(()) } else { trail.append(text) };
             let done = if is_idle { trail.forget(SystemTime::now()) } else { done };
@@ -431,5 +423,8 @@ fn write(dir: &std::path::Path, lines: &Receiver<(Kept, String)>, lost: &AtomicU
             tracing::error!(%error, "what rules decide cannot be recorded");
         }
         is_failing = failed.is_some();
+        if !is_idle {
+            thread::sleep(GATHERED);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Loads rules: each is read, inspected, compiled and started once, or refused.
 
 use crate::model::Millis;
-use crate::rules::chain::{Memory, Rule};
+use crate::rules::chain::{Memory, Rule, Words};
 use crate::rules::component::{ComponentSummary, inspect, manifest_of};
 use crate::rules::engine::Sandbox;
 use crate::rules::error::RuleError;
@@ -99,8 +99,8 @@ pub(super) fn prepare(
     };
     sandbox.try_start(&compiled, setting)?;
     let (hooks, digest) = (summary.hooks.clone(), summary.digest.clone());
-    let (stage, stats) = (Stage::Active, Arc::default());
-    Ok((summary, Rule { config, compiled, limits, hooks, digest, stage, memory, stats }))
+    let (stage, stats, words) = (Stage::Active, Arc::default(), Words::default());
+    Ok((summary, Rule { config, compiled, limits, hooks, digest, stage, memory, stats, words }))
 }
 
 /// One byte more than `limit` at most, so that the size check after it can tell.

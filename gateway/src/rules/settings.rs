@@ -174,8 +174,8 @@ impl RuleMatch {
     }
 
     fn finds(&self, data: &str) -> bool {
-        let known = crate::rules::abi::attrs(data);
-        self.attributes.iter().all(|wanted| known.iter().any(|attr| attr.key == *wanted))
+        let known = crate::rules::attrs::attrs(data);
+        self.attributes.iter().all(|wanted| known.iter().any(|(key, _)| key == wanted))
     }
 
     fn reaches(&self, item: &RouteItem, plan: &Plan) -> bool {
@@ -187,10 +187,10 @@ impl RuleMatch {
     }
 
     fn selects(&self, event: &str) -> bool {
-        let (excluded, wanted): (Vec<_>, Vec<_>) =
-            self.events.iter().partition(|pattern| pattern.starts_with('!'));
-        (wanted.is_empty() || wanted.iter().any(|pattern| glob(pattern, event)))
-            && !excluded.iter().any(|pattern| glob(pattern.trim_start_matches('!'), event))
+        let mut wanted = self.events.iter().filter(|pattern| !pattern.starts_with('!')).peekable();
+        let mut excluded = self.events.iter().filter(|pattern| pattern.starts_with('!'));
+        (wanted.peek().is_none() || wanted.any(|pattern| glob(pattern, event)))
+            && !excluded.any(|pattern| glob(pattern.trim_start_matches('!'), event))
     }
 }
 

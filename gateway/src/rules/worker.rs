@@ -2,19 +2,21 @@
 
 use crate::BoxFuture;
 use crate::model::{Millis, OrganizationId};
-use crate::rules::chain::{Chain, DEPLOYED_FROM, Memory, Rule};
+use crate::rules::chain::{Chain, DEPLOYED_FROM, Memory, Rule, Words};
 use crate::rules::compiled::CodeCache;
 use crate::rules::component::ComponentSummary;
 use crate::rules::deployed::{DeployedRule, RuleSet, Stage};
 use crate::rules::engine::Sandbox;
 use crate::rules::error::RuleError;
+use crate::rules::groups::{Group, split, text_bytes};
 use crate::rules::hooks::{AuthorizeItem, Hook, TransformItem};
 use crate::rules::keeping::Keeper;
 use crate::rules::limits::RuleLimits;
 use crate::rules::manifest::{Deploy, Manifest};
+use crate::rules::queue::Queue;
 use crate::rules::recorder::Recorder;
 use crate::rules::registry::{self, Memories};
-use crate::rules::requests::{Request, Waiting};
+use crate::rules::requests::{Replies, Request, answer};
 use crate::rules::settings::{RuleConfig, RuleSettings};
 use crate::rules::shadow::Watched;
 use crate::rules::slot::Slot;
@@ -25,7 +27,6 @@ use crate::rules::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::Hash;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -50,9 +51,9 @@ pub struct WasmRules {
     chain: ArcSwap<Chain>,
     kept: Mutex<Kept>,
     keeper: Option<Keeper>,
-    jobs: mpsc::Sender<Job>,
+    jobs: Arc<Queue<Job>>,
     /// Requests do not wait behind batches of the dispatcher: somebody waits for them.
-    requests: mpsc::Sender<Request>,
+    requests: Arc<Queue<Request>>,
 }
 
 /// What chains are made of.
@@ -81,11 +82,13 @@ struct Job {
     chain: Arc<Chain>,
     now: Millis,
     asked: Asked,
+    /// Roughly, as batches are measured.
+    bytes: usize,
 }
 
 enum Asked {
-    Route(Vec<RouteItem>, oneshot::Sender<Vec<Routed>>),
-    Transform(Vec<TransformItem>, oneshot::Sender<Vec<Transformed>>),
+    Route(Vec<RouteItem>, Replies<Routed>),
+    Transform(Vec<TransformItem>, Replies<Transformed>),
 }
 
 impl WasmRules {
@@ -103,16 +106,14 @@ impl WasmRules {
         let (watched, watching) = mpsc::channel(SHADOWED_MAX);
         let own = Arc::clone(&sandbox);
         thread("rules-shadow", move || watch(&own, watching))?;
-        let (jobs, queue) = mpsc::channel(settings.queue.max(1));
-        let (requests, waiting) = mpsc::channel(settings.queue.max(REQUESTS_MIN));
-        let queue = Arc::new(Mutex::new(queue));
-        let waiting = Arc::new(Mutex::new(Waiting::new(waiting)));
+        let jobs = Arc::new(Queue::new(settings.queue));
+        let requests = Arc::new(Queue::new(settings.queue.max(REQUESTS_MIN)));
         for number in 0..threads {
-            let (own, queue, shadows) = (Arc::clone(&sandbox), Arc::clone(&queue), watched.clone());
+            let (own, queue, shadows) = (Arc::clone(&sandbox), Arc::clone(&jobs), watched.clone());
             thread(&format!("rules-{number}"), move || work(&own, &queue, &shadows))?;
-            let (own, waiting) = (Arc::clone(&sandbox), Arc::clone(&waiting));
+            let (own, queue) = (Arc::clone(&sandbox), Arc::clone(&requests));
             let shadows = watched.clone();
-            thread(&format!("rules-asked-{number}"), move || allow(&own, &waiting, &shadows))?;
+            thread(&format!("rules-asked-{number}"), move || allow(&own, &queue, &shadows))?;
         }
         let keeper = settings.state_dir.map(Keeper::new);
         kept.recall(keeper.as_ref());
@@ -229,19 +230,18 @@ impl WasmRules {
     /// Has each group answered by one thread, and puts the answers in the order of the items.
     async fn ask<I, A, J>(
         &self,
-        queue: &mpsc::Sender<J>,
+        queue: &Queue<J>,
         (count, groups): (usize, Vec<Group<I>>),
-        job: impl Fn(Vec<I>, oneshot::Sender<Vec<A>>) -> J,
+        job: impl Fn(Group<I>, Replies<A>) -> J,
     ) -> Vec<Option<A>> {
         let mut waiting = Vec::new();
         for group in groups {
             let (reply, answer) = oneshot::channel();
-            let job = job(group.items, reply);
-            // A job that could not be queued drops its reply, which is what the loop below sees.
-            if queue.send(job).await.is_err() {
-                tracing::error!("no thread is left to run rules");
-            }
-            waiting.push((group.positions, answer));
+            let positions = group.positions.clone();
+            let count = positions.len();
+            // A job that nobody takes drops its reply, which is what the loop below sees.
+            queue.put(job(group, vec![(count, reply)])).await;
+            waiting.push((positions, answer));
         }
         let mut answers: Vec<Option<A>> = Vec::new();
         answers.resize_with(count, || None);
@@ -263,12 +263,11 @@ impl RuleEngine for WasmRules {
             return NoRules.route(now, items);
         }
         Box::pin(async move {
-            let key = |item: &RouteItem| (item.notification.org, item.recipient.org.clone());
             let count = items.len();
-            let groups = split(items, self.sandbox.limits(), key, text_bytes);
-            let job = |items, reply| {
-                let asked = Asked::Route(items, reply);
-                Job { chain: Arc::clone(&chain), now, asked }
+            let groups = split(items, self.sandbox.limits(), RouteItem::owner, text_bytes);
+            let job = |group: Group<_>, replies| {
+                let (bytes, asked) = (group.bytes, Asked::Route(group.items, replies));
+                Job { chain: Arc::clone(&chain), now, asked, bytes }
             };
             let answers = self.ask(&self.jobs, (count, groups), job).await;
             // The engine itself broke, not a rule: without a judgement nothing goes out.
@@ -293,9 +292,9 @@ impl RuleEngine for WasmRules {
         Box::pin(async move {
             let count = items.len();
             let weigh = |_: &AuthorizeItem, _: Option<&AuthorizeItem>| 0;
-            let groups = split(items, self.sandbox.limits(), |item| item.org, weigh);
-            let job = |items: Vec<AuthorizeItem>, reply| {
-                let replies = vec![(items.len(), reply)];
+            let groups = split(items, self.sandbox.limits(), AuthorizeItem::owner, weigh);
+            let job = |group: Group<_>, replies| {
+                let items = group.items;
                 Request { chain: Arc::clone(&chain), now, items, replies }
             };
             let answers = self.ask(&self.requests, (count, groups), job).await;
@@ -311,13 +310,12 @@ impl RuleEngine for WasmRules {
     fn transform(&self, now: Millis, items: Vec<TransformItem>) -> BoxFuture<'_, Vec<Transformed>> {
         let chain = self.chain.load_full();
         Box::pin(async move {
-            let key = |item: &TransformItem| (item.notification.org, item.recipient.org.clone());
             let weigh = |item: &TransformItem, _: Option<&TransformItem>| item.payload.len();
             let count = items.len();
-            let groups = split(items, self.sandbox.limits(), key, weigh);
-            let job = |items, reply| {
-                let asked = Asked::Transform(items, reply);
-                Job { chain: Arc::clone(&chain), now, asked }
+            let groups = split(items, self.sandbox.limits(), TransformItem::owner, weigh);
+            let job = |group: Group<_>, replies| {
+                let (bytes, asked) = (group.bytes, Asked::Transform(group.items, replies));
+                Job { chain: Arc::clone(&chain), now, asked, bytes }
             };
             let answers = self.ask(&self.jobs, (count, groups), job).await;
             let unanswered = || Transformed {
@@ -334,10 +332,8 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), RuleEr
     builder.spawn(work).map(drop).map_err(RuleError::Thread)
 }
 
-fn work(sandbox: &Sandbox, queue: &Mutex<mpsc::Receiver<Job>>, watched: &mpsc::Sender<Watched>) {
-    loop {
-        // Whoever holds the lock waits for the next job; the others wait for the lock.
-        let Some(job) = queue.lock().blocking_recv() else { return };
+fn work(sandbox: &Sandbox, queue: &Queue<Job>, watched: &mpsc::Sender<Watched>) {
+    while let Some(job) = queue.take(|first, other| first.join(other, sandbox.limits())) {
         if panic::catch_unwind(AssertUnwindSafe(|| job.run(sandbox, watched))).is_err() {
             tracing::error!("the rule engine panicked; the batch is not sent");
         }
@@ -345,13 +341,12 @@ fn work(sandbox: &Sandbox, queue: &Mutex<mpsc::Receiver<Job>>, watched: &mpsc::S
 }
 
 /// The same for requests.
-fn allow(sandbox: &Sandbox, waiting: &Mutex<Waiting>, shadows: &mpsc::Sender<Watched>) {
-    loop {
-        let Some(request) = waiting.lock().next() else { return };
+fn allow(sandbox: &Sandbox, queue: &Queue<Request>, shadows: &mpsc::Sender<Watched>) {
+    while let Some(request) = queue.take(Request::join) {
         let Request { chain, now, items, replies } = request;
         let judge = AssertUnwindSafe(|| {
             let (answers, watched) = chain.authorize(sandbox, now, &items);
-            Request::answer(replies, answers);
+            answer(replies, answers);
             show(watched, shadows);
         });
         if panic::catch_unwind(judge).is_err() {
@@ -374,6 +369,8 @@ fn keep(rules: &Weak<WasmRules>) {
 
 impl Drop for WasmRules {
     fn drop(&mut self) {
+        self.jobs.end();
+        self.requests.end();
         self.keep();
     }
 }
@@ -389,20 +386,50 @@ fn watch(sandbox: &Sandbox, mut watching: mpsc::Receiver<Watched>) {
 
 impl Job {
     fn run(self, sandbox: &Sandbox, shadows: &mpsc::Sender<Watched>) {
-        let Self { chain, now, asked } = self;
-        // Nobody listens any more if the caller was cancelled.
+        let Self { chain, now, asked, .. } = self;
         match asked {
-            Asked::Route(items, reply) => {
+            Asked::Route(items, replies) => {
                 let (routed, watched) = chain.route(sandbox, now, &items);
-                drop(reply.send(routed));
+                answer(replies, routed);
                 show(watched, shadows);
             }
-            Asked::Transform(items, reply) => {
+            Asked::Transform(items, replies) => {
                 let (shown, watched) = chain.transform(sandbox, now, &items);
-                drop(reply.send(shown));
+                answer(replies, shown);
                 show(watched, shadows);
             }
         }
+    }
+
+    /// Takes `other` along if the two are one batch of one owner under the same rules, or gives it back.
+    fn join(&mut self, other: Self, limits: &RuleLimits) -> Option<Self> {
+        let bytes = self.bytes.saturating_add(other.bytes);
+        if !Arc::ptr_eq(&self.chain, &other.chain) || bytes > limits.batch_bytes {
+            return Some(other);
+        }
+        let fits = |own: usize, more: usize| own + more <= limits.batch_items;
+        match (&mut self.asked, other.asked) {
+            (Asked::Route(items, replies), Asked::Route(more, asking))
+                if fits(items.len(), more.len())
+                    && items.first().map(RouteItem::owner)
+                        == more.first().map(RouteItem::owner) =>
+            {
+                items.extend(more);
+                replies.extend(asking);
+            }
+            (Asked::Transform(items, replies), Asked::Transform(more, asking))
+                if fits(items.len(), more.len())
+                    && items.first().map(TransformItem::owner)
+                        == more.first().map(TransformItem::owner) =>
+            {
+                items.extend(more);
+                replies.extend(asking);
+            }
+            (_, asked) => return Some(Self { asked, ..other }),
+        }
+        self.now = self.now.max(other.now);
+        self.bytes = bytes;
+        None
     }
 }
 
@@ -467,6 +494,7 @@ impl Kept {
             stage,
             memory,
             stats,
+            words: Words::default(),
         }))
     }
 
@@ -516,53 +544,4 @@ const SHADOW: &str = "shadow:";
 
 fn shadow_key(digest: &str) -> String {
     format!("{SHADOW}{digest}")
-}
-
-struct Group<I> {
-    positions: Vec<usize>,
-    items: Vec<I>,
-    bytes: usize,
-}
-
-impl<I> Default for Group<I> {
-    fn default() -> Self {
-        Self { positions: Vec::new(), items: Vec::new(), bytes: 0 }
-    }
-}
-
-/// Items of different organizations never share an instance, so they never share a group.
-fn split<I, K: Hash + Eq>(
-    items: Vec<I>,
-    limits: &RuleLimits,
-    key: impl Fn(&I) -> K,
-    weigh: impl Fn(&I, Option<&I>) -> usize,
-) -> Vec<Group<I>> {
-    let mut open: HashMap<K, Group<I>> = HashMap::new();
-    let mut full = Vec::new();
-    for (position, item) in items.into_iter().enumerate() {
-        let group = open.entry(key(&item)).or_default();
-        let bytes = weigh(&item, group.items.last());
-        let is_full = group.items.len() >= limits.batch_items
-            || group.bytes.saturating_add(bytes) > limits.batch_bytes;
-        if is_full && !group.items.is_empty() {
-            full.push(std::mem::take(group));
-        }
-        group.positions.push(position);
-        group.items.push(item);
-        group.bytes = group.bytes.saturating_add(bytes);
-    }
-    full.extend(open.into_values());
-    full
-}
-
-/// Roughly what an item weighs; a notification counts once for a run of recipients.
-fn text_bytes(item: &RouteItem, before: Option<&RouteItem>) -> usize {
-    let (notification, recipient) = (&item.notification, &item.recipient);
-    let content = &notification.content;
-    let is_shared = before.is_some_and(|b| Arc::ptr_eq(&b.notification, notification));
-    let text = content.title.len() + content.body.len() + content.data.len();
-    let prefs = recipient.prefs.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-    let targets = recipient.targets.iter().map(|t| t.handle.len() + t.app.len()).sum::<usize>();
-    let roles = recipient.roles.iter().map(String::len).sum::<usize>();
-    prefs + targets + roles + if is_shared { 0 } else { text }
 }

@@ -106,6 +106,8 @@ catalog! {
         "Answers of rules, by rule, version, hook, stage, decision and code.";
     RULE_ERRORS_TOTAL = "bugler_rule_errors_total", Counter, Count,
         "Items a rule broke at, by rule, version, hook, stage and kind.";
+    RULE_WAITED_TOTAL = "bugler_rule_waited_total", Counter, Count,
+        "Calls of authorize rules that were made again, because their time passed without a processor.";
     RULE_FUEL_TOTAL = "bugler_rule_fuel_total", Counter, Count,
         "Fuel burned, by rule, version, hook and stage.";
     RULE_BATCH_DURATION_SECONDS = "bugler_rule_batch_duration_seconds", Histogram, Seconds,

@@ -3,7 +3,7 @@
 //! Settings: `find` (default `email,phone,card,iban`), `mask` (default `•••`), `except`: channels that are
 //! left alone, for example `email`, since a mail goes to its owner's mailbox.
 
-use bugler_rules_sdk::json::{Text, quoted, texts};
+use bugler_rules_sdk::json::{Text, quoted, texts_where};
 use bugler_rules_sdk::prelude::*;
 
 mod scan;
@@ -26,13 +26,11 @@ fn pii_redaction(payload: &Payload<'_>, cx: &Cx<'_>) -> Transformed {
         return keep();
     }
     let Some(kinds) = kinds(cx) else { return drop_payload("bad_setting") };
-    let Ok(texts) = texts(payload.json()) else { return drop_payload("no_json") };
     let mask = cx.config("mask").unwrap_or_else(|| String::from(MASK));
-    let hidden: Vec<_> = texts
-        .into_iter()
-        .filter(|text| text.pointer != FIXED)
-        .filter_map(|text| hide(&text.value, &kinds, &mask).map(|shown| (text, shown)))
-        .collect();
+    let hidden = texts_where(payload.json(), |pointer, text| {
+        if pointer == FIXED { None } else { hide(text, &kinds, &mask) }
+    });
+    let Ok(hidden) = hidden else { return drop_payload("no_json") };
     match hidden.as_slice() {
         [] => keep(),
         some if some.iter().all(|(text, _)| fits(&text.pointer)) && some.len() <= EDITS_MAX => {

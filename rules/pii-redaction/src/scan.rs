@@ -26,6 +26,20 @@ impl Kind {
     }
 }
 
+/// Digits of the shortest number there is to find: one with `+`.
+const DIGITS_MIN: usize = 8;
+/// Bytes that what is found byte by byte may begin with: most text has few of them.
+const BEGINS: [bool; 256] = {
+    let mut begins = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        begins[byte as usize] =
+            byte.is_ascii_digit() || byte.is_ascii_uppercase() || byte == b'+' || byte == b'(';
+        byte += 1;
+    }
+    begins
+};
+
 /// Places in `text`, in order and apart from each other.
 #[must_use]
 pub fn find(text: &str, kinds: &[Kind]) -> Vec<Range<usize>> {
@@ -36,16 +50,18 @@ pub fn find(text: &str, kinds: &[Kind]) -> Vec<Range<usize>> {
     }
     let bytes = text.as_bytes();
     let mut at = 0;
-    while at < bytes.len() {
+    while let Some(next) = bytes[at..].iter().position(|byte| BEGINS[usize::from(*byte)]) {
+        at += next;
         if at > 0 && bytes[at - 1].is_ascii_alphanumeric() {
             at += 1;
             continue;
         }
         let rest = &bytes[at..];
+        let is_long = is_long(rest);
         let length = [
             has(Kind::Iban).then(|| iban(rest)).flatten(),
-            has(Kind::Card).then(|| card(rest)).flatten(),
-            has(Kind::Phone).then(|| phone(rest)).flatten(),
+            (is_long && has(Kind::Card)).then(|| card(rest)).flatten(),
+            (is_long && has(Kind::Phone)).then(|| phone(rest)).flatten(),
         ];
         match length.into_iter().flatten().max() {
             Some(length) => {
@@ -56,6 +72,24 @@ pub fn find(text: &str, kinds: &[Kind]) -> Vec<Range<usize>> {
         }
     }
     merged(places)
+}
+
+/// True if as many digits as the shortest number has follow, with a few marks between.
+fn is_long(bytes: &[u8]) -> bool {
+    let (mut digits, mut marks) = (0, 0);
+    for byte in bytes {
+        if byte.is_ascii_digit() {
+            (digits, marks) = (digits + 1, 0);
+        } else if matches!(byte, b' ' | b'-' | b'.' | b'/' | b'(' | b')' | b'+') && marks < 3 {
+            marks += 1;
+        } else {
+            return false;
+        }
+        if digits == DIGITS_MIN {
+            return true;
+        }
+    }
+    false
 }
 
 fn merged(mut places: Vec<Range<usize>>) -> Vec<Range<usize>> {

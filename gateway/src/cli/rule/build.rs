@@ -20,6 +20,7 @@ const NO_SOURCE: [&str; 7] =
     ["target", "node_modules", "tests", ".git", "build", "__pycache__", ".venv"];
 /// A rule's instructions are paid for with every item, its bytes with every start.
 const PROFILE: [(&str, &str); 5] = [
+    // Incremental builds leave other bytes than whole ones.
     ("CARGO_INCREMENTAL", "0"),
     ("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "false"),
     ("CARGO_PROFILE_RELEASE_LTO", "fat"),

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The SDK as this release has it.
-const SDK: [(&str, &str); 12] = [
+const SDK: [(&str, &str); 14] = [
     ("wit/bugler-rules.wit", include_str!("../../../../rules-sdk/wit/bugler-rules.wit")),
     ("src/lib.rs", include_str!("../../../../rules-sdk/src/lib.rs")),
     ("src/answer.rs", include_str!("../../../../rules-sdk/src/answer.rs")),
@@ -17,6 +17,8 @@ const SDK: [(&str, &str); 12] = [
     ("src/guest.rs", include_str!("../../../../rules-sdk/src/guest.rs")),
     ("src/item.rs", include_str!("../../../../rules-sdk/src/item.rs")),
     ("src/json.rs", include_str!("../../../../rules-sdk/src/json.rs")),
+    ("src/memo.rs", include_str!("../../../../rules-sdk/src/memo.rs")),
+    ("src/packed.rs", include_str!("../../../../rules-sdk/src/packed.rs")),
     ("src/testing.rs", include_str!("../../../../rules-sdk/src/testing.rs")),
     ("macros/src/lib.rs", include_str!("../../../../rules-sdk/macros/src/lib.rs")),
     ("macros/Cargo.toml", include_str!("../../../../rules-sdk/templates/macros.toml")),

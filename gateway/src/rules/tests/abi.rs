@@ -34,9 +34,9 @@ fn core(body: &str, realloc: &str, more: &str) -> Vec<u8> {
     wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
-/// The component of `core` for the world that event-routing was built for.
+/// The component of `core` for the world of a rule without the packed lane.
 fn component(mut core: Vec<u8>, encoding: StringEncoding) -> Vec<u8> {
-    let decoded = wit_component::decode(&component_bytes("event-routing")).unwrap();
+    let decoded = wit_component::decode(&component_bytes("hostile")).unwrap();
     let DecodedWasm::Component(resolve, world) = decoded else { panic!("no component") };
     embed_component_metadata(&mut core, &resolve, world, encoding, false).unwrap();
     ComponentEncoder::default().module(&core).unwrap().encode().unwrap()

@@ -28,7 +28,7 @@ fn names(node: &Node) -> Vec<(String, Option<String>)> {
 /// Which rules were asked, in order.
 async fn asked(node: &Node) -> Vec<String> {
     let routed = ask_one(&node.engine, item(1, "x")).await;
-    routed.decisions.into_iter().map(|one| one.rule).collect()
+    routed.decisions.into_iter().map(|one| one.rule.to_string()).collect()
 }
 
 async fn configure(node: &Node, name: &str, org: i32, settings: &[(&str, &str)]) {

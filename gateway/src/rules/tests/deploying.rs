@@ -96,7 +96,7 @@ impl Node {
     pub(super) async fn versions(&self, items: Vec<RouteItem>) -> Vec<String> {
         let routed = self.engine.route(NOON, items).await;
         let version = |one: &Routed| {
-            one.decisions.last().map_or_else(String::new, |last| last.version.clone())
+            one.decisions.last().map_or_else(String::new, |last| last.version.to_string())
         };
         routed.iter().map(version).collect()
     }
@@ -110,7 +110,10 @@ async fn a_version_is_in_force_at_once_and_the_one_before_comes_back() {
     let second = node.deploy(None, component("quiet-hours", "1.1.0", ""), "active").await.unwrap();
     assert_eq!(node.versions(vec![item(1, "x"), item(2, "x")]).await, ["1.1.0", "1.1.0"]);
     let decision = ask_one(&node.engine, item(1, "x")).await.decisions.swap_remove(0);
-    assert_eq!((decision.digest, decision.stage.as_str()), (second.digest, "active"));
+    assert_eq!(
+        (decision.digest.as_str(), decision.stage.as_str()),
+        (second.digest.as_str(), "active")
+    );
     node.change(RuleChange::RollBack).await.unwrap();
     assert_eq!(node.versions(vec![item(1, "x")]).await, ["1.0.0"]);
     node.change(RuleChange::Pause { is_forced: false, until: None }).await.unwrap();

@@ -9,6 +9,7 @@ mod guests;
 mod hooks;
 mod hostile;
 mod loading;
+mod packed;
 mod random;
 mod recording;
 mod shipped;

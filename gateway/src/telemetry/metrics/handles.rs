@@ -239,6 +239,11 @@ impl RuleMetrics {
         self.skipped.get_or_init(|| self.decision("skipped", "no_match")).increment(1);
     }
 
+    /// Asked a second time, because the first time passed while its thread waited for a processor.
+    pub fn waited(&self) {
+        counter!(name::RULE_WAITED_TOTAL, self.labels.clone()).increment(1);
+    }
+
     /// `kind`: `trap`, `deadline`, `fuel`, `memory`, `output`, `breaker`.
     pub fn broke(&self, kind: &'static str) {
         counter!(name::RULE_ERRORS_TOTAL, and(&self.labels, "kind", kind)).increment(1);
