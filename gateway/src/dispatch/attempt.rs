@@ -1,10 +1,10 @@
 //! Tries: a batch at its provider, and what is done with results as they come in.
 
 use crate::crash::{self, Stage};
-use crate::dispatch::counters;
 use crate::dispatch::finish::{self, Ended, Finisher};
 use crate::dispatch::line::{Channel, Going, Line};
 use crate::dispatch::shape::{self, Shaped};
+use crate::dispatch::{counters, step_back};
 use crate::lifecycle::{Caught, report_panic};
 use crate::model::{Attempt, Millis, Outcome, RuleDecision, TimelineEvent};
 use parking_lot::Mutex;
@@ -80,9 +80,11 @@ pub(super) async fn send(line: Arc<Line>, channel: Arc<Channel>, batch: Vec<Goin
 /// What the transform rules did, where they did more than look: most deliveries they leave alone.
 fn ruled(going: &Going, decisions: Vec<RuleDecision>, at: Millis) -> Option<TimelineEvent> {
     let is_telling = |one: &RuleDecision| !matches!(one.decision.as_str(), "keep" | "skipped");
-    let recipient = going.queued.delivery.target.key();
     let is_told = decisions.iter().any(is_telling);
-    is_told.then_some(TimelineEvent::Ruled { at, recipient, decisions })
+    is_told.then(|| {
+        let recipient = going.queued.delivery.target.key();
+        TimelineEvent::Ruled { at, recipient, decisions }
+    })
 }
 
 fn unreported(cause: &'static str) -> Attempt {
@@ -113,6 +115,13 @@ pub(super) async fn finish_all(
 async fn finish_some(line: &Weak<Line>, finisher: &Finisher, from: &mut mpsc::Receiver<Ended>) {
     let mut batch = Vec::with_capacity(ENDED_MAX);
     while from.recv_many(&mut batch, ENDED_MAX).await > 0 {
+        // Whoever is about to report does so first: together they cost little more than one alone.
+        step_back().await;
+        while batch.len() < ENDED_MAX
+            && let Ok(ended) = from.try_recv()
+        {
+            batch.push(ended);
+        }
         let Some(line) = line.upgrade() else { return };
         let judged: Vec<_> = batch.drain(..).map(|ended| finisher.judge(ended)).collect();
         line.ended(&judged);

@@ -11,7 +11,7 @@ use crate::dispatch::sched::{
     About, Absent, Bounds, LaneKey, Offer, Offered, Parked, Picked, Scheduler, Ticket, UNTRIED,
 };
 use crate::dispatch::settle::{Settler, Tracker};
-use crate::dispatch::{Context, attempt, counters};
+use crate::dispatch::{Context, attempt, counters, step_back};
 use crate::journal::{Journal, Room};
 use crate::model::{
     Delivery, DeliveryId, Millis, OrganizationId, ProviderName, ShardId, Target, TargetRef,
@@ -282,6 +282,8 @@ impl Line {
                 tokio::time::sleep(PAUSED_LOOK).await;
                 continue;
             }
+            // Whoever is about to free a slot does so first: many go out for little more than one.
+            step_back().await;
             let work = self.work.notified();
             let mut round = self.round();
             self.recall(&mut round);

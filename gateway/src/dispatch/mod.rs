@@ -43,7 +43,9 @@ use crate::providers::Provider;
 use crate::rules::RuleEngine;
 use crate::store::Store;
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -192,6 +194,20 @@ async fn send(
         }
         tokio::time::sleep(PANIC_PAUSE).await;
     }
+}
+
+/// Lets every other task that is ready go first. The runtime's own `yield_now` leaves a task to the
+/// worker it ran on, which may be busy for milliseconds while others have nothing to do.
+async fn step_back() {
+    let mut is_back = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut is_back, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// What the dispatcher is built from.

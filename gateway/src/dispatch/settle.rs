@@ -91,9 +91,9 @@ impl Settler {
         (Self { to, shard, held: Arc::clone(&held) }, run(loop_parts, from, held))
     }
 
-    /// Notes that a claim is being worked on, so that its lease is renewed.
-    pub(super) fn hold(&self, claim: ClaimId) {
-        self.held.lock().insert(claim, ());
+    /// Notes that claims are being worked on, so that their leases are renewed.
+    pub(super) fn hold(&self, claims: impl IntoIterator<Item = ClaimId>) {
+        self.held.lock().extend(claims.into_iter().map(|claim| (claim, ())));
     }
 
     /// True while nobody else may have claimed what `tracker` stands for. A claim that was lost is
@@ -134,16 +134,17 @@ async fn run(
     held: Arc<Mutex<HashMap<ClaimId, ()>>>,
 ) {
     let mut reports = Vec::with_capacity(BATCH_MAX);
+    // Kept from batch to batch: so much new memory at once has to be cleared by the kernel.
+    let (mut slots, mut trackers, mut counted) = (Vec::new(), Vec::new(), Vec::new());
     while from.recv_many(&mut reports, BATCH_MAX).await > 0 {
         tell_inboxes(&parts, &mut reports).await;
-        let mut slots = Vec::with_capacity(reports.len());
-        let trackers: Vec<_> = reports.iter().map(|(tracker, _)| Arc::clone(tracker)).collect();
+        trackers.extend(reports.iter().map(|(tracker, _)| Arc::clone(tracker)));
         // What a lost lease comes to changes nothing, so it is not counted either.
         let is_held = |claim| parts.journal.lease_left(parts.shard, claim).is_some();
-        let mut counted = Vec::with_capacity(reports.len());
-        let settlements = merge(reports.drain(..), &mut slots, |claim, events| {
-            if is_held(claim) {
-                counted.extend(events.into_iter().filter(Counters::has_use_for));
+        let settlements = merge(reports.drain(..), &mut slots, |claim, mut events| {
+            events.retain(Counters::has_use_for);
+            if !events.is_empty() && is_held(claim) {
+                counted.append(&mut events);
             }
         });
         let mut done: Vec<_> = settlements.iter().filter(|s| s.done).map(|s| s.claim).collect();
@@ -158,6 +159,10 @@ async fn run(
         for claim in done {
             held.remove(&claim);
         }
+        drop(held);
+        counted.clear();
+        trackers.clear();
+        slots.clear();
     }
 }
 

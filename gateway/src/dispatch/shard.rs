@@ -32,6 +32,9 @@ const EVENTS_PAGE: usize = 1024;
 /// Claims read side by side in one place; more of them would each get a place and a waker of its own.
 const TOGETHER: usize = 16;
 
+/// Deliveries lined up together; for all of a claim at once the kernel would have to clear new memory.
+const PUT_TOGETHER: usize = 64;
+
 /// Runs until told to stop.
 pub(super) async fn run(
     context: Arc<Context>,
@@ -117,7 +120,7 @@ impl Shard {
         if claims.is_empty() {
             return 0;
         }
-        claims.iter().for_each(|claim| self.settler.hold(claim.id));
+        self.settler.hold(claims.iter().map(|claim| claim.id));
         if claims.len() > 1 {
             match Caught::new(self.plan(&claims, line)).await {
                 Ok(planned) => return self.start(planned, line).await,
@@ -157,7 +160,7 @@ impl Shard {
     /// Reads, expands and routes claims. Done again after a panic, so it starts nothing.
     async fn plan(&self, claims: &[Claim], line: &Line) -> Planned {
         let mut planned = Planned::default();
-        let mut asking = Vec::new();
+        let mut asking = Vec::with_capacity(claims.len());
         let mut collected = Vec::new();
         // Together, so that records far away are read for all of them at once.
         let parts = claims.chunks(TOGETHER);
@@ -172,7 +175,12 @@ impl Shard {
             }
         }
         planned.jobs.extend(self.flush(collected));
-        planned.jobs.extend(self.route(asking, line).await);
+        let mut routed = self.route(asking, line).await;
+        // Mostly they are all, and stay where they are.
+        if !planned.jobs.is_empty() {
+            routed.splice(..0, planned.jobs);
+        }
+        planned.jobs = routed;
         planned
     }
 
@@ -212,18 +220,21 @@ impl Shard {
             tracing::error!(shard = self.shard.0, notification.id = %claim.notification, "an entry cannot be read by this version; it is kept as a dead letter");
             self.quarantine(claim, "unreadable").await;
         }
-        let mut all = Vec::new();
+        let (mut some, mut deliveries) = (Vec::with_capacity(PUT_TOGETHER), 0);
         for mut job in planned.jobs {
             job.plan();
             line.gone(std::mem::take(&mut job.gone));
             for outgoing in std::mem::take(&mut job.outgoing) {
                 job.tracker.expect();
-                all.push(self.queued(&job, outgoing));
+                some.push(self.queued(&job, outgoing));
+                deliveries += 1;
             }
             self.close(job).await;
+            if some.len() >= PUT_TOGETHER {
+                line.put(std::mem::replace(&mut some, Vec::with_capacity(PUT_TOGETHER))).await;
+            }
         }
-        let deliveries = all.len();
-        line.put(all).await;
+        line.put(some).await;
         deliveries
     }
 
@@ -259,7 +270,7 @@ impl Shard {
         let mut logged = Vec::with_capacity(claims.len());
         let mut kept = Vec::with_capacity(claims.len());
         for claim in claims {
-            self.settler.hold(claim.id);
+            self.settler.hold([claim.id]);
             match decode_changes(&claim.payload) {
                 Some(change) => {
                     logged.push(change);

@@ -1,7 +1,8 @@
 //! Group commit: one thread writes what arrived during the previous sync, syncs once, then answers.
 //!
 //! The next group is whatever callers enqueued while the disk was busy; a lone caller never waits
-//! for others, several wait 1 ms for more. After a failed write or sync nothing more is acknowledged, since what is on disk is then unknown.
+//! for others, several wait 1 ms for more, and settlements alone, which no caller waits for, follow
+//! each other every 4 ms. After a failed write or sync nothing more is acknowledged, since what is on disk is then unknown.
 
 use super::core::Core;
 use super::index::{Checkpoint, Granule, Projection};
@@ -35,6 +36,9 @@ const SPARE_BYTES_MAX: usize = 4 * BLOCK_BYTES_TARGET;
 const BUSY_REQUESTS: usize = 4;
 const ENOUGH_REQUESTS: usize = 512;
 const LINGER: Duration = Duration::from_millis(1);
+/// Groups of several settlements and nothing else follow each other no faster: what they cost the
+/// disk and the processor hardly depends on how much they hold, and at most slots wait for them.
+const SETTLE_PACE: Duration = Duration::from_millis(4);
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// What of a segment is kept for settlements while there is no next one: its last eighth.
 const KEPT_SHARE: u64 = 8;
@@ -47,11 +51,22 @@ pub(super) struct Request {
     pub(super) done: oneshot::Sender<Result<(), JournalError>>,
 }
 
+impl Request {
+    /// A caller waits for its answer: it is no settlement.
+    fn is_awaited(&self) -> bool {
+        self.marks.settles.is_empty()
+    }
+}
+
 #[derive(Default)]
 struct Waiting {
     requests: Vec<Request>,
     bytes: usize,
     closed: bool,
+    /// One of the requests is awaited by a caller.
+    is_awaited: bool,
+    /// The writer has settlements and waits for more, or for a caller.
+    is_lingering: bool,
 }
 
 /// Where callers leave requests for the writer.
@@ -73,9 +88,11 @@ impl Inbox {
         {
             return Err(JournalError::Full);
         }
+        let is_news = request.is_awaited() && !waiting.is_awaited;
+        waiting.is_awaited |= is_news;
         waiting.bytes += request.bytes.len();
         waiting.requests.push(request);
-        if waiting.requests.len() == 1 {
+        if is_news || (waiting.requests.len() == 1 && !waiting.is_lingering) {
             self.wake.notify_one();
         }
         Ok(())
@@ -97,7 +114,20 @@ impl Inbox {
             self.wake.wait_for(&mut waiting, patience);
         }
         waiting.bytes = 0;
+        waiting.is_awaited = false;
         (std::mem::take(&mut waiting.requests), waiting.closed)
+    }
+
+    /// Waits until then, or until a request comes that a caller waits for.
+    fn linger(&self, until: Instant) {
+        let mut waiting = self.waiting.lock();
+        waiting.is_lingering = true;
+        while !waiting.is_awaited && !waiting.closed {
+            if self.wake.wait_until(&mut waiting, until).timed_out() {
+                break;
+            }
+        }
+        waiting.is_lingering = false;
     }
 }
 
@@ -140,6 +170,7 @@ pub(super) struct Writer {
     last_sync: Instant,
     next_checkpoint: Instant,
     last_group: usize,
+    last_written: Instant,
     checkpointed: u64,
     /// The last group's buffer, for the next.
     spare: Vec<u8>,
@@ -170,6 +201,7 @@ impl Writer {
             last_sync: now,
             next_checkpoint: now + CHECKPOINT_EVERY,
             last_group: 0,
+            last_written: now,
             checkpointed: 0,
             spare: Vec::new(),
         }
@@ -181,11 +213,19 @@ impl Writer {
             let patience = self.next_checkpoint.saturating_duration_since(Instant::now());
             let (mut requests, closed) = self.core.inbox.take(patience);
             let idle = requests.is_empty();
-            let is_busy = requests.len().max(self.last_group) >= BUSY_REQUESTS;
-            if !idle && is_busy && requests.len() < ENOUGH_REQUESTS && !closed {
-                // Every further caller in this sync is one sync, and one burst of wake-ups, less.
+            let many = requests.len().max(self.last_group);
+            let is_busy = many >= BUSY_REQUESTS;
+            // Every further request in this sync is one sync, and one burst of wake-ups, less.
+            let is_paced = many > 1 && !requests.iter().any(Request::is_awaited);
+            if !idle && is_paced && !closed {
+                self.core.inbox.linger(self.last_written + SETTLE_PACE);
+                requests.extend(self.core.inbox.take(Duration::ZERO).0);
+            } else if !idle && is_busy && requests.len() < ENOUGH_REQUESTS && !closed {
                 std::thread::sleep(LINGER);
                 requests.extend(self.core.inbox.take(Duration::ZERO).0);
+            }
+            if !idle {
+                self.last_written = Instant::now();
             }
             if self.turn(requests, closed, Instant::now) {
                 self.preparer.stop();

@@ -1,21 +1,27 @@
 //! Keep-alive HTTP/1.1 connections to many origins, for webhooks, Slack and token endpoints.
 
+use super::dial::Wire;
 use super::meter::{Meter, Metered};
 use super::origin::OriginKey;
 use super::{ANSWER_BYTES_MAX, Answer, Body, Dialer, Failure, LATE, Origin, answer};
+use http::Request;
 use http::header::HOST;
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::task::coop::unconstrained;
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout, timeout_at};
 
 /// How long a connection may take to become idle again after its answer was read.
 const READY_WAIT: Duration = Duration::from_millis(100);
+/// How long saying goodbye on a connection may take.
+const GOODBYE_WAIT: Duration = Duration::from_secs(1);
 
 /// Bounds of the idle connections a pool keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,11 +72,69 @@ struct Parked {
     since: Instant,
 }
 
+/// What a connection reads and writes.
+type Io = TokioIo<Metered<Box<dyn Wire>>>;
+
+/// A connection and the handle to it. Whoever uses it moves both: with a task for each connection
+/// every request would wake two tasks three times, often across threads.
 #[derive(Debug)]
 struct Live {
     sender: SendRequest<Body>,
+    /// `None` once it has ended: then it answers whoever still waits.
+    connection: Option<Box<Connection<Io, Body>>>,
     opened: Instant,
     meter: Arc<Meter>,
+}
+
+impl Live {
+    /// Reads and writes what can be.
+    fn advance(&mut self, cx: &mut Context<'_>) {
+        let Some(connection) = &mut self.connection else { return };
+        if let Poll::Ready(ended) = Pin::new(connection).poll(cx) {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "connection ended");
+            }
+            self.connection = None;
+        }
+    }
+
+    /// True if a request can go out at once. Learns what came meanwhile, and waits for nothing.
+    fn is_free(&mut self) -> bool {
+        // Whoever sends wakes whoever looked last: nobody.
+        self.advance(&mut Context::from_waker(Waker::noop()));
+        self.sender.is_ready()
+    }
+
+    /// What `work` comes to while the connection moves; `None` if that takes too long.
+    async fn until<T>(
+        &mut self,
+        mut late: Pin<&mut Sleep>,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            // Before the connection moves, so that it knows what is wanted, and with what it got.
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
+            }
+            self.advance(cx);
+            match work.as_mut().poll(cx) {
+                Poll::Ready(done) => Poll::Ready(Some(done)),
+                // Also where the peer keeps it so busy that it has to give way.
+                Poll::Pending => pin!(unconstrained(late.as_mut())).poll(cx).map(|()| None),
+            }
+        })
+        .await
+    }
+
+    /// Ends the connection as its protocols ask for.
+    fn close(self) {
+        let Self { sender, connection, .. } = self;
+        drop(sender);
+        if let Some(connection) = connection {
+            drop(tokio::spawn(timeout(GOODBYE_WAIT, connection)));
+        }
+    }
 }
 
 impl Http1Pool {
@@ -105,18 +169,17 @@ impl Http1Pool {
                 return Err(Failure::not_sent(LATE));
             }
             live.meter.grant(ANSWER_BYTES_MAX);
-            match timeout_at(deadline, live.sender.try_send_request(request)).await {
-                Ok(Ok(response)) => {
-                    let answer = finish(response, &live.meter, deadline).await?;
-                    if !answer.truncated {
-                        self.park(origin, live);
-                    }
-                    return Ok(answer);
-                }
-                Ok(Err(mut refused)) => match refused.take_message() {
+            let mut late = pin!(sleep_until(deadline));
+            let sent = live.sender.try_send_request(request);
+            let response = match live.until(late.as_mut(), sent).await {
+                Some(Ok(response)) => response,
+                Some(Err(mut refused)) => match refused.take_message() {
                     // A parked connection had ended meanwhile: nothing was written. The pool is
                     // finite and a fresh connection ends the loop.
-                    Some(back) if reused => request = back,
+                    Some(back) if reused => {
+                        request = back;
+                        continue;
+                    }
                     Some(_) => return Err(Failure::not_sent("connect")),
                     // A head without end is an answer we will not read, not a lost connection.
                     None if live.meter.is_spent() => {
@@ -124,8 +187,19 @@ impl Http1Pool {
                     }
                     None => return Err(lost(&refused.into_error())),
                 },
-                Err(_) => return Err(Failure::unanswered("timeout", None)),
+                None => return Err(Failure::unanswered("timeout", None)),
+            };
+            let (head, body) = response.into_parts();
+            let meter = Arc::clone(&live.meter);
+            let (body, truncated) = match live.until(late, answer::read(body, &meter)).await {
+                Some(Ok(read)) => read,
+                Some(Err(_)) => return Err(Failure::unanswered("body_lost", Some(head.status))),
+                None => return Err(Failure::unanswered("body_timeout", Some(head.status))),
+            };
+            if !truncated {
+                self.park(origin, live);
             }
+            return Ok(Answer { status: head.status, headers: head.headers, body, truncated });
         }
     }
 
@@ -141,39 +215,48 @@ impl Http1Pool {
             .handshake(TokioIo::new(Metered::new(io, Arc::clone(&meter))))
             .await
             .map_err(|e| Failure::not_sent_because("connect", &e))?;
-        drop(tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection ended");
-            }
-        }));
-        Ok(Live { sender, opened: Instant::now(), meter })
+        let connection = Some(Box::new(connection));
+        Ok(Live { sender, connection, opened: Instant::now(), meter })
     }
 
     /// The most recently used idle connection that still lives.
     async fn parked(&self, origin: &Origin) -> Option<Live> {
         loop {
             let mut live = self.0.take(origin)?;
-            if matches!(timeout(READY_WAIT, live.sender.ready()).await, Ok(Ok(()))) {
+            if live.is_free() {
+                return Some(live);
+            }
+            if live.connection.is_none() {
+                continue;
+            }
+            let mut late = pin!(sleep(READY_WAIT));
+            let freed = poll_fn(|cx| {
+                live.advance(cx);
+                let freed = live.sender.poll_ready(cx).map(|ready| ready.is_ok());
+                if freed.is_pending() { late.as_mut().poll(cx).map(|()| false) } else { freed }
+            });
+            if freed.await {
                 return Some(live);
             }
         }
     }
 
-    fn park(&self, origin: &Origin, live: Live) {
+    fn park(&self, origin: &Origin, mut live: Live) {
         let limits = &self.0.limits;
-        if live.sender.is_closed() || live.opened.elapsed() >= limits.age_max {
+        live.is_free();
+        if live.connection.is_none() {
             return;
         }
         let mut idle = self.0.idle.lock();
-        if idle.total >= limits.total_max {
-            return;
+        if idle.total >= limits.total_max || live.opened.elapsed() >= limits.age_max {
+            return live.close();
         }
         if idle.by_origin.len() >= limits.total_max {
             idle.by_origin.retain(|_, parked| !parked.is_empty());
         }
         let parked = idle.by_origin.entry(Arc::clone(origin.key())).or_default();
         if parked.len() >= limits.per_origin_max {
-            return;
+            return live.close();
         }
         parked.push(Parked { live, since: Instant::now() });
         idle.total += 1;
@@ -202,11 +285,14 @@ impl Shared {
         let mut idle = self.idle.lock();
         let limits = &self.limits;
         idle.by_origin.retain(|_, parked| {
-            parked.retain(|p| {
-                !p.live.sender.is_closed()
-                    && p.since.elapsed() < limits.idle_max
-                    && p.live.opened.elapsed() < limits.age_max
-            });
+            let is_over = |p: &mut Parked| {
+                // Nobody else looks whether the peer closed it.
+                p.live.is_free();
+                p.live.connection.is_none()
+                    || p.since.elapsed() >= limits.idle_max
+                    || p.live.opened.elapsed() >= limits.age_max
+            };
+            parked.extract_if(.., is_over).for_each(|p| p.live.close());
             !parked.is_empty()
         });
         idle.total = idle.by_origin.values().map(Vec::len).sum();
@@ -221,22 +307,6 @@ async fn sweep(pool: Weak<Shared>, period: Duration) {
         if !pool.upgrade().is_some_and(|pool| pool.purge()) {
             return;
         }
-    }
-}
-
-/// Reads the body of `response` before `deadline`.
-async fn finish(
-    response: Response<Incoming>,
-    meter: &Meter,
-    deadline: Instant,
-) -> Result<Answer, Failure> {
-    let (head, body) = response.into_parts();
-    match timeout_at(deadline, answer::read(body, meter)).await {
-        Ok(Ok((body, truncated))) => {
-            Ok(Answer { status: head.status, headers: head.headers, body, truncated })
-        }
-        Ok(Err(_)) => Err(Failure::unanswered("body_lost", Some(head.status))),
-        Err(_) => Err(Failure::unanswered("body_timeout", Some(head.status))),
     }
 }
 

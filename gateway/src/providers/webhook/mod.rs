@@ -23,9 +23,12 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use http::{Method, Request, Uri};
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::task::coop::unconstrained;
 
 /// Deliveries per `send`.
 const BATCH_MAX: usize = 64;
+/// Header fields of a request, with those that the transport adds.
+const HEADERS: usize = 7;
 
 /// How webhooks may be sent.
 #[derive(Clone, Debug)]
@@ -142,7 +145,7 @@ impl Webhook {
         let now = self.clock.now();
         let retired = retired.as_ref().filter(|(_, until)| now < *until);
         let retired = retired.and_then(|(secret, _)| sign::key(secret.reveal()).ok());
-        let keys: Vec<_> = [Some(key), retired].into_iter().flatten().collect();
+        let keys = [Some(key), retired];
         let body = match self.bodies.of(delivery, || payload::prepare(delivery)) {
             Ok(body) => body,
             Err(cause) => return unsent(Outcome::Rejected { cause }),
@@ -166,7 +169,7 @@ impl Webhook {
     fn request(
         &self,
         delivery: &Delivery,
-        keys: &[Vec<u8>],
+        keys: &sign::Keys,
         uri: Uri,
         body: Bytes,
     ) -> Request<Body> {
@@ -179,6 +182,7 @@ impl Webhook {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
+        headers.reserve(HEADERS);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static("Bugler"));
         let id = HeaderValue::try_from(id).expect("a prefix and a UUID are header characters");
@@ -207,6 +211,8 @@ impl Provider for Webhook {
         batch: &'a [Delivery],
         report: &'a (dyn Fn(usize, Attempt) + Send + Sync),
     ) -> BoxFuture<'a, ()> {
-        Box::pin(attempt::each(batch, report, |delivery| self.attempt(delivery)))
+        // A whole batch is one task, which gives way after each has been looked at once: what one of
+        // them may do is bounded, and a budget for all would only have the later ones woken again.
+        Box::pin(attempt::each(batch, report, |delivery| unconstrained(self.attempt(delivery))))
     }
 }

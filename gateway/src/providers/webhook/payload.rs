@@ -9,6 +9,9 @@ use serde_json::value::RawValue;
 /// Largest body sent, in bytes: an event's data may have 64 KiB, and its envelope stands around it.
 pub(super) const BODY_BYTES_MAX: usize = 68 * 1024;
 
+/// Room for what stands around an envelope's texts; more is made if needed.
+const ENVELOPE_BYTES: usize = 256;
+
 #[derive(Serialize)]
 struct Envelope<'a> {
     #[serde(rename = "type")]
@@ -71,5 +74,8 @@ fn envelope(delivery: &Delivery, data: Option<&RawValue>) -> Result<Bytes, &'sta
             data,
         },
     };
-    serde_json::to_vec(&envelope).map(Bytes::from).map_err(|_| "bad_data")
+    let texts = content.title.len() + content.body.len() + content.data.len();
+    let mut body = Vec::with_capacity(texts + ENVELOPE_BYTES);
+    serde_json::to_writer(&mut body, &envelope).map_err(|_| "bad_data")?;
+    Ok(Bytes::from(body))
 }

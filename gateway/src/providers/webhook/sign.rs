@@ -8,8 +8,16 @@ use sha2::Sha256;
 
 /// What a secret starts with in text form.
 const SECRET_PREFIX: &str = "whsec_";
+/// What a signature starts with: the first, and those after it.
+const VERSION: &str = "v1,";
+const FURTHER: &str = " v1,";
+/// A separator, a version, and 32 bytes in base64.
+const SIGNATURE_CHARS: usize = 48;
 /// Standard Webhooks asks for 24 to 64 bytes.
 const KEY_BYTES_MIN: usize = 24;
+
+/// The key that signs, and the one before it while that is still good.
+pub(super) type Keys = [Option<Vec<u8>>; 2];
 
 /// The secret cannot sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,15 +33,18 @@ pub(super) fn key(secret: &str) -> Result<Vec<u8>, SecretError> {
 
 /// The `webhook-signature` for `body` sent as `id` at `timestamp` (Unix seconds): one by each of
 /// `keys`, since a receiver may still have the one before.
-pub(super) fn sign(keys: &[Vec<u8>], id: &str, timestamp: u64, body: &[u8]) -> HeaderValue {
-    let one = |key: &Vec<u8>| {
+pub(super) fn sign(keys: &Keys, id: &str, timestamp: u64, body: &[u8]) -> HeaderValue {
+    let timestamp = timestamp.to_string();
+    let mut all = String::with_capacity(SIGNATURE_CHARS);
+    for key in keys.iter().flatten() {
         let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-        mac.update(format!("{id}.{timestamp}.").as_bytes());
-        mac.update(body);
-        format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
-    };
-    let all: Vec<_> = keys.iter().map(one).collect();
-    HeaderValue::try_from(all.join(" ")).expect("base64 is made of header characters")
+        for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
+            mac.update(part);
+        }
+        all.push_str(if all.is_empty() { VERSION } else { FURTHER });
+        STANDARD.encode_string(mac.finalize().into_bytes(), &mut all);
+    }
+    HeaderValue::try_from(all).expect("base64 is made of header characters")
 }
 
 #[cfg(test)]
@@ -45,7 +56,7 @@ mod tests {
     #[test]
     fn the_published_example_gets_the_published_signature() {
         let signature = sign(
-            &[key(SECRET).unwrap()],
+            &[Some(key(SECRET).unwrap()), None],
             "msg_p5jXN8AQM9LWM0D4loKWxJek",
             1_614_265_330,
             br#"{"test": 2432232314}"#,
@@ -58,7 +69,8 @@ mod tests {
         let stock = standardwebhooks::Webhook::new(SECRET).unwrap();
         let now = jiff::Timestamp::now().as_second();
         let body = br#"{"action":"buildCreated"}"#;
-        let signature = sign(&[key(SECRET).unwrap()], "msg_1", u64::try_from(now).unwrap(), body);
+        let keys = [Some(key(SECRET).unwrap()), None];
+        let signature = sign(&keys, "msg_1", u64::try_from(now).unwrap(), body);
         let mut headers = http::HeaderMap::new();
         headers.insert("webhook-id", HeaderValue::from_static("msg_1"));
         headers.insert("webhook-timestamp", HeaderValue::from(now));
