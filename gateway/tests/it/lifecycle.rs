@@ -187,8 +187,9 @@ async fn after_some_traffic_every_metric_of_the_catalogue_is_there() {
             gateway.done(&token, &reply.id()).await;
         }
     }
-    // Those of Redis, and of an outbox before it, come with Redis; those of shadows with a deploy.
-    let elsewhere = ["bugler_redis_", "bugler_outbox_", "bugler_rule_shadow_"];
+    // Those of Redis, and of an outbox before it, come with Redis; those of shadows and stages with a
+    // deploy.
+    let elsewhere = ["bugler_redis_", "bugler_outbox_", "bugler_rule_shadow_", "bugler_rule_info"];
     let is_elsewhere = |name: &&str| elsewhere.iter().any(|of| name.starts_with(of));
     let wanted = CATALOG.iter().map(|series| series.name);
     let wanted: BTreeSet<_> = wanted.filter(|name| !is_elsewhere(name)).collect();

@@ -150,6 +150,7 @@ static RULES: Mutex<BTreeSet<[String; 4]>> = Mutex::new(BTreeSet::new());
 /// One version of a rule at one stage, asked through one hook.
 #[derive(Debug)]
 pub struct RuleMetrics {
+    waited: Counter,
     labels: Vec<Label>,
     items: Counter,
     fuel: Counter,
@@ -187,7 +188,10 @@ impl RuleMetrics {
         all.insert(known);
         // There from the start: what first appears at 1 has no increase to alert on.
         counter!(name::RULE_ERRORS_TOTAL, and(&labels, "kind", "trap")).increment(0);
+        let waited = counter!(name::RULE_WAITED_TOTAL, labels.clone());
+        waited.increment(0);
         Some(Self {
+            waited,
             items: counter!(name::RULE_ITEMS_TOTAL, labels.clone()),
             fuel: counter!(name::RULE_FUEL_TOTAL, labels.clone()),
             duration: histogram!(name::RULE_BATCH_DURATION_SECONDS, labels.clone()),
@@ -241,7 +245,7 @@ impl RuleMetrics {
 
     /// Asked a second time, because the first time passed while its thread waited for a processor.
     pub fn waited(&self) {
-        counter!(name::RULE_WAITED_TOTAL, self.labels.clone()).increment(1);
+        self.waited.increment(1);
     }
 
     /// `kind`: `trap`, `deadline`, `fuel`, `memory`, `output`, `breaker`.
