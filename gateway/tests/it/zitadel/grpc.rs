@@ -152,15 +152,17 @@ async fn an_overloaded_gateway_says_unavailable_in_the_calls_own_form() {
     let home = Home::new(world::directory()).set("server.max_inflight=1");
     let gateway = home.start().await;
     let world = World { token: home.token(101).await, home, gateway };
-    // A request whose body never comes holds the only place.
-    let mut holder = Raw::connect(world.gateway.api).await;
+    // A request whose body never comes holds the only place. One that comes while a call has it is refused.
     let head = format!(
         "POST {POLICY} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n\
          Content-Type: application/json\r\nContent-Length: 9\r\n\r\n",
         world.token
     );
-    assert!(holder.write(head.as_bytes()).await);
+    let mut holders = Vec::new();
     let answer = eventually("the place is taken", async || {
+        let mut holder = Raw::connect(world.gateway.api).await;
+        assert!(holder.write(head.as_bytes()).await);
+        holders.push(holder);
         let answer = world.call("Healthz", &[]).await;
         (answer.code() != 0).then_some(answer)
     })
